@@ -1,0 +1,53 @@
+# `make` alone lists the targets.
+WORKERS ?= 2
+ARGS ?=
+PYTHON ?= python3
+RUN := .venv/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
+LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data train test bench lint format lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/installed  ## make the virtual environment with the locked dependencies
+
+.venv/installed: requirements/dev.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) requirements/dev.txt
+	@touch $@
+
+data: setup  ## get the dataset and prepare it in data/
+	$(RUN) -m job data
+
+train: data  ## train here: WORKERS=2 ARGS="--epochs 3"
+	$(RUN) -m job train --workers $(WORKERS) $(ARGS)
+
+test: setup  ## run the tests
+	$(RUN) -m pytest $(ARGS)
+
+bench: data  ## time the job beside what a user would pick instead
+	$(INSTALL) requirements/bench.txt --no-deps
+	$(RUN) -m benchmarks $(ARGS)
+
+lint: setup  ## check style and types
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+format: setup  ## put the code into the one layout
+	$(RUN) -m ruff check --fix --exit-zero
+	$(RUN) -m ruff format
+
+lock: setup  ## lock the dependencies again after a change in pyproject.toml
+	$(LOCK) pyproject.toml --extra cpu --output-file requirements/cpu.txt
+	$(LOCK) pyproject.toml --extra gpu --output-file requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra cpu --extra dev --output-file requirements/dev.txt
+	# Alone: tf-keras asks for tensorflow, whose files would overwrite tensorflow-cpu's.
+	echo 'tf-keras~=2.21.0' | $(LOCK) --no-deps - --output-file requirements/bench.txt
+
+clean:  ## remove what was made here, but not data/ and output/
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Distributed training of a small TensorFlow model: what runs in a pod, and locally."""

@@ -1,0 +1,161 @@
+"""Who am I, and who are my peers: a worker's identity, read from its environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from job.config import check_name, usage
+from job.errors import JobError
+
+TENSORFLOW_PORT = 2222
+SUPERVISOR_PORT = 9100
+LOCAL_UID = "local"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One worker's view of the workers that train a run together.
+
+    run and job_uid name the run; rank is this worker's place, 0 to workers - 1, and rank 0 is the chief.
+    tensorflow and supervisors hold each rank's host:port of TensorFlow's server and of the supervisor.
+    """
+
+    run: str
+    job_uid: str
+    rank: int
+    tensorflow: tuple[str, ...]
+    supervisors: tuple[str, ...]
+
+    @property
+    def workers(self) -> int:
+        """The number of workers, at least 1."""
+        return len(self.tensorflow)
+
+    def environment(self) -> dict[str, str]:
+        """The environment from which identify() makes this Cluster again."""
+        return {
+            "RUN": self.run,
+            "JOB_UID": self.job_uid,
+            "JOB_COMPLETION_INDEX": str(self.rank),
+            "WORKERS": str(self.workers),
+            "PEERS": json.dumps(list(zip(self.tensorflow, self.supervisors, strict=True))),
+        }
+
+    def tf_config(self) -> str:
+        """The TF_CONFIG from which TensorFlow's multi-worker strategies learn the same."""
+        return json.dumps(
+            {"cluster": {"worker": list(self.tensorflow)}, "task": {"type": "worker", "index": self.rank}}
+        )
+
+
+def identify(environ: Mapping[str, str]) -> Cluster | None:
+    """The identity that an environment gives: by PEERS, TF_CONFIG or an Indexed Job's variables, in this order.
+
+    Returns:
+        None where there is no cluster around this process.
+
+    Raises:
+        JobError: 64, naming the variable that is missing or wrong.
+    """
+    if "PEERS" in environ:
+        return _from_peers(environ)
+    if "TF_CONFIG" in environ:
+        return _from_tf_config(environ)
+    if "JOB_COMPLETION_INDEX" in environ:
+        return _from_indexed_job(environ)
+    return None
+
+
+def _from_peers(environ: Mapping[str, str]) -> Cluster:
+    run, rank, workers = _indexed(environ)
+    try:
+        pairs = [(str(tensorflow), str(supervisor)) for tensorflow, supervisor in json.loads(environ["PEERS"])]
+    except (ValueError, TypeError):
+        raise usage(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
+    if len(pairs) != workers:
+        raise usage(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
+    tensorflow = _addresses("PEERS", [pair[0] for pair in pairs])
+    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, tuple(pair[1] for pair in pairs))
+
+
+def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
+    text = environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        kind, index = task["type"], task["index"]
+        chiefs, workers = list(cluster.get("chief", [])), list(cluster.get("worker", []))
+    except ValueError:
+        raise _tf_config_error(f"is not JSON: {text!r}" if text else "is empty") from None
+    except (KeyError, TypeError, AttributeError):
+        raise _tf_config_error(f"lacks `cluster`, or `task` with `type` and `index`: {text!r}") from None
+    others = sorted(set(cluster) - {"chief", "worker"})
+    if others or kind not in {"chief", "worker"}:
+        raise _tf_config_error(f"has the role {(others or [kind])[0]!r}, and only chief and worker can train")
+    if not isinstance(index, int) or not 0 <= index < len(chiefs if kind == "chief" else workers):
+        raise _tf_config_error(f"has the task {kind} {index!r}, which its cluster does not list")
+    if len(chiefs) > 1:
+        raise _tf_config_error(f"lists {len(chiefs)} chiefs, and there is one at most")
+    tensorflow = _addresses("TF_CONFIG", chiefs + workers)
+    run = _value(environ, "RUN")
+    check_name(run, len(tensorflow), "RUN")
+    supervisors = tuple(f"{address.rpartition(':')[0]}:{SUPERVISOR_PORT}" for address in tensorflow)
+    rank = index + len(chiefs) if kind == "worker" else 0
+    return Cluster(run, environ.get("JOB_UID") or run, rank, tensorflow, supervisors)
+
+
+def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
+    run, rank, workers = _indexed(environ)
+    hosts = [f"{run}-{i}.{_value(environ, 'SERVICE')}" for i in range(workers)]
+    return Cluster(
+        run,
+        _value(environ, "JOB_UID"),
+        rank,
+        tuple(f"{host}:{TENSORFLOW_PORT}" for host in hosts),
+        tuple(f"{host}:{SUPERVISOR_PORT}" for host in hosts),
+    )
+
+
+def _indexed(environ: Mapping[str, str]) -> tuple[str, int, int]:
+    """RUN, JOB_COMPLETION_INDEX and WORKERS, checked."""
+    run = _value(environ, "RUN")
+    workers = _number(environ, "WORKERS", 1)
+    check_name(run, workers, "RUN")
+    rank = _number(environ, "JOB_COMPLETION_INDEX", 0)
+    if rank >= workers:
+        raise usage(f"JOB_COMPLETION_INDEX must be below WORKERS, {workers}, not {rank}")
+    return run, rank, workers
+
+
+def _value(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise usage(f"{name} is not set, and a worker in a cluster needs it")
+    return value
+
+
+def _number(environ: Mapping[str, str], name: str, least: int) -> int:
+    text = _value(environ, name)
+    if not text.isdecimal() or int(text) < least:
+        raise usage(f"{name} must be a whole number of at least {least}, not {text!r}")
+    return int(text)
+
+
+def _addresses(variable: str, addresses: list[Any]) -> tuple[str, ...]:
+    """Host:port of each rank; TensorFlow hangs on a cluster that names one twice."""
+    for address in addresses:
+        host, _, port = str(address).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise usage(f"{variable} has the address {address!r}, which is not host:port")
+        if addresses.count(address) > 1:
+            raise usage(f"{variable} names {address} twice")
+    return tuple(addresses)
+
+
+def _tf_config_error(problem: str) -> JobError:
+    return usage(
+        f"TF_CONFIG {problem}", 'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
+    )

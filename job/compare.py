@@ -1,0 +1,283 @@
+"""`python -m job compare`: published runs side by side, and which differences are beyond chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from job import metrics
+from job.errors import Exit, JobError
+
+SIGNIFICANCE = 0.05
+# These say where and under what name a run was made, not what was trained.
+NOT_COMPARED = ("name", "data", "output", "log_every", "evaluate_every", "promote", "min_accuracy")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published run as its folder tells it; right says of each test example whether the model got it right [n]."""
+
+    name: str
+    started: str
+    settings: Mapping[str, Any]
+    test_sha256: str
+    accuracy: float
+    interval: tuple[float, float]
+    verdict: str
+    latest: bool
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run beside the reference, on the same test examples.
+
+    difference is of accuracies; only_run and only_reference count the examples that just one of them gets right;
+    p_value is McNemar's, corrected by Holm for the number of runs compared.
+    """
+
+    run: str
+    difference: float
+    only_run: int
+    only_reference: int
+    p_value: float
+    beyond_chance: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All published runs, newest first, each compared with the reference: `latest`, or without it the most accurate.
+
+    not_comparable are tested on other data than the reference; damaged gives a sentence for each folder that cannot be
+    read; unpublished are runs begun and without a model.
+    """
+
+    reference: str
+    runs: Sequence[Published]
+    differences: Mapping[str, Difference]
+    not_comparable: Sequence[str]
+    damaged: Mapping[str, str]
+    unpublished: Sequence[str]
+
+
+def run(output: Path, *, as_json: bool = False) -> None:
+    """Print the comparison of an output folder's published runs, as a table or as JSON (see Comparison).
+
+    Raises:
+        JobError: 66 when there is no published run; 65, after everything that can be read is printed, when a run's
+            folder is damaged.
+    """
+    found = compare(output)
+    if as_json:
+        sys.stdout.write(json.dumps(_plain(found), indent=2, ensure_ascii=False) + "\n")
+    else:
+        console = Console(highlight=False)
+        _print(found, console if console.is_terminal else Console(highlight=False, width=160))
+    if found.damaged:
+        name, message = next(iter(found.damaged.items()))
+        more = f" (and {len(found.damaged) - 1} more)" if len(found.damaged) > 1 else ""
+        raise JobError(Exit.DATA_DAMAGED, "run-damaged", f"the published run {name} is damaged: {message}{more}")
+
+
+def compare(output: Path) -> Comparison:
+    """Read an output folder's published runs and compare them.
+
+    Raises:
+        JobError: 66 when there is no published run; 65 when there is none that can be read.
+    """
+    folders = _folders(output / "models")
+    unpublished = sorted({folder.name for folder in _folders(output / "runs")} - {folder.name for folder in folders})
+    if not folders:
+        begun = f"; begun and not published: {', '.join(unpublished)}" if unpublished else ""
+        message = f"there is no published run in {output}{begun}"
+        raise JobError(Exit.DATA_MISSING, "no-runs", message, "`python -m job train` makes one")
+    latest = (output / "latest").resolve()
+    runs: list[Published] = []
+    damaged: dict[str, str] = {}
+    for folder in folders:
+        try:
+            runs.append(_read(folder, output / "runs" / folder.name, latest=folder.resolve() == latest))
+        except _UNREADABLE as error:
+            damaged[folder.name] = _sentence(error)
+    if not runs:
+        told = "; ".join(f"{name}: {message}" for name, message in damaged.items())
+        raise JobError(Exit.DATA_DAMAGED, "run-damaged", f"no published run in {output} can be read ({told})")
+    runs.sort(key=lambda published: (published.started, published.name), reverse=True)
+    reference = next((one for one in runs if one.latest), max(runs, key=lambda one: one.accuracy))
+    same = [one for one in runs if one is not reference and one.test_sha256 == reference.test_sha256]
+    return Comparison(
+        reference=reference.name,
+        runs=runs,
+        differences=_differences(reference, same),
+        not_comparable=[one.name for one in runs if one.test_sha256 != reference.test_sha256],
+        damaged=damaged,
+        unpublished=unpublished,
+    )
+
+
+class _DamageError(Exception):
+    """A run's folder contradicts itself."""
+
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, _DamageError)
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The runs' folders in it; a name with a dot in front is a publication under way."""
+    if not parent.is_dir():
+        return []
+    return sorted(folder for folder in parent.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _read(folder: Path, run_folder: Path, *, latest: bool) -> Published:
+    report = json.loads((folder / "report.json").read_bytes())
+    with np.load(folder / "predictions.npz", allow_pickle=False) as predictions:
+        right = predictions["labels"] == predictions["predicted"]
+    test = report["test"]
+    if right.shape != (test["examples"],) or right.sum() != test["correct"]:
+        raise _DamageError("report.json and predictions.npz do not belong together")
+    low, high = test["accuracy_interval"]
+    return Published(
+        name=folder.name,
+        started=str(report["run"]["started"]),
+        settings={str(key): value for key, value in report["settings"].items()},
+        test_sha256=str(report["dataset"]["test"]["sha256"]),
+        accuracy=float(test["accuracy"]),
+        interval=(float(low), float(high)),
+        verdict=_verdict(run_folder / "verdict.json"),
+        latest=latest,
+        right=right,
+    )
+
+
+def _verdict(path: Path) -> str:
+    """promoted, kept or rejected; `-` where the run's folder is gone or promotion has not been decided."""
+    try:
+        return str(json.loads(path.read_bytes())["verdict"])
+    except FileNotFoundError:
+        return "-"
+    except (KeyError, TypeError, ValueError):
+        raise _DamageError("verdict.json cannot be read") from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "report.json is not JSON"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _differences(reference: Published, others: Sequence[Published]) -> dict[str, Difference]:
+    only_run = [int((other.right & ~reference.right).sum()) for other in others]
+    only_reference = [int((reference.right & ~other.right).sum()) for other in others]
+    p_values = metrics.holm([metrics.mcnemar(*pair) for pair in zip(only_run, only_reference, strict=True)])
+    return {
+        other.name: Difference(
+            run=other.name,
+            difference=(gained - lost) / reference.right.size,
+            only_run=gained,
+            only_reference=lost,
+            p_value=p_value,
+            beyond_chance=p_value < SIGNIFICANCE,
+        )
+        for other, gained, lost, p_value in zip(others, only_run, only_reference, p_values, strict=True)
+    }
+
+
+def differing(runs: Sequence[Published]) -> list[str]:
+    """The settings in which the runs are not all alike, in the order of the first that has them."""
+    keys = dict.fromkeys(key for one in runs for key in one.settings if key not in NOT_COMPARED)
+    return [key for key in keys if len({json.dumps(one.settings.get(key)) for one in runs}) > 1]
+
+
+def _plain(found: Comparison) -> dict[str, Any]:
+    """A Comparison as JSON values; of each run everything but its predictions, with its difference."""
+    runs = []
+    for one in found.runs:
+        values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.name != "right"}
+        difference = found.differences.get(one.name)
+        runs.append(values | {"vs_reference": dataclasses.asdict(difference) if difference else None})
+    return {
+        "reference": found.reference,
+        "runs": runs,
+        "not_comparable": found.not_comparable,
+        "damaged": found.damaged,
+        "unpublished": found.unpublished,
+    }
+
+
+def _print(found: Comparison, console: Console) -> None:
+    settings = differing(found.runs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", overflow="fold")
+    table.add_column("started (UTC)")
+    table.add_column("accuracy", justify="right")
+    table.add_column("95% interval")
+    table.add_column("difference", justify="right")
+    table.add_column("verdict")
+    for key in settings:
+        table.add_column(key, justify="right")
+    for one in found.runs:
+        table.add_row(
+            escape(one.name) + (" [bold green]<- latest[/]" if one.latest else ""),
+            escape(one.started[:16].replace("T", " ")),
+            f"{100 * one.accuracy:.2f}%",
+            f"{100 * one.interval[0]:.2f} to {100 * one.interval[1]:.2f}%",
+            _points(found, one.name),
+            escape(one.verdict),
+            *(escape(str(one.settings.get(key, "-"))) for key in settings),
+        )
+    console.print(table)
+    console.print()
+    for line in _sentences(found):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _points(found: Comparison, name: str) -> str:
+    if name == found.reference:
+        return "[dim]reference[/]"
+    if name not in found.differences:
+        return "[dim]other data[/]"
+    one = found.differences[name]
+    return f"{100 * one.difference:+.2f}{'*' if one.beyond_chance else ' '}"
+
+
+def _sentences(found: Comparison) -> list[str]:
+    """What the table means, in words."""
+    reference = next(one for one in found.runs if one.name == found.reference)
+    called = f"{reference.name} ({'latest' if reference.latest else 'the most accurate; nothing is latest'})"
+    beyond = [one for one in found.differences.values() if one.beyond_chance]
+    within = [one for one in found.differences.values() if not one.beyond_chance]
+    lines = []
+    if found.differences:
+        lines.append(f"Beside {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):")
+    lines += [
+        f"  {one.run} is {'better' if one.difference > 0 else 'worse'}: {one.only_run} examples only it gets right, "
+        f"{one.only_reference} only {reference.name} (p = {one.p_value:.2g})"
+        for one in beyond
+    ]
+    if within:
+        told = ", ".join(f"{one.run} (p = {one.p_value:.2g})" for one in within)
+        lines.append(f"  no difference beyond chance: {told}")
+    if found.not_comparable:
+        lines.append(f"Tested on other data than {called}, so not comparable: {', '.join(found.not_comparable)}")
+    if len(found.runs) == 1:
+        lines.append(f"{called} is the only published run: there is nothing to compare it with.")
+    if found.unpublished:
+        lines.append(f"Begun and not published: {', '.join(found.unpublished)}")
+    return lines

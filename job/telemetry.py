@@ -1,0 +1,85 @@
+"""The one progress record of a worker: a JSON line in the pipe and in events.jsonl, logfmt on standard output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TextIO, get_type_hints
+
+PHASES = ("starting", "data", "joining", "compiling", "training", "evaluating", "publishing", "published", "failed")
+
+_PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+
+@dataclass(frozen=True)
+class Record:
+    """One moment of one worker. None: not known in this phase, and not written.
+
+    time is seconds since 1970 (UTC), loss the mean cross-entropy in nats over the examples since the last
+    record, accuracy the share of test examples classified rightly, examples_per_s the rate over all workers.
+    """
+
+    time: float
+    run: str
+    rank: int
+    phase: str
+    workers: int = 1
+    epoch: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    examples_per_s: float | None = None
+    eta_s: float | None = None
+    restarts: int = 0
+    code: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    hint: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The fields that are known, in order."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+_TYPES = {name: next(t for t in (float, int, str) if t.__name__ in str(hint)) for name, hint in get_type_hints(Record).items()}
+
+
+def to_json(record: Record) -> str:
+    """One line of JSON, without its line end."""
+    return json.dumps(record.values(), allow_nan=True)
+
+
+def to_logfmt(record: Record) -> str:
+    """One line of logfmt, without its line end; a value with a space, a quote or a line end is a JSON string."""
+    return " ".join(f"{key}={_word(value)}" for key, value in record.values().items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}".rstrip("0").rstrip(".")
+    text = str(value)
+    return text if re.fullmatch(r'[^\s"=\\]+', text) else json.dumps(text)
+
+
+def parse(line: str) -> Record | None:
+    """The record of one line, JSON or logfmt; None for a line that holds none, as a torn one does."""
+    try:
+        if line.lstrip().startswith("{"):
+            found = json.loads(line)
+        else:
+            found = {key: json.loads(word) if word.startswith('"') else word for key, word in _PAIR.findall(line)}
+        return Record(**{key: _TYPES[key](value) for key, value in found.items() if key in _TYPES})
+    except (ValueError, TypeError):
+        return None
+
+
+def read(lines: TextIO) -> Iterator[Record]:
+    """The records of a stream, whatever else stands in it."""
+    for line in lines:
+        record = parse(line)
+        if record is not None:
+            yield record
