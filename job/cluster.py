@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from job.config import check_name, usage
-from job.errors import JobError
+
+if TYPE_CHECKING:
+    from job.errors import JobError
+    from collections.abc import Mapping
 
 TENSORFLOW_PORT = 2222
 SUPERVISOR_PORT = 9100
@@ -157,5 +159,6 @@ def _addresses(variable: str, addresses: list[Any]) -> tuple[str, ...]:
 
 def _tf_config_error(problem: str) -> JobError:
     return usage(
-        f"TF_CONFIG {problem}", 'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
+        f"TF_CONFIG {problem}",
+        'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}',
     )

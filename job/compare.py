@@ -6,19 +6,22 @@ import dataclasses
 import json
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from job import metrics
 from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 SIGNIFICANCE = 0.05
 # These say where and under what name a run was made, not what was trained.
@@ -143,7 +146,8 @@ def _folders(parent: Path) -> list[Path]:
 
 def _read(folder: Path, run_folder: Path, *, latest: bool) -> Published:
     report = json.loads((folder / "report.json").read_bytes())
-    with np.load(folder / "predictions.npz", allow_pickle=False) as predictions:
+    # Opened here, since np.load leaves a file open that turns out to be none of its own.
+    with (folder / "predictions.npz").open("rb") as file, np.load(file, allow_pickle=False) as predictions:
         right = predictions["labels"] == predictions["predicted"]
     test = report["test"]
     if right.shape != (test["examples"],) or right.sum() != test["correct"]:
@@ -254,7 +258,7 @@ def _points(found: Comparison, name: str) -> str:
     if name not in found.differences:
         return "[dim]other data[/]"
     one = found.differences[name]
-    return f"{100 * one.difference:+.2f}{'*' if one.beyond_chance else ' '}"
+    return f"{'* ' if one.beyond_chance else ''}{100 * one.difference:+.2f}"
 
 
 def _sentences(found: Comparison) -> list[str]:

@@ -8,12 +8,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TYPE_CHECKING
 
 from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 # A Job's name becomes a pod's host name, <name>-<index>, of at most 63 characters (RFC 1123).
 NAME_LIMIT = 62
@@ -53,13 +55,19 @@ class Config:
     output: Path = setting(Path("output"), "folder for runs, models and `latest`")
     name: str = setting("", "name of the run (default: <dataset>-<UTC time>)")
     workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
-    sync_every: int = setting(1, "steps between synchronisations; above 1 parameters are averaged (local SGD)", at_least=1)
+    sync_every: int = setting(
+        1, "steps between synchronisations; above 1 parameters are averaged (local SGD)", at_least=1
+    )
     evaluate_every: int = setting(1, "epochs between evaluations for display; 0: only at the end", at_least=0)
     log_every: int = setting(100, "steps between progress records", at_least=1)
     min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
-    promote: str = setting("unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never"))
+    promote: str = setting(
+        "unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never")
+    )
     device: str = setting("cpu", "what trains: one CPU replica or one GPU a worker", choices=("cpu", "gpu"))
-    threads: int = setting(0, "CPU threads of a worker; 0: the container's CPU limit, shared by local workers", at_least=0)
+    threads: int = setting(
+        0, "CPU threads of a worker; 0: the container's CPU limit, shared by local workers", at_least=0
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -84,7 +92,9 @@ def check_name(name: str, workers: int, what: str = "--name") -> None:
     """Refuse a run's name that could not name a Job of that many pods, or that could leave its folder."""
     limit = NAME_LIMIT - len(str(workers - 1))
     if not NAME.fullmatch(name):
-        raise usage(f"{what} must be lower-case letters, digits and hyphens, beginning and ending with a letter or digit, not {name!r}")
+        raise usage(
+            f"{what} must be lower-case letters, digits and hyphens, beginning and ending with a letter or digit, not {name!r}"
+        )
     if len(name) > limit:
         raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
 
@@ -113,23 +123,26 @@ class Parser(argparse.ArgumentParser):
         raise usage(message[0].lower() + message[1:], f"see `{self.prog} --help`")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of Config; absent flags leave no attribute."""
+def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add a flag for the named fields of Config, or for every one; absent flags leave no attribute."""
     types = {"int": int, "float": float, "str": str, "Path": Path}
     for field in dataclasses.fields(Config):
+        if names and field.name not in names:
+            continue
         kind = types[str(field.type)]
         default = "" if field.default == "" else f" (default: {field.default})"
         parser.add_argument(
             flag(field.name),
             type=kind,
             default=argparse.SUPPRESS,
-            choices=None,
-            metavar="{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper(),
+            metavar="{" + ",".join(field.metadata["choices"]) + "}"
+            if field.metadata["choices"]
+            else kind.__name__.upper(),
             help=field.metadata["text"] + default,
         )
 
 
-def settings(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def settings_to_match(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """What must match for a run to be taken up again: the data, and what decides the parameters.
 
     Args:
@@ -139,16 +152,30 @@ def settings(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "train": fingerprint["train"]["sha256"],
         "test": fingerprint["test"]["sha256"],
-        **{name: getattr(config, name) for name in ("batch_size", "seed", "learning_rate", "schedule", "epochs", "sync_every")},
+        **{
+            name: getattr(config, name)
+            for name in ("batch_size", "seed", "learning_rate", "schedule", "epochs", "sync_every")
+        },
     }
 
 
 def settings_hash(values: Mapping[str, Any]) -> str:
-    """SHA-256 of settings() in canonical JSON."""
+    """SHA-256 of settings_to_match() in canonical JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def argv(config: Config) -> Sequence[str]:
+def parse(arguments: Sequence[str]) -> Config:
+    """The Config of a command line of flags alone.
+
+    Raises:
+        JobError: 64, naming what is wrong.
+    """
+    parser = Parser(prog="python -m job train")
+    add_flags(parser)
+    return Config(**vars(parser.parse_args(arguments)))
+
+
+def argv(config: Config) -> list[str]:
     """The command line that makes this Config again: only what differs from the defaults."""
     return [
         f"{flag(field.name)}={getattr(config, field.name)}"

@@ -31,23 +31,25 @@ class Plan:
 
     Args:
         count: examples in the training set.
+        row_bytes: bytes of one image.
         batch_size: examples in a global batch, B.
         workers: number of workers, N.
         rank: this worker, 0 to N - 1.
         seed: of the order of examples.
         epochs: passes over the training set.
-        stride: a block ends at each multiple of so many steps of an epoch, at the latest.
-        row_bytes: bytes of one image.
+        log_every: steps between progress records; a block ends there at the latest.
+        sync_every: above 1, blocks end there alone and at an epoch's end, for that is where workers are averaged.
     """
 
     count: int
+    row_bytes: int
     batch_size: int
     workers: int
     rank: int
     seed: int
     epochs: int
-    stride: int
-    row_bytes: int
+    log_every: int
+    sync_every: int
 
     @property
     def part(self) -> int:
@@ -65,9 +67,15 @@ class Plan:
         return self.steps_per_epoch * self.epochs
 
     @property
+    def stride(self) -> int:
+        """A block ends at each multiple of so many steps of an epoch, at the latest."""
+        return self.sync_every if self.workers > 1 and self.sync_every > 1 else self.log_every
+
+    @property
     def block_steps(self) -> int:
         """Steps that a block has room for."""
-        return max(1, min(self.stride, self.steps_per_epoch, BLOCK_BYTES // (self.part * self.row_bytes)))
+        room = self.stride if self.stride == self.sync_every else BLOCK_BYTES // (self.part * self.row_bytes)
+        return max(1, min(self.stride, self.steps_per_epoch, room))
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The order of examples in an epoch, int64 [count]; RandomState's stream is frozen for good (NumPy's NEP 19)."""
@@ -121,14 +129,14 @@ def evaluation_batches(rows: Rows, workers: int, rank: int) -> tf.data.Dataset:
     """This worker's contiguous part of all rows, in order, each once.
 
     Returns:
-        A dataset of (row numbers int64 [n], images uint8 [n, height, width]); n differs in the last batch.
+        A dataset of (row numbers int64 [n], images uint8 [n, height, width], labels int32 [n]); n differs in the last.
     """
     part = -(-rows.count // workers)
     first, last = min(rank * part, rows.count), min((rank + 1) * part, rows.count)
     batch = max(1, BLOCK_BYTES // (rows.shape[0] * rows.shape[1]))
     take = _taker(rows)
     chosen = tf.data.Dataset.range(first, last).batch(batch)
-    return _tuned(chosen.map(lambda numbers: (numbers, take(numbers)[0])))
+    return _tuned(chosen.map(lambda numbers: (numbers, *take(numbers))))
 
 
 def _taker(rows: Rows) -> tf.types.experimental.PolymorphicFunction:

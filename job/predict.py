@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from job import digit
 from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 
 def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> None:
@@ -62,18 +66,33 @@ def _names(model: Path) -> list[str]:
 
 def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The model's probabilities, float32 [n, classes], for pixels [n, 28, 28]."""
-    # Read when TensorFlow is loaded: errors it raises are still raised, its log of the machine is not wanted here.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a few pictures are not worth waking a GPU
-    import tensorflow as tf  # noqa: PLC0415 - only once the pictures are known to be good: it takes seconds
+    with _hushed():
+        import tensorflow as tf  # noqa: PLC0415 - only once the pictures are known to be good: it takes seconds
 
-    try:
-        loaded = tf.saved_model.load(str(model / "saved_model" / "1"))
-        result: NDArray[np.float32] = loaded.signatures["classify"](images=tf.constant(pixels))["probabilities"].numpy()
-    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-        message = f"the model in {model} cannot be loaded ({str(error).splitlines()[0]})"
-        raise JobError(Exit.DATA_DAMAGED, "model-damaged", message) from error
+        try:
+            loaded = tf.saved_model.load(str(model / "saved_model" / "1"))
+            answer = loaded.signatures["classify"](images=tf.constant(pixels))
+            result: NDArray[np.float32] = answer["probabilities"].numpy()
+        except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+            message = f"the model in {model} cannot be loaded ({str(error).splitlines()[0]})"
+            raise JobError(Exit.DATA_DAMAGED, "model-damaged", message) from error
     return result
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep standard error empty: part of TensorFlow's log of the machine heeds no setting. Errors are still raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> str:

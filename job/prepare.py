@@ -12,16 +12,21 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from job import dataset as datasets
 from job import fetch, idx, tfds_folder
-from job.config import Config
-from job.dataset import Dataset
 from job.errors import Exit, JobError
 
-Report = Callable[[str], None]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from job.config import Config
+    from job.dataset import Dataset
+
+Report: TypeAlias = Callable[[str], None]
 
 
 def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
@@ -48,7 +53,7 @@ def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
         return _open(folder, name, from_idx, report)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, name, report):
+        with _locked(folder, name, lambda: report(f"waiting for another process that prepares {name} in {folder}")):
             if _is_prepared(folder, name):  # by whom was waited for
                 return _open(folder, name, from_idx, report)
             _sweep(folder, name)
@@ -69,6 +74,11 @@ def _is_prepared(folder: Path, name: str) -> bool:
 
 def _open(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
     found = datasets.load(folder, name)
+    if _leftovers(folder, name):
+        # Of one that was interrupted after its rename, if nobody is at work. They harm nobody: the folder may be
+        # read-only too.
+        with contextlib.suppress(OSError), _locked(folder, name):
+            _sweep(folder, name)
     unread = f"; {from_idx} was not read: move {folder / name} away to prepare from it" if from_idx else ""
     report(f"{name} is already prepared in {folder / name}, nothing to do: {_contents(found)}{unread}")
     return found
@@ -79,13 +89,18 @@ def _contents(found: Dataset) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, name: str, report: Report) -> Iterator[None]:
-    """Hold the dataset's lock. The kernel lets go of it when its process ends, however it ends."""
+def _locked(folder: Path, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the dataset's lock, which the kernel takes back when its process ends, however it ends.
+
+    When another process holds it, call `waiting` and wait; without that, raise BlockingIOError.
+    """
     with (folder / f".{name}.lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report(f"waiting for another process that prepares {name} in {folder}")
+            if waiting is None:
+                raise
+            waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -94,9 +109,13 @@ def _prefix(name: str) -> str:
     return f".{name}.preparing-"
 
 
+def _leftovers(folder: Path, name: str) -> list[Path]:
+    return list(folder.glob(_prefix(name) + "*"))
+
+
 def _sweep(folder: Path, name: str) -> None:
     """Remove what interrupted preparations left; none of them is alive while the lock is held here."""
-    for left in folder.glob(_prefix(name) + "*"):
+    for left in _leftovers(folder, name):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -114,8 +133,7 @@ def _make(folder: Path, name: str, from_idx: Path | None, work: Path, report: Re
                 (work / part).rename(place / part)
         _sync_one(place)
     else:
-        made = work / "data"
-        _obtain(folder, name, from_idx, work, made, report)
+        made = _obtain(folder, name, from_idx, work, report)
         report("reading it back: fingerprint and decoded arrays")
         tfds_folder.describe(made, name, made / name)
         _sync(made / name)
@@ -123,8 +141,9 @@ def _make(folder: Path, name: str, from_idx: Path | None, work: Path, report: Re
         _sync_one(folder)
 
 
-def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, made: Path, report: Report) -> None:
-    """Make a standard TensorFlow Datasets folder `made`/NAME from the first source that can be had."""
+def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, report: Report) -> Path:
+    """A folder below `work` with a standard TensorFlow Datasets folder NAME, from the first source that can be had."""
+    made = work / "data"
     if from_idx is None:
         try:
             host = fetch.probe(tfds_folder.address(name))
@@ -133,7 +152,7 @@ def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, made: Pa
         except fetch.UnavailableError as error:
             faults = str(error)
         else:
-            return
+            return made
         shutil.rmtree(made, ignore_errors=True)
         if name != fetch.PACKAGED:
             raise _unavailable(folder, name, faults)
@@ -145,6 +164,7 @@ def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, made: Pa
     splits = idx.read(from_idx or work)
     report(f"writing {name} as {datasets.RANDOM_ACCESS} files")
     tfds_folder.write(name, splits, made)
+    return made
 
 
 def _unavailable(folder: Path, name: str, faults: str) -> JobError:

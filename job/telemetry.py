@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO, get_type_hints
+from typing import Any, TextIO, get_type_hints, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PHASES = ("starting", "data", "joining", "compiling", "training", "evaluating", "publishing", "published", "failed")
 
@@ -45,7 +47,9 @@ class Record:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
-_TYPES = {name: next(t for t in (float, int, str) if t.__name__ in str(hint)) for name, hint in get_type_hints(Record).items()}
+_TYPES = {
+    name: next(t for t in (float, int, str) if t.__name__ in str(hint)) for name, hint in get_type_hints(Record).items()
+}
 
 
 def to_json(record: Record) -> str:

@@ -14,19 +14,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
 from job import dataset as datasets
-from job.dataset import Rows
 from job.errors import Exit, JobError
 from job.fetch import UnavailableError
-from job.idx import Bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from job.dataset import Rows
+    from job.idx import Bytes
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 CHUNK = 1000  # rows that are decoded, hashed and copied at a time
@@ -37,7 +40,8 @@ def address(name: str) -> str:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_cls(name)
-    return min(url for url in builder.url_infos if url.startswith(builder.URL))
+    first: str = min(url for url in builder.url_infos if url.startswith(builder.URL))
+    return first
 
 
 def download(name: str, data: Path, raw: Path) -> None:
@@ -114,8 +118,7 @@ def describe(folder: Path, name: str, out: Path) -> None:
     try:
         builder = tfds.builder_from_directory(version)
         info = builder.info
-        if info.name != name:
-            raise datasets.foreign(folder / name, name, info.name)
+        datasets.check_name(folder / name, name, info.name)
         fingerprint: dict[str, Any] = {
             "dataset": name,
             "version": version.name,
@@ -125,20 +128,23 @@ def describe(folder: Path, name: str, out: Path) -> None:
             **{split: {"count": info.splits[split].num_examples} for split in datasets.SPLITS},
         }
         keep = datasets.decoded_bytes(fingerprint) <= datasets.MEMORY_LIMIT
+        arrays: dict[str, Bytes] = {}
         for split in datasets.SPLITS:
             rows = _rows(builder, version, split, fingerprint)
-            decoded = out / datasets.DECODED if keep else None
-            fingerprint[split]["sha256"] = _read_through(rows, split, len(fingerprint["classes"]), decoded)
-            fingerprint[split]["files"] = {
-                f"{version.name}/{path.name}": datasets.file_sha256(path)
-                for path in map(Path, info.splits[split].filepaths)
-            }
+            sha256, images, labels = _read_through(rows, split, len(fingerprint["classes"]), keep=keep)
+            files = [Path(path) for path in info.splits[split].filepaths]
+            fingerprint[split]["sha256"] = sha256
+            fingerprint[split]["files"] = {f"{version.name}/{file.name}": datasets.file_sha256(file) for file in files}
+            arrays |= {f"{split}-images.npy": images, f"{split}-labels.npy": labels}
     except JobError:
         raise
     except Exception as error:  # tfds, array_record and Pillow raise whatever their parsers do
-        _raise_if_unwritable(error)
         message = f"{version} cannot be read as a dataset ({datasets.first_line(error)})"
         raise datasets.damaged(folder, name, message) from error
+    if keep:
+        (out / datasets.DECODED).mkdir()
+        for file_name, array in arrays.items():
+            np.save(out / datasets.DECODED / file_name, array)
     (out / datasets.FINGERPRINT).write_text(json.dumps(fingerprint, indent=2) + "\n")
 
 
@@ -161,7 +167,7 @@ def _rows(builder: Any, version: Path, split: str, fingerprint: Mapping[str, Any
         return datasets.on_disk(version, split, count, (rows, columns))
     if datasets.decoded_bytes(fingerprint) > datasets.MEMORY_LIMIT:
         raise ValueError(f"its {fingerprint['format']} files have no random access, and it is too large for memory")
-    # Shard after shard, which is the order of random access too. This imports TensorFlow.
+    # Shard after shard, the order of random access too. This imports TensorFlow, which alone reads TFRecord files.
     config = tfds.ReadConfig(interleave_cycle_length=1)
     images, labels = np.empty((count, rows, columns), np.uint8), np.empty(count, np.int32)
     found = -1
@@ -172,11 +178,11 @@ def _rows(builder: Any, version: Path, split: str, fingerprint: Mapping[str, Any
     return datasets.in_memory(images, labels)
 
 
-def _read_through(rows: Rows, split: str, classes: int, decoded: Path | None) -> str:
-    """The SHA-256 of a split's rows; writes them to the folder `decoded` if there is one."""
+def _read_through(rows: Rows, split: str, classes: int, *, keep: bool) -> tuple[str, Bytes, Bytes]:
+    """SHA-256, images and labels of a split's rows, both uint8; without `keep`, no images."""
     digest = hashlib.sha256()
+    images = np.empty((rows.count if keep else 0, *rows.shape), np.uint8)
     labels = np.empty(rows.count, np.uint8)
-    images = np.empty((rows.count, *rows.shape) if decoded else (0, *rows.shape), np.uint8)
     for start in range(0, rows.count, CHUNK):
         chunk = slice(start, min(start + CHUNK, rows.count))
         some_images, some_labels = rows.take(np.arange(chunk.start, chunk.stop))
@@ -184,14 +190,10 @@ def _read_through(rows: Rows, split: str, classes: int, decoded: Path | None) ->
             raise ValueError(f"a {split} label is not below {classes}")
         digest.update(some_images.data)
         labels[chunk] = some_labels
-        if decoded:
+        if keep:
             images[chunk] = some_images
     digest.update(labels.data)
-    if decoded:
-        decoded.mkdir(exist_ok=True)
-        np.save(decoded / f"{split}-images.npy", images)
-        np.save(decoded / f"{split}-labels.npy", labels)
-    return digest.hexdigest()
+    return digest.hexdigest(), images, labels
 
 
 @contextlib.contextmanager

@@ -1,0 +1,111 @@
+"""The bars this job is held to, and how a set of measurements stands to them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks import cases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.cases import Case
+    from benchmarks.rivals.common import Result
+
+    # What each case measured, one Result a round.
+    Samples = Mapping[Case, Sequence[Result]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What this job must show.
+
+    Attributes:
+        text: what is compared.
+        ours: the name of this job's case.
+        theirs: names of cases; the best of them counts.
+        bound: the least ratio theirs/ours; the largest ours/theirs where at_most.
+        at_most: whether the bound is an upper one.
+        field: what is compared: us_per_step or whole_s.
+    """
+
+    text: str
+    ours: str
+    theirs: tuple[str, ...]
+    bound: float
+    at_most: bool = False
+    field: str = "us_per_step"
+
+
+BARS = (
+    Bar("one worker over a session call a batch", cases.JOB, (cases.SESSION,), 4),
+    Bar("one worker over Keras fit with 100", cases.JOB, (cases.KERAS_100,), 3),
+    Bar("one worker over NumPy", cases.JOB, (cases.NUMPY,), 1.1),
+    Bar(
+        "a step over its two matrix products alone",
+        cases.JOB,
+        (cases.FLOOR, cases.FLOOR_CLASSES_FIRST),
+        1.3,
+        at_most=True,
+    ),
+    Bar("two workers over tf_keras under MWMS with 1", cases.JOB_2, (cases.TF_KERAS,), 10),
+    Bar("two workers over tf_keras under MWMS with 100", cases.JOB_2, (cases.TF_KERAS_100,), 4),
+    Bar("two workers over PyTorch DDP", cases.JOB_2, (cases.TORCH_DDP,), 1.3),
+    Bar("--sync-every 100 over every step", cases.JOB_2_AVERAGED, (cases.JOB_2,), 5),
+    Bar(
+        "whole `train` command over tf_keras's whole script",
+        cases.JOB_COMMAND,
+        (cases.TF_KERAS, cases.TF_KERAS_100),
+        4,
+        field="whole_s",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How it stands with a bar: both medians (microseconds a step, or seconds) and their ratio; None: not measured."""
+
+    bar: Bar
+    ours: float | None
+    theirs: float | None
+    rival: str
+
+    @property
+    def ratio(self) -> float | None:
+        """Theirs over ours, or ours over theirs where the bound is an upper one."""
+        if self.ours is None or self.theirs is None:
+            return None
+        return self.ours / self.theirs if self.bar.at_most else self.theirs / self.ours
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met."""
+        if self.ratio is None:
+            return None
+        return self.ratio <= self.bar.bound if self.bar.at_most else self.ratio >= self.bar.bound
+
+
+def standings(samples: Samples, bars: Sequence[Bar] = BARS) -> list[Standing]:
+    """Every bar's standing, by medians over the rounds."""
+    found = []
+    for bar in bars:
+        _, ours = best(samples, (bar.ours,), bar.field)
+        rival, theirs = best(samples, bar.theirs, bar.field)
+        found.append(Standing(bar, ours, theirs, rival))
+    return found
+
+
+def best(samples: Samples, names: Sequence[str], field: str) -> tuple[str, float | None]:
+    """The fastest median of some programs, each at whichever limit of threads serves it best, and whose it is."""
+    medians = [
+        (median(getattr(result, field) for result in results), case.name)
+        for case, results in samples.items()
+        if case.name in names and results
+    ]
+    if not medians:
+        return names[0], None
+    value, name = min(medians)
+    return name, value

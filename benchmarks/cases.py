@@ -1,0 +1,162 @@
+"""Which programs are timed, at which settings: every case is one command."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# The one replacement in a command: a new empty folder for each time that it is run.
+OUTPUT = "{output}"
+RUN = "bench"
+
+FLOOR = "two matrix products"
+FLOOR_CLASSES_FIRST = "two matrix products, classes first"
+JOB = "this job"
+JOB_2 = "this job, 2 workers"
+JOB_2_AVERAGED = "this job, 2 workers, --sync-every 100"
+JOB_COMMAND = "this job's `train`, 2 workers, defaults"
+SESSION = "TensorFlow, a session call a batch"
+KERAS = "Keras fit"
+KERAS_100 = "Keras fit, 100 steps per execution"
+NUMPY = "NumPy by hand"
+TORCH = "PyTorch"
+TORCH_DDP = "PyTorch DDP over gloo, 2 processes"
+TF_KERAS = "tf_keras fit, MWMS, 2 workers"
+TF_KERAS_100 = "tf_keras fit, MWMS, 2 workers, 100 steps per execution"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program at one setting.
+
+    Attributes:
+        name: what it is; the same at every limit of threads.
+        command: what is run, in the project's folder.
+        threads: the limit of each of its processes.
+        processes: how many train.
+        batch_size: examples a step, over all processes.
+        job: this job, which writes its timing into report.json; the others print theirs.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    threads: int
+    processes: int = 1
+    batch_size: int = 100
+    job: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cases share.
+
+    Attributes:
+        data: folder of prepared datasets, with MNIST decoded.
+        on_disk: the same without the decoded rows.
+        epochs: of every program; the first is its warm-up.
+        learning_rate: constant.
+        cores: of this machine.
+        torch_python: an interpreter with PyTorch, or None.
+        tf_keras: whether tf_keras is installed.
+    """
+
+    data: Path
+    on_disk: Path
+    epochs: int
+    learning_rate: float
+    cores: int
+    torch_python: str | None
+    tf_keras: bool
+
+
+def cases(settings: Settings) -> list[Case]:
+    """Every case, in the order of the table."""
+    found: list[Case] = []
+    hundred = ["--steps-per-execution", "100"]
+    # One process: with one thread and with all cores, for none of them is best served by the same.
+    for threads in sorted({1, settings.cores}):
+        found += [
+            rival(settings, FLOOR, "benchmarks.floor", threads),
+            rival(settings, FLOOR_CLASSES_FIRST, "benchmarks.floor", threads, flags=["--classes-first", "1"]),
+            job(settings, JOB, threads),
+            rival(settings, SESSION, "benchmarks.rivals.textbook_tf", threads),
+            rival(settings, KERAS, "benchmarks.rivals.keras_fit", threads),
+            rival(settings, KERAS_100, "benchmarks.rivals.keras_fit", threads, flags=hundred),
+            rival(settings, NUMPY, "benchmarks.rivals.numpy_loop", threads),
+        ]
+    if settings.torch_python:
+        # Never with more threads: on two busy cores they wait for each other, 1,800 microseconds a step instead of 270.
+        found.append(rival(settings, TORCH, "benchmarks.rivals.torch_loop", 1))
+    # Two processes share the cores.
+    threads = max(1, settings.cores // 2)
+    found += [
+        job(settings, JOB_2, threads, workers=2),
+        job(settings, JOB_2_AVERAGED, threads, workers=2, flags=["--sync-every", "100"]),
+    ]
+    if settings.torch_python:
+        found.append(rival(settings, TORCH_DDP, "benchmarks.rivals.torch_ddp", threads, processes=2))
+    if settings.tf_keras:
+        module = "benchmarks.rivals.tf_keras_mwms"
+        found += [
+            rival(settings, TF_KERAS, module, threads, processes=2),
+            rival(settings, TF_KERAS_100, module, threads, flags=hundred, processes=2),
+        ]
+    found.append(whole_command(settings))
+    return found + growth(settings)
+
+
+def growth(settings: Settings) -> list[Case]:
+    """More work than the usual: larger batches, more workers, and rows that stay on disk."""
+    # More epochs where an epoch has few steps, so that there are hundreds of steps to time.
+    few = max(1, settings.epochs // 3)
+    return [
+        job(settings, f"{JOB}, batch 1000", settings.cores, batch_size=1000, epochs=few * 10),
+        job(settings, f"{JOB}, batch 10000", settings.cores, batch_size=10000, epochs=few * 40),
+        job(settings, f"{JOB}, 4 workers", max(1, settings.cores // 4), workers=4),
+        job(settings, f"{JOB}, rows on disk", settings.cores, epochs=few + 1, data=settings.on_disk),
+    ]
+
+
+def rival(  # noqa: PLR0913 - one for each thing in which two cases of one module differ
+    settings: Settings, name: str, module: str, threads: int, *, flags: Sequence[str] = (), processes: int = 1
+) -> Case:
+    """A module of this package that trains MNIST in its own way."""
+    torch = module.startswith("benchmarks.rivals.torch")
+    python = settings.torch_python if torch and settings.torch_python else sys.executable
+    command = [python, "-m", module, f"--data={settings.data}", f"--epochs={settings.epochs}"]
+    command += [f"--learning-rate={settings.learning_rate}", f"--threads={threads}", *flags]
+    return Case(name, tuple(command), threads, processes)
+
+
+def job(  # noqa: PLR0913 - one for each flag that a case varies
+    settings: Settings,
+    name: str,
+    threads: int,
+    *,
+    workers: int = 1,
+    batch_size: int = 100,
+    epochs: int | None = None,
+    data: Path | None = None,
+    flags: Sequence[str] = (),
+) -> Case:
+    """This job as its user runs it, at the rivals' settings and without evaluations between epochs."""
+    command = [*_train(data or settings.data, workers), f"--epochs={epochs or settings.epochs}"]
+    command += [f"--learning-rate={settings.learning_rate}", "--schedule=constant", "--evaluate-every=0"]
+    command += [f"--batch-size={batch_size}", f"--threads={threads}", *flags]
+    return Case(name, tuple(command), threads, workers, batch_size, job=True)
+
+
+def whole_command(settings: Settings) -> Case:
+    """This job's whole command at its own defaults, but for the number of epochs, which the rivals' scripts share."""
+    command = (*_train(settings.data, 2), f"--epochs={settings.epochs}")
+    return Case(JOB_COMMAND, command, max(1, settings.cores // 2), 2, job=True)
+
+
+def _train(data: Path, workers: int) -> list[str]:
+    where = [f"--data={data}", f"--output={OUTPUT}", f"--name={RUN}"]
+    return [sys.executable, "-m", "job", "train", f"--workers={workers}", *where]

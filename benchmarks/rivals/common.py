@@ -1,0 +1,132 @@
+"""What the rivals share: settings, the rows in memory, the clock, and the one JSON line that each prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+CLASSES = 10
+PIXELS = 28 * 28
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split in memory: images uint8 [n, 784], labels int32 [n]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one program measured.
+
+    Attributes:
+        us_per_step: microseconds a training step, after warm-up.
+        examples_per_s: over all processes.
+        accuracy: on the test set, measured after the clock stopped; None for a program that trains nothing.
+        peak_rss_mb: the peak memory of its first process, 10^6 bytes.
+        whole_s: seconds from the start of the process to the end of its work.
+    """
+
+    us_per_step: float
+    examples_per_s: float
+    accuracy: float | None
+    peak_rss_mb: float
+    whole_s: float
+
+
+def arguments(description: str | None, **extra: int) -> argparse.Namespace:
+    """Parse the settings of every program from the command line; `extra` names further integers, with defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets")
+    parser.add_argument("--batch-size", type=int, default=100, help="over all processes")
+    parser.add_argument("--epochs", type=int, default=10, help="at least 2: the first is the warm-up")
+    parser.add_argument("--learning-rate", type=float, default=0.5)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    for name, default in extra.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
+    return parser.parse_args()
+
+
+def load(data: Path) -> tuple[Rows, Rows]:
+    """The training and the test rows of MNIST, as `python -m job data` decoded them."""
+    decoded = data / "mnist" / "decoded"
+    train, test = (
+        Rows(
+            np.load(decoded / f"{split}-images.npy").reshape(-1, PIXELS),
+            np.load(decoded / f"{split}-labels.npy").astype(np.int32),
+        )
+        for split in ("train", "test")
+    )
+    return train, test
+
+
+def time_epochs(epochs: int, steps: int, run_epoch: Callable[[], object]) -> float:
+    """Run every epoch; give the microseconds a step of all but the first.
+
+    Args:
+        epochs: at least 2.
+        steps: steps of an epoch.
+        run_epoch: trains one epoch and returns when its last step is done.
+    """
+    run_epoch()
+    start = time.perf_counter()
+    for _ in range(epochs - 1):
+        run_epoch()
+    return between(start, time.perf_counter(), (epochs - 1) * steps)
+
+
+def between(start: float, end: float, steps: int) -> float:
+    """Microseconds a step, from seconds."""
+    return (end - start) / steps * 1e6
+
+
+def accuracy(weights: NDArray[np.float32], bias: NDArray[np.float32], rows: Rows) -> float:
+    """The share of rows that softmax regression with weights [784, 10] and bias [10] gets right."""
+    logits = rows.images.astype(np.float32) / 255 @ weights + bias
+    return float(np.mean(logits.argmax(axis=1) == rows.labels))
+
+
+def finish(us_per_step: float, batch_size: int, reached: float | None) -> None:
+    """Print this process's result as a JSON line."""
+    result = Result(us_per_step, batch_size / us_per_step * 1e6, reached, peak_rss_mb(), since_start())
+    print(json.dumps(asdict(result)), flush=True)
+
+
+def peak_rss_mb() -> float:
+    """The largest resident set of this process so far, in 10^6 bytes."""
+    try:
+        # Not getrusage: across a fork and an exec that keeps the parent's, where it was larger.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+_imported = time.perf_counter()
+
+
+def since_start() -> float:
+    """Seconds since this process started; since this module was imported, where the system does not tell."""
+    try:
+        ticks: Any = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        uptime = Path("/proc/uptime").read_text(encoding="utf-8").split()[0]
+    except OSError:
+        return time.perf_counter() - _imported
+    return float(uptime) - int(ticks) / os.sysconf("SC_CLK_TCK")

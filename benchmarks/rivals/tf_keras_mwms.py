@@ -1,0 +1,95 @@
+"""tf_keras `fit` under MultiWorkerMirroredStrategy, two processes on this machine: a whole training script.
+
+Run without TF_CONFIG it starts its two workers. Keras 3's own `fit` cannot do this: keras-team/keras#20585.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.rivals import common
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+WORKERS = 2
+
+
+def worker(args: Namespace) -> None:
+    """Train, evaluate and save as one worker of TF_CONFIG's; the chief prints the result."""
+    import tensorflow as tf  # noqa: PLC0415 - the process that starts the workers needs none of it
+    import tf_keras as keras  # noqa: PLC0415
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    chief = strategy.cluster_resolver.task_id == 0
+    train, test = common.load(args.data)
+    size, count = args.batch_size, len(train.labels)
+    steps = count // size
+
+    def batches(context: Any) -> Any:  # noqa: ANN401 - TensorFlow has no types
+        rows = tf.data.Dataset.from_tensor_slices((train.images, train.labels))
+        rows = rows.shard(context.num_input_pipelines, context.input_pipeline_id).shuffle(count).repeat()
+        return rows.batch(context.get_per_replica_batch_size(size)).prefetch(tf.data.AUTOTUNE)
+
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.layers.Input([common.PIXELS], dtype="uint8"),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Dense(common.CLASSES, kernel_initializer="zeros"),
+            ]
+        )
+        model.compile(
+            optimizer=keras.optimizers.SGD(args.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            # No accuracy while it trains: that would be work that the others do not do.
+            steps_per_execution=args.steps_per_execution,
+        )
+    ends: list[float] = []
+
+    def note_end(_epoch: int, _logs: dict[str, Any]) -> None:
+        ends.append(time.perf_counter())
+
+    clock = keras.callbacks.LambdaCallback(on_epoch_end=note_end)
+    data = strategy.distribute_datasets_from_function(batches)
+    model.fit(data, epochs=args.epochs, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+    us_per_step = common.between(ends[0], ends[-1], (args.epochs - 1) * steps)
+    model.evaluate(tf.data.Dataset.from_tensor_slices((test.images, test.labels)).batch(1000), verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model", save_format="tf")  # every worker must save, as TensorFlow's guide says
+        if chief:
+            weights, bias = model.layers[-1].get_weights()
+            common.finish(us_per_step, size, common.accuracy(weights, bias, test))
+    # The work is done, and TensorFlow was seen to take up to 40 s to exit: that is not held against it.
+    os._exit(0)
+
+
+def main() -> None:
+    """Start the workers, or be one."""
+    args = common.arguments(__doc__, steps_per_execution=1)
+    if "TF_CONFIG" in os.environ:
+        worker(args)
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(WORKERS)]
+        hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    workers = []
+    for index in range(WORKERS):
+        tf_config = json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
+        command = [sys.executable, "-m", "benchmarks.rivals.tf_keras_mwms", *sys.argv[1:]]
+        workers.append(subprocess.Popen(command, env=os.environ | {"TF_CONFIG": tf_config}))
+    sys.exit(max(abs(process.wait()) for process in workers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The PyTorch loop: a linear layer, cross-entropy and SGD over tensors in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.rivals import common
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+
+def train(args: Namespace, rank: int = 0, ranks: int = 1, wrap: Callable[[nn.Module], nn.Module] = lambda m: m) -> None:
+    """Train this rank's equal part of every global batch; rank 0 prints the result.
+
+    Args:
+        args: the settings of common.arguments().
+        rank: this process, from 0.
+        ranks: how many processes train together.
+        wrap: makes of the model what is called in the loop.
+    """
+    torch.set_num_threads(args.threads)
+    rows, test = common.load(args.data)
+    images, labels = torch.from_numpy(rows.images), torch.from_numpy(rows.labels).long()
+    size, count = args.batch_size, len(labels)
+    steps, part = count // size, size // ranks
+    linear = nn.Linear(common.PIXELS, common.CLASSES)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    model = wrap(linear)
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.learning_rate)
+    generator = torch.Generator().manual_seed(0)  # the same order on every rank
+
+    def run_epoch() -> None:
+        order = torch.randperm(count, generator=generator)
+        for start in range(rank * part, steps * size, size):
+            batch = order[start : start + part]
+            logits = model(images[batch].float().div_(255))
+            loss = functional.cross_entropy(logits, labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    us_per_step = common.time_epochs(args.epochs, steps, run_epoch)
+    if rank == 0:
+        weights, bias = linear.weight.detach().numpy().T, linear.bias.detach().numpy()
+        common.finish(us_per_step, size, common.accuracy(weights, bias, test))
+
+
+if __name__ == "__main__":
+    train(common.arguments(__doc__))

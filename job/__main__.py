@@ -1,0 +1,100 @@
+"""The command line: parses it and delegates."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job import config
+from job.errors import MEANINGS, JobError
+
+if TYPE_CHECKING:
+    import argparse
+
+EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
+
+
+def main() -> int:
+    """Run the command that the arguments name; returns the exit code."""
+    try:
+        arguments = parser().parse_args()
+        code: int = arguments.run(arguments)
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    return code
+
+
+def parser() -> config.Parser:
+    """The parser of all commands; each leaves its function in `run`."""
+    top = config.Parser(prog="python -m job", description=__doc__, epilog=EXIT_CODES)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="train a model and publish it", epilog=EXIT_CODES)
+    config.add_flags(train)
+    train.set_defaults(run=run_train)
+
+    data = commands.add_parser("data", help="get a dataset and prepare it")
+    config.add_flags(data, "data", "dataset")
+    data.add_argument("--from-idx", type=Path, metavar="FOLDER", help="prepare from four raw IDX files, plain or .gz")
+    data.set_defaults(run=run_data)
+
+    predict = commands.add_parser("predict", help="classify pictures with a published model")
+    predict.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="models/<run>, or latest")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="an image file of any size")
+    predict.set_defaults(run=run_predict)
+
+    compare = commands.add_parser("compare", help="compare the published runs of an output folder")
+    compare.add_argument("output", type=Path, metavar="OUTPUT", help="the folder given to train as --output")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=run_compare)
+    return top
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train: as one worker where there is a cluster around this process, else all workers here."""
+    from job import cluster, local, supervise  # noqa: PLC0415
+
+    given = {name: value for name, value in vars(arguments).items() if name != "run"}
+    settings = config.Config(**given)
+    member = cluster.identify(os.environ)
+    if member is None:
+        return local.run(settings)
+    for name in ("workers", "name"):
+        if name in given:
+            raise config.usage(
+                f"{config.flag(name)} is the cluster's to say, which is around this process", "leave it out"
+            )
+    return supervise.supervise(settings, member)
+
+
+def run_data(arguments: argparse.Namespace) -> int:
+    """Prepare a dataset."""
+    from job import prepare  # noqa: PLC0415
+
+    given = {name: value for name, value in vars(arguments).items() if name in {"data", "dataset"}}
+    prepare.prepare(config.Config(**given), arguments.from_idx, print)
+    return 0
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """Classify pictures."""
+    from job import predict  # noqa: PLC0415
+
+    predict.run(arguments.model, arguments.pictures, as_json=arguments.json)
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Compare published runs."""
+    from job import compare  # noqa: PLC0415
+
+    compare.run(arguments.output, as_json=arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

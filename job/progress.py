@@ -1,0 +1,176 @@
+"""What a local run shows: phases and a progress bar on a terminal, logfmt lines elsewhere, and a summary at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from job import telemetry
+
+if TYPE_CHECKING:
+    from job.config import Config
+    from job.telemetry import Record
+
+
+def display(config: Config, run: str) -> Lines:
+    """The display that suits where standard output goes."""
+    return (Terminal if sys.stdout.isatty() else Lines)(config, run)
+
+
+class Lines:
+    """Logfmt: rank 0's records, and of the other workers those with which a phase begins.
+
+    Used as a context manager around the run.
+    """
+
+    def __init__(self, config: Config, run: str) -> None:
+        self._config, self._run = config, run
+        self._model = config.output / "models" / run
+        self._phases: dict[int, str] = {}
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, record: Record) -> None:
+        """Show a worker's record."""
+        if record.rank == 0 or self._phases.get(record.rank) != record.phase:
+            print(telemetry.to_logfmt(record), flush=True)
+        self._phases[record.rank] = record.phase
+
+    def note(self, rank: int, line: str) -> None:
+        """Show a line that a worker wrote on standard error."""
+        print(self._named(rank, line), file=sys.stderr, flush=True)
+
+    def failed(self, rank: int, code: int, record: Record | None) -> None:
+        """Say on standard error why the run failed, from the record of the worker that failed first if it left one."""
+        if record is None:
+            text = f"ended with {code} and said nothing"
+        else:
+            text = f"{record.message}; {record.hint}" if record.hint else str(record.message)
+        self.note(rank, f"error: {text}")
+
+    def summary(self) -> None:
+        """Print how good the published model is, and where it and its report are."""
+        print(" ".join(f"{name}={value}" for name, value in self._result().items()), flush=True)
+
+    def _named(self, rank: int, text: str) -> str:
+        return f"worker {rank}: {text}" if self._config.workers > 1 else text
+
+    def _result(self) -> dict[str, Any]:
+        report = self._report()
+        low, high = report["test"]["accuracy_interval"]
+        return {
+            "run": self._run,
+            "phase": "done",
+            "accuracy": f"{report['test']['accuracy']:.4f}",
+            "accuracy_low": f"{low:.4f}",
+            "accuracy_high": f"{high:.4f}",
+            "verdict": self._verdict()["verdict"],
+            "seconds": f"{time.monotonic() - self._began:.1f}",
+            "model": self._model / "saved_model" / "1",
+            "report": self._model / "report.html",
+        }
+
+    def _report(self) -> dict[str, Any]:
+        return dict(json.loads((self._model / "report.json").read_text(encoding="utf-8")))
+
+    def _verdict(self) -> dict[str, Any]:
+        path = self._config.output / "runs" / self._run / "verdict.json"
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+class _Bar(BarColumn):
+    """A bar for the training, words for the other phases."""
+
+    def render(self, task: Task) -> Any:
+        return Text(task.fields["detail"]) if task.total is None else super().render(task)
+
+
+class Terminal(Lines):
+    """The phases one below the other, with a bar for the training."""
+
+    def __init__(self, config: Config, run: str) -> None:
+        super().__init__(config, run)
+        self._console = Console(highlight=False)
+        columns: list[str | ProgressColumn] = [
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<10}"),
+            _Bar(bar_width=40),
+            TextColumn("{task.fields[figures]}"),
+        ]
+        self._progress = Progress(*columns, console=self._console)
+        self._task: Any = None
+        self._phase = ""
+
+    def __enter__(self) -> Self:
+        workers = self._config.workers
+        self._console.print(f"[bold]{self._run}[/] with {workers} worker{'s' if workers > 1 else ''}")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, record: Record) -> None:
+        """Show a worker's record: rank 0's as it is, the others' in the number of those that have joined."""
+        self._phases[record.rank] = record.phase
+        if record.rank == 0 and record.phase != self._phase:
+            self._begin(record)
+        if self._phase == "joining":
+            joined = sum(phase not in {"data", "joining"} for phase in self._phases.values())
+            self._progress.update(self._task, detail=f"{joined} of {self._config.workers} workers")
+        if record.rank == 0 and record.phase == "training":
+            left = timedelta(seconds=round(record.eta_s or 0))
+            accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.4f}"
+            figures = f"{record.step:,} of {record.steps:,}  loss {record.loss:.4f}  {record.examples_per_s:,.0f} examples/s  {left} left{accuracy}"
+            self._progress.update(self._task, completed=record.step, figures=figures)
+
+    def note(self, rank: int, line: str) -> None:
+        """Print a line above the phases."""
+        self._progress.console.print(self._named(rank, line), markup=False, soft_wrap=True)
+
+    def failed(self, rank: int, code: int, record: Record | None) -> None:
+        """Stop the display and say why."""
+        self._progress.stop()
+        super().failed(rank, code, record)
+
+    def summary(self) -> None:
+        """Print the result as a small table."""
+        report, verdict = self._report(), self._verdict()
+        test, timing = report["test"], report["timing"]
+        low, high = test["accuracy_interval"]
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            "accuracy",
+            f"[bold]{test['accuracy']:.4f}[/]  (95% interval {low:.4f} to {high:.4f}, {test['correct']:,} of {test['examples']:,} test images)",
+        )
+        table.add_row(
+            "seconds",
+            f"{time.monotonic() - self._began:.1f}, of which training {timing['training_s']:.1f} ({timing['us_per_step']:.0f} µs a step, {timing['examples_per_s']:,.0f} examples/s)",
+        )
+        table.add_row("model", str(self._model / "saved_model" / "1"))
+        table.add_row("report", str(self._model / "report.html"))
+        table.add_row("latest", f"{verdict['verdict']}: {verdict['reason']}")
+        self._console.print(table)
+
+    def _begin(self, record: Record) -> None:
+        """Tick off the phase before and begin another."""
+        if self._task is not None:
+            task = self._progress.tasks[self._task]
+            self._progress.update(self._task, total=task.total or 1, completed=task.total or 1)
+        self._phase = record.phase
+        if record.phase != "published":
+            total = record.steps if record.phase == "training" else None
+            self._task = self._progress.add_task(record.phase, total=total, detail="", figures="")

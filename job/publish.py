@@ -1,0 +1,299 @@
+"""A run's results -> the output volume, whole or not at all, and `latest` to the newest model that is good enough.
+
+    runs/<run>/config.json    settings, their hash, JOB_UID, start, versions, fingerprints; written once
+    runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves; never decided again
+    models/<run>/             appears whole and never changes
+    latest -> models/<run>    moved only by promotion
+
+Everything is written to a temporary sibling, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from job.config import check_name
+from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+CHECKSUMS = "SHA256SUMS"
+# What a network file system answers in passing; everything else stays wrong until somebody mends it.
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What promotion decided of a published run.
+
+    verdict is promoted, kept or rejected; code the exit code of the run; reason one sentence; compared_with the run
+    that `latest` named before, or None.
+    """
+
+    verdict: str
+    code: int
+    reason: str
+    compared_with: str | None
+
+
+class Output:
+    """One run's part of the output folder; only rank 0 makes one.
+
+    Args:
+        root: the output folder; made when the run begins.
+        run: the run's name.
+        job_uid: the UID of the Job that trains it, `local` without a cluster.
+    """
+
+    def __init__(self, root: Path, run: str, job_uid: str) -> None:
+        check_name(run, 1, "the run's name")
+        self.root, self.run, self.job_uid = root, run, job_uid
+        self.folder = root / "runs" / run
+        self.model = root / "models" / run
+
+    def probe(self) -> None:
+        """Try that the folder can be written and renames within it, and leave it as it was.
+
+        Raises:
+            JobError: 73 or 75.
+        """
+        with self.errors():
+            parent = self.root
+            while not parent.exists():
+                parent = parent.parent
+            with tempfile.TemporaryDirectory(prefix=".probe-", dir=parent) as name:
+                os.rename(os.path.join(_made(name, "a")), os.path.join(name, "b"))
+
+    def verdict(self) -> Verdict | None:
+        """The verdict of this run where it is published already, made now if promotion was cut short."""
+        with self.errors():
+            if not self.model.is_dir():
+                return None
+            self._check_owner()
+            config = json.loads((self.folder / "config.json").read_text())["settings"]
+            return self.promote(config["promote"], config["min_accuracy"])
+
+    @contextlib.contextmanager
+    def begin(self, config: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the run while it is trained: take its lock, write config.json once, sweep what was left half-done.
+
+        Raises:
+            JobError: 64 when another process trains it, or another Job began it; 73 or 75 from the file system.
+        """
+        with self.errors():
+            self._check_owner()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise JobError(
+                    Exit.USAGE,
+                    "run-in-use",
+                    f"run {self.run!r} is being trained by another process",
+                    "use another --name",
+                ) from None
+            with self.errors():
+                for left in self.model.parent.glob(f".{self.run}.*"):
+                    shutil.rmtree(left)
+                if not (self.folder / "config.json").exists():
+                    write_json(self.folder / "config.json", config)
+            self._check_settings(config)
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """What the run was begun with."""
+        with self.errors():
+            return read_json(self.folder / "config.json") or {}
+
+    def _check_owner(self) -> None:
+        config = read_json(self.folder / "config.json")
+        if config and config["job_uid"] != self.job_uid:
+            raise JobError(
+                Exit.USAGE,
+                "run-taken",
+                f"run {self.run!r} belongs to another Job, {config['job_uid']}",
+                "use another name",
+            )
+
+    def _check_settings(self, config: Mapping[str, Any]) -> None:
+        begun = read_json(self.folder / "config.json") or {}
+        if begun["settings_hash"] == config["settings_hash"]:
+            return
+        differing = [
+            f"{name} {begun['must_match'][name]} and now {value}"
+            for name, value in config["must_match"].items()
+            if begun["must_match"].get(name) != value
+        ]
+        raise JobError(
+            Exit.SETTINGS,
+            "other-settings",
+            f"run {self.run!r} was begun with {', '.join(differing)}",
+            "give the same flags again, or another --name",
+        )
+
+    def publish(self, fill: Callable[[Path], None]) -> None:
+        """Make models/<run> appear whole.
+
+        Args:
+            fill: writes the model's files into the folder that it is given.
+
+        Raises:
+            JobError: 73 or 75 from the file system.
+        """
+        temporary = self.model.parent / f".{self.run}.{self.job_uid}"
+        with self.errors():
+            self.model.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            try:
+                fill(temporary)
+                files = sorted(path for path in temporary.rglob("*") if path.is_file())
+                sums = [f"{_sha256(path)}  {path.relative_to(temporary)}\n" for path in files]
+                (temporary / CHECKSUMS).write_text("".join(sums))
+                for path in [
+                    *files,
+                    temporary / CHECKSUMS,
+                    *(p for p in temporary.rglob("*") if p.is_dir()),
+                    temporary,
+                ]:
+                    _sync(path)
+                temporary.rename(self.model)  # onto a model that is there already it fails
+                _sync(self.model.parent)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+    def promote(self, policy: str, min_accuracy: float) -> Verdict:
+        """Decide once whether `latest` moves to this run, and move it; made again, it does what was decided.
+
+        Args:
+            policy: --promote.
+            min_accuracy: --min-accuracy.
+        """
+        with self.errors(), (self.root / ".promotion-lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            path = self.folder / "verdict.json"
+            decided = read_json(path)
+            latest = self.root / "latest"
+            if decided is None:
+                verdict = decide(
+                    read_json(self.model / "report.json") or {}, read_json(latest / "report.json"), policy, min_accuracy
+                )
+                write_json(path, asdict(verdict))
+            else:
+                verdict = Verdict(**decided)
+            # A verdict that is found moves `latest` only where a crash came between the two: not back over a newer run.
+            unmoved = read_json(latest / "report.json")
+            before = unmoved["run"]["name"] if unmoved else None
+            if verdict.verdict == "promoted" and before == verdict.compared_with and before != self.run:
+                temporary = self.root / f".latest.{self.run}"
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(os.path.join("models", self.run))
+                temporary.rename(latest)
+                _sync(self.root)
+            return verdict
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what the file system refuses into a JobError: 75 where it may pass, else 73."""
+        try:
+            yield
+        except OSError as error:
+            where, what = error.filename or self.root, error.strerror or str(error)
+            if error.errno in PASSING:
+                raise JobError(
+                    Exit.TRY_AGAIN,
+                    "output-io",
+                    f"the output folder failed at {where}: {what}",
+                    "the run can be started again",
+                ) from error
+            raise JobError(
+                Exit.OUTPUT,
+                "output-not-writable",
+                f"the output folder cannot be written at {where}: {what}",
+                "give a folder that can be written with --output, or make room",
+            ) from error
+
+
+def decide(report: Mapping[str, Any], latest: Mapping[str, Any] | None, policy: str, min_accuracy: float) -> Verdict:
+    """What becomes of a published model, from its report and that of the present latest.
+
+    Rejected: below the minimum, or below the present latest's 95% interval on the same test set. Kept: `never`, or the
+    present latest began later, or was tested on other data.
+    """
+    accuracy = report["test"]["accuracy"]
+    other = latest["run"]["name"] if latest else None
+
+    def verdict(word: str, code: Exit, reason: str) -> Verdict:
+        return Verdict(word, int(code), reason, other)
+
+    if accuracy < min_accuracy:
+        return verdict("rejected", Exit.REJECTED, f"accuracy {accuracy:.4f} is below the minimum {min_accuracy:g}")
+    if policy == "never":
+        return verdict("kept", Exit.OK, "promotion was not asked for")
+    if latest is None or policy == "always":
+        return verdict(
+            "promoted", Exit.OK, "there was no model before" if latest is None else "promotion was asked for"
+        )
+    if latest["run"]["started"] > report["run"]["started"]:
+        return verdict("kept", Exit.OK, f"the present latest, {other}, began later")
+    if latest["dataset"]["test"]["sha256"] != report["dataset"]["test"]["sha256"]:
+        return verdict("kept", Exit.OK, f"the present latest, {other}, was tested on other data")
+    low = latest["test"]["accuracy_interval"][0]
+    if accuracy < low:
+        return verdict(
+            "rejected",
+            Exit.REJECTED,
+            f"accuracy {accuracy:.4f} is below {other}'s 95% interval, which begins at {low:.4f}",
+        )
+    return verdict("promoted", Exit.OK, f"not worse than {other}, whose accuracy is {latest['test']['accuracy']:.4f}")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _sync(temporary)
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def _made(folder: str, name: str) -> str:
+    path = os.path.join(folder, name)
+    with open(path, "w"):
+        return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

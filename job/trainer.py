@@ -1,0 +1,159 @@
+"""The supervisor's child: makes the TensorFlow worker, trains, and ends with an exit code that says how it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from job import cpus, telemetry
+from job.cluster import Cluster, identify
+from job.config import Config, parse, settings_hash, settings_to_match
+from job.dataset import Dataset, load
+from job.errors import Exit, JobError
+from job.publish import Output
+
+if TYPE_CHECKING:
+    from job.journal import Journal
+
+BEGAN = time.perf_counter()
+PIPE = "TELEMETRY_FD"  # the environment variable with the number of the pipe to the supervisor
+# How a collective ends when a peer goes away, by the names of TensorFlow's errors.
+LOST_PEER = {"AbortedError", "CancelledError", "DeadlineExceededError", "InternalError", "UnavailableError"}
+LIBRARIES = ("tensorflow", "tensorflow-cpu", "tensorflow-datasets", "numpy")
+
+
+class Teller:
+    """Sends this worker's progress records to the supervisor and, once there is a journal, to the run's folder."""
+
+    def __init__(self, cluster: Cluster, pipe: int) -> None:
+        self._cluster = cluster
+        self._pipe = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
+        self.journal: Journal | None = None
+
+    def __call__(self, **fields: Any) -> None:
+        """Send a record of the given fields."""
+        cluster = self._cluster
+        record = telemetry.Record(time.time(), cluster.run, cluster.rank, workers=cluster.workers, **fields)
+        self._pipe.write(telemetry.to_json(record) + "\n")
+        if self.journal:
+            self.journal.write(record)
+
+
+def main() -> NoReturn:
+    """Run one worker, from the command line and the environment that the supervisor gives it."""
+    config = parse(sys.argv[1:])
+    cluster = identify(os.environ)
+    if cluster is None or PIPE not in os.environ:
+        sys.exit("the trainer is started by a supervisor: run `python -m job train`")
+    tell = Teller(cluster, int(os.environ[PIPE]))
+    try:
+        code = run(config, cluster, tell)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence
+        failure = explain(error)
+        if failure.code == Exit.BUG:
+            traceback.print_exc()
+        code = failure.code
+        fields = {"reason": failure.reason, "message": failure.message, "hint": failure.hint or None}
+        tell(phase="failed", code=int(code), **fields)
+    # TensorFlow's threads have kept a finished process from exiting for up to 40 s.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(config: Config, cluster: Cluster, tell: Teller) -> int:
+    """Train as one worker; returns the exit code."""
+    output = Output(config.output, cluster.run, cluster.job_uid) if cluster.rank == 0 else None
+    if output and (verdict := output.verdict()):
+        message = f"published before: {verdict.reason}"
+        tell(phase="published", code=verdict.code, reason=verdict.verdict, message=message)
+        return verdict.code
+    tell(phase="data")
+    if output:
+        output.probe()
+    with ThreadPoolExecutor(1) as pool:
+        # Reading and hashing leave the interpreter free, and importing TensorFlow takes longer than both.
+        loading = pool.submit(load, config.data, config.dataset)
+        from job import journal, strategy, train  # noqa: PLC0415
+
+        dataset = loading.result()
+    tell(phase="joining")
+    threads = config.threads or cpus.limit()
+    joined = strategy.join(cluster, config.device, threads)
+    # Only now, for TensorFlow's server has put a handler of its own in the place of Python's.
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    worker = train.Worker(cluster, joined, tell, stop.is_set, BEGAN)
+    if output is None:
+        train.train_and_evaluate(config, worker, dataset, None)
+        return Exit.OK
+    with output.begin(description(config, cluster, dataset, threads)):
+        with output.errors():
+            tell.journal = journal.Journal(output.folder)
+        trained = train.train_and_evaluate(config, worker, dataset, output)
+        tell(
+            phase="published",
+            step=trained.steps,
+            steps=trained.steps,
+            accuracy=trained.accuracy,
+            code=trained.verdict.code,
+            reason=trained.verdict.verdict,
+            message=trained.verdict.reason,
+        )
+        tell.journal.close()
+    return trained.verdict.code
+
+
+def description(config: Config, cluster: Cluster, dataset: Dataset, threads: int) -> dict[str, Any]:
+    """The content of config.json: with what, on what and as whose a run was begun."""
+    must_match = settings_to_match(config, dataset.fingerprint)
+    values = {name: str(v) if isinstance(v, PurePath) else v for name, v in dataclasses.asdict(config).items()}
+    values |= {"name": cluster.run, "workers": cluster.workers, "threads": threads}
+    installed = {library: version for library in LIBRARIES if (version := _version(library))}
+    return {
+        "run": cluster.run,
+        "job_uid": cluster.job_uid,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+        "settings": values,
+        "settings_hash": settings_hash(must_match),
+        "must_match": must_match,
+        "versions": {"python": platform.python_version(), **installed},
+        "cpus": cpus.limit(),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def explain(error: Exception) -> JobError:
+    """The exit code, reason and sentence of what ended the training."""
+    if isinstance(error, JobError):
+        return error
+    name = type(error).__name__
+    if type(error).__module__.startswith("tensorflow") and name in LOST_PEER:
+        return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost ({name})", "start the run again")
+    # The last place in this project's own code: below it are TensorFlow's depths, and code that it generated.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent][-1]
+    first_line = (str(error).splitlines() or [""])[0]
+    message = f"{name} at {place.filename}:{place.lineno}: {first_line}"
+    return JobError(Exit.BUG, "bug", message, "please report it with the lines above")
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

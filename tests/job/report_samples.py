@@ -1,0 +1,144 @@
+"""Small made-up runs, models and images for the tests of what the user sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from job import digit, report
+from job.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from job.page import Layer
+
+DIGITS = [str(number) for number in range(10)]
+LONG_NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Strokes as a dataset has them, uint8 [count, 28, 28]."""
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        ink = np.zeros((60, 60))
+        for _ in range(3):
+            top, left = random.integers(0, 45, 2)
+            high, wide = random.integers(4, 15, 2)
+            ink[top : top + high, left : left + wide] = random.uniform(0.4, 1)
+        made.append(digit.normalise(ink))
+    return np.stack(made)
+
+
+def layers(*sizes: int, activation: str = "relu", seed: int = 1) -> list[Layer]:
+    """Dense layers of random weights with those numbers of units, the last one linear."""
+    random = np.random.default_rng(seed)
+    last = len(sizes) - 2
+    return [
+        (
+            random.normal(0, 2 / before**0.5, (before, after)).astype(np.float32),
+            random.normal(0, 0.1, after).astype(np.float32),
+            "linear" if index == last else activation,
+        )
+        for index, (before, after) in enumerate(itertools.pairwise(sizes))
+    ]
+
+
+def forward(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The model's probabilities of uint8 [n, 28, 28] in NumPy: float32 [n, classes]."""
+    activations: dict[str, Any] = {
+        "softplus": lambda x: np.logaddexp(x, 0),  # which the page does not know
+        "linear": lambda x: x,
+        "relu": lambda x: np.maximum(x, 0),
+        "tanh": np.tanh,
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    }
+    values = pictures.reshape(len(pictures), -1).astype(np.float32) / np.float32(255)
+    for weights, bias, activation in model:
+        values = activations[activation](values @ weights + bias)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.Run:  # noqa: ANN401 - fields of any type
+    """A run as the trainer tells it; changes are fields of report.Run, or of Config under `settings`."""
+    settings = dataclasses.asdict(Config(workers=2, **changes.pop("settings", {})))
+    values: dict[str, Any] = {
+        "name": name,
+        "job_uid": "local",
+        "started": "2026-11-23T06:54:00+00:00",
+        "settings": settings,
+        "settings_hash": "a" * 64,
+        "fingerprint": {
+            "dataset": "mnist",
+            "version": "3.0.1",
+            "classes": list(classes),
+            "train": {"sha256": "b" * 64, "count": 60000},
+            "test": {"sha256": "c" * 64, "count": 40},
+        },
+        "workers": 2,
+        "replicas": 2,
+        "device": "cpu",
+        "versions": {"python": "3.11.4", "tensorflow": "2.21.0"},
+        "curve": [
+            {"epoch": 1, "step": 100, "loss": 0.8, "accuracy": None},
+            {"epoch": 1, "step": 200, "loss": 0.4, "accuracy": 0.91},
+            {"epoch": 2, "step": 400, "loss": 0.3, "accuracy": 0.92},
+        ],
+        "timing": {
+            "startup_s": 6.1,
+            "training_s": 11.2,
+            "steps": 400,
+            "examples_per_s": 53571.4,
+            "us_per_step": 1866.2,
+            "peak_rss_mb": 612.3,
+        },
+        "parameters_sha256": "d" * 64,
+    }
+    return report.Run(**values | changes)
+
+
+def evaluation(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> report.Evaluation:
+    """That model's, with labels of which it gets two in three right."""
+    probabilities = forward(model, pictures)
+    labels = probabilities.argmax(axis=1)
+    labels[::3] = (labels[::3] + 1) % probabilities.shape[1]
+    return report.Evaluation(labels.astype(np.int32), probabilities)
+
+
+def write(folder: Path, told: report.Run, model: Sequence[Layer] | None, pictures: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write a report on the model (a softmax one where it is None) and give report.json's content."""
+    classes = len(told.fingerprint["classes"])
+    evaluated = evaluation(model or layers(784, classes), pictures)
+    built = report.build(told, evaluated)
+    report.write(folder, built, evaluated, pictures, model)
+    return built
+
+
+def publish(
+    output: Path,
+    name: str,
+    right: NDArray[np.bool_],
+    verdict: str = "promoted",
+    **changes: Any,  # noqa: ANN401 - as in run()
+) -> Path:
+    """A published run of two classes that gets just those test examples right; its model and page are left out."""
+    folder = output / "models" / name
+    folder.mkdir(parents=True)
+    probabilities = np.where(np.column_stack([right, ~right]), 0.9, 0.1).astype(np.float32)
+    evaluated = report.Evaluation(np.zeros(right.size, np.int32), probabilities)
+    built = report.build(run(name, classes=["no", "yes"], **changes), evaluated)
+    (folder / "report.json").write_text(json.dumps(built))
+    predicted = probabilities.argmax(axis=1).astype(np.uint8)
+    np.savez(folder / "predictions.npz", labels=evaluated.labels.astype(np.uint8), predicted=predicted)
+    (output / "runs" / name).mkdir(parents=True)
+    (output / "runs" / name / "verdict.json").write_text(json.dumps({"verdict": verdict}))
+    return folder

@@ -1,0 +1,166 @@
+"""Tests of runs side by side."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from job import compare, metrics
+from job.errors import Exit, JobError
+from tests.job import report_samples as samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def right(*wrong: range) -> NDArray[np.bool_]:
+    """Which of 1,000 examples are classified correctly: all but those."""
+    found = np.ones(1000, bool)
+    for part in wrong:
+        found[list(part)] = False
+    return found
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Four published runs: the latest, a clearly worse one, one much like it, and one tested on other data."""
+    samples.publish(tmp_path, "base", right(range(100)))
+    samples.publish(
+        tmp_path,
+        "slow",
+        right(range(160)),
+        "rejected",
+        started="2026-11-24T01:00:00+00:00",
+        settings={"learning_rate": 0.01, "schedule": "constant"},
+    )
+    samples.publish(tmp_path, "twin", right(range(3, 104)), "kept", started="2026-11-25T01:00:00+00:00")
+    other = dict(samples.run().fingerprint) | {"classes": ["no", "yes"], "test": {"sha256": "e" * 64, "count": 1000}}
+    samples.publish(tmp_path, "other", right(), fingerprint=other, started="2026-11-22T01:00:00+00:00")
+    (tmp_path / "latest").symlink_to("models/base")
+    (tmp_path / "runs" / "begun").mkdir()
+    (tmp_path / "models" / ".half.uid").mkdir()
+    return tmp_path
+
+
+def test_runs_are_compared_with_latest(output: Path) -> None:
+    """Newest first; differences on the same test examples, corrected for their number; the rest is named."""
+    found = compare.compare(output)
+    assert [(one.name, one.verdict, one.latest) for one in found.runs] == [
+        ("twin", "kept", False),
+        ("slow", "rejected", False),
+        ("base", "promoted", True),
+        ("other", "promoted", False),
+    ]
+    assert found.reference == "base"
+    assert found.differences == {
+        "twin": compare.Difference("twin", -0.001, 3, 4, 1.0, beyond_chance=False),
+        "slow": compare.Difference("slow", -0.06, 0, 60, 2 * metrics.mcnemar(0, 60), beyond_chance=True),
+    }
+    assert (found.not_comparable, found.damaged, found.unpublished) == (["other"], {}, ["begun"])
+    assert compare.differing(found.runs) == ["learning_rate", "schedule"]
+
+
+def test_table_says_what_is_beyond_chance(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole printed page."""
+    compare.run(output)
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    called = "base (latest)"
+    assert printed == [
+        "run             started (UTC)     accuracy  95% interval      difference  verdict   learning_rate  schedule",
+        "twin            2026-11-25 01:00    89.90%  87.88 to 91.62%        -0.10  kept                1.0    cosine",
+        "slow            2026-11-24 01:00    84.00%  81.60 to 86.14%      * -6.00  rejected           0.01  constant",
+        "base <- latest  2026-11-23 06:54    90.00%  87.98 to 91.71%    reference  promoted            1.0    cosine",
+        "other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  promoted            1.0    cosine",
+        "",
+        f"Beside {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):",
+        "  slow is worse: 0 examples only it gets right, 60 only base (p = 3.5e-18)",
+        "  no difference beyond chance: twin (p = 1)",
+        f"Tested on other data than {called}, so not comparable: other",
+        "Begun and not published: begun",
+    ]
+
+
+def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object, with every run's settings and its difference from the reference."""
+    compare.run(output, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    slow = next(one for one in printed["runs"] if one["name"] == "slow")
+    assert slow["vs_reference"]["beyond_chance"] is True
+    assert slow["settings"]["learning_rate"] == 0.01
+    assert {key: printed[key] for key in ("reference", "not_comparable", "damaged", "unpublished")} == {
+        "reference": "base",
+        "not_comparable": ["other"],
+        "damaged": {},
+        "unpublished": ["begun"],
+    }
+
+
+def test_without_latest_the_most_accurate_is_the_reference(output: Path) -> None:
+    """A missing or dangling `latest` is no error."""
+    (output / "latest").unlink()
+    (output / "latest").symlink_to("models/gone")
+    found = compare.compare(output)
+    assert found.reference == "other"
+    assert not any(one.latest for one in found.runs)
+
+
+def test_folder_without_runs_is_66(tmp_path: Path) -> None:
+    """No folder, an empty one, and one where a run is only begun."""
+    (tmp_path / "begun" / "runs" / "first").mkdir(parents=True)
+    for folder, told in (("absent", ""), ("begun", "; begun and not published: first")):
+        with pytest.raises(JobError) as caught:
+            compare.run(tmp_path / folder)
+        assert caught.value.code == Exit.DATA_MISSING
+        assert caught.value.message == f"there is no published run in {tmp_path / folder}{told}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("report.json", None, "report.json is missing"),
+        ("report.json", b"{", "report.json is not JSON"),
+        ("report.json", b"{}", "'test' is missing"),
+        ("report.json", b"[]", "list indices must be integers or slices, not str"),
+        ("predictions.npz", None, "predictions.npz is missing"),
+        ("predictions.npz", b"PK\x03\x04torn", "File is not a zip file"),
+        ("predictions.npz", b"", "No data left in file"),
+        ("../../runs/slow/verdict.json", b"{", "verdict.json cannot be read"),
+    ],
+)
+def test_damaged_run_is_named_after_the_others_are_shown(
+    output: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | None, told: str
+) -> None:
+    """65 with a sentence, and the sound runs are still compared."""
+    damaged = output / "models" / "slow" / file
+    damaged.unlink()
+    if content is not None:
+        damaged.write_bytes(content)
+    with pytest.raises(JobError) as caught:
+        compare.run(output)
+    assert (caught.value.code, caught.value.message) == (
+        Exit.DATA_DAMAGED,
+        f"the published run slow is damaged: {told}",
+    )
+    assert capsys.readouterr().out.startswith("run ")
+
+
+def test_predictions_of_another_run_are_damage(output: Path) -> None:
+    """Predictions that do not give the report's accuracy are not compared."""
+    (output / "models" / "twin" / "predictions.npz").write_bytes(
+        (output / "models" / "slow" / "predictions.npz").read_bytes()
+    )
+    assert compare.compare(output).damaged == {"twin": "report.json and predictions.npz do not belong together"}
+
+
+def test_nothing_readable_is_65(tmp_path: Path) -> None:
+    """Where every published run is damaged there is no table, and each is named."""
+    samples.publish(tmp_path, "only", right()).joinpath("report.json").unlink()
+    with pytest.raises(JobError) as caught:
+        compare.run(tmp_path)
+    assert caught.value.code == Exit.DATA_DAMAGED
+    assert caught.value.message == (f"no published run in {tmp_path} can be read (only: report.json is missing)")
