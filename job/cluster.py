@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from job.config import check_name, usage
 
 if TYPE_CHECKING:
-    from job.errors import JobError
     from collections.abc import Mapping
+
+    from job.errors import JobError
 
 TENSORFLOW_PORT = 2222
 SUPERVISOR_PORT = 9100

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from job.errors import Exit, JobError
 
@@ -66,7 +66,7 @@ class Config:
     )
     device: str = setting("cpu", "what trains: one CPU replica or one GPU a worker", choices=("cpu", "gpu"))
     threads: int = setting(
-        0, "CPU threads of a worker; 0: the container's CPU limit, shared by local workers", at_least=0
+        0, "CPU threads that share a product; 0: up to the container's CPU limit, by the batch", at_least=0
     )
 
     def __post_init__(self) -> None:
@@ -92,9 +92,8 @@ def check_name(name: str, workers: int, what: str = "--name") -> None:
     """Refuse a run's name that could not name a Job of that many pods, or that could leave its folder."""
     limit = NAME_LIMIT - len(str(workers - 1))
     if not NAME.fullmatch(name):
-        raise usage(
-            f"{what} must be lower-case letters, digits and hyphens, beginning and ending with a letter or digit, not {name!r}"
-        )
+        form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
+        raise usage(f"{what} must be {form}, not {name!r}")
     if len(name) > limit:
         raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
 
@@ -116,10 +115,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are a JobError, so that usage errors look like all others."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the command line."""
         raise usage(message[0].lower() + message[1:], f"see `{self.prog} --help`")
 
 

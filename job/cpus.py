@@ -6,7 +6,17 @@ import math
 import os
 from pathlib import Path
 
+WORTH_SHARING = 500
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+def threads(part: int) -> int:
+    """The number of threads that a step of so many examples on this worker is worth.
+
+    Sharing a product out costs more than it saves while it is small: on two CPUs a step of 100 images took 110 us with
+    two threads and 65 with one, of 1,000 images 570 us and 720.
+    """
+    return limit() if part >= WORTH_SHARING else 1
 
 
 def limit(cgroups: Path = CGROUPS) -> int:

@@ -78,7 +78,7 @@ class Plan:
         return max(1, min(self.stride, self.steps_per_epoch, room))
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of examples in an epoch, int64 [count]; RandomState's stream is frozen for good (NumPy's NEP 19)."""
+        """The order of examples in an epoch, int64 [count]; RandomState's stream is frozen (NumPy's NEP 19)."""
         return np.random.RandomState([self.seed, epoch]).permutation(self.count)
 
     def batch_sizes(self, first: int, last: int) -> NDArray[np.float32]:

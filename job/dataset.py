@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from job import files
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -159,12 +160,6 @@ def check_name(place: Path, name: str, found: str) -> None:
         raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def on_disk(version: Path, split: str, count: int, shape: tuple[int, int]) -> Rows:
     """The rows of a split, read at random from TensorFlow Datasets' array_record files, decoded one by one.
 
@@ -283,7 +278,7 @@ def _read_array(path: Path, shape: tuple[int, ...], seen: Callable[[memoryview],
 def _from_disk(folder: Path, name: str, fingerprint: Mapping[str, Any], split: str) -> Rows:
     expected = fingerprint[split]
     for file, sha256 in expected["files"].items():
-        found = file_sha256(folder / name / file)
+        found = files.sha256(folder / name / file)
         if found != sha256:
             raise damaged(folder, name, f"{folder / name / file} has the SHA-256 {found}, not {sha256}")
     version = folder / name / fingerprint["version"]

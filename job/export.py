@@ -1,4 +1,4 @@
-"""Trained parameters -> a SavedModel, as TensorFlow Serving wants it, that needs nothing of this project to be loaded."""
+"""Trained parameters -> a SavedModel, as TensorFlow Serving wants it; loading it needs nothing of this project."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from job.cluster import LOCAL_UID, Cluster
 from job.errors import Exit
 
 if TYPE_CHECKING:
-    from job.telemetry import Record
     from types import FrameType
 
     from job.config import Config
     from job.progress import Lines
+    from job.telemetry import Record
 
 # What a worker said: a record, a line on standard error, or its exit code.
 Events: TypeAlias = "queue.Queue[tuple[int, Record | str | int]]"

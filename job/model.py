@@ -53,7 +53,7 @@ def predict(params: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
 def layers(
     params: Mapping[str, NDArray[np.float32]],
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], str]] | None:
-    """(weights [inputs, outputs], bias [outputs], activation) of each dense layer, for drawing and for the report's page.
+    """(weights [inputs, outputs], bias [outputs], activation) of each dense layer, for the report's page.
 
     The last layer's outputs are logits: its activation is 'linear' and the softmax after it is understood.
     None: the model is not made of dense layers.

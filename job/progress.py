@@ -134,7 +134,10 @@ class Terminal(Lines):
         if record.rank == 0 and record.phase == "training":
             left = timedelta(seconds=round(record.eta_s or 0))
             accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.4f}"
-            figures = f"{record.step:,} of {record.steps:,}  loss {record.loss:.4f}  {record.examples_per_s:,.0f} examples/s  {left} left{accuracy}"
+            figures = (
+                f"{record.step:,} of {record.steps:,}  loss {record.loss:.4f}  "
+                f"{record.examples_per_s:,.0f} examples/s  {left} left{accuracy}"
+            )
             self._progress.update(self._task, completed=record.step, figures=figures)
 
     def note(self, rank: int, line: str) -> None:
@@ -152,14 +155,11 @@ class Terminal(Lines):
         test, timing = report["test"], report["timing"]
         low, high = test["accuracy_interval"]
         table = Table.grid(padding=(0, 2))
-        table.add_row(
-            "accuracy",
-            f"[bold]{test['accuracy']:.4f}[/]  (95% interval {low:.4f} to {high:.4f}, {test['correct']:,} of {test['examples']:,} test images)",
-        )
-        table.add_row(
-            "seconds",
-            f"{time.monotonic() - self._began:.1f}, of which training {timing['training_s']:.1f} ({timing['us_per_step']:.0f} µs a step, {timing['examples_per_s']:,.0f} examples/s)",
-        )
+        interval = f"95% interval {low:.4f} to {high:.4f}, {test['correct']:,} of {test['examples']:,} test images"
+        speed = f"{timing['us_per_step']:.0f} µs a step, {timing['examples_per_s']:,.0f} examples/s"
+        table.add_row("accuracy", f"[bold]{test['accuracy']:.4f}[/]  ({interval})")
+        seconds = time.monotonic() - self._began
+        table.add_row("seconds", f"{seconds:.1f}, of which training {timing['training_s']:.1f} ({speed})")
         table.add_row("model", str(self._model / "saved_model" / "1"))
         table.add_row("report", str(self._model / "report.html"))
         table.add_row("latest", f"{verdict['verdict']}: {verdict['reason']}")

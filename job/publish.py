@@ -13,38 +13,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
-import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.config import check_name
 from job.errors import Exit, JobError
+from job.files import read_json, sha256, sync, write_json
+from job.promotion import Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 CHECKSUMS = "SHA256SUMS"
 # What a network file system answers in passing; everything else stays wrong until somebody mends it.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What promotion decided of a published run.
-
-    verdict is promoted, kept or rejected; code the exit code of the run; reason one sentence; compared_with the run
-    that `latest` named before, or None.
-    """
-
-    verdict: str
-    code: int
-    reason: str
-    compared_with: str | None
 
 
 class Output:
@@ -73,7 +58,9 @@ class Output:
             while not parent.exists():
                 parent = parent.parent
             with tempfile.TemporaryDirectory(prefix=".probe-", dir=parent) as name:
-                os.rename(os.path.join(_made(name, "a")), os.path.join(name, "b"))
+                file = Path(name) / "written"
+                file.write_bytes(b"")
+                file.rename(Path(name) / "renamed")
 
     def verdict(self) -> Verdict | None:
         """The verdict of this run where it is published already, made now if promotion was cut short."""
@@ -81,7 +68,7 @@ class Output:
             if not self.model.is_dir():
                 return None
             self._check_owner()
-            config = json.loads((self.folder / "config.json").read_text())["settings"]
+            config = self.config()["settings"]
             return self.promote(config["promote"], config["min_accuracy"])
 
     @contextlib.contextmanager
@@ -161,7 +148,7 @@ class Output:
             try:
                 fill(temporary)
                 files = sorted(path for path in temporary.rglob("*") if path.is_file())
-                sums = [f"{_sha256(path)}  {path.relative_to(temporary)}\n" for path in files]
+                sums = [f"{sha256(path)}  {path.relative_to(temporary)}\n" for path in files]
                 (temporary / CHECKSUMS).write_text("".join(sums))
                 for path in [
                     *files,
@@ -169,9 +156,9 @@ class Output:
                     *(p for p in temporary.rglob("*") if p.is_dir()),
                     temporary,
                 ]:
-                    _sync(path)
+                    sync(path)
                 temporary.rename(self.model)  # onto a model that is there already it fails
-                _sync(self.model.parent)
+                sync(self.model.parent)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -201,9 +188,9 @@ class Output:
             if verdict.verdict == "promoted" and before == verdict.compared_with and before != self.run:
                 temporary = self.root / f".latest.{self.run}"
                 temporary.unlink(missing_ok=True)
-                temporary.symlink_to(os.path.join("models", self.run))
+                temporary.symlink_to(Path("models") / self.run)
                 temporary.rename(latest)
-                _sync(self.root)
+                sync(self.root)
             return verdict
 
     @contextlib.contextmanager
@@ -226,74 +213,3 @@ class Output:
                 f"the output folder cannot be written at {where}: {what}",
                 "give a folder that can be written with --output, or make room",
             ) from error
-
-
-def decide(report: Mapping[str, Any], latest: Mapping[str, Any] | None, policy: str, min_accuracy: float) -> Verdict:
-    """What becomes of a published model, from its report and that of the present latest.
-
-    Rejected: below the minimum, or below the present latest's 95% interval on the same test set. Kept: `never`, or the
-    present latest began later, or was tested on other data.
-    """
-    accuracy = report["test"]["accuracy"]
-    other = latest["run"]["name"] if latest else None
-
-    def verdict(word: str, code: Exit, reason: str) -> Verdict:
-        return Verdict(word, int(code), reason, other)
-
-    if accuracy < min_accuracy:
-        return verdict("rejected", Exit.REJECTED, f"accuracy {accuracy:.4f} is below the minimum {min_accuracy:g}")
-    if policy == "never":
-        return verdict("kept", Exit.OK, "promotion was not asked for")
-    if latest is None or policy == "always":
-        return verdict(
-            "promoted", Exit.OK, "there was no model before" if latest is None else "promotion was asked for"
-        )
-    if latest["run"]["started"] > report["run"]["started"]:
-        return verdict("kept", Exit.OK, f"the present latest, {other}, began later")
-    if latest["dataset"]["test"]["sha256"] != report["dataset"]["test"]["sha256"]:
-        return verdict("kept", Exit.OK, f"the present latest, {other}, was tested on other data")
-    low = latest["test"]["accuracy_interval"][0]
-    if accuracy < low:
-        return verdict(
-            "rejected",
-            Exit.REJECTED,
-            f"accuracy {accuracy:.4f} is below {other}'s 95% interval, which begins at {low:.4f}",
-        )
-    return verdict("promoted", Exit.OK, f"not worse than {other}, whose accuracy is {latest['test']['accuracy']:.4f}")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds; None where there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(temporary)
-    temporary.rename(path)
-    _sync(path.parent)
-
-
-def _made(folder: str, name: str) -> str:
-    path = os.path.join(folder, name)
-    with open(path, "w"):
-        return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 GATHER_BYTES = 64 * 1024
 # Apart from the strategy's own keys, which count up from 1.
 GATHER_KEY = 1 << 20
+
+
+Array: TypeAlias = "NDArray[np.float32]"
+Sum: TypeAlias = "Callable[[tf.Tensor], tf.Tensor]"
+Advance: TypeAlias = "Callable[[tf.Tensor, Block], Outcome]"
 
 
 class Block(NamedTuple):
@@ -63,7 +68,7 @@ class Packing:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, params: Mapping[str, NDArray[np.float32]]) -> Packing:
+    def of(cls, params: Mapping[str, Array]) -> Packing:
         """The packing of parameters of these names and shapes."""
         return cls(tuple((name, tuple(params[name].shape)) for name in sorted(params)))
 
@@ -80,7 +85,7 @@ class Packing:
 
 def compile_block(
     strategy: tf.distribute.Strategy, packing: Packing, workers: int, sync_every: int, *, gather: bool
-) -> Callable[[tf.Tensor, Block], Outcome]:
+) -> Advance:
     """The function that makes a block of steps from packed parameters.
 
     Args:
@@ -91,36 +96,42 @@ def compile_block(
             block, after which the parameters are averaged (local SGD, Stich 2019); the caller ends blocks there.
         gather: sum short vectors by gathering them, which TensorFlow offers on CPUs only.
     """
-    loss_and_gradient = _packed_gradient(packing)
 
     def total(vector: tf.Tensor) -> tf.Tensor:
         """The sum of the workers' vectors, the same to the bit on each."""
         if workers == 1:
             return vector
-        if gather and vector.shape.num_elements() * 4 <= GATHER_BYTES:
-            return tf.reduce_sum(_gathered(vector, workers), axis=0)
+        if gather and vector.shape.num_elements() * vector.dtype.size <= GATHER_BYTES:
+            return tf.reduce_sum(gathered(vector, workers), axis=0)
         return all_reduce(vector)
 
+    if workers == 1 or sync_every > 1:
+        return averaging(strategy, packing, workers, total)
+    return synchronous(strategy, packing, total)
+
+
+def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) -> Advance:
+    """Blocks of steps with one all-reduce each: of the gradient, the loss and the flag to stop."""
+
     @tf.function(jit_compile=True)
-    def advance(
+    def update_and_gradient(
         vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: Block, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Make the update that the last step left, and compute this one's gradient: one launch a step, not two."""
+        """Make the update that the step before left, and compute this one's gradient: one launch a step, not two."""
         vector -= rate * summed[:-2]
-        loss, gradient = loss_and_gradient(vector, *examples(block, k))
+        loss, gradient = packed_gradient(packing, vector, block, k)
         return vector, tf.concat([gradient, [loss, block.stop]], axis=0)
 
+    def step(
+        vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: Block, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        vector, own = update_and_gradient(vector, summed, rate, block, k)
+        return vector, total(own)
+
     @tf.function
-    def synchronous(vector: tf.Tensor, block: Block) -> Outcome:
+    def advance(vector: tf.Tensor, block: Block) -> Outcome:
         rates = block.rates / block.batch_sizes
         summed, loss, rate = tf.zeros([vector.shape[0] + 2]), tf.zeros([]), tf.zeros([])
-
-        def step(
-            vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: Block, k: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor]:
-            vector, own = advance(vector, summed, rate, block, k)
-            return vector, total(own)
-
         # The loop stands outside of strategy.run because a collective inside control flow inside it is refused.
         for k in tf.range(block.count):
             vector, summed = strategy.run(step, args=(vector, summed, rate, block, k))
@@ -128,31 +139,46 @@ def compile_block(
             loss += summed[-2]
         return Outcome(vector - rate * summed[:-2], loss, summed[-1])
 
+    return cast("Advance", advance)
+
+
+def averaging(strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum) -> Advance:
+    """Blocks of steps that each worker makes alone, and one all-reduce that averages them; with one worker, all there is."""
+
     @tf.function(jit_compile=True)
-    def local_steps(vector: tf.Tensor, block: Block) -> tuple[tf.Tensor, tf.Tensor]:
-        loss = tf.zeros([])
-        for k in tf.range(block.count):
-            images, labels, weights = examples(block, k)
+    def own_steps(vector: tf.Tensor, block: Block) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, k = tf.zeros([]), tf.constant(0)
+        # Not a tf.range, whose end XLA takes for a constant: it would compile the block anew for every count.
+        while k < block.count:
             # Each divides by the size of its own part of the global batch, which may be nothing but padding.
-            size = tf.maximum(tf.reduce_sum(weights), 1)
-            summed, gradient = loss_and_gradient(vector, images, labels, weights)
+            size = tf.maximum(tf.reduce_sum(tf.gather(block.weights, k)), 1)
+            summed, gradient = packed_gradient(packing, vector, block, k)
             vector -= tf.gather(block.rates, k) / size * gradient
             loss += summed
+            k += 1
         return vector, loss
 
-    @tf.function
-    def averaging(vector: tf.Tensor, block: Block) -> Outcome:
-        def steps(vector: tf.Tensor, block: Block) -> tf.Tensor:
-            vector, loss = local_steps(vector, block)
-            return total(tf.concat([vector / workers, [loss, block.stop]], axis=0))
+    def steps(vector: tf.Tensor, block: Block) -> tf.Tensor:
+        vector, loss = own_steps(vector, block)
+        return total(tf.concat([vector / workers, [loss, block.stop]], axis=0))
 
+    @tf.function
+    def advance(vector: tf.Tensor, block: Block) -> Outcome:
         summed = strategy.run(steps, args=(vector, block))
         return Outcome(summed[:-2], summed[-2], summed[-1])
 
-    return averaging if workers == 1 or sync_every > 1 else synchronous
+    return cast("Advance", advance)
 
 
-def compile_sum(strategy: tf.distribute.Strategy) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def packed_gradient(packing: Packing, vector: tf.Tensor, block: Block, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss and the packed gradient of step k of a block, summed over this worker's examples."""
+    # tf.gather, because XLA compiles a slice anew for every k.
+    images, labels, weights = (tf.gather(tensor, k) for tensor in (block.images, block.labels, block.weights))
+    loss, gradient = model.loss_and_gradient(packing.unpack(vector), images, labels, weights)
+    return loss, packing.pack(gradient)
+
+
+def compile_sum(strategy: tf.distribute.Strategy) -> Callable[[Array], Array]:
     """The function that sums an array over the workers, the same to the bit on each."""
 
     @tf.function
@@ -168,23 +194,8 @@ def all_reduce(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
-def examples(block: Block, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Images, labels and weights of step k of a block; gather, because XLA compiles a slice anew for every k."""
-    return tf.gather(block.images, k), tf.gather(block.labels, k), tf.gather(block.weights, k)
-
-
-def _packed_gradient(packing: Packing) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    def loss_and_gradient(
-        vector: tf.Tensor, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, gradient = model.loss_and_gradient(packing.unpack(vector), images, labels, weights)
-        return loss, packing.pack(gradient)
-
-    return loss_and_gradient
-
-
-def _gathered(vector: tf.Tensor, workers: int) -> tf.Tensor:
-    """Every worker's vector, [workers, size]; the strategy's all_gather would first gather the shapes."""
+def gathered(vector: tf.Tensor, workers: int) -> tf.Tensor:
+    """Every worker's vector, [workers, size]; the strategy's own all_gather would first gather the shapes."""
     return tf.raw_ops.CollectiveGatherV2(
         input=vector[None],
         group_size=workers,

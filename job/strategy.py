@@ -25,7 +25,7 @@ def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
     Args:
         cluster: this worker and its peers.
         device: cpu or gpu.
-        threads: CPU threads of this worker.
+        threads: CPU threads that share a product.
 
     Raises:
         JobError: 64 when there is no GPU to train on; 75 when this worker's port is taken.
@@ -54,13 +54,12 @@ def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
 
 
 def configure(device: str, threads: int) -> None:
-    """Set up devices and threads; must come before TensorFlow makes anything.
-
-    One thread is left to the input pipeline: at batch 100 a second one in the products makes a step slower.
-    """
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, threads - 1))
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    """Set up devices and threads; must come before TensorFlow makes anything."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
     if device == "cpu":
+        # Operations in parallel only get into each other's way here: with a second thread for them a step of two
+        # workers takes 0.64 ms instead of 0.42, one of one worker 71 us instead of 65.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.set_visible_devices([], "GPU")
         return
     gpus = tf.config.list_physical_devices("GPU")

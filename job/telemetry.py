@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, TextIO, get_type_hints, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ _TYPES = {
 
 def to_json(record: Record) -> str:
     """One line of JSON, without its line end."""
-    return json.dumps(record.values(), allow_nan=True)
+    return json.dumps(record.values())
 
 
 def to_logfmt(record: Record) -> str:
@@ -76,7 +76,8 @@ def parse(line: str) -> Record | None:
             found = json.loads(line)
         else:
             found = {key: json.loads(word) if word.startswith('"') else word for key, word in _PAIR.findall(line)}
-        return Record(**{key: _TYPES[key](value) for key, value in found.items() if key in _TYPES})
+        fields: dict[str, Any] = {key: _TYPES[key](value) for key, value in found.items() if key in _TYPES}
+        return Record(**fields)
     except (ValueError, TypeError):
         return None
 

@@ -131,10 +131,10 @@ def describe(folder: Path, name: str, out: Path) -> None:
         arrays: dict[str, Bytes] = {}
         for split in datasets.SPLITS:
             rows = _rows(builder, version, split, fingerprint)
-            sha256, images, labels = _read_through(rows, split, len(fingerprint["classes"]), keep=keep)
+            rows_sha256, images, labels = _read_through(rows, split, len(fingerprint["classes"]), keep=keep)
             files = [Path(path) for path in info.splits[split].filepaths]
-            fingerprint[split]["sha256"] = sha256
-            fingerprint[split]["files"] = {f"{version.name}/{file.name}": datasets.file_sha256(file) for file in files}
+            fingerprint[split]["sha256"] = rows_sha256
+            fingerprint[split]["files"] = {f"{version.name}/{file.name}": sha256(file) for file in files}
             arrays |= {f"{split}-images.npy": images, f"{split}-labels.npy": labels}
     except JobError:
         raise
@@ -158,7 +158,7 @@ def _newest(place: Path) -> Path:
     return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
-def _rows(builder: Any, version: Path, split: str, fingerprint: Mapping[str, Any]) -> Rows:  # noqa: ANN401 - tfds is untyped
+def _rows(builder: Any, version: Path, split: str, fingerprint: Mapping[str, Any]) -> Rows:
     import tensorflow_datasets as tfds
 
     rows, columns = fingerprint["shape"]

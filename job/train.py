@@ -7,7 +7,7 @@ import hashlib
 import math
 import resource
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from job.cluster import Cluster
     from job.config import Config
     from job.dataset import Dataset, Rows
-    from job.publish import Output, Verdict
+    from job.publish import Output
 
     Tensors = Mapping[str, tf.Tensor]
     Probabilities = NDArray[np.float32]
@@ -46,16 +46,7 @@ class Worker:
     began: float
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A published run: its number of steps, its accuracy on the test set, and what promotion decided."""
-
-    steps: int
-    accuracy: float
-    verdict: Verdict
-
-
-def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output: Output | None) -> Trained | None:
+def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output: Output | None) -> int:
     """Train a model on every worker together, evaluate it on the whole test set, and publish it.
 
     Args:
@@ -65,7 +56,7 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
         output: rank 0's part of the output folder, begun; None on the others, who never look at it.
 
     Returns:
-        What rank 0 published; None on the others.
+        The exit code: rank 0's verdict, 0 on the others.
 
     Raises:
         JobError: 76 when the loss is not finite, 75 when a worker was told to stop, 73 or 75 from the output folder.
@@ -82,12 +73,23 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     worker.tell(phase="evaluating", step=course.step, steps=course.steps)
     params = packing.unpack(vector)
     probabilities = evaluator.probabilities(params)
-    trained = None
-    if output:
-        worker.tell(phase="publishing", step=course.step, steps=course.steps)
-        trained = publish(config, worker, dataset, output, course, params, probabilities)
+    if output is None:
+        say_published(evaluator.total)
+        return Exit.OK
+    worker.tell(phase="publishing", step=course.step, steps=course.steps)
+    published = publish(config, worker, dataset, output, course, params, probabilities)
+    verdict = output.promote(config.promote, config.min_accuracy)
     say_published(evaluator.total)
-    return trained
+    worker.tell(
+        phase="published",
+        step=course.step,
+        steps=course.steps,
+        accuracy=published["test"]["accuracy"],
+        code=verdict.code,
+        reason=verdict.verdict,
+        message=verdict.reason,
+    )
+    return verdict.code
 
 
 def say_published(total: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
@@ -160,7 +162,7 @@ def learning_rates(config: Config, plan: data.Plan, first: int) -> NDArray[np.fl
 
 
 def shows_accuracy(config: Config, epoch: int) -> bool:
-    """Whether the test set is evaluated for display after an epoch, counted from 1; after the last comes the run's own."""
+    """Whether the test set is evaluated for display after an epoch, counted from 1; the last is followed by the run's."""
     return config.evaluate_every > 0 and epoch % config.evaluate_every == 0 and epoch < config.epochs
 
 
@@ -174,7 +176,7 @@ class Evaluator:
         self._predict = tf.function(model.predict, reduce_retracing=True)
 
     def probabilities(self, params: Tensors) -> Probabilities:
-        """The model's probabilities of all test examples in the dataset's order, [n, classes]: the same on each worker."""
+        """The probabilities of all test examples in the dataset's order, [n, classes], the same on each worker."""
         classes = self._predict(params, tf.zeros([1, *self._batches.element_spec[1].shape[1:]], tf.uint8)).shape[1]
         own = np.zeros([self._count, classes], np.float32)  # the other workers' rows stay zeros
         for numbers, images, _ in self._batches:
@@ -185,7 +187,7 @@ class Evaluator:
         """The share of test examples that are classified rightly."""
         right = 0
         for _, images, labels in self._batches:
-            right += np.count_nonzero(self._predict(params, images).numpy().argmax(axis=1) == labels)
+            right += int(np.count_nonzero(self._predict(params, images).numpy().argmax(axis=1) == labels))
         return float(self.total(np.asarray([right], np.float32))[0]) / self._count
 
 
@@ -197,8 +199,8 @@ def publish(
     course: Course,
     params: Tensors,
     probabilities: Probabilities,
-) -> Trained:
-    """Write the model and its report, make them appear in the output folder, and let `latest` follow if it should."""
+) -> dict[str, Any]:
+    """Write the model and its report and make them appear in the output folder; returns the report."""
     arrays = {name: tensor.numpy() for name, tensor in params.items()}
     images, labels = dataset.test.take(np.arange(dataset.test.count))
     evaluation = report.Evaluation(labels, probabilities)
@@ -233,8 +235,7 @@ def publish(
         report.write(folder, written, evaluation, images, model.layers(arrays))
 
     output.publish(fill)
-    verdict = output.promote(config.promote, config.min_accuracy)
-    return Trained(course.steps, written["test"]["accuracy"], verdict)
+    return written
 
 
 def digest(params: Mapping[str, NDArray[np.float32]]) -> str:

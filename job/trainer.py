@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import os
 import platform
 import signal
@@ -88,30 +88,18 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
 
         dataset = loading.result()
     tell(phase="joining")
-    threads = config.threads or cpus.limit()
+    threads = config.threads or cpus.threads(-(-config.batch_size // cluster.workers))
     joined = strategy.join(cluster, config.device, threads)
     # Only now, for TensorFlow's server has put a handler of its own in the place of Python's.
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     worker = train.Worker(cluster, joined, tell, stop.is_set, BEGAN)
     if output is None:
-        train.train_and_evaluate(config, worker, dataset, None)
-        return Exit.OK
+        return train.train_and_evaluate(config, worker, dataset, None)
     with output.begin(description(config, cluster, dataset, threads)):
         with output.errors():
             tell.journal = journal.Journal(output.folder)
-        trained = train.train_and_evaluate(config, worker, dataset, output)
-        tell(
-            phase="published",
-            step=trained.steps,
-            steps=trained.steps,
-            accuracy=trained.accuracy,
-            code=trained.verdict.code,
-            reason=trained.verdict.verdict,
-            message=trained.verdict.reason,
-        )
-        tell.journal.close()
-    return trained.verdict.code
+        return train.train_and_evaluate(config, worker, dataset, output)
 
 
 def description(config: Config, cluster: Cluster, dataset: Dataset, threads: int) -> dict[str, Any]:
@@ -123,7 +111,7 @@ def description(config: Config, cluster: Cluster, dataset: Dataset, threads: int
     return {
         "run": cluster.run,
         "job_uid": cluster.job_uid,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+        "started": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds"),
         "settings": values,
         "settings_hash": settings_hash(must_match),
         "must_match": must_match,

@@ -68,7 +68,7 @@ def forward(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> NDArray[np.f
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.Run:  # noqa: ANN401 - fields of any type
+def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.Run:
     """A run as the trainer tells it; changes are fields of report.Run, or of Config under `settings`."""
     settings = dataclasses.asdict(Config(workers=2, **changes.pop("settings", {})))
     values: dict[str, Any] = {
@@ -128,7 +128,7 @@ def publish(
     name: str,
     right: NDArray[np.bool_],
     verdict: str = "promoted",
-    **changes: Any,  # noqa: ANN401 - as in run()
+    **changes: Any,
 ) -> Path:
     """A published run of two classes that gets just those test examples right; its model and page are left out."""
     folder = output / "models" / name

@@ -45,7 +45,7 @@ DRAWINGS = {
 }
 
 
-def write(folder: Path, model: list[Layer] | None, **changes: Any) -> Path:  # noqa: ANN401 - report.Run's fields
+def write(folder: Path, model: list[Layer] | None, **changes: Any) -> Path:
     """A report's page on that model."""
     samples.write(folder, samples.run(**changes), model, PICTURES)
     return folder / "report.html"

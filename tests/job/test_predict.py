@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = tf.Module()
     module.weights, module.bias = tf.Variable(weights), tf.Variable(bias)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28], tf.uint8, name="images")])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28], tf.uint8, name="images")])
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         flat = tf.cast(tf.reshape(images, [-1, 784]), tf.float32) / 255.0
         probabilities = tf.nn.softmax(flat @ module.weights + module.bias)
