@@ -62,7 +62,7 @@ def run(config: Config) -> int:
         finally:
             end(workers)
     if code in PUBLISHED:
-        display.summary()
+        display.summary(code)
     return code
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from job import telemetry
+from job.errors import Exit
 
 if TYPE_CHECKING:
     from job.config import Config
@@ -61,9 +62,15 @@ class Lines:
             text = f"{record.message}; {record.hint}" if record.hint else str(record.message)
         self.note(rank, f"error: {text}")
 
-    def summary(self) -> None:
-        """Print how good the published model is, and where it and its report are."""
+    def summary(self, code: int) -> None:
+        """Print how good the published model is, and where it and its report are; that it was rejected is an error."""
         print(" ".join(f"{name}={value}" for name, value in self._result().items()), flush=True)
+        self._rejection(code)
+
+    def _rejection(self, code: int) -> None:
+        if code == Exit.REJECTED:
+            reason = f"{self._run} is published, but rejected: {self._verdict()['reason']}"
+            print(f"error: {reason}; `latest` is unmoved", file=sys.stderr, flush=True)
 
     def _named(self, rank: int, text: str) -> str:
         return f"worker {rank}: {text}" if self._config.workers > 1 else text
@@ -149,7 +156,7 @@ class Terminal(Lines):
         self._progress.stop()
         super().failed(rank, code, record)
 
-    def summary(self) -> None:
+    def summary(self, code: int) -> None:
         """Print the result as a small table."""
         report, verdict = self._report(), self._verdict()
         test, timing = report["test"], report["timing"]
@@ -164,6 +171,7 @@ class Terminal(Lines):
         table.add_row("report", str(self._model / "report.html"))
         table.add_row("latest", f"{verdict['verdict']}: {verdict['reason']}")
         self._console.print(table)
+        self._rejection(code)
 
     def _begin(self, record: Record) -> None:
         """Tick off the phase before and begin another."""

@@ -143,7 +143,7 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
 
 
 def averaging(strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum) -> Advance:
-    """Blocks of steps that each worker makes alone, and one all-reduce that averages them; with one worker, all there is."""
+    """Blocks of steps that each worker makes alone, and one all-reduce that averages them; with one worker, all of it."""
 
     @tf.function(jit_compile=True)
     def own_steps(vector: tf.Tensor, block: Block) -> tuple[tf.Tensor, tf.Tensor]:

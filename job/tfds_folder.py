@@ -24,6 +24,7 @@ from PIL import Image
 from job import dataset as datasets
 from job.errors import Exit, JobError
 from job.fetch import UnavailableError
+from job.files import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

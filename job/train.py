@@ -162,7 +162,7 @@ def learning_rates(config: Config, plan: data.Plan, first: int) -> NDArray[np.fl
 
 
 def shows_accuracy(config: Config, epoch: int) -> bool:
-    """Whether the test set is evaluated for display after an epoch, counted from 1; the last is followed by the run's."""
+    """Whether the test set is evaluated for display after this epoch, counted from 1; the last has the run's own."""
     return config.evaluate_every > 0 and epoch % config.evaluate_every == 0 and epoch < config.epochs
 
 
