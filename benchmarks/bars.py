@@ -46,7 +46,7 @@ BARS = (
     Bar(
         "a step over its two matrix products alone",
         cases.JOB,
-        (cases.FLOOR, cases.FLOOR_CLASSES_FIRST),
+        (cases.FLOOR,),
         1.3,
         at_most=True,
     ),

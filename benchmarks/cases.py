@@ -24,6 +24,7 @@ SESSION = "TensorFlow, a session call a batch"
 KERAS = "Keras fit"
 KERAS_100 = "Keras fit, 100 steps per execution"
 NUMPY = "NumPy by hand"
+NUMPY_CLASSES_FIRST = "NumPy by hand, classes first"
 TORCH = "PyTorch"
 TORCH_DDP = "PyTorch DDP over gloo, 2 processes"
 TF_KERAS = "tf_keras fit, MWMS, 2 workers"
@@ -77,17 +78,19 @@ class Settings:
 def cases(settings: Settings) -> list[Case]:
     """Every case, in the order of the table."""
     found: list[Case] = []
+    classes_first = ["--classes-first", "1"]
     hundred = ["--steps-per-execution", "100"]
     # One process: with one thread and with all cores, for none of them is best served by the same.
     for threads in sorted({1, settings.cores}):
         found += [
             rival(settings, FLOOR, "benchmarks.floor", threads),
-            rival(settings, FLOOR_CLASSES_FIRST, "benchmarks.floor", threads, flags=["--classes-first", "1"]),
+            rival(settings, FLOOR_CLASSES_FIRST, "benchmarks.floor", threads, flags=classes_first),
             job(settings, JOB, threads),
             rival(settings, SESSION, "benchmarks.rivals.textbook_tf", threads),
             rival(settings, KERAS, "benchmarks.rivals.keras_fit", threads),
             rival(settings, KERAS_100, "benchmarks.rivals.keras_fit", threads, flags=hundred),
             rival(settings, NUMPY, "benchmarks.rivals.numpy_loop", threads),
+            rival(settings, NUMPY_CLASSES_FIRST, "benchmarks.rivals.numpy_loop", threads, flags=classes_first),
         ]
     if settings.torch_python:
         # Never with more threads: on two busy cores they wait for each other, 1,800 microseconds a step instead of 270.
@@ -122,7 +125,7 @@ def growth(settings: Settings) -> list[Case]:
     ]
 
 
-def rival(  # noqa: PLR0913 - one for each thing in which two cases of one module differ
+def rival(
     settings: Settings, name: str, module: str, threads: int, *, flags: Sequence[str] = (), processes: int = 1
 ) -> Case:
     """A module of this package that trains MNIST in its own way."""

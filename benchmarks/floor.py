@@ -34,7 +34,7 @@ def main() -> None:
     # Each step multiplies another batch by what the step before made of its own products: nothing can be left out,
     # moved out of the loop or shared between steps. The subtraction, 7,840 numbers, is the least that achieves this.
     @tf.function(jit_compile=True)
-    def products(weights: Any, batches: Any) -> Any:  # noqa: ANN401 - TensorFlow has no types
+    def products(weights: Any, batches: Any) -> Any:
         for k in tf.range(steps):
             batch = batches[k % BATCHES]
             if args.classes_first:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job import config
-from job.errors import MEANINGS, JobError
+from job.errors import MEANINGS, Exit, JobError
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +25,13 @@ def main() -> int:
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:
+        print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
+        return Exit.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence
+        traceback.print_exc()
+        print(f"error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
+        return Exit.BUG
     return code
 
 

@@ -80,8 +80,8 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
         raise usage(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
     if len(pairs) != workers:
         raise usage(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
-    tensorflow = _addresses("PEERS", [pair[0] for pair in pairs])
-    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, tuple(pair[1] for pair in pairs))
+    tensorflow, supervisors = (_addresses("PEERS", list(addresses)) for addresses in zip(*pairs, strict=True))
+    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
 
 
 def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
@@ -96,9 +96,9 @@ def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
     except (KeyError, TypeError, AttributeError):
         raise _tf_config_error(f"lacks `cluster`, or `task` with `type` and `index`: {text!r}") from None
     others = sorted(set(cluster) - {"chief", "worker"})
-    if others or kind not in {"chief", "worker"}:
+    if others or kind not in ("chief", "worker"):  # not a set: a list is no member of one, and raises
         raise _tf_config_error(f"has the role {(others or [kind])[0]!r}, and only chief and worker can train")
-    if not isinstance(index, int) or not 0 <= index < len(chiefs if kind == "chief" else workers):
+    if type(index) is not int or not 0 <= index < len(chiefs if kind == "chief" else workers):
         raise _tf_config_error(f"has the task {kind} {index!r}, which its cluster does not list")
     if len(chiefs) > 1:
         raise _tf_config_error(f"lists {len(chiefs)} chiefs, and there is one at most")

@@ -45,9 +45,9 @@ class Config:
         JobError: 64, when a value is out of its bounds; the sentence names the flag, the bound and the value.
     """
 
-    epochs: int = setting(10, "passes over the training set", at_least=1)
-    batch_size: int = setting(100, "examples in a global batch, over all workers", at_least=1)
-    learning_rate: float = setting(1.0, "step length at the start of the schedule", above=0)
+    epochs: int = setting(10, "passes over the training set", at_least=1, at_most=1_000_000)
+    batch_size: int = setting(100, "examples in a global batch, over all workers", at_least=1, at_most=1_000_000)
+    learning_rate: float = setting(1.25, "step length at the start of the schedule", above=0)
     schedule: str = setting("cosine", "how the learning rate changes over the run", choices=("cosine", "constant"))
     seed: int = setting(0, "seed of the initial parameters and of the order of examples", at_least=0, at_most=2**32 - 1)
     dataset: str = setting("mnist", "name of the dataset, as TensorFlow Datasets knows it")
@@ -59,14 +59,17 @@ class Config:
         1, "steps between synchronisations; above 1 parameters are averaged (local SGD)", at_least=1
     )
     evaluate_every: int = setting(1, "epochs between evaluations for display; 0: only at the end", at_least=0)
-    log_every: int = setting(100, "steps between progress records", at_least=1)
+    log_every: int = setting(200, "steps between progress records", at_least=1)
     min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
     promote: str = setting(
         "unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never")
     )
     device: str = setting("cpu", "what trains: one CPU replica or one GPU a worker", choices=("cpu", "gpu"))
     threads: int = setting(
-        0, "CPU threads that share a product; 0: up to the container's CPU limit, by the batch", at_least=0
+        0,
+        "CPU threads that share a product; 0: up to the container's CPU limit, by the batch",
+        at_least=0,
+        at_most=1024,
     )
 
     def __post_init__(self) -> None:
@@ -114,6 +117,10 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are a JobError, so that usage errors look like all others."""
+
+    def __init__(self, **options: Any) -> None:
+        # A flag cut short would mean another one as soon as there is a second that begins so.
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the command line."""

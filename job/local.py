@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 
 from job import config as configs
 from job import process, progress, telemetry
 from job.cluster import LOCAL_UID, Cluster
-from job.errors import Exit
+from job.errors import MEANINGS, Exit, JobError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from job.progress import Lines
     from job.telemetry import Record
 
-# What a worker said: a record, a line on standard error, or its exit code.
-Events: TypeAlias = "queue.Queue[tuple[int, Record | str | int]]"
+# What a worker said: a record, a line on standard error, or its exit code; an error is what this process was asked.
+# A SimpleQueue, for a signal's handler may put into it whatever it interrupts.
+Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
 
 PUBLISHED = {Exit.OK, Exit.REJECTED}
 STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
@@ -36,31 +37,42 @@ CAUSE_S = 3.0  # how long to wait for the worker that failed when another says t
 END_S = 1.0  # how long a worker may live on after rank 0 has ended well
 
 
-class _StopError(Exception):
-    """Somebody asked this process to stop; the argument is its exit code."""
-
-
 def run(config: Config) -> int:
     """Train with config.workers workers on this machine and show how it goes.
 
     Returns:
-        The exit code: rank 0's verdict, or that of the worker that failed first; 130 after Ctrl-C, 75 after SIGTERM.
+        The exit code: rank 0's verdict, or that of the worker that failed first.
+
+    Raises:
+        JobError: 130 after Ctrl-C, 75 after SIGTERM.
     """
-    name = config.name or f"{config.dataset}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     configs.check_name(name, config.workers)
     display = progress.display(config, name)
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
     workers: list[subprocess.Popen[str]] = []
-    with display:
-        try:
-            for cluster, cpus in zip(clusters(name, config.workers), shares(config.workers), strict=True):
-                workers.append(start(config, cluster, cpus))
-            code = follow(workers, display)
-        except _StopError as stop:
-            (code,) = stop.args
-        finally:
-            end(workers)
+    events: Events = queue.SimpleQueue()
+    asked = False
+
+    def stop(number: int, _: FrameType | None) -> None:
+        # Raised here, the error could come between the start of a worker and the note that there is one.
+        nonlocal asked
+        if asked:
+            kill(workers)
+        asked = True
+        code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN
+        events.put((0, JobError(code, "stopped", MEANINGS[code])))
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        for cluster, cpus in zip(clusters(name, config.workers), shares(config.workers), strict=True):
+            workers.append(start(config, cluster, cpus))
+        with display:
+            for rank, worker in enumerate(workers):
+                threading.Thread(target=listen, args=(rank, worker, events), daemon=True).start()
+            code = follow(len(workers), events, display)
+    finally:
+        end(workers)
     if code in PUBLISHED:
         display.summary(code)
     return code
@@ -98,23 +110,25 @@ def start(config: Config, cluster: Cluster, cpus: list[int]) -> subprocess.Popen
     )
 
 
-def follow(workers: list[subprocess.Popen[str]], display: Lines) -> int:
+def follow(workers: int, events: Events, display: Lines) -> int:
     """Show the workers' records until all have ended, or one failed and the others had time to tell the first cause.
 
     Returns:
         Rank 0's exit code if it published, else that of the worker that failed first.
+
+    Raises:
+        JobError: what this process was asked to end with.
     """
-    events: Events = queue.Queue()
-    for rank, worker in enumerate(workers):
-        threading.Thread(target=listen, args=(rank, worker, events), daemon=True).start()
     failures: dict[int, Record] = {}
     codes: dict[int, int] = {}
     deadline = float("inf")
-    while len(codes) < len(workers):
+    while len(codes) < workers:
         try:
             rank, event = events.get(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         except queue.Empty:
             break
+        if isinstance(event, JobError):
+            raise event
         if isinstance(event, int):
             codes[rank] = event
             if codes.get(0) in PUBLISHED:
@@ -130,10 +144,14 @@ def follow(workers: list[subprocess.Popen[str]], display: Lines) -> int:
             display.show(event)
     if codes.get(0) in PUBLISHED:
         return codes[0]
-    # A lost peer is a symptom; the worker that says something else was first.
-    rank = min((r for r in codes if codes[r]), key=lambda r: r not in failures or failures[r].reason == "peer-lost")
+    rank = cause(codes, failures)
     display.failed(rank, codes[rank], failures.get(rank))
     return codes[rank]
+
+
+def cause(codes: dict[int, int], failures: dict[int, Record]) -> int:
+    """The worker that failed first. A lost peer is a symptom: one that says something else was before."""
+    return min((r for r in codes if codes[r]), key=lambda r: r not in failures or failures[r].reason == "peer-lost")
 
 
 def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
@@ -159,15 +177,16 @@ def end(workers: list[subprocess.Popen[str]]) -> None:
             worker.terminate()
     deadline = time.monotonic() + STOP_S
     for worker in workers:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+    kill(workers)
+    for worker in workers:
+        worker.wait()
 
 
-def _stop(number: int, _: FrameType | None) -> None:
-    # Once: a second one would find nothing else to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _StopError(Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN)
+def kill(workers: list[subprocess.Popen[str]]) -> None:
+    """Kill every worker that is still there, supervisor and trainer: they are a process group."""
+    for worker in workers:
+        if worker.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)

@@ -25,10 +25,13 @@ def start(command: Sequence[str], *, cpus: Collection[int] = (), **options: Any)
         cpus: the CPUs that it may use; all of this process's where none are given.
         options: of subprocess.Popen.
     """
+    parent = os.getpid()
 
     def prepare() -> None:
         if _LIBC:
             _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it ended before
+                os._exit(1)
             if cpus:
                 os.sched_setaffinity(0, cpus)
 

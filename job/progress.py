@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from job import telemetry
@@ -47,30 +48,32 @@ class Lines:
     def show(self, record: Record) -> None:
         """Show a worker's record."""
         if record.rank == 0 or self._phases.get(record.rank) != record.phase:
-            print(telemetry.to_logfmt(record), flush=True)
+            telemetry.say(telemetry.to_logfmt(record))
         self._phases[record.rank] = record.phase
 
     def note(self, rank: int, line: str) -> None:
         """Show a line that a worker wrote on standard error."""
-        print(self._named(rank, line), file=sys.stderr, flush=True)
+        telemetry.say(self._named(rank, line), sys.stderr)
 
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Say on standard error why the run failed, from the record of the worker that failed first if it left one."""
-        if record is None:
-            text = f"ended with {code} and said nothing"
-        else:
+        if record:
             text = f"{record.message}; {record.hint}" if record.hint else str(record.message)
-        self.note(rank, f"error: {text}")
+        elif code > 128:
+            text = f"the worker was killed by {signal.Signals(code - 128).name}"
+        else:
+            text = f"the worker ended with {code} and said nothing"
+        telemetry.say(f"error: {self._named(rank, text)}", sys.stderr)
 
     def summary(self, code: int) -> None:
         """Print how good the published model is, and where it and its report are; that it was rejected is an error."""
-        print(" ".join(f"{name}={value}" for name, value in self._result().items()), flush=True)
+        telemetry.say(" ".join(f"{name}={telemetry.word(value)}" for name, value in self._result().items()))
         self._rejection(code)
 
     def _rejection(self, code: int) -> None:
         if code == Exit.REJECTED:
             reason = f"{self._run} is published, but rejected: {self._verdict()['reason']}"
-            print(f"error: {reason}; `latest` is unmoved", file=sys.stderr, flush=True)
+            telemetry.say(f"error: {reason}; `latest` is unmoved", sys.stderr)
 
     def _named(self, rank: int, text: str) -> str:
         return f"worker {rank}: {text}" if self._config.workers > 1 else text
@@ -133,6 +136,8 @@ class Terminal(Lines):
     def show(self, record: Record) -> None:
         """Show a worker's record: rank 0's as it is, the others' in the number of those that have joined."""
         self._phases[record.rank] = record.phase
+        if record.phase == "published" and not self._phase:
+            self._console.print(record.message)
         if record.rank == 0 and record.phase != self._phase:
             self._begin(record)
         if self._phase == "joining":
@@ -140,7 +145,9 @@ class Terminal(Lines):
             self._progress.update(self._task, detail=f"{joined} of {self._config.workers} workers")
         if record.rank == 0 and record.phase == "training":
             left = timedelta(seconds=round(record.eta_s or 0))
-            accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.4f}"
+            # 80 columns have room for the others.
+            shown = record.accuracy is not None and self._console.width >= 100
+            accuracy = f"  accuracy {record.accuracy:.4f}" if shown else ""
             figures = (
                 f"{record.step:,} of {record.steps:,}  loss {record.loss:.4f}  "
                 f"{record.examples_per_s:,.0f} examples/s  {left} left{accuracy}"
@@ -161,14 +168,14 @@ class Terminal(Lines):
         report, verdict = self._report(), self._verdict()
         test, timing = report["test"], report["timing"]
         low, high = test["accuracy_interval"]
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid("", Column(overflow="fold"), padding=(0, 2))
         interval = f"95% interval {low:.4f} to {high:.4f}, {test['correct']:,} of {test['examples']:,} test images"
         speed = f"{timing['us_per_step']:.0f} µs a step, {timing['examples_per_s']:,.0f} examples/s"
         table.add_row("accuracy", f"[bold]{test['accuracy']:.4f}[/]  ({interval})")
         seconds = time.monotonic() - self._began
         table.add_row("seconds", f"{seconds:.1f}, of which training {timing['training_s']:.1f} ({speed})")
-        table.add_row("model", str(self._model / "saved_model" / "1"))
-        table.add_row("report", str(self._model / "report.html"))
+        table.add_row("model", Text(str(self._model / "saved_model" / "1")))
+        table.add_row("report", Text(str(self._model / "report.html")))
         table.add_row("latest", f"{verdict['verdict']}: {verdict['reason']}")
         self._console.print(table)
         self._rejection(code)

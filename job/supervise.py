@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -68,9 +67,8 @@ def supervise(config: Config, cluster: Cluster) -> int:
 
 
 def show(record: Record) -> None:
-    """Write a record to standard output, if anyone is still reading there."""
-    with contextlib.suppress(BrokenPipeError):
-        print(telemetry.to_logfmt(record), flush=True)
+    """Write a record to standard output."""
+    telemetry.say(telemetry.to_logfmt(record))
 
 
 def keep(stream: TextIO, lines: deque[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
@@ -59,10 +61,11 @@ def to_json(record: Record) -> str:
 
 def to_logfmt(record: Record) -> str:
     """One line of logfmt, without its line end; a value with a space, a quote or a line end is a JSON string."""
-    return " ".join(f"{key}={_word(value)}" for key, value in record.values().items())
+    return " ".join(f"{key}={word(value)}" for key, value in record.values().items())
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A value as logfmt has it."""
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}".rstrip("0").rstrip(".")
     text = str(value)
@@ -78,13 +81,25 @@ def parse(line: str) -> Record | None:
             found = {key: json.loads(word) if word.startswith('"') else word for key, word in _PAIR.findall(line)}
         fields: dict[str, Any] = {key: _TYPES[key](value) for key, value in found.items() if key in _TYPES}
         return Record(**fields)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
 def read(lines: TextIO) -> Iterator[Record]:
-    """The records of a stream, whatever else stands in it."""
+    """The records of a stream, whatever else stands in it; a last line without its end is torn, and skipped."""
     for line in lines:
-        record = parse(line)
-        if record is not None:
+        if line.endswith("\n") and (record := parse(line)):
             yield record
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Write a line at once, on standard output where no stream is given.
+
+    Training goes on when nobody reads any more, as after `| head`: this line and the later ones then go nowhere.
+    """
+    stream = stream or sys.stdout
+    try:
+        stream.write(line + "\n")
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

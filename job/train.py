@@ -173,7 +173,7 @@ class Evaluator:
         self.total = step.compile_sum(worker.strategy)
         self._count = rows.count
         self._batches = data.evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank)
-        self._predict = tf.function(model.predict, reduce_retracing=True)
+        self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
 
     def probabilities(self, params: Tensors) -> Probabilities:
         """The probabilities of all test examples in the dataset's order, [n, classes], the same on each worker."""
@@ -204,6 +204,7 @@ def publish(
     arrays = {name: tensor.numpy() for name, tensor in params.items()}
     images, labels = dataset.test.take(np.arange(dataset.test.count))
     evaluation = report.Evaluation(labels, probabilities)
+    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
     begun = output.config()
     run = report.Run(
         name=output.run,
@@ -216,7 +217,7 @@ def publish(
         replicas=worker.strategy.num_replicas_in_sync,
         device=config.device,
         versions=begun["versions"],
-        curve=course.moments,
+        curve=[*course.moments[:-1], {**course.moments[-1], "accuracy": accuracy}],
         timing={
             "startup_s": course.first_block_at - worker.began,
             "training_s": course.training_s,

@@ -37,7 +37,7 @@ def worker(args: Namespace) -> None:
     size, count = args.batch_size, len(train.labels)
     steps = count // size
 
-    def batches(context: Any) -> Any:  # noqa: ANN401 - TensorFlow has no types
+    def batches(context: Any) -> Any:
         rows = tf.data.Dataset.from_tensor_slices((train.images, train.labels))
         rows = rows.shard(context.num_input_pipelines, context.input_pipeline_id).shuffle(count).repeat()
         return rows.batch(context.get_per_replica_batch_size(size)).prefetch(tf.data.AUTOTUNE)
