@@ -15,6 +15,8 @@ help:  ## list the targets
 setup: .venv/installed  ## make the virtual environment with the locked dependencies
 
 .venv/installed: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12" >&2; exit 64; }
 	$(PYTHON) -m venv .venv
 	$(INSTALL) requirements/dev.txt
 	@touch $@
@@ -45,7 +47,7 @@ lock: setup  ## lock the dependencies again after a change in pyproject.toml
 	$(LOCK) pyproject.toml --extra cpu --output-file requirements/cpu.txt
 	$(LOCK) pyproject.toml --extra gpu --output-file requirements/gpu.txt
 	$(LOCK) pyproject.toml --extra cpu --extra dev --output-file requirements/dev.txt
-	# Alone: tf-keras asks for tensorflow, whose files would overwrite tensorflow-cpu's.
+	@# Alone: tf-keras asks for tensorflow, whose files would overwrite tensorflow-cpu's.
 	echo 'tf-keras~=2.21.0' | $(LOCK) --no-deps - --output-file requirements/bench.txt
 
 clean:  ## remove what was made here, but not data/ and output/

@@ -80,8 +80,10 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
         raise usage(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
     if len(pairs) != workers:
         raise usage(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
-    tensorflow, supervisors = (_addresses("PEERS", list(addresses)) for addresses in zip(*pairs, strict=True))
-    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
+    for _, supervisor in pairs:
+        _check_address("PEERS", supervisor)
+    tensorflow = _addresses("PEERS", [pair[0] for pair in pairs])
+    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, tuple(pair[1] for pair in pairs))
 
 
 def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
@@ -150,12 +152,16 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
 def _addresses(variable: str, addresses: list[Any]) -> tuple[str, ...]:
     """Host:port of each rank; TensorFlow hangs on a cluster that names one twice."""
     for address in addresses:
-        host, _, port = str(address).rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise usage(f"{variable} has the address {address!r}, which is not host:port")
+        _check_address(variable, address)
         if addresses.count(address) > 1:
             raise usage(f"{variable} names {address} twice")
     return tuple(addresses)
+
+
+def _check_address(variable: str, address: Any) -> None:
+    host, _, port = str(address).rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise usage(f"{variable} has the address {address!r}, which is not host:port")
 
 
 def _tf_config_error(problem: str) -> JobError:

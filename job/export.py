@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
@@ -10,7 +13,6 @@ from job import model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -41,6 +43,13 @@ def save(folder: Path, params: Mapping[str, NDArray[np.float32]], shape: tuple[i
             `probabilities` float32 [n, classes] and `class` int64 [n].
     """
     classifier = Classifier(params, shape)
-    tf.saved_model.save(
-        classifier, str(folder), signatures={"classify": classifier.classify, "serving_default": classifier.classify}
-    )
+    signatures = {"classify": classifier.classify, "serving_default": classifier.classify}
+    with tempfile.TemporaryDirectory() as local:
+        # Not there at once: TensorFlow's errors do not tell a full volume from one that answers late, Python's do.
+        tf.saved_model.save(classifier, local, signatures=signatures)
+        for path in [Path(local), *sorted(Path(local).rglob("*"))]:
+            copy = folder / path.relative_to(local)
+            if path.is_dir():
+                copy.mkdir(parents=True)
+            else:
+                shutil.copyfile(path, copy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -45,8 +47,12 @@ class Journal:
         if figures and record.step is not None:
             summary = tf.compat.v1.Summary(value=figures)
             event = tf.compat.v1.Event(wall_time=record.time, step=record.step, summary=summary)
-            self._scalars.write(event.SerializeToString())
-            self._scalars.flush()
+            try:
+                self._scalars.write(event.SerializeToString())
+                self._scalars.flush()
+            except tf.errors.OpError as error:
+                number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
+                raise OSError(number, os.strerror(number), error.message) from error
 
     def close(self) -> None:
         """Close both."""

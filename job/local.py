@@ -34,7 +34,7 @@ Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]
 PUBLISHED = {Exit.OK, Exit.REJECTED}
 STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
 CAUSE_S = 3.0  # how long to wait for the worker that failed when another says that it lost a peer
-END_S = 1.0  # how long a worker may live on after rank 0 has ended well
+END_S = 1.0  # how long a worker may live on when another's end has told how it went; rank 0 may be about to publish
 
 
 def run(config: Config) -> int:
@@ -135,7 +135,7 @@ def follow(workers: int, events: Events, display: Lines) -> int:
                 deadline = time.monotonic() + END_S
             elif event != 0:
                 known = rank in failures and failures[rank].reason != "peer-lost"
-                deadline = min(deadline, time.monotonic() + (0 if known else CAUSE_S))
+                deadline = min(deadline, time.monotonic() + (END_S if known else CAUSE_S))
         elif isinstance(event, str):
             display.note(rank, event)
         elif event.phase == "failed":

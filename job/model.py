@@ -1,5 +1,8 @@
 """Softmax regression, and the only file that knows the architecture; overwrite it to train another model.
 
+Its functions are traced without AutoGraph: write them in TensorFlow's operations, without Python's `if` and `for` on
+tensors.
+
 Multinomial logistic regression as in Bishop, Pattern Recognition and Machine Learning, 4.3.4.
 """
 

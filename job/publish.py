@@ -68,6 +68,9 @@ class Output:
             if not self.model.is_dir():
                 return None
             self._check_owner()
+            if not (self.folder / "config.json").exists():
+                message = f"{self.model} is there, but not what it was trained with, {self.folder / 'config.json'}"
+                raise JobError(Exit.USAGE, "run-taken", message, "use another name")
             config = self.config()["settings"]
             return self.promote(config["promote"], config["min_accuracy"])
 

@@ -116,11 +116,16 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
     """Blocks of steps with one all-reduce each: of the gradient, the loss and the flag to stop."""
 
     @tf.function(jit_compile=True, autograph=False)
+    def update(vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """Compiled for the last one too: it rounds as all others do, wherever a block ends."""
+        return vector - rate * summed[:-2]
+
+    @tf.function(jit_compile=True, autograph=False)
     def update_and_gradient(
         vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: Block, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Make the update that the step before left, and compute this one's gradient: one launch a step, not two."""
-        vector -= rate * summed[:-2]
+        vector = update(vector, summed, rate)
         loss, gradient = packed_gradient(packing, vector, block, k)
         return vector, tf.concat([gradient, [loss, block.stop]], axis=0)
 
@@ -143,13 +148,13 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
         # The loop stands outside of strategy.run because a collective inside control flow inside it is refused.
         start = (0, vector, tf.zeros([vector.shape[0] + 2]), 0.0, 0.0)
         _, vector, summed, rate, loss = tf.while_loop(lambda k, *_: k < block.count, next_step, start)
-        return Outcome(vector - rate * summed[:-2], loss, summed[-1])
+        return Outcome(update(vector, summed, rate), loss, summed[-1])
 
     return cast("Advance", advance)
 
 
 def averaging(strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum) -> Advance:
-    """Blocks of steps that each worker makes alone, then one all-reduce that averages them; one worker is alone always."""
+    """Blocks of steps that each worker makes alone, then one all-reduce that averages them; one worker has no more."""
 
     @tf.function(jit_compile=True, autograph=False)
     def own_steps(vector: tf.Tensor, block: Block) -> tuple[tf.Tensor, tf.Tensor]:

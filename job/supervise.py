@@ -17,16 +17,20 @@ from job.errors import Exit
 from job.telemetry import Record
 
 if TYPE_CHECKING:
+    import subprocess
+
     from job.cluster import Cluster
     from job.config import Config
 
 CHATTER_LINES = 200
+EXPLAINED = set(Exit) - {Exit.BUG, Exit.INTERRUPTED}  # what a trainer ends with after a sentence that says it all
 
 
 def supervise(config: Config, cluster: Cluster) -> int:
     """Run this worker's trainer to its end, its records going to standard output as logfmt.
 
-    What TensorFlow writes on standard error is kept, and shown when the trainer ends by a bug or an unasked signal.
+    What TensorFlow writes on standard error is kept, and shown when the trainer ends by a bug, an unknown code
+    or an unasked signal.
 
     Returns:
         The exit code: the trainer's, 75 where it was told to stop, 128 and the signal's number where one killed it.
@@ -36,16 +40,21 @@ def supervise(config: Config, cluster: Cluster) -> int:
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow looks for drivers
     command = [sys.executable, "-m", "job.trainer", *configs.argv(config)]
-    trainer = process.start(command, env=environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE)
-    os.close(writing)
+    trainer: subprocess.Popen[str] | None = None
     told_to_stop = False
 
     def pass_on(number: int, _: object) -> None:
         nonlocal told_to_stop
         told_to_stop = True
-        trainer.send_signal(number)
+        if trainer:
+            trainer.send_signal(number)
 
+    # Before the start: a container's first process is not even ended by a signal that it does not handle.
     signal.signal(signal.SIGTERM, pass_on)
+    trainer = process.start(command, env=environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE)
+    if told_to_stop:
+        trainer.terminate()
+    os.close(writing)
     chatter: deque[str] = deque(maxlen=CHATTER_LINES)
     listener = threading.Thread(target=keep, args=(trainer.stderr, chatter), daemon=True)
     listener.start()
@@ -60,7 +69,7 @@ def supervise(config: Config, cluster: Cluster) -> int:
         message = f"the trainer was killed by {signal.Signals(code - 128).name}"
         last = Record(time.time(), cluster.run, cluster.rank, "failed", cluster.workers)
         show(dataclasses.replace(last, code=code, reason="killed", message=message))
-    if code == Exit.BUG or code > 128:
+    if code not in EXPLAINED:
         listener.join()
         sys.stderr.writelines(chatter)
     return code

@@ -73,6 +73,8 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     worker.tell(phase="evaluating", step=course.step, steps=course.steps)
     params = packing.unpack(vector)
     probabilities = evaluator.probabilities(params)
+    if not np.isfinite(probabilities).all():  # a step's loss is that before its update, which may be the last
+        raise not_finite(config, course)
     if output is None:
         say_published(evaluator.total)
         return Exit.OK
@@ -134,9 +136,7 @@ def fit(
         vector, loss = outcome.vector, float(outcome.loss)
         course.made(epoch * plan.steps_per_epoch + last, loss, float(sizes[: last - first].sum()))
         if not math.isfinite(loss):
-            message = f"the loss was not finite at step {course.step}"
-            hint = f"use a smaller --learning-rate than {config.learning_rate:g}"
-            raise JobError(Exit.NOT_FINITE, "loss-not-finite", message, hint)
+            raise not_finite(config, course)
         if outcome.stops:
             message = f"told to stop at step {course.step}"
             raise JobError(Exit.TRY_AGAIN, "stopped", message, "start the run again")
@@ -148,6 +148,13 @@ def fit(
             if shown:
                 course.resume()
     return vector, course
+
+
+def not_finite(config: Config, course: Course) -> JobError:
+    """The error of a training that diverged."""
+    message = f"the loss was not finite at step {course.step}"
+    hint = f"use a smaller --learning-rate than {config.learning_rate:g}, and another --name"
+    return JobError(Exit.NOT_FINITE, "loss-not-finite", message, hint)
 
 
 def learning_rates(config: Config, plan: data.Plan, first: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,12 +24,13 @@ from job.errors import Exit, JobError
 from job.publish import Output
 
 if TYPE_CHECKING:
-    from job.journal import Journal
+    from collections.abc import Callable
 
 BEGAN = time.perf_counter()
 PIPE = "TELEMETRY_FD"  # the environment variable with the number of the pipe to the supervisor
 # How a collective ends when a peer goes away, by the names of TensorFlow's errors.
 LOST_PEER = {"AbortedError", "CancelledError", "DeadlineExceededError", "InternalError", "UnavailableError"}
+A_MOMENT_S = 0.3
 LIBRARIES = ("tensorflow", "tensorflow-cpu", "tensorflow-datasets", "numpy")
 
 
@@ -39,7 +40,7 @@ class Teller:
     def __init__(self, cluster: Cluster, pipe: int) -> None:
         self._cluster = cluster
         self._pipe = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
-        self.journal: Journal | None = None
+        self.journal: Callable[[telemetry.Record], None] | None = None
 
     def __call__(self, **fields: Any) -> None:
         """Send a record of the given fields."""
@@ -47,7 +48,7 @@ class Teller:
         record = telemetry.Record(time.time(), cluster.run, cluster.rank, workers=cluster.workers, **fields)
         self._pipe.write(telemetry.to_json(record) + "\n")
         if self.journal:
-            self.journal.write(record)
+            self.journal(record)
 
 
 def main() -> NoReturn:
@@ -60,10 +61,12 @@ def main() -> NoReturn:
     try:
         code = run(config, cluster, tell)
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence
-        failure = explain(error)
+        failure = explain(error, cluster.workers)
         if failure.code == Exit.BUG:
             traceback.print_exc()
         code = failure.code
+        if failure.reason.startswith("output"):
+            tell.journal = None  # which would fail again
         fields = {"reason": failure.reason, "message": failure.message, "hint": failure.hint or None}
         tell(phase="failed", code=int(code), **fields)
     # TensorFlow's threads have kept a finished process from exiting for up to 40 s.
@@ -82,8 +85,11 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     if output:
         output.probe()
     with ThreadPoolExecutor(1) as pool:
-        # Reading and hashing leave the interpreter free, and importing TensorFlow takes longer than both.
+        # Reading and hashing leave the interpreter free, and importing TensorFlow takes longer than both; but what is
+        # wrong with the data is found in a moment, and said before it.
         loading = pool.submit(load, config.data, config.dataset)
+        if wait([loading], A_MOMENT_S).done:
+            loading.result()
         from job import journal, strategy, train  # noqa: PLC0415
 
         dataset = loading.result()
@@ -98,7 +104,13 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
         return train.train_and_evaluate(config, worker, dataset, None)
     with output.begin(description(config, cluster, dataset, threads)):
         with output.errors():
-            tell.journal = journal.Journal(output.folder)
+            events = journal.Journal(output.folder)
+
+        def write(record: telemetry.Record) -> None:
+            with output.errors():
+                events.write(record)
+
+        tell.journal = write
         return train.train_and_evaluate(config, worker, dataset, output)
 
 
@@ -121,12 +133,12 @@ def description(config: Config, cluster: Cluster, dataset: Dataset, threads: int
     }
 
 
-def explain(error: Exception) -> JobError:
-    """The exit code, reason and sentence of what ended the training."""
+def explain(error: Exception, workers: int) -> JobError:
+    """The exit code, reason and sentence of what ended the training of one of so many workers."""
     if isinstance(error, JobError):
         return error
     name = type(error).__name__
-    if type(error).__module__.startswith("tensorflow") and name in LOST_PEER:
+    if workers > 1 and type(error).__module__.startswith("tensorflow") and name in LOST_PEER:
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost ({name})", "start the run again")
     # The last place in this project's own code: below it are TensorFlow's depths, and code that it generated.
     frames = traceback.extract_tb(error.__traceback__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -11,7 +12,15 @@ from job.prepare import prepare
 from tests.fixtures import synthetic, write_idx
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+class Mount(Protocol):
+    """Mounts a small file system in memory, with options of tmpfs, or changes its options; gives the folder."""
+
+    def __call__(self, options: str) -> Path:
+        """Mount it."""
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +37,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     folder = tmp_path_factory.mktemp("data")
     prepare(Config(data=folder), raw, lambda _: None)
     return folder
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Mount]:
+    """A volume that can be full or read-only; only root may mount one."""
+    folder = tmp_path / "volume"
+
+    def mount(options: str) -> Path:
+        remount = folder.exists()
+        folder.mkdir(exist_ok=True)
+        options = f"remount,{options}" if remount else options
+        tried = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+        if tried.returncode:
+            pytest.skip(f"no volume can be mounted here: {tried.stderr.strip()}")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)

@@ -6,6 +6,8 @@ faster: both products then run along the long axis.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from benchmarks.rivals import common
@@ -18,7 +20,7 @@ def main() -> None:
     size, count = args.batch_size, len(train.labels)
     steps = count // size
     # Always [784, 10] and [batch, 10]; classes first is the other order in memory, of which BLAS makes its own choice.
-    order = "F" if args.classes_first else "C"
+    order: Literal["F", "C"] = "F" if args.classes_first else "C"
     weights, bias = np.zeros((common.PIXELS, common.CLASSES), np.float32, order), np.zeros(common.CLASSES, np.float32)
     rows, x = np.empty((size, common.PIXELS), np.uint8), np.empty((size, common.PIXELS), np.float32)
     p, gradient = np.empty((size, common.CLASSES), np.float32, order), np.empty_like(weights)

@@ -1,0 +1,54 @@
+"""What the job computes, written a second time in plain NumPy and float64, to hold the job's results against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from job.dataset import Rows
+
+Float: TypeAlias = NDArray[np.float64]
+
+
+def zeros() -> tuple[Float, Float]:
+    """The parameters of softmax regression before the first step."""
+    return np.zeros([784, 10]), np.zeros([10])
+
+
+def gradient(weights: Float, bias: Float, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> tuple[Float, ...]:
+    """Loss, and its gradient by weights and by bias, summed over the examples."""
+    pixels = images.reshape(len(images), -1) / 255
+    logits = pixels @ weights + bias
+    logits -= logits.max(axis=1, keepdims=True)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    error = np.exp(log_probabilities) - np.eye(10)[labels]
+    return -log_probabilities[np.arange(len(labels)), labels].sum(), pixels.T @ error, error.sum(axis=0)
+
+
+def train(
+    rows: Rows, *, epochs: int, batch: int, rate: float, seed: int, workers: int = 1, sync_every: int = 1
+) -> dict[str, Float]:
+    """Train on the cosine schedule; above 1, workers make sync_every steps alone and average."""
+    steps_per_epoch = -(-rows.count // batch)
+    part = -(-batch // workers)
+    alone = workers if sync_every > 1 else 1
+    replicas = [zeros() for _ in range(alone)]
+    for epoch in range(epochs):
+        order = np.random.RandomState([seed, epoch]).permutation(rows.count)
+        for k in range(steps_per_epoch):
+            done = epoch * steps_per_epoch + k
+            now = rate * 0.5 * (1 + np.cos(np.pi * done / (steps_per_epoch * epochs)))
+            chosen = order[k * batch : (k + 1) * batch]
+            shares = [chosen[r * part : (r + 1) * part] for r in range(alone)] if alone > 1 else [chosen]
+            for r, share in enumerate(shares):
+                if share.size:
+                    weights, bias = replicas[r]
+                    _, by_weights, by_bias = gradient(weights, bias, *rows.take(share))
+                    replicas[r] = weights - now * by_weights / share.size, bias - now * by_bias / share.size
+            if (k + 1) % sync_every == 0 or k + 1 == steps_per_epoch:
+                mean = [np.mean([replica[i] for replica in replicas], axis=0) for i in range(2)]
+                replicas = [(mean[0], mean[1]) for _ in range(alone)]
+    return {"W": replicas[0][0], "b": replicas[0][1]}

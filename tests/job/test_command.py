@@ -1,0 +1,284 @@
+"""Bad input to the real command: its exit code and one sentence within 10 s, and the output folder as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from job import __main__ as entry
+from job import local, telemetry
+from job.errors import MEANINGS, Exit
+from tests.job import processes
+from tests.job.processes import contents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.job.conftest import Trained
+
+LIMIT_S = 10.0
+NAME_FORM = "--name must be lower-case letters, digits and hyphens, with a letter or digit at both ends"
+REMEDY = 'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
+CLUSTER_ALONE = '{"cluster": {"worker": ["a:1"]}}'
+ONE = '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}'
+
+
+@pytest.fixture(params=["absent", "there"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An output folder that is not there yet, or one that holds something."""
+    folder = tmp_path / "output"
+    if request.param == "there":
+        (folder / "models" / "older").mkdir(parents=True)
+        (folder / "models" / "older" / "report.json").write_text("{}")
+        (folder / "latest").symlink_to("models/older")
+    return folder
+
+
+def check(
+    code: Exit,
+    sentence: str,
+    output: Path,
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    beside: Path | None = None,
+) -> None:
+    """The command says exactly this one sentence, ends with this code in time, and leaves the folder as it was."""
+    before = contents(beside or output.parent)
+    ended = processes.run("--output", output, *arguments, env=env)
+    assert (ended.code, ended.stderr) == (code, f"error: {sentence}\n")
+    assert ended.seconds < LIMIT_S
+    assert contents(beside or output.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--unknown=1"], "unrecognized arguments: --unknown=1; see `python -m job --help`"),
+        (["--epochs=x"], "argument --epochs: invalid int value: 'x'; see `python -m job train --help`"),
+        (["--epochs=0"], "--epochs must be at least 1, not 0"),
+        (["--learning-rate=nan"], "--learning-rate must be a finite number, not nan"),
+        (["--workers=0"], "--workers must be at least 1, not 0"),
+        (["--name=a/b"], f"{NAME_FORM}, not 'a/b'"),
+        (["--name=.."], f"{NAME_FORM}, not '..'"),
+        (["--name=a.b"], f"{NAME_FORM}, not 'a.b'"),
+        (["--name=Run"], f"{NAME_FORM}, not 'Run'"),
+        (
+            ["--workers=11", f"--name={'a' * 61}"],
+            f"--name must be at most 60 characters with 11 worker(s), not 61: {'a' * 61!r}",
+        ),
+    ],
+)
+def test_a_wrong_flag_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    """64 before anything is touched, and the output folder is not made."""
+    check(Exit.USAGE, sentence, tmp_path / "output", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"TF_CONFIG": ""}, f"TF_CONFIG is empty; {REMEDY}"),
+        ({"TF_CONFIG": "{"}, f"TF_CONFIG is not JSON: '{{'; {REMEDY}"),
+        (
+            {"TF_CONFIG": CLUSTER_ALONE},
+            f"TF_CONFIG lacks `cluster`, or `task` with `type` and `index`: {CLUSTER_ALONE!r}; {REMEDY}",
+        ),
+        (
+            {"TF_CONFIG": ONE.replace('"index": 0', '"index": 1')},
+            f"TF_CONFIG has the task worker 1, which its cluster does not list; {REMEDY}",
+        ),
+        ({"TF_CONFIG": ONE.replace('1"]', '1", "127.0.0.1:1"]')}, "TF_CONFIG names 127.0.0.1:1 twice"),
+        ({"TF_CONFIG": ONE}, "RUN is not set, and a worker in a cluster needs it"),
+        ({"PEERS": "", "RUN": "r", "WORKERS": "1", "JOB_COMPLETION_INDEX": "0"}, None),
+        ({"JOB_COMPLETION_INDEX": "0"}, "RUN is not set, and a worker in a cluster needs it"),
+    ],
+)
+def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str | None, tmp_path: Path) -> None:
+    """64, and never a run of one worker."""
+    sentence = sentence or "PEERS must be JSON [[host:port, host:port], ...], not ''"
+    check(Exit.USAGE, sentence, tmp_path / "output", env=variables)
+
+
+@pytest.mark.parametrize("flag", ["--workers=1", "--name=other"])
+def test_what_the_cluster_says_is_no_flag_inside_one(flag: str, tmp_path: Path) -> None:
+    """Workers and the run's name are refused, even with the value that they have."""
+    sentence = f"{flag.partition('=')[0]} is the cluster's to say, which is around this process; leave it out"
+    check(Exit.USAGE, sentence, tmp_path / "output", flag, env={"TF_CONFIG": ONE, "RUN": "r"})
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that cannot be written: for root by a read-only mount, else by its permissions."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield
+        folder.chmod(0o755)
+        return
+    mount = subprocess.run(["mount", "--bind", folder, folder], check=False, capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"root may not mount here, and permissions do not stop root: {mount.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_read_only_output_folder_is_refused(prepared: Path, tmp_path: Path) -> None:
+    """73, for the folder itself and for one that would have to be made in it, named in one sentence for two workers."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    with read_only(folder):
+        for output in (folder, folder / "new" / "deep"):
+            before = contents(tmp_path)
+            ended = processes.run("--output", output, "--data", prepared, "--workers=2")
+            assert ended.code == Exit.OUTPUT
+            (line,) = ended.stderr.splitlines()
+            assert line.startswith(f"error: worker 0: the output folder cannot be written at {folder}/.probe-")
+            assert line.endswith("; give a folder that can be written with --output, or make room")
+            assert ended.seconds < LIMIT_S
+            assert contents(tmp_path) == before
+
+
+def test_an_output_folder_below_a_file_is_refused(prepared: Path, tmp_path: Path) -> None:
+    """73, and the file stays."""
+    file = tmp_path / "file"
+    file.write_text("kept")
+    before = contents(tmp_path)
+    ended = processes.run("--output", file / "output", "--data", prepared)
+    assert ended.code == Exit.OUTPUT
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: the output folder cannot be written at {file}/.probe-")
+    assert contents(tmp_path) == before
+
+
+def test_a_missing_dataset_is_said_once(output: Path, tmp_path: Path) -> None:
+    """66 and one sentence, although both workers miss it; no output folder is made."""
+    data = tmp_path / "nowhere"
+    before = contents(tmp_path)
+    ended = processes.run("--output", output, "--data", data, "--workers=2")
+    (line,) = ended.stderr.splitlines()
+    sentence = f"there is no dataset mnist in {data}; run `python -m job data --data {data} --dataset mnist`"
+    assert (ended.code, line.replace("worker 1", "worker 0")) == (Exit.DATA_MISSING, f"error: worker 0: {sentence}")
+    assert ended.seconds < LIMIT_S
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_dataset_is_refused(prepared: Path, tmp_path: Path) -> None:
+    """65 for one wrong byte, before the output folder is made."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    path = data / "mnist" / "decoded" / "train-images.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    before = contents(tmp_path)
+    ended = processes.run("--output", tmp_path / "output", "--data", data)
+    (line,) = ended.stderr.splitlines()
+    assert (ended.code, line.startswith("error: "), str(data) in line) == (Exit.DATA_DAMAGED, True, True)
+    assert ended.seconds < LIMIT_S
+    assert contents(tmp_path) == before
+
+
+def test_a_gpu_that_is_not_there_is_refused(prepared: Path, output: Path) -> None:
+    """64, never a silent run on the CPU."""
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU here")
+    sentence = "--device gpu: TensorFlow finds no GPU here; use --device cpu, or a machine, driver and image with one"
+    check(Exit.USAGE, sentence, output, "--data", prepared, "--device=gpu")
+
+
+def test_a_port_that_is_taken_ends_the_worker(prepared: Path, tmp_path: Path) -> None:
+    """75 with a record that names the port, within the time, although the other worker never comes."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        workers = {"cluster": {"worker": [taken, "127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
+        variables = {"TF_CONFIG": json.dumps(workers), "RUN": "r"}
+        ended = processes.run("--output", tmp_path / "output", "--data", prepared, env=variables)
+    assert (ended.code, ended.stderr) == (Exit.TRY_AGAIN, "")
+    last = telemetry.parse(ended.stdout.splitlines()[-1])
+    assert last
+    assert (last.phase, last.code, last.reason) == ("failed", Exit.TRY_AGAIN, "port-taken")
+    assert (last.message, last.hint) == (
+        f"the port of {taken} is taken by another process",
+        "free it, or start again",
+    )
+    assert ended.seconds < LIMIT_S
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_name_that_is_published_ends_with_its_verdict(trained: Trained) -> None:
+    """It is said, with the summary and exit code of the publication, whatever the settings, and nothing changes."""
+    before = contents(trained.output)
+    ended = processes.run(
+        "--data", trained.data / "nowhere", "--output", trained.output, "--name=good", "--epochs=7", "--workers=2"
+    )
+    assert (ended.code, ended.stderr) == (Exit.OK, "")
+    *lines, summary = ended.stdout.splitlines()
+    (found,) = [record for line in lines if (record := telemetry.parse(line)) and record.rank == 0]
+    assert (found.phase, found.code, found.reason, found.message) == (
+        "published",
+        0,
+        "promoted",
+        "published before: there was no model before",
+    )
+    assert summary.startswith("run=good phase=done ")
+    assert contents(trained.output) == before
+
+
+def test_a_name_that_is_published_and_rejected_ends_so_again(trained: Trained, tmp_path: Path) -> None:
+    """69, the reason in one sentence, and `latest` is not moved."""
+    output = tmp_path / "output"
+    shutil.copytree(trained.output, output, symlinks=True)
+    (output / "latest").unlink()
+    verdict = {"verdict": "rejected", "code": 69, "reason": "it was bad", "compared_with": None}
+    (output / "runs" / "good" / "verdict.json").write_text(json.dumps(verdict))
+    sentence = "good is published, but rejected: it was bad; `latest` is unmoved"
+    check(Exit.REJECTED, sentence, output, "--data", trained.data, "--name=good")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), Exit.INTERRUPTED, "error: interrupted by Ctrl-C"),
+        (ValueError("odd"), Exit.BUG, "error: ValueError: odd; please report it with the lines above"),
+    ],
+)
+def test_whatever_is_raised_ends_with_a_code_and_a_sentence(
+    raised: BaseException,
+    code: Exit,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C before the run has begun is no traceback, and a bug ends with its sentence below one."""
+
+    def fail(_: object) -> int:
+        raise raised
+
+    monkeypatch.setattr(local, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["job", "train"])
+    for name in processes.IDENTITY:
+        monkeypatch.delenv(name, raising=False)
+    assert entry.main() == code
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last == sentence
+    assert before[:1] == ([] if code == Exit.INTERRUPTED else ["Traceback (most recent call last):"])
+
+
+def test_every_exit_code_has_its_meaning_in_the_help() -> None:
+    """`--help` ends with 0 and lists all codes."""
+    ended = processes.run("--help", env={"COLUMNS": "10000"})
+    assert (ended.code, ended.stderr) == (0, "")
+    assert list(MEANINGS) == list(Exit)
+    assert all(f"{int(code)} {meaning}" in ended.stdout for code, meaning in MEANINGS.items())
+    assert Exit.INTERRUPTED == 128 + signal.SIGINT

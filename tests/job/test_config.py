@@ -1,0 +1,196 @@
+"""Settings: their bounds, the command line made of them, and the hash of what must match."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import config as configs
+from job.config import Config
+from job.errors import Exit, JobError
+
+BEYOND = [
+    ("epochs", 0, "--epochs must be at least 1, not 0"),
+    ("epochs", 1_000_001, "--epochs must be at most 1000000, not 1000001"),
+    ("batch_size", 0, "--batch-size must be at least 1, not 0"),
+    ("batch_size", 1_000_001, "--batch-size must be at most 1000000, not 1000001"),
+    ("learning_rate", 0.0, "--learning-rate must be above 0, not 0.0"),
+    ("learning_rate", -0.5, "--learning-rate must be above 0, not -0.5"),
+    ("learning_rate", float("nan"), "--learning-rate must be a finite number, not nan"),
+    ("learning_rate", float("inf"), "--learning-rate must be a finite number, not inf"),
+    ("schedule", "linear", "--schedule must be one of cosine, constant, not 'linear'"),
+    ("seed", -1, "--seed must be at least 0, not -1"),
+    ("seed", 2**32, "--seed must be at most 4294967295, not 4294967296"),
+    ("dataset", "", "--dataset must be lower-case letters, digits and underscores, not ''"),
+    ("dataset", "../mnist", "--dataset must be lower-case letters, digits and underscores, not '../mnist'"),
+    ("dataset", "Mnist", "--dataset must be lower-case letters, digits and underscores, not 'Mnist'"),
+    ("workers", 0, "--workers must be at least 1, not 0"),
+    ("workers", 1001, "--workers must be at most 1000, not 1001"),
+    ("sync_every", 0, "--sync-every must be at least 1, not 0"),
+    ("evaluate_every", -1, "--evaluate-every must be at least 0, not -1"),
+    ("log_every", 0, "--log-every must be at least 1, not 0"),
+    ("min_accuracy", -0.1, "--min-accuracy must be at least 0, not -0.1"),
+    ("min_accuracy", 1.1, "--min-accuracy must be at most 1, not 1.1"),
+    ("min_accuracy", float("nan"), "--min-accuracy must be a finite number, not nan"),
+    ("promote", "yes", "--promote must be one of unless-worse, always, never, not 'yes'"),
+    ("device", "tpu", "--device must be one of cpu, gpu, not 'tpu'"),
+    ("threads", -1, "--threads must be at least 0, not -1"),
+    ("threads", 1025, "--threads must be at most 1024, not 1025"),
+]
+WITHIN: list[tuple[str, Any]] = [
+    ("epochs", 1),
+    ("epochs", 1_000_000),
+    ("batch_size", 1),
+    ("batch_size", 1_000_000),
+    ("learning_rate", 5e-324),
+    ("schedule", "constant"),
+    ("seed", 0),
+    ("seed", 2**32 - 1),
+    ("dataset", "fashion_mnist"),
+    ("data", Path("-odd name")),
+    ("output", Path("/a b/c=d")),
+    ("name", "run-1"),
+    ("workers", 1),
+    ("workers", 1000),
+    ("sync_every", 1),
+    ("evaluate_every", 0),
+    ("log_every", 1),
+    ("min_accuracy", 0.0),
+    ("min_accuracy", 1.0),
+    ("promote", "unless-worse"),
+    ("promote", "always"),
+    ("promote", "never"),
+    ("device", "gpu"),
+    ("threads", 0),
+    ("threads", 1024),
+]
+FINGERPRINT = {"train": {"sha256": "a" * 64}, "test": {"sha256": "b" * 64}}
+
+
+def refusal(*arguments: str) -> tuple[Exit, str, str]:
+    """Code, reason and sentence of the error that a command line ends with."""
+    with pytest.raises(JobError) as caught:
+        configs.parse(arguments)
+    return caught.value.code, caught.value.reason, str(caught.value)
+
+
+@pytest.mark.parametrize(("field", "value", "sentence"), BEYOND)
+def test_a_value_out_of_its_bounds_is_refused_by_name(field: str, value: Any, sentence: str) -> None:
+    """The sentence names the flag, the bound and the value, from the command line as from Python."""
+    with pytest.raises(JobError) as caught:
+        Config(**{field: value})
+    assert (caught.value.code, caught.value.reason, str(caught.value)) == (Exit.USAGE, "usage", sentence)
+    assert refusal(f"{configs.flag(field)}={value}") == (Exit.USAGE, "usage", sentence)
+
+
+@pytest.mark.parametrize(("field", "value"), WITHIN)
+def test_a_value_at_its_bounds_is_taken(field: str, value: Any) -> None:
+    """The first and the last value within the bounds reach the settings, and nothing else changes."""
+    found = configs.parse([f"{configs.flag(field)}={value}"])
+    assert dataclasses.asdict(found) == dataclasses.asdict(Config()) | {field: value}
+
+
+def test_every_setting_has_its_bounds_tested() -> None:
+    """A setting that is added is added to the lists above too."""
+    assert {field for field, _ in WITHIN} == {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--epoch=3"], "unrecognized arguments: --epoch=3"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["3"], "unrecognized arguments: 3"),
+        (["--epochs"], "argument --epochs: expected one argument"),
+        (["--epochs=three"], "argument --epochs: invalid int value: 'three'"),
+        (["--epochs=1.5"], "argument --epochs: invalid int value: '1.5'"),
+        (["--learning-rate="], "argument --learning-rate: invalid float value: ''"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments: list[str], problem: str) -> None:
+    """What argparse finds, a flag cut short included, becomes the same error as all others."""
+    assert refusal(*arguments) == (Exit.USAGE, "usage", f"{problem}; see `python -m job train --help`")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "/a", "..", ".", "a.b", "A", "run_1", "-a", "a-", "a b", "a\n", "é"],
+)
+def test_a_name_that_no_job_could_have_is_refused(name: str) -> None:
+    """A slash, a dot, upper case and whatever else a Job's name or a folder's could not be."""
+    form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
+    assert refusal(f"--name={name}") == (Exit.USAGE, "usage", f"--name must be {form}, not {name!r}")
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(1, 61), (10, 61), (11, 60), (100, 60), (101, 59), (1000, 59)])
+def test_a_name_leaves_room_for_the_index_of_each_worker(workers: int, limit: int) -> None:
+    """The longest name is 62 characters less the digits of the last index; one more is refused."""
+    assert Config(name="a" * limit, workers=workers).name == "a" * limit
+    name = "a" * (limit + 1)
+    sentence = f"--name must be at most {limit} characters with {workers} worker(s), not {limit + 1}: {name!r}"
+    assert refusal(f"--name={name}", f"--workers={workers}") == (Exit.USAGE, "usage", sentence)
+
+
+def test_the_command_line_of_settings_makes_them_again() -> None:
+    """argv() of defaults is empty, and of any settings parses to equal settings."""
+    assert configs.argv(Config()) == []
+    odd = Config(
+        epochs=3,
+        batch_size=7,
+        learning_rate=0.1 + 0.2,
+        schedule="constant",
+        seed=2**32 - 1,
+        dataset="kmnist",
+        data=Path("-data folder"),
+        output=Path("--output=x"),
+        name="0-a",
+        workers=12,
+        sync_every=2,
+        evaluate_every=0,
+        log_every=9,
+        min_accuracy=1e-9,
+        promote="never",
+        device="gpu",
+        threads=2,
+    )
+    assert len(configs.argv(odd)) == len(dataclasses.fields(Config))
+    assert configs.parse(configs.argv(odd)) == odd
+
+
+def test_the_settings_hash_changes_with_exactly_what_must_match() -> None:
+    """The data and what decides the parameters change it; workers, paths, intervals and threads do not."""
+
+    def digest(config: Config, fingerprint: Any = FINGERPRINT) -> str:
+        return configs.settings_hash(configs.settings_to_match(config, fingerprint))
+
+    base = digest(Config())
+    assert base == digest(Config())
+    assert len(base) == 64
+    other: dict[str, Any] = {
+        "epochs": 11,
+        "batch_size": 101,
+        "learning_rate": 1.5,
+        "schedule": "constant",
+        "seed": 1,
+        "dataset": "kmnist",  # by its fingerprint
+        "data": Path("elsewhere"),
+        "output": Path("elsewhere"),
+        "name": "other",
+        "workers": 2,
+        "sync_every": 2,
+        "evaluate_every": 0,
+        "log_every": 1,
+        "min_accuracy": 0.5,
+        "promote": "never",
+        "device": "gpu",
+        "threads": 1,
+    }
+    hashes = {field: digest(dataclasses.replace(Config(), **{field: value})) for field, value in other.items()}
+    changing = {field for field in hashes if hashes[field] != base}
+    assert set(other) == {field.name for field in dataclasses.fields(Config)}
+    assert changing == {"epochs", "batch_size", "learning_rate", "schedule", "seed", "sync_every"}
+    fingerprints = [digest(Config(), FINGERPRINT | {split: {"sha256": "c" * 64}}) for split in ("train", "test")]
+    assert len({base, *fingerprints, *(hashes[field] for field in changing)}) == 9

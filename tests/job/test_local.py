@@ -1,0 +1,298 @@
+"""Workers on this machine: what ends them, what each end looks like, and that none is left behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from job import local, telemetry
+from job.config import Config
+from job.errors import Exit, JobError
+from job.progress import Lines
+from job.telemetry import Record
+from tests.job import processes
+from tests.job.processes import Watched, contents, descendants, left
+
+if TYPE_CHECKING:
+    from tests.job.conftest import Trained
+
+CTRL_C_S = 2.0
+BOTH_STARTED = ((0, "data"), (1, "data"))
+BOTH_TRAIN = ((0, "training"), (1, "training"))
+
+
+@pytest.fixture
+def endless(prepared: Path, tmp_path: Path) -> list[object]:
+    """The arguments of a run of two workers that takes hours."""
+    flags = ["--workers=2", "--epochs=1000000", "--evaluate-every=0", "--schedule=constant", "--learning-rate=1e-6"]
+    return ["--data", prepared, "--output", tmp_path / "output", "--name=run", *flags]
+
+
+def published(output: Path) -> list[str]:
+    """What an output folder holds beyond the folder of the run."""
+    return sorted(path.name for path in output.glob("*") if path.name != "runs") if output.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (signal.SIGINT, Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n"),
+        (
+            signal.SIGTERM,
+            Exit.TRY_AGAIN,
+            "error: stopped before the end; the same command may succeed when run again\n",
+        ),
+    ],
+)
+def test_a_signal_while_the_workers_start_ends_them(
+    number: int, code: Exit, sentence: str, endless: list[object], tmp_path: Path
+) -> None:
+    """Within 2 s of Ctrl-C or SIGTERM all are gone, with one sentence, before anything is written."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_STARTED)
+        below = descendants(run.process.pid)
+        assert len(below) == 4
+        assert all(os.getsid(pid) == pid for pid in run.supervisors())  # a terminal's Ctrl-C passes them by
+        run.signal(number)
+        found, errors, seconds = run.ended()
+        assert left(below) == set()
+    assert (found, errors) == (code, sentence)
+    assert seconds < CTRL_C_S
+    assert not (tmp_path / "output").exists()
+
+
+def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Path) -> None:
+    """Exit 130 within 2 s, no process left, nothing published, and of the run only what a later start takes up."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_TRAIN)
+        below = descendants(run.process.pid)
+        assert len(below) == 4
+        run.signal(signal.SIGINT)
+        found, errors, seconds = run.ended()
+        assert left(below) == set()
+    assert (found, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
+    assert seconds < CTRL_C_S
+    assert published(tmp_path / "output") == []
+    events = (tmp_path / "output" / "runs" / "run" / "events.jsonl").read_text().splitlines()
+    records = [telemetry.parse(line) for line in events]
+    assert all(records)
+    assert records[-1]
+    assert (records[-1].phase, records[-1].reason) == ("failed", "stopped")  # it was told, and left by itself
+
+
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process, which is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    mask = int(status.partition("ShdPnd:")[2].split()[0], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_workers_that_do_not_leave_are_killed(times: int, endless: list[object]) -> None:
+    """A worker that hangs holds up Ctrl-C no longer than 1.5 s, and a second Ctrl-C not at all."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_STARTED)
+        below = descendants(run.process.pid)
+        supervisors = run.supervisors()
+        for pid in supervisors:
+            os.kill(pid, signal.SIGSTOP)
+        run.signal(signal.SIGINT)
+        deadline = time.monotonic() + CTRL_C_S
+        while not all(pending(pid, signal.SIGTERM) for pid in supervisors) and time.monotonic() < deadline:
+            os.sched_yield()
+        if times == 2:
+            run.signal(signal.SIGINT)
+        found, errors, seconds = run.ended()
+        assert left(below) == set()
+    assert (found, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
+    assert local.STOP_S - 0.5 < seconds < CTRL_C_S if times == 1 else seconds < local.STOP_S - 0.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> None:
+    """Killed outright or by its terminal's end, it takes supervisors and trainers with it."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_STARTED)
+        below = descendants(run.process.pid)
+        assert len(below) == 4
+        run.signal(number)
+        assert run.ended()[0] == -number
+        assert left(below) == set()
+
+
+def test_a_supervisor_that_is_killed_ends_the_run(endless: list[object], tmp_path: Path) -> None:
+    """One sentence names it and the signal, its peer's loss is not said, and its trainer does not outlive it."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_TRAIN)
+        below = descendants(run.process.pid)
+        os.kill(run.supervisors()[1], signal.SIGKILL)
+        found, errors, seconds = run.ended()
+        assert left(below) == set()
+    assert (found, errors) == (128 + signal.SIGKILL, "error: worker 1: the worker was killed by SIGKILL\n")
+    assert seconds < local.CAUSE_S + CTRL_C_S
+    assert published(tmp_path / "output") == []
+
+
+def test_a_trainer_that_is_killed_ends_the_run(endless: list[object]) -> None:
+    """Soon, with one sentence that names its worker and the signal."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_STARTED)
+        below = descendants(run.process.pid)
+        supervisor = run.supervisors()[0]
+        (trainer,) = (pid for pid, (parent, _) in processes.processes().items() if parent == supervisor)
+        os.kill(trainer, signal.SIGKILL)
+        found, errors, seconds = run.ended()
+        assert left(below) == set()
+    sentences = [line for line in errors.splitlines() if "error: " in line]
+    assert (found, sentences) == (128 + signal.SIGKILL, ["error: worker 0: the trainer was killed by SIGKILL"])
+    assert seconds < CTRL_C_S
+
+
+def test_a_good_run_is_logfmt_on_standard_output_alone(trained: Trained) -> None:
+    """Every line of both workers is a record that names its rank, the last sums up, and nothing else is said."""
+    assert (trained.ended.code, trained.ended.stderr) == (0, "")
+    *lines, summary = trained.ended.stdout.splitlines()
+    records = [telemetry.parse(line) for line in lines]
+    assert all(f" rank={record.rank} " in line for record, line in zip(records, lines, strict=True) if record)
+    told: dict[int, list[str]] = {0: [], 1: []}
+    for record in records:
+        assert record
+        assert (record.run, record.workers) == ("good", 2)
+        told[record.rank].append(record.phase)
+    begun = ["data", "joining", "compiling", "training"]
+    assert told == {
+        0: [*begun, "training", "evaluating", "publishing", "published"],
+        1: [*begun, "evaluating"],
+    }
+    names = ["run", "phase", "accuracy", "accuracy_low", "accuracy_high", "verdict", "seconds", "model", "report"]
+    found = dict(pair.split("=", 1) for pair in summary.split(" "))
+    assert list(found) == names
+    assert (found["run"], found["phase"], found["verdict"]) == ("good", "done", "promoted")
+    assert 0.5 < float(found["accuracy_low"]) < float(found["accuracy"]) < float(found["accuracy_high"]) <= 1
+    model = trained.output / "models" / "good"
+    assert (found["model"], found["report"]) == (str(model / "saved_model" / "1"), str(model / "report.html"))
+    assert "models/good/saved_model/1/saved_model.pb" in contents(trained.output)
+
+
+def test_a_run_goes_on_when_nobody_reads_it(prepared: Path, tmp_path: Path) -> None:
+    """After `| head` it trains on, publishes, and ends with 0 and without a word."""
+    process = subprocess.Popen(
+        processes.command("--data", prepared, "--output", tmp_path, "--name=run", "--epochs=2"),
+        cwd=processes.ROOT,
+        env=processes.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        assert process.stderr
+        assert "phase=data" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(processes.DEADLINE_S) == 0
+    assert (tmp_path / "latest").readlink().name == "run"
+
+
+class Seen(Lines):
+    """A display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(Config(workers=2), "r")
+        self.told: list[tuple[Any, ...]] = []
+
+    def show(self, record: Record) -> None:
+        """Keep a record."""
+        self.told.append(("show", record))
+
+    def note(self, rank: int, line: str) -> None:
+        """Keep a line."""
+        self.told.append(("note", rank, line))
+
+    def failed(self, rank: int, code: int, record: Record | None) -> None:
+        """Keep a failure."""
+        self.told.append(("failed", rank, code, record))
+
+
+def failure(rank: int, reason: str, code: int) -> Record:
+    """The record with which a worker fails."""
+    return Record(time=0, run="r", rank=rank, phase="failed", code=code, reason=reason, message=reason)
+
+
+LOST = failure(0, "peer-lost", 75)
+BAD = failure(1, "loss-not-finite", 76)
+BAD_TOO = failure(0, "loss-not-finite", 76)
+
+
+@pytest.mark.parametrize(
+    ("events", "code", "told"),
+    [
+        ([(0, 0), (1, 0)], 0, []),
+        ([(1, 0), (0, 69)], 69, []),
+        ([(0, 0), (1, 137)], 0, []),
+        ([(0, LOST), (0, 75), (1, BAD), (1, 76)], 76, [("failed", 1, 76, BAD)]),
+        ([(1, BAD), (1, 76), (0, LOST), (0, 75)], 76, [("failed", 1, 76, BAD)]),
+        ([(0, BAD_TOO), (0, 76), (1, BAD), (1, 76)], 76, [("failed", 0, 76, BAD_TOO)]),
+        ([(1, 137), (0, LOST), (0, 75)], 137, [("failed", 1, 137, None)]),
+        ([(0, "a line"), (0, 70), (1, 70)], 70, [("note", 0, "a line"), ("failed", 0, 70, None)]),
+        ([(1, BAD), (1, 76)], 76, [("failed", 1, 76, BAD)]),
+    ],
+)
+def test_one_worker_is_named_for_a_failed_run(events: list[Any], code: int, told: list[Any]) -> None:
+    """Rank 0's verdict counts if it has one; else one sentence names the worker that failed first, not its peers."""
+    found: local.Events = queue.SimpleQueue()
+    for event in events:
+        found.put(event)
+    display = Seen()
+    assert local.follow(2, found, display) == code
+    assert display.told == told
+
+
+def test_rank_0_may_just_be_publishing() -> None:
+    """A worker's failure gives rank 0 a moment to end with its verdict, which then counts."""
+    found: local.Events = queue.SimpleQueue()
+    found.put((1, BAD))
+    found.put((1, 76))
+    display = Seen()
+    timer = threading.Timer(0.2, found.put, [(0, 0)])
+    timer.start()
+    assert local.follow(2, found, display) == 0
+    timer.join()
+    assert display.told == []
+
+
+def test_what_this_process_is_asked_ends_the_run() -> None:
+    """An error in the queue is raised, after what was told before it."""
+    found: local.Events = queue.SimpleQueue()
+    record, error = Record(time=0, run="r", rank=0, phase="data"), JobError(Exit.INTERRUPTED, "stopped", "stopped")
+    for event in (record, error, record):
+        found.put((0, event))
+    display = Seen()
+    with pytest.raises(JobError) as caught:
+        local.follow(2, found, display)
+    assert caught.value is error
+    assert display.told == [("show", record)]
+
+
+def test_the_workers_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has as many of its own as there are, and they take turns where there are fewer than workers."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 1, 5})
+    assert local.shares(1) == [[1, 3, 5]]
+    assert local.shares(2) == [[1], [3]]
+    assert local.shares(4) == [[1], [3], [5], [1]]
+
+
+def test_the_workers_have_addresses_of_their_own() -> None:
+    """Two for each, all different, the same list for all, and each knows its rank."""
+    found = local.clusters("r", 3)
+    assert [(one.run, one.job_uid, one.rank, one.workers) for one in found] == [("r", "local", i, 3) for i in range(3)]
+    assert len({(one.tensorflow, one.supervisors) for one in found}) == 1
+    assert len({*found[0].tensorflow, *found[0].supervisors}) == 6

@@ -1,0 +1,394 @@
+"""Tests of a run's part of the output folder: whole or not at all, once, and by one process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from job import files, publish
+from job.config import Config, settings_hash, settings_to_match
+from job.errors import Exit, JobError
+from job.promotion import Verdict
+from job.publish import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Mount
+
+FINGERPRINT = {"train": {"sha256": "a" * 64}, "test": {"sha256": "b" * 64}}
+
+
+def settings(job_uid: str = "local", **changes: Any) -> dict[str, Any]:
+    """The content of config.json, as far as the output folder minds it."""
+    config = Config(**changes)
+    must_match = settings_to_match(config, FINGERPRINT)
+    return {
+        "job_uid": job_uid,
+        "settings": {"promote": config.promote, "min_accuracy": config.min_accuracy},
+        "settings_hash": settings_hash(must_match),
+        "must_match": must_match,
+    }
+
+
+def tree(folder: Path) -> dict[str, str | bytes | None]:
+    """Everything below a folder: files' content, links' targets, None for folders."""
+    found: dict[str, str | bytes | None] = {}
+    for path in sorted(folder.rglob("*")):
+        content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def fill(accuracy: float = 0.9, started: int = 1, name: str = "a") -> Callable[[Path], None]:
+    """What writes a model: a report, and a file two folders down."""
+    report = {
+        "run": {"name": name, "started": f"2026-11-{started:02}"},
+        "dataset": FINGERPRINT,
+        "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01]},
+    }
+
+    def write(folder: Path) -> None:
+        (folder / "saved_model" / "1").mkdir(parents=True)
+        (folder / "saved_model" / "1" / "weights").write_bytes(bytes(range(256)))
+        (folder / "report.json").write_text(json.dumps(report))
+
+    return write
+
+
+def published(root: Path, name: str = "a", accuracy: float = 0.9, started: int = 1) -> Output:
+    """A run that has been begun and published, and not yet promoted."""
+    output = Output(root, name, "local")
+    with output.begin(settings()):
+        output.publish(fill(accuracy, started, name))
+    return output
+
+
+def latest(root: Path) -> str | None:
+    """What `latest` names."""
+    return os.readlink(root / "latest") if (root / "latest").is_symlink() else None  # noqa: PTH115 - not a Path of it
+
+
+def test_model_appears_whole(tmp_path: Path) -> None:
+    """All that was filled in, checksums that sha256sum accepts, and nothing else."""
+    output = published(tmp_path)
+    assert sorted(tree(tmp_path / "models")) == [
+        "a",
+        "a/SHA256SUMS",
+        "a/report.json",
+        "a/saved_model",
+        "a/saved_model/1",
+        "a/saved_model/1/weights",
+    ]
+    checked = subprocess.run(
+        ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=output.model, capture_output=True, text=True, check=True
+    )
+    assert checked.stdout.splitlines() == ["report.json: OK", "saved_model/1/weights: OK"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), JobError(Exit.BUG, "bug", "no")])
+def test_model_that_cannot_be_filled_does_not_appear(tmp_path: Path, error: BaseException) -> None:
+    """Whatever is raised half-way goes through as it is, and leaves the folder as it was."""
+    output = published(tmp_path, "other")
+    before = tree(tmp_path / "models")
+
+    def broken(folder: Path) -> None:
+        fill()(folder)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        Output(tmp_path, "a", "local").publish(broken)
+    assert caught.value is error
+    assert tree(tmp_path / "models") == before
+    assert output.model.is_dir()
+
+
+def test_everything_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file and folder is flushed under its temporary name, the folder around them after the renaming."""
+    flushed: list[tuple[str, bool]] = []
+    output = Output(tmp_path, "a", "local")
+    monkeypatch.setattr(publish, "sync", lambda path: flushed.append((str(path), output.model.exists())))
+    output.publish(fill())
+    folder = tmp_path / "models" / ".a.local"
+    files = ["", "/SHA256SUMS", "/report.json", "/saved_model", "/saved_model/1", "/saved_model/1/weights"]
+    assert sorted(flushed[:-1]) == [(f"{folder}{file}", False) for file in files]
+    assert flushed[-1] == (str(tmp_path / "models"), True)
+
+
+def test_model_is_published_once(tmp_path: Path) -> None:
+    """A second one of the same name is refused and leaves the first as it was."""
+    output = published(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(JobError) as caught:
+        output.publish(fill(0.1))
+    assert caught.value.code == Exit.OUTPUT
+    assert tree(tmp_path) == before
+
+
+def test_next_start_sweeps_what_was_left_half_done(tmp_path: Path) -> None:
+    """This run's temporary folders go, of whatever Job; other runs' stay."""
+    for left in (".a.local", ".a.0f6e", ".ab.local", "ab"):
+        (tmp_path / "models" / left).mkdir(parents=True)
+        (tmp_path / "models" / left / "half").touch()
+    with Output(tmp_path, "a", "local").begin(settings()):
+        assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [".ab.local", "ab"]
+
+
+def test_run_is_begun_once(tmp_path: Path) -> None:
+    """config.json is the first start's whatever comes later; workers, paths and intervals may differ."""
+    first = settings() | {"started": "first"}
+    for config in (first, settings(workers=3, log_every=7, threads=2, min_accuracy=0.5) | {"started": "second"}):
+        output = Output(tmp_path, "a", "local")
+        with output.begin(config):
+            assert output.config() == first
+
+
+def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
+    """Every difference is named with both values, and nothing is changed."""
+    with Output(tmp_path, "a", "local").begin(settings(batch_size=100, seed=0, learning_rate=1.0)):
+        pass
+    before = tree(tmp_path)
+    changed = settings(batch_size=64, seed=3, learning_rate=0.5)
+    with pytest.raises(JobError) as caught, Output(tmp_path, "a", "local").begin(changed):
+        pytest.fail("begun")
+    assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
+    assert caught.value.message == (
+        "run 'a' was begun with batch_size 100 and now 64, seed 0 and now 3, learning_rate 1.0 and now 0.5"
+    )
+    assert tree(tmp_path) == before
+
+
+def test_name_of_another_job_is_64(tmp_path: Path) -> None:
+    """Neither begun nor, once published, taken for this Job's own; nothing is changed."""
+    published(tmp_path)
+    before = tree(tmp_path)
+    other = Output(tmp_path, "a", "0f6e")
+    with pytest.raises(JobError) as beginning, other.begin(settings("0f6e")):
+        pytest.fail("begun")
+    with pytest.raises(JobError) as asking:
+        other.verdict()
+    for caught in (beginning, asking):
+        assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "run-taken")
+        assert caught.value.message == "run 'a' belongs to another Job, local"
+    assert tree(tmp_path) == before
+
+
+def test_run_in_training_is_64_for_a_second_process(tmp_path: Path) -> None:
+    """The lock is this run's alone, refuses at once, leaves what is half done alone, and is free after the run."""
+    output = Output(tmp_path, "a", "local")
+    half = tmp_path / "models" / ".a.local"
+    with output.begin(settings()), Output(tmp_path, "b", "local").begin(settings()):
+        half.mkdir(parents=True)
+        with pytest.raises(JobError) as caught, Output(tmp_path, "a", "local").begin(settings()):
+            pytest.fail("begun")
+        assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "run-in-use")
+        assert half.is_dir()
+    with Output(tmp_path, "a", "local").begin(settings()):
+        assert not half.exists()
+
+
+def test_name_cannot_leave_the_folder(tmp_path: Path) -> None:
+    """A run's name from wherever is checked before it becomes a path."""
+    for name in ("../a", "a/b", "", ".a"):
+        with pytest.raises(JobError) as caught:
+            Output(tmp_path, name, "local")
+        assert caught.value.code == Exit.USAGE
+
+
+def test_verdict_is_written_and_latest_moves(tmp_path: Path) -> None:
+    """The first model becomes latest by a relative link, which still holds where the folder is mounted elsewhere."""
+    output = published(tmp_path / "here")
+    expected = Verdict("promoted", 0, "there was no model before", None)
+    assert output.promote("unless-worse", 0) == expected
+    assert json.loads((output.folder / "verdict.json").read_text()) == {
+        "verdict": "promoted",
+        "code": 0,
+        "reason": "there was no model before",
+        "compared_with": None,
+    }
+    assert latest(tmp_path / "here") == "models/a"
+    moved = (tmp_path / "here").rename(tmp_path / "there")
+    assert (moved / "latest" / "report.json").is_file()
+
+
+@pytest.mark.parametrize(("accuracy", "started", "word"), [(0.5, 2, "rejected"), (0.95, 0, "kept")])
+def test_latest_stays_where_the_verdict_says_so(tmp_path: Path, accuracy: float, started: int, word: str) -> None:
+    """A rejected or kept model is published, and `latest` names the one before."""
+    published(tmp_path, "first").promote("unless-worse", 0)
+    output = published(tmp_path, "second", accuracy, started)
+    verdict = output.promote("unless-worse", 0)
+    assert (verdict.verdict, verdict.compared_with, latest(tmp_path)) == (word, "first", "models/first")
+    assert output.model.is_dir()
+
+
+def test_better_model_takes_over(tmp_path: Path) -> None:
+    """`latest` moves from one model to the next, and no temporary link is left."""
+    published(tmp_path, "first").promote("unless-worse", 0)
+    published(tmp_path, "second", 0.95, 2).promote("unless-worse", 0)
+    assert latest(tmp_path) == "models/second"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".promotion-lock", "latest", "models", "runs"]
+
+
+def test_verdict_is_decided_once_and_obeyed(tmp_path: Path) -> None:
+    """Asked again, under other rules and beside another latest, it is what was decided, and nothing changes."""
+    published(tmp_path, "first").promote("unless-worse", 0)
+    output = published(tmp_path, "second", 0.5, 2)
+    decided = output.promote("unless-worse", 0)
+    before = tree(tmp_path)
+    assert output.promote("always", 0) == output.verdict() == decided
+    assert tree(tmp_path) == before
+
+
+def test_promotion_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict stands before `latest` moves; a process that dies between the two is made good by the next."""
+    published(tmp_path, "first").promote("unless-worse", 0)
+    output = published(tmp_path, "second", 0.95, 2)
+
+    def dies(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            output.promote("unless-worse", 0)
+    assert (output.folder / "verdict.json").is_file()
+    assert latest(tmp_path) == "models/first"
+    verdict = Output(tmp_path, "second", "local").verdict()
+    assert verdict == Verdict("promoted", 0, "not worse than first, whose accuracy is 0.9000", "first")
+    assert latest(tmp_path) == "models/second"
+
+
+def test_verdict_is_made_where_publication_was_the_last_thing_done(tmp_path: Path) -> None:
+    """A run published and not judged is judged by what it was begun with; one not published has no verdict."""
+    output = Output(tmp_path, "a", "local")
+    with output.begin(settings(min_accuracy=0.99)):
+        assert output.verdict() is None
+        output.publish(fill(0.9))
+    expected = Verdict("rejected", 69, "accuracy 0.9000 is below the minimum 0.99", None)
+    assert Output(tmp_path, "a", "local").verdict() == expected
+    assert latest(tmp_path) is None
+
+
+def test_older_run_asked_again_does_not_take_latest_back(tmp_path: Path) -> None:
+    """A promoted run that is started again after a newer one was promoted leaves `latest` alone."""
+    first = published(tmp_path, "first")
+    verdict = first.promote("unless-worse", 0)
+    published(tmp_path, "second", 0.95, 2).promote("unless-worse", 0)
+    assert first.verdict() == verdict
+    assert latest(tmp_path) == "models/second"
+
+
+def test_link_to_a_model_that_is_gone_is_replaced(tmp_path: Path) -> None:
+    """A dangling `latest` is as none."""
+    (tmp_path / "latest").symlink_to("models/gone")
+    assert published(tmp_path).promote("unless-worse", 0).verdict == "promoted"
+    assert latest(tmp_path) == "models/a"
+
+
+def test_runs_are_judged_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From reading the present latest to moving it, the promotion lock is held."""
+    output = published(tmp_path)
+
+    def decide(*_: object) -> Verdict:
+        locked()
+        return Verdict("promoted", 0, "tested", None)
+
+    def sync(path: Path) -> None:
+        locked()
+        files.sync(path)
+
+    def locked() -> None:
+        with (tmp_path / ".promotion-lock").open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(publish, "decide", decide)
+    monkeypatch.setattr(publish, "sync", sync)
+    output.promote("always", 0)
+    assert latest(tmp_path) == "models/a"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [
+        *((number, Exit.TRY_AGAIN, "output-io") for number in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)),
+        *(
+            (number, Exit.OUTPUT, "output-not-writable")
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+        ),
+    ],
+)
+def test_what_may_pass_is_75_and_all_else_73(tmp_path: Path, number: int, code: Exit, reason: str) -> None:
+    """Each refusal of the file system by its exit code, in a sentence that names the place and says what to do."""
+    output = Output(tmp_path, "a", "local")
+    for where in (tmp_path / "file", None):
+        with pytest.raises(JobError) as caught, output.errors():
+            raise OSError(number, os.strerror(number), where)
+        assert (caught.value.code, caught.value.reason) == (code, reason)
+        assert caught.value.message.endswith(f" at {where or tmp_path}: {os.strerror(number)}")
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("root", ["", "absent", "absent/deeper"])
+def test_probe_leaves_the_folder_as_it_was(tmp_path: Path, root: str) -> None:
+    """A folder that can be written, or made, passes; nothing of the try stays."""
+    Output(tmp_path / root, "a", "local").probe()
+    assert tree(tmp_path) == {}
+
+
+def test_probe_refuses_a_file_system_without_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """73 before anything is trained, and nothing of the try stays."""
+
+    def refuse(self: Path, _: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), self)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(JobError) as caught:
+        Output(tmp_path, "a", "local").probe()
+    assert caught.value.code == Exit.OUTPUT
+    assert tree(tmp_path) == {}
+
+
+def test_file_in_the_folders_place_is_73(tmp_path: Path) -> None:
+    """An --output that is a file is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(JobError) as caught:
+        Output(tmp_path / "file", "a", "local").probe()
+    assert (caught.value.code, str(tmp_path / "file") in caught.value.message) == (Exit.OUTPUT, True)
+
+
+def test_read_only_volume_is_73(volume: Mount) -> None:
+    """Found by the probe, whether the output folder is there or has to be made."""
+    folder = volume("size=64k")
+    (folder / "there").mkdir()
+    volume("ro")
+    for root in (folder / "there", folder / "absent"):
+        with pytest.raises(JobError) as caught:
+            Output(root, "a", "local").probe()
+        assert caught.value.code == Exit.OUTPUT
+        assert caught.value.message.endswith("Read-only file system")
+
+
+def test_full_volume_is_73_and_has_nothing_half_published(volume: Mount) -> None:
+    """A model that does not fit leaves no trace, and what was there is as it was."""
+
+    def too_large(folder: Path) -> None:
+        fill()(folder)
+        (folder / "large").write_bytes(bytes(2**20))
+
+    root = volume("size=64k")
+    published(root, "first").promote("unless-worse", 0)
+    output = Output(root, "a", "local")
+    with output.begin(settings()):
+        before = tree(root)
+        with pytest.raises(JobError) as caught:
+            output.publish(too_large)
+    assert caught.value.code == Exit.OUTPUT
+    assert caught.value.message.endswith("No space left on device")
+    assert tree(root) == before
