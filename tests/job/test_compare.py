@@ -72,10 +72,10 @@ def test_table_says_what_is_beyond_chance(output: Path, capsys: pytest.CaptureFi
     called = "base (latest)"
     assert printed == [
         "run             started (UTC)     accuracy  95% interval      difference  verdict   learning_rate  schedule",
-        "twin            2026-11-25 01:00    89.90%  87.88 to 91.62%        -0.10  kept                1.0    cosine",
+        "twin            2026-11-25 01:00    89.90%  87.88 to 91.62%        -0.10  kept               1.25    cosine",
         "slow            2026-11-24 01:00    84.00%  81.60 to 86.14%      * -6.00  rejected           0.01  constant",
-        "base <- latest  2026-11-23 06:54    90.00%  87.98 to 91.71%    reference  promoted            1.0    cosine",
-        "other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  promoted            1.0    cosine",
+        "base <- latest  2026-11-23 06:54    90.00%  87.98 to 91.71%    reference  promoted           1.25    cosine",
+        "other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  promoted           1.25    cosine",
         "",
         f"Beside {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):",
         "  slow is worse: 0 examples only it gets right, 60 only base (p = 3.5e-18)",
