@@ -105,7 +105,7 @@ class _Bar(BarColumn):
     """A bar for the training, words for the other phases."""
 
     def render(self, task: Task) -> Any:
-        return Text(task.fields["detail"]) if task.total is None else super().render(task)
+        return super().render(task) if task.description == "training" else Text(task.fields["detail"])
 
 
 class Terminal(Lines):
@@ -149,7 +149,7 @@ class Terminal(Lines):
             shown = record.accuracy is not None and self._console.width >= 100
             accuracy = f"  accuracy {record.accuracy:.4f}" if shown else ""
             figures = (
-                f"{record.step:,} of {record.steps:,}  loss {record.loss:.4f}  "
+                f"{record.step:,}/{record.steps:,}  loss {record.loss:.4f}  "
                 f"{record.examples_per_s:,.0f} examples/s  {left} left{accuracy}"
             )
             self._progress.update(self._task, completed=record.step, figures=figures)

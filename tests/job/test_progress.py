@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.job.conftest import Trained
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-BAR = re.compile(r"training +━+ +([\d,]+) of ([\d,]+)  loss (\d+\.\d{4})  ([\d,]+) examples/s  (\d:\d\d:\d\d) left")
+BAR = re.compile(r"training +━+ +([\d,]+)/([\d,]+)  loss (\d+\.\d{4})  ([\d,]+) examples/s  (\d:\d\d:\d\d) left")
 
 
 class Screen(NamedTuple):
@@ -89,9 +89,9 @@ def test_a_run_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
     assert lines[0] == "run with 2 workers"
     summary = lines.index(next(line for line in lines if line.startswith("accuracy ")))
     *phases, training, evaluating, publishing = [line for line in lines[:summary] if line][-6:]
-    assert [re.sub(" +━+", "", line) for line in [*phases, evaluating, publishing]] == [
+    assert [re.sub(" +", " ", line) for line in [*phases, evaluating, publishing]] == [
         "✓ data",
-        "✓ joining",
+        "✓ joining 2 of 2 workers",
         "✓ compiling",
         "✓ evaluating",
         "✓ publishing",
