@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.rivals.common import Result
 
-RESULTS = PROJECT / "benchmarks" / "results"
+RESULTS = PROJECT / "output" / "benchmarks"
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=0.5, help="constant, of every program (default: 0.5)")
     parser.add_argument("--quick", action="store_true", help="one round of three epochs")
     parser.add_argument("--torch-python", metavar="PATH", help="an interpreter with PyTorch (default: this one)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where the results go (default: benchmarks/results)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where the results go (default: output/benchmarks)")
     args = parser.parse_args()
     if args.epochs < 2:
         parser.error(f"--epochs must be at least 2, for the first is the warm-up, not {args.epochs}")

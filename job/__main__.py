@@ -73,9 +73,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         return local.run(settings)
     for name in ("workers", "name"):
         if name in given:
-            raise config.usage(
-                f"{config.flag(name)} is the cluster's to say, which is around this process", "leave it out"
-            )
+            message = f"{config.flag(name)} cannot be given to a worker in a cluster, whose environment says it"
+            raise config.usage(message, "leave it out")
     return supervise.supervise(settings, member)
 
 

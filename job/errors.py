@@ -14,7 +14,6 @@ class Exit(IntEnum):
     DATA_MISSING = 66
     REJECTED = 69
     BUG = 70
-    OUT_OF_MEMORY = 71
     OUTPUT = 73
     TRY_AGAIN = 75
     NOT_FINITE = 76
@@ -29,7 +28,6 @@ MEANINGS: dict[Exit, str] = {
     Exit.DATA_MISSING: "there is no dataset at the path given",
     Exit.REJECTED: "published, but rejected: 'latest' was not moved",
     Exit.BUG: "an uncaught exception: a bug",
-    Exit.OUT_OF_MEMORY: "the trainer ran out of memory",
     Exit.OUTPUT: "the output folder cannot be written",
     Exit.TRY_AGAIN: "stopped before the end; the same command may succeed when run again",
     Exit.NOT_FINITE: "the loss was not finite",

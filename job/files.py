@@ -35,6 +35,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and all below it to the disk, so that a rename cannot outlive its content."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -32,6 +32,8 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
+        if self._events.tell():
+            self._events.write("\n")  # after a last line that may be torn; readers skip an empty one
         (folder / "tensorboard").mkdir(exist_ok=True)
         now = time.time()
         path = folder / "tensorboard" / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}"

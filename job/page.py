@@ -124,7 +124,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]
                 ("device", report["device"]),
                 ("start-up", seconds(timing["startup_s"])),
                 ("training", seconds(timing["training_s"])),
-                ("peak memory of a worker", f"{timing['peak_rss_mb']:,.0f} MB"),
+                ("peak memory of the chief", f"{timing['peak_rss_mb']:,.0f} MB"),
             ],
         ),
         ("Versions", list(report["versions"].items())),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from job import dataset as datasets
 from job import fetch, idx, tfds_folder
 from job.errors import Exit, JobError
+from job.files import sync, sync_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,19 +126,19 @@ def _make(folder: Path, name: str, from_idx: Path | None, work: Path, report: Re
     if place.exists():
         report(f"{place} is there without a fingerprint: reading it as TensorFlow Datasets prepared it")
         tfds_folder.describe(folder, name, work)
-        _sync(work)
+        sync_tree(work)
         shutil.rmtree(place / datasets.DECODED, ignore_errors=True)
         for part in (datasets.DECODED, datasets.FINGERPRINT):  # in this order: the fingerprint says that all is there
             if (work / part).exists():
                 (work / part).rename(place / part)
-        _sync_one(place)
+        sync(place)
     else:
         made = _obtain(folder, name, from_idx, work, report)
         report("reading it back: fingerprint and decoded arrays")
         tfds_folder.describe(made, name, made / name)
-        _sync(made / name)
+        sync_tree(made / name)
         (made / name).rename(place)
-        _sync_one(folder)
+        sync(folder)
 
 
 def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, report: Report) -> Path:
@@ -171,18 +171,3 @@ def _unavailable(folder: Path, name: str, faults: str) -> JobError:
     again = f"{datasets.command(folder, name)} --from-idx FOLDER"
     hint = f"try again with a network, or give the four raw files: `{again}`"
     return JobError(Exit.TRY_AGAIN, "dataset-unavailable", f"{name} could not be fetched: {faults}", hint)
-
-
-def _sync(folder: Path) -> None:
-    """Put a folder and all below it on the disk, so that a rename cannot outlive its content."""
-    for path in folder.rglob("*"):
-        _sync_one(path)
-    _sync_one(folder)
-
-
-def _sync_one(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from datetime import timedelta
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column, Table
 from rich.text import Text
 
-from job import telemetry
+from job import process, telemetry
 from job.errors import Exit
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Lines:
         if record:
             text = f"{record.message}; {record.hint}" if record.hint else str(record.message)
         elif code > 128:
-            text = f"the worker was killed by {signal.Signals(code - 128).name}"
+            text = f"the worker was killed by {process.killed_by(code)}"
         else:
             text = f"the worker ended with {code} and said nothing"
         telemetry.say(f"error: {self._named(rank, text)}", sys.stderr)
@@ -141,8 +140,8 @@ class Terminal(Lines):
         if record.rank == 0 and record.phase != self._phase:
             self._begin(record)
         if self._phase == "joining":
-            joined = sum(phase not in {"data", "joining"} for phase in self._phases.values())
-            self._progress.update(self._task, detail=f"{joined} of {self._config.workers} workers")
+            here = sum(phase != "data" for phase in self._phases.values())
+            self._progress.update(self._task, detail=f"{here} of {self._config.workers}")
         if record.rank == 0 and record.phase == "training":
             left = timedelta(seconds=round(record.eta_s or 0))
             # 80 columns have room for the others.
@@ -182,6 +181,8 @@ class Terminal(Lines):
 
     def _begin(self, record: Record) -> None:
         """Tick off the phase before and begin another."""
+        if self._phase == "joining":  # it ends when all are there, whatever order their records come in
+            self._progress.update(self._task, detail=f"{self._config.workers} of {self._config.workers}")
         if self._task is not None:
             task = self._progress.tasks[self._task]
             self._progress.update(self._task, total=task.total or 1, completed=task.total or 1)

@@ -2,6 +2,7 @@
 
     runs/<run>/config.json    settings, their hash, JOB_UID, start, versions, fingerprints; written once
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves; never decided again
+    runs/<run>/promoted       an empty file: `latest` was moved as the verdict says, and will not be again
     models/<run>/             appears whole and never changes
     latest -> models/<run>    moved only by promotion
 
@@ -17,11 +18,11 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from job.config import check_name
 from job.errors import Exit, JobError
-from job.files import read_json, sha256, sync, write_json
+from job.files import read_json, sha256, sync, sync_tree, write_json
 from job.promotion import Verdict, decide
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Output:
         root: the output folder; made when the run begins.
         run: the run's name.
         job_uid: the UID of the Job that trains it, `local` without a cluster.
+
+    Attributes:
+        begun: with what the run is trained, once begin() has let it: config.json's content, but for what differs in
+            this start and may.
     """
 
     def __init__(self, root: Path, run: str, job_uid: str) -> None:
@@ -46,6 +51,7 @@ class Output:
         self.root, self.run, self.job_uid = root, run, job_uid
         self.folder = root / "runs" / run
         self.model = root / "models" / run
+        self.begun: dict[str, Any] = {}
 
     def probe(self) -> None:
         """Try that the folder can be written and renames within it, and leave it as it was.
@@ -71,42 +77,50 @@ class Output:
             if not (self.folder / "config.json").exists():
                 message = f"{self.model} is there, but not what it was trained with, {self.folder / 'config.json'}"
                 raise JobError(Exit.USAGE, "run-taken", message, "use another name")
-            config = self.config()["settings"]
-            return self.promote(config["promote"], config["min_accuracy"])
+            settings = (read_json(self.model / "report.json") or {})["settings"]
+            return self.promote(settings["promote"], settings["min_accuracy"])
 
     @contextlib.contextmanager
-    def begin(self, config: Mapping[str, Any]) -> Iterator[None]:
+    def begin(self, description: Mapping[str, Any]) -> Iterator[Verdict | None]:
         """Hold the run while it is trained: take its lock, write config.json once, sweep what was left half-done.
 
+        Args:
+            description: the content of config.json. Where the run was begun before, `begun` keeps that start's time.
+
+        Yields:
+            None; the verdict where another process has published the run in the meantime.
+
         Raises:
-            JobError: 64 when another process trains it, or another Job began it; 73 or 75 from the file system.
+            JobError: 64 when another process trains it, or another Job began it; 78 when it was begun with other
+                settings; 73 or 75 from the file system.
         """
         with self.errors():
             self._check_owner()
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise JobError(
-                    Exit.USAGE,
-                    "run-in-use",
-                    f"run {self.run!r} is being trained by another process",
-                    "use another --name",
-                ) from None
             with self.errors():
-                for left in self.model.parent.glob(f".{self.run}.*"):
-                    shutil.rmtree(left)
-                if not (self.folder / "config.json").exists():
-                    write_json(self.folder / "config.json", config)
-            self._check_settings(config)
-            yield
+                self._hold(lock)
+                self._check_owner()
+            published = self.verdict()
+            if published is None:
+                with self.errors():
+                    for left in self.model.parent.glob(f".{self.run}.*"):
+                        shutil.rmtree(left)
+                    before = read_json(self.folder / "config.json")
+                    if before is None:
+                        write_json(self.folder / "config.json", description)
+                if before:
+                    self._check_settings(before, description)
+                self.begun = {**description, "started": (before or description)["started"]}
+            yield published
 
-    def config(self) -> dict[str, Any]:
-        """What the run was begun with."""
-        with self.errors():
-            return read_json(self.folder / "config.json") or {}
+    def _hold(self, lock: TextIO) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"run {self.run!r} is being trained by another process"
+            raise JobError(Exit.USAGE, "run-in-use", message, "use another --name") from None
 
     def _check_owner(self) -> None:
         config = read_json(self.folder / "config.json")
@@ -118,14 +132,13 @@ class Output:
                 "use another name",
             )
 
-    def _check_settings(self, config: Mapping[str, Any]) -> None:
-        begun = read_json(self.folder / "config.json") or {}
-        if begun["settings_hash"] == config["settings_hash"]:
+    def _check_settings(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        if before["settings_hash"] == now["settings_hash"]:
             return
         differing = [
-            f"{name} {begun['must_match'][name]} and now {value}"
-            for name, value in config["must_match"].items()
-            if begun["must_match"].get(name) != value
+            f"{name} {before['must_match'].get(name)} and now {value}"
+            for name, value in now["must_match"].items()
+            if before["must_match"].get(name) != value
         ]
         raise JobError(
             Exit.SETTINGS,
@@ -153,13 +166,7 @@ class Output:
                 files = sorted(path for path in temporary.rglob("*") if path.is_file())
                 sums = [f"{sha256(path)}  {path.relative_to(temporary)}\n" for path in files]
                 (temporary / CHECKSUMS).write_text("".join(sums))
-                for path in [
-                    *files,
-                    temporary / CHECKSUMS,
-                    *(p for p in temporary.rglob("*") if p.is_dir()),
-                    temporary,
-                ]:
-                    sync(path)
+                sync_tree(temporary)
                 temporary.rename(self.model)  # onto a model that is there already it fails
                 sync(self.model.parent)
             except BaseException:
@@ -173,28 +180,39 @@ class Output:
             policy: --promote.
             min_accuracy: --min-accuracy.
         """
+        path, done = self.folder / "verdict.json", self.folder / "promoted"
+        with self.errors():
+            decided = read_json(path)
+            if decided and (decided["verdict"] != "promoted" or done.exists()):
+                return Verdict(**decided)
         with self.errors(), (self.root / ".promotion-lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            path = self.folder / "verdict.json"
+            latest = self._latest()
             decided = read_json(path)
-            latest = self.root / "latest"
             if decided is None:
-                verdict = decide(
-                    read_json(self.model / "report.json") or {}, read_json(latest / "report.json"), policy, min_accuracy
-                )
-                write_json(path, asdict(verdict))
-            else:
-                verdict = Verdict(**decided)
-            # A verdict that is found moves `latest` only where a crash came between the two: not back over a newer run.
-            unmoved = read_json(latest / "report.json")
-            before = unmoved["run"]["name"] if unmoved else None
-            if verdict.verdict == "promoted" and before == verdict.compared_with and before != self.run:
+                report = read_json(self.model / "report.json") or {}
+                decided = asdict(decide(report, latest, policy, min_accuracy))
+                write_json(path, decided)
+            # A verdict that is found moves `latest` only where a crash came between the two: not back over a newer run,
+            # nor over one to which somebody has gone back since.
+            before = latest["run"]["name"] if latest else None
+            if decided["verdict"] == "promoted" and before == decided["compared_with"]:
                 temporary = self.root / f".latest.{self.run}"
                 temporary.unlink(missing_ok=True)
                 temporary.symlink_to(Path("models") / self.run)
-                temporary.rename(latest)
+                temporary.rename(self.root / "latest")
                 sync(self.root)
-            return verdict
+            if decided["verdict"] == "promoted":
+                done.touch()
+                sync(self.folder)
+            return Verdict(**decided)
+
+    def _latest(self) -> dict[str, Any] | None:
+        """The report of the present latest; None where there is none, or one that cannot be read."""
+        try:
+            return read_json(self.root / "latest" / "report.json")
+        except ValueError:
+            return None
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

@@ -123,8 +123,10 @@ SCHEMA: dict[str, Any] = {
             "timing": _object(
                 "how long it took",
                 {
-                    "startup_s": _AMOUNT | {"description": "process start to first training step, seconds"},
-                    "training_s": _AMOUNT | {"description": "first to last training step, seconds"},
+                    "startup_s": _AMOUNT
+                    | {"description": "seconds from the chief's start to the end of its first block of steps"},
+                    "training_s": _AMOUNT
+                    | {"description": "seconds of all blocks of steps, the first with its compilation included"},
                     "steps": _COUNT,
                     "examples_per_s": _AMOUNT | {"description": "over all workers"},
                     "us_per_step": _AMOUNT | {"description": "microseconds a step"},

@@ -28,7 +28,7 @@ def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
         threads: CPU threads that share a product.
 
     Raises:
-        JobError: 64 when there is no GPU to train on; 75 when this worker's port is taken.
+        JobError: 64 when there is no GPU to train on; 75 when this worker's port is taken or a peer never comes.
     """
     configure(device, threads)
     if cluster.workers == 1:
@@ -41,6 +41,9 @@ def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
     )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    except tf.errors.DeadlineExceededError as error:
+        message = f"not all of the {cluster.workers} workers came within {JOIN_TIMEOUT_S} s"
+        raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "see why the others did not start") from error
     except tf.errors.UnknownError as error:
         if "Could not start gRPC server" not in str(error):
             raise

@@ -66,7 +66,7 @@ def supervise(config: Config, cluster: Cluster) -> int:
         return Exit.TRY_AGAIN
     if code < 0:
         code = 128 - code
-        message = f"the trainer was killed by {signal.Signals(code - 128).name}"
+        message = f"the trainer was killed by {process.killed_by(code)}"
         last = Record(time.time(), cluster.run, cluster.rank, "failed", cluster.workers)
         show(dataclasses.replace(last, code=code, reason="killed", message=message))
     if code not in EXPLAINED:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PHASES = ("starting", "data", "joining", "compiling", "training", "evaluating", "publishing", "published", "failed")
-
 _PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from job import data, export, model, report, step
+from job import data, export, model, process, report, step
 from job.course import Course
 from job.errors import Exit, JobError
 
@@ -82,15 +81,17 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     published = publish(config, worker, dataset, output, course, params, probabilities)
     verdict = output.promote(config.promote, config.min_accuracy)
     say_published(evaluator.total)
-    worker.tell(
-        phase="published",
-        step=course.step,
-        steps=course.steps,
-        accuracy=published["test"]["accuracy"],
-        code=verdict.code,
-        reason=verdict.verdict,
-        message=verdict.reason,
-    )
+    # From here on the run has succeeded, even if its folder takes no more records.
+    with contextlib.suppress(JobError):
+        worker.tell(
+            phase="published",
+            step=course.step,
+            steps=course.steps,
+            accuracy=published["test"]["accuracy"],
+            code=verdict.code,
+            reason=verdict.verdict,
+            message=verdict.reason,
+        )
     return verdict.code
 
 
@@ -115,7 +116,7 @@ def fit(
     plan = data.Plan(
         count=rows.count,
         row_bytes=math.prod(rows.shape),
-        batch_size=config.batch_size,
+        batch_size=min(config.batch_size, rows.count),
         workers=cluster.workers,
         rank=cluster.rank,
         seed=config.seed,
@@ -212,7 +213,7 @@ def publish(
     images, labels = dataset.test.take(np.arange(dataset.test.count))
     evaluation = report.Evaluation(labels, probabilities)
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    begun = output.config()
+    begun = output.begun
     run = report.Run(
         name=output.run,
         job_uid=output.job_uid,
@@ -231,7 +232,7 @@ def publish(
             "steps": course.steps,
             "examples_per_s": dataset.train.count * config.epochs / course.steps / course.seconds_a_step(),
             "us_per_step": course.seconds_a_step() * 1e6,
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+            "peak_rss_mb": process.peak_rss_mb(),
         },
         parameters_sha256=digest(arrays),
     )

@@ -12,11 +12,12 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from job import cpus, telemetry
+from job import cpus, process, telemetry
 from job.cluster import Cluster, identify
 from job.config import Config, parse, settings_hash, settings_to_match
 from job.dataset import Dataset, load
@@ -26,10 +27,11 @@ from job.publish import Output
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BEGAN = time.perf_counter()
+    from job.promotion import Verdict
+
 PIPE = "TELEMETRY_FD"  # the environment variable with the number of the pipe to the supervisor
 # How a collective ends when a peer goes away, by the names of TensorFlow's errors.
-LOST_PEER = {"AbortedError", "CancelledError", "DeadlineExceededError", "InternalError", "UnavailableError"}
+LOST_PEER = {"AbortedError", "CancelledError", "UnavailableError"}
 A_MOMENT_S = 0.3
 LIBRARIES = ("tensorflow", "tensorflow-cpu", "tensorflow-datasets", "numpy")
 
@@ -65,10 +67,9 @@ def main() -> NoReturn:
         if failure.code == Exit.BUG:
             traceback.print_exc()
         code = failure.code
-        if failure.reason.startswith("output"):
-            tell.journal = None  # which would fail again
         fields = {"reason": failure.reason, "message": failure.message, "hint": failure.hint or None}
-        tell(phase="failed", code=int(code), **fields)
+        with suppress(JobError):  # the journal's, which may be what failed
+            tell(phase="failed", code=int(code), **fields)
     # TensorFlow's threads have kept a finished process from exiting for up to 40 s.
     sys.stderr.flush()
     os._exit(code)
@@ -76,11 +77,10 @@ def main() -> NoReturn:
 
 def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     """Train as one worker; returns the exit code."""
+    began = time.perf_counter() - process.age()
     output = Output(config.output, cluster.run, cluster.job_uid) if cluster.rank == 0 else None
     if output and (verdict := output.verdict()):
-        message = f"published before: {verdict.reason}"
-        tell(phase="published", code=verdict.code, reason=verdict.verdict, message=message)
-        return verdict.code
+        return tell_published(tell, verdict)
     tell(phase="data")
     if output:
         output.probe()
@@ -99,10 +99,12 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     # Only now, for TensorFlow's server has put a handler of its own in the place of Python's.
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    worker = train.Worker(cluster, joined, tell, stop.is_set, BEGAN)
+    worker = train.Worker(cluster, joined, tell, stop.is_set, began)
     if output is None:
         return train.train_and_evaluate(config, worker, dataset, None)
-    with output.begin(description(config, cluster, dataset, threads)):
+    with output.begin(description(config, cluster, dataset, threads)) as published:
+        if published:
+            return tell_published(tell, published)
         with output.errors():
             events = journal.Journal(output.folder)
 
@@ -112,6 +114,12 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
 
         tell.journal = write
         return train.train_and_evaluate(config, worker, dataset, output)
+
+
+def tell_published(tell: Teller, verdict: Verdict) -> int:
+    """Say that the run was published before; returns its exit code."""
+    tell(phase="published", code=verdict.code, reason=verdict.verdict, message=f"published before: {verdict.reason}")
+    return verdict.code
 
 
 def description(config: Config, cluster: Cluster, dataset: Dataset, threads: int) -> dict[str, Any]:
@@ -137,13 +145,12 @@ def explain(error: Exception, workers: int) -> JobError:
     """The exit code, reason and sentence of what ended the training of one of so many workers."""
     if isinstance(error, JobError):
         return error
-    name = type(error).__name__
+    name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0]
     if workers > 1 and type(error).__module__.startswith("tensorflow") and name in LOST_PEER:
-        return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost ({name})", "start the run again")
+        return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {first_line}", "start the run again")
     # The last place in this project's own code: below it are TensorFlow's depths, and code that it generated.
     frames = traceback.extract_tb(error.__traceback__)
     place = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent][-1]
-    first_line = (str(error).splitlines() or [""])[0]
     message = f"{name} at {place.filename}:{place.lineno}: {first_line}"
     return JobError(Exit.BUG, "bug", message, "please report it with the lines above")
 

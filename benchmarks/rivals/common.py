@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from job import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,31 +102,15 @@ def accuracy(weights: NDArray[np.float32], bias: NDArray[np.float32], rows: Rows
     return float(np.mean(logits.argmax(axis=1) == rows.labels))
 
 
+def pin(rank: int, ranks: int) -> None:
+    """Give this process its share of the CPUs, as this job gives it to each of its workers on one machine."""
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        each = max(1, len(cpus) // ranks)
+        os.sched_setaffinity(0, {cpus[(rank * each + i) % len(cpus)] for i in range(each)})
+
+
 def finish(us_per_step: float, batch_size: int, reached: float | None) -> None:
     """Print this process's result as a JSON line."""
-    result = Result(us_per_step, batch_size / us_per_step * 1e6, reached, peak_rss_mb(), since_start())
+    result = Result(us_per_step, batch_size / us_per_step * 1e6, reached, process.peak_rss_mb(), process.age())
     print(json.dumps(asdict(result)), flush=True)
-
-
-def peak_rss_mb() -> float:
-    """The largest resident set of this process so far, in 10^6 bytes."""
-    try:
-        # Not getrusage: across a fork and an exec that keeps the parent's, where it was larger.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-_imported = time.perf_counter()
-
-
-def since_start() -> float:
-    """Seconds since this process started; since this module was imported, where the system does not tell."""
-    try:
-        ticks: Any = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-        uptime = Path("/proc/uptime").read_text(encoding="utf-8").split()[0]
-    except OSError:
-        return time.perf_counter() - _imported
-    return float(uptime) - int(ticks) / os.sysconf("SC_CLK_TCK")

@@ -79,6 +79,7 @@ def main() -> None:
     """Start the workers, or be one."""
     args = common.arguments(__doc__, steps_per_execution=1)
     if "TF_CONFIG" in os.environ:
+        common.pin(json.loads(os.environ["TF_CONFIG"])["task"]["index"], WORKERS)
         worker(args)
     with ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(WORKERS)]

@@ -19,6 +19,7 @@ RANKS = 2
 
 def worker(rank: int, args: Namespace, meeting: str) -> None:
     """One rank; the ranks find each other by the file `meeting`."""
+    common.pin(rank, RANKS)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
     torch_loop.train(args, rank, RANKS, DistributedDataParallel)
     distributed.destroy_process_group()

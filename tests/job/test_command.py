@@ -111,7 +111,8 @@ def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str | 
 @pytest.mark.parametrize("flag", ["--workers=1", "--name=other"])
 def test_what_the_cluster_says_is_no_flag_inside_one(flag: str, tmp_path: Path) -> None:
     """Workers and the run's name are refused, even with the value that they have."""
-    sentence = f"{flag.partition('=')[0]} is the cluster's to say, which is around this process; leave it out"
+    said = "cannot be given to a worker in a cluster, whose environment says it"
+    sentence = f"{flag.partition('=')[0]} {said}; leave it out"
     check(Exit.USAGE, sentence, tmp_path / "output", flag, env={"TF_CONFIG": ONE, "RUN": "r"})
 
 

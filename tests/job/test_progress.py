@@ -91,7 +91,7 @@ def test_a_run_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
     *phases, training, evaluating, publishing = [line for line in lines[:summary] if line][-6:]
     assert [re.sub(" +", " ", line) for line in [*phases, evaluating, publishing]] == [
         "✓ data",
-        "✓ joining 2 of 2 workers",
+        "✓ joining 2 of 2",
         "✓ compiling",
         "✓ evaluating",
         "✓ publishing",

@@ -32,6 +32,7 @@ def settings(job_uid: str = "local", **changes: Any) -> dict[str, Any]:
     must_match = settings_to_match(config, FINGERPRINT)
     return {
         "job_uid": job_uid,
+        "started": "2026-11-01",
         "settings": {"promote": config.promote, "min_accuracy": config.min_accuracy},
         "settings_hash": settings_hash(must_match),
         "must_match": must_match,
@@ -47,11 +48,12 @@ def tree(folder: Path) -> dict[str, str | bytes | None]:
     return found
 
 
-def fill(accuracy: float = 0.9, started: int = 1, name: str = "a") -> Callable[[Path], None]:
+def fill(accuracy: float = 0.9, started: int = 1, name: str = "a", min_accuracy: float = 0.0) -> Callable[[Path], None]:
     """What writes a model: a report, and a file two folders down."""
     report = {
         "run": {"name": name, "started": f"2026-11-{started:02}"},
         "dataset": FINGERPRINT,
+        "settings": {"promote": "unless-worse", "min_accuracy": min_accuracy},
         "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01]},
     }
 
@@ -142,12 +144,24 @@ def test_next_start_sweeps_what_was_left_half_done(tmp_path: Path) -> None:
 
 
 def test_run_is_begun_once(tmp_path: Path) -> None:
-    """config.json is the first start's whatever comes later; workers, paths and intervals may differ."""
+    """config.json is the first start's; a later one keeps its time, and may differ in what is not the training."""
     first = settings() | {"started": "first"}
-    for config in (first, settings(workers=3, log_every=7, threads=2, min_accuracy=0.5) | {"started": "second"}):
+    second = settings(workers=3, log_every=7, threads=2, min_accuracy=0.5) | {"started": "second"}
+    for config in (first, second):
         output = Output(tmp_path, "a", "local")
-        with output.begin(config):
-            assert output.config() == first
+        with output.begin(config) as verdict:
+            assert verdict is None
+            assert output.begun == config | {"started": "first"}
+            assert json.loads((output.folder / "config.json").read_text()) == first
+
+
+def test_run_that_was_published_in_the_meantime_is_not_trained_again(tmp_path: Path) -> None:
+    """Who comes to begin a run that another process has published since is given its verdict."""
+    verdict = published(tmp_path).promote("unless-worse", 0)
+    before = tree(tmp_path)
+    with Output(tmp_path, "a", "local").begin(settings()) as found:
+        assert found == verdict
+    assert tree(tmp_path) == before
 
 
 def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
@@ -266,11 +280,11 @@ def test_promotion_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_verdict_is_made_where_publication_was_the_last_thing_done(tmp_path: Path) -> None:
-    """A run published and not judged is judged by what it was begun with; one not published has no verdict."""
+    """A run published and not judged is judged by what its report says; one not published has no verdict."""
     output = Output(tmp_path, "a", "local")
-    with output.begin(settings(min_accuracy=0.99)):
+    with output.begin(settings()):
         assert output.verdict() is None
-        output.publish(fill(0.9))
+        output.publish(fill(0.9, min_accuracy=0.99))
     expected = Verdict("rejected", 69, "accuracy 0.9000 is below the minimum 0.99", None)
     assert Output(tmp_path, "a", "local").verdict() == expected
     assert latest(tmp_path) is None
@@ -282,6 +296,25 @@ def test_older_run_asked_again_does_not_take_latest_back(tmp_path: Path) -> None
     verdict = first.promote("unless-worse", 0)
     published(tmp_path, "second", 0.95, 2).promote("unless-worse", 0)
     assert first.verdict() == verdict
+    assert latest(tmp_path) == "models/second"
+
+
+def test_latest_that_was_moved_back_by_hand_stays_there(tmp_path: Path) -> None:
+    """A promoted run that is started again does not undo a roll-back to the run before it."""
+    published(tmp_path, "first").promote("unless-worse", 0)
+    second = published(tmp_path, "second", 0.95, 2)
+    verdict = second.promote("unless-worse", 0)
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("models/first")
+    assert second.verdict() == verdict
+    assert latest(tmp_path) == "models/first"
+
+
+def test_latest_with_a_damaged_report_is_as_none(tmp_path: Path) -> None:
+    """What cannot be read is not compared with."""
+    published(tmp_path, "first").promote("unless-worse", 0)
+    (tmp_path / "models" / "first" / "report.json").write_text("{")
+    assert published(tmp_path, "second").promote("unless-worse", 0).verdict == "promoted"
     assert latest(tmp_path) == "models/second"
 
 

@@ -367,6 +367,7 @@ def test_published_folder_is_whole(runs: Runs) -> None:
         "config.json",
         "events.jsonl",
         "verdict.json",
+        "promoted",
         "tensorboard",
         "lock",
     }

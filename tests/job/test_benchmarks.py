@@ -1,0 +1,65 @@
+"""How the benchmark judges what it measured."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.bars import Bar, Standing, standings
+from benchmarks.cases import RUN, Case
+from benchmarks.measure import FailedError, job_result
+from benchmarks.rivals.common import Result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def results(*microseconds: float) -> list[Result]:
+    """What a program measured in as many rounds."""
+    return [Result(us, 1e8 / us, 0.92, 100.0, us / 10) for us in microseconds]
+
+
+def test_bars_are_judged_by_medians_and_the_best_rival() -> None:
+    """Each program counts at its better limit of threads, by the median of its rounds; what was not run is not judged."""
+    samples = {
+        Case("job", (), 1): results(50, 40, 60),
+        Case("job", (), 2): results(70, 70, 70),
+        Case("slow", (), 1): results(200, 900, 100),
+        Case("fast", (), 1): results(120, 90, 150),
+        Case("fast", (), 2): results(100, 100, 400),
+    }
+    bars = [
+        Bar("over both", "job", ("slow", "fast"), 2),
+        Bar("over slow", "job", ("slow",), 4.5),
+        Bar("floor", "job", ("fast",), 0.5, at_most=True),
+        Bar("whole", "job", ("fast",), 3, field="whole_s"),
+        Bar("absent", "job", ("torch",), 1.3),
+    ]
+    found = standings(samples, bars)
+    assert found == [
+        Standing(bars[0], 50, 100, "fast"),
+        Standing(bars[1], 50, 200, "slow"),
+        Standing(bars[2], 50, 100, "fast"),
+        Standing(bars[3], 5, 10, "fast"),
+        Standing(bars[4], 50, None, "torch"),
+    ]
+    assert [(standing.ratio, standing.met) for standing in found] == [
+        (2, True),
+        (4, False),
+        (0.5, True),
+        (2, False),
+        (None, None),
+    ]
+
+
+def test_this_job_is_measured_by_its_report(tmp_path: Path) -> None:
+    """Its figures are report.json's, the whole command's seconds the caller's; no report is a failure that says so."""
+    with pytest.raises(FailedError, match=r"it left no .*report\.json"):
+        job_result(tmp_path, 3.0)
+    folder = tmp_path / "models" / RUN
+    folder.mkdir(parents=True)
+    timing = {"us_per_step": 50.0, "examples_per_s": 2e6, "peak_rss_mb": 800.0, "startup_s": 3.0}
+    (folder / "report.json").write_text(json.dumps({"timing": timing, "test": {"accuracy": 0.92}}))
+    assert job_result(tmp_path, 4.5) == Result(50.0, 2e6, 0.92, 800.0, 4.5)
