@@ -22,7 +22,7 @@ def results(*microseconds: float) -> list[Result]:
 
 
 def test_bars_are_judged_by_medians_and_the_best_rival() -> None:
-    """Each program counts at its better limit of threads, by the median of its rounds; what was not run is not judged."""
+    """A program counts at its better limit of threads, by its rounds' median; what was not run is not judged."""
     samples = {
         Case("job", (), 1): results(50, 40, 60),
         Case("job", (), 2): results(70, 70, 70),

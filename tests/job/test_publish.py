@@ -116,11 +116,12 @@ def test_everything_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch
     """Each file and folder is flushed under its temporary name, the folder around them after the renaming."""
     flushed: list[tuple[str, bool]] = []
     output = Output(tmp_path, "a", "local")
-    monkeypatch.setattr(publish, "sync", lambda path: flushed.append((str(path), output.model.exists())))
+    for module in (files, publish):
+        monkeypatch.setattr(module, "sync", lambda path: flushed.append((str(path), output.model.exists())))
     output.publish(fill())
     folder = tmp_path / "models" / ".a.local"
-    files = ["", "/SHA256SUMS", "/report.json", "/saved_model", "/saved_model/1", "/saved_model/1/weights"]
-    assert sorted(flushed[:-1]) == [(f"{folder}{file}", False) for file in files]
+    below = ["", "/SHA256SUMS", "/report.json", "/saved_model", "/saved_model/1", "/saved_model/1/weights"]
+    assert sorted(flushed[:-1]) == [(f"{folder}{path}", False) for path in below]
     assert flushed[-1] == (str(tmp_path / "models"), True)
 
 
