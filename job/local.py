@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
 
 PUBLISHED = {Exit.OK, Exit.REJECTED}
+SYMPTOMS = {"peer-lost", "stopped-by-peer"}  # reasons of a worker that only followed another
 STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
 CAUSE_S = 3.0  # how long to wait for the worker that failed when another says that it lost a peer
 END_S = 1.0  # how long a worker may live on when another's end has told how it went; rank 0 may be about to publish
@@ -134,7 +135,7 @@ def follow(workers: int, events: Events, display: Lines) -> int:
             if codes.get(0) in PUBLISHED:
                 deadline = time.monotonic() + END_S
             elif event != 0:
-                known = rank in failures and failures[rank].reason != "peer-lost"
+                known = rank in failures and failures[rank].reason not in SYMPTOMS
                 deadline = min(deadline, time.monotonic() + (END_S if known else CAUSE_S))
         elif isinstance(event, str):
             display.note(rank, event)
@@ -151,7 +152,7 @@ def follow(workers: int, events: Events, display: Lines) -> int:
 
 def cause(codes: dict[int, int], failures: dict[int, Record]) -> int:
     """The worker that failed first. A lost peer is a symptom: one that says something else was before."""
-    return min((r for r in codes if codes[r]), key=lambda r: r not in failures or failures[r].reason == "peer-lost")
+    return min((r for r in codes if codes[r]), key=lambda r: r not in failures or failures[r].reason in SYMPTOMS)
 
 
 def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:

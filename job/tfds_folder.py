@@ -210,5 +210,6 @@ def _tfds_output(*, progress: bool) -> Iterator[None]:
 def _raise_if_unwritable(error: Exception) -> None:
     """Make an OSError of one that says so, or of array_record's RuntimeError with the system's words in it."""
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+        told = isinstance(error, RuntimeError) and os.strerror(number) in str(error)
+        if getattr(error, "errno", None) == number or told:
             raise OSError(number, os.strerror(number)) from error

@@ -139,8 +139,9 @@ def fit(
         if not math.isfinite(loss):
             raise not_finite(config, course)
         if outcome.stops:
-            message = f"told to stop at step {course.step}"
-            raise JobError(Exit.TRY_AGAIN, "stopped", message, "start the run again")
+            reason, who = ("stopped", "told") if stop else ("stopped-by-peer", "a peer was told")
+            message = f"{who} to stop at step {course.step}"
+            raise JobError(Exit.TRY_AGAIN, reason, message, "start the run again")
         end_of_epoch = last == plan.steps_per_epoch
         if end_of_epoch or last // config.log_every > first // config.log_every:
             shown = end_of_epoch and shows_accuracy(config, epoch + 1)
