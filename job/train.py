@@ -139,7 +139,8 @@ def fit(
         if not math.isfinite(loss):
             raise not_finite(config, course)
         if outcome.stops:
-            reason, who = ("stopped", "told") if stop else ("stopped-by-peer", "a peer was told")
+            told = worker.told_to_stop()
+            reason, who = ("stopped", "told") if told else ("stopped-by-peer", "a peer was told")
             message = f"{who} to stop at step {course.step}"
             raise JobError(Exit.TRY_AGAIN, reason, message, "start the run again")
         end_of_epoch = last == plan.steps_per_epoch
