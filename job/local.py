@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 
 from job import config as configs
-from job import process, progress, telemetry
+from job import cpus, process, progress, telemetry
 from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, Exit, JobError
 
@@ -66,8 +66,8 @@ def run(config: Config) -> int:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
-        for cluster, cpus in zip(clusters(name, config.workers), shares(config.workers), strict=True):
-            workers.append(start(config, cluster, cpus))
+        for cluster, share in zip(clusters(name, config.workers), cpus.shares(config.workers), strict=True):
+            workers.append(start(config, cluster, share))
         with display:
             for rank, worker in enumerate(workers):
                 threading.Thread(target=listen, args=(rank, worker, events), daemon=True).start()
@@ -89,21 +89,12 @@ def clusters(name: str, count: int) -> list[Cluster]:
     return [Cluster(name, LOCAL_UID, rank, tensorflow, supervisors) for rank in range(count)]
 
 
-def shares(count: int) -> list[list[int]]:
-    """The CPUs of each worker, so that none waits for another's: a message between two takes half the time then."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [[] for _ in range(count)]
-    cpus = sorted(os.sched_getaffinity(0))
-    each = max(1, len(cpus) // count)
-    return [[cpus[(rank * each + i) % len(cpus)] for i in range(each)] for rank in range(count)]
-
-
-def start(config: Config, cluster: Cluster, cpus: list[int]) -> subprocess.Popen[str]:
+def start(config: Config, cluster: Cluster, share: list[int]) -> subprocess.Popen[str]:
     """Start one worker's supervisor, in a session of its own: a terminal's Ctrl-C is for this process alone."""
     arguments = configs.argv(dataclasses.replace(config, name="", workers=1))
     return process.start(
         [sys.executable, "-m", "job", "train", *arguments],
-        cpus=cpus,
+        cpus=share,
         env={**os.environ, **cluster.environment()},
         stdout=process.PIPE,
         stderr=process.PIPE,

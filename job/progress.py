@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from datetime import timedelta
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from job import process, telemetry
 from job.errors import Exit
+from job.files import read_json
 
 if TYPE_CHECKING:
     from job.config import Config
@@ -93,11 +93,10 @@ class Lines:
         }
 
     def _report(self) -> dict[str, Any]:
-        return dict(json.loads((self._model / "report.json").read_text(encoding="utf-8")))
+        return read_json(self._model / "report.json") or {}
 
     def _verdict(self) -> dict[str, Any]:
-        path = self._config.output / "runs" / self._run / "verdict.json"
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_json(self._config.output / "runs" / self._run / "verdict.json") or {}
 
 
 class _Bar(BarColumn):

@@ -36,7 +36,7 @@ def supervise(config: Config, cluster: Cluster) -> int:
         The exit code: the trainer's, 75 where it was told to stop, 128 and the signal's number where one killed it.
     """
     reading, writing = os.pipe()
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **cluster.environment(), "TELEMETRY_FD": str(writing)}
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **cluster.environment(), telemetry.PIPE: str(writing)}
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow looks for drivers
     command = [sys.executable, "-m", "job.trainer", *configs.argv(config)]

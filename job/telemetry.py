@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PIPE = "TELEMETRY_FD"  # the environment variable with the number of the trainer's pipe to its supervisor
+
 _PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from job.promotion import Verdict
 
-PIPE = "TELEMETRY_FD"  # the environment variable with the number of the pipe to the supervisor
 # How a collective ends when a peer goes away, by the names of TensorFlow's errors.
 LOST_PEER = {"AbortedError", "CancelledError", "UnavailableError"}
 A_MOMENT_S = 0.3
@@ -57,9 +56,9 @@ def main() -> NoReturn:
     """Run one worker, from the command line and the environment that the supervisor gives it."""
     config = parse(sys.argv[1:])
     cluster = identify(os.environ)
-    if cluster is None or PIPE not in os.environ:
+    if cluster is None or telemetry.PIPE not in os.environ:
         sys.exit("the trainer is started by a supervisor: run `python -m job train`")
-    tell = Teller(cluster, int(os.environ[PIPE]))
+    tell = Teller(cluster, int(os.environ[telemetry.PIPE]))
     try:
         code = run(config, cluster, tell)
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from job import process
+from job import cpus, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,10 +104,8 @@ def accuracy(weights: NDArray[np.float32], bias: NDArray[np.float32], rows: Rows
 
 def pin(rank: int, ranks: int) -> None:
     """Give this process its share of the CPUs, as this job gives it to each of its workers on one machine."""
-    if hasattr(os, "sched_setaffinity"):
-        cpus = sorted(os.sched_getaffinity(0))
-        each = max(1, len(cpus) // ranks)
-        os.sched_setaffinity(0, {cpus[(rank * each + i) % len(cpus)] for i in range(each)})
+    if share := cpus.shares(ranks)[rank]:
+        os.sched_setaffinity(0, share)
 
 
 def finish(us_per_step: float, batch_size: int, reached: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Tests of how many CPUs a worker takes itself to have."""
+"""Tests of which CPUs a worker takes itself to have."""
 
 from __future__ import annotations
 
@@ -42,3 +42,11 @@ def test_threads_share_only_what_is_worth_sharing(monkeypatch: pytest.MonkeyPatc
     """A small step is one thread's; a large one takes all CPUs."""
     monkeypatch.setattr(cpus, "limit", lambda: 6)
     assert [cpus.threads(part) for part in (1, cpus.WORTH_SHARING - 1, cpus.WORTH_SHARING)] == [1, 1, 6]
+
+
+def test_the_workers_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has as many of its own as there are, and they take turns where there are fewer than workers."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 1, 5})
+    assert cpus.shares(1) == [[1, 3, 5]]
+    assert cpus.shares(2) == [[1], [3]]
+    assert cpus.shares(4) == [[1], [3], [5], [1]]

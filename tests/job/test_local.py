@@ -285,14 +285,6 @@ def test_what_this_process_is_asked_ends_the_run() -> None:
     assert display.told == [("show", record)]
 
 
-def test_the_workers_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has as many of its own as there are, and they take turns where there are fewer than workers."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 1, 5})
-    assert local.shares(1) == [[1, 3, 5]]
-    assert local.shares(2) == [[1], [3]]
-    assert local.shares(4) == [[1], [3], [5], [1]]
-
-
 def test_the_workers_have_addresses_of_their_own() -> None:
     """Two for each, all different, the same list for all, and each knows its rank."""
     found = local.clusters("r", 3)
