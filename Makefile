@@ -1,16 +1,18 @@
 # `make` alone lists the targets.
 WORKERS ?= 2
 ARGS ?=
+POINTS ?= 3
+MINUTES ?= 20
 PYTHON ?= python3
 RUN := .venv/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train test bench lint format lock clean
+.PHONY: help setup data train test test-faults soak bench lint format lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/installed  ## make the virtual environment with the locked dependencies
 
@@ -30,9 +32,16 @@ train: data  ## train here: WORKERS=2 ARGS="--epochs 3"
 test: setup  ## run the tests
 	$(RUN) -m pytest $(ARGS)
 
+test-faults: setup  ## kill, stop, fill and break real workers, and see the run go on: POINTS=3 moments for each
+	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(ARGS)
+
+soak: setup  ## random kills for MINUTES=20
+	MINUTES=$(MINUTES) $(RUN) -m pytest tests/faults/test_soak.py --capture=no $(ARGS)
+
 bench: data  ## time the job beside what a user would pick instead
 	$(INSTALL) requirements/bench.txt --no-deps
 	$(RUN) -m benchmarks $(ARGS)
+	$(RUN) -m benchmarks.recovery
 
 lint: setup  ## check style and types
 	$(RUN) -m ruff check

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job import config
+from job import config, process, termination
 from job.errors import MEANINGS, Exit, JobError
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meani
 
 def main() -> int:
     """Run the command that the arguments name; returns the exit code."""
+    process.end_with_parent()
     try:
         arguments = parser().parse_args()
         code: int = arguments.run(arguments)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
+        termination.write(error.code, error.reason, error.message, hint=error.hint)
         return error.code
     except KeyboardInterrupt:
         print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
@@ -59,6 +61,11 @@ def parser() -> config.Parser:
     compare.add_argument("output", type=Path, metavar="OUTPUT", help="the folder given to train as --output")
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.set_defaults(run=run_compare)
+
+    promote = commands.add_parser("promote", help="move `latest` to a published run by hand, forwards or back")
+    promote.add_argument("name", metavar="RUN", help="a published run; neither its verdict nor its age matters")
+    config.add_flags(promote, "output")
+    promote.set_defaults(run=run_promote)
     return top
 
 
@@ -100,6 +107,16 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from job import compare  # noqa: PLC0415
 
     compare.run(arguments.output, as_json=arguments.json)
+    return 0
+
+
+def run_promote(arguments: argparse.Namespace) -> int:
+    """Move `latest`."""
+    from job import publish  # noqa: PLC0415
+
+    settings = config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"})
+    before = publish.move_latest(settings.output, arguments.name)
+    print(f"latest is {arguments.name}; it was {before or 'not there'}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ class Cluster:
     """One worker's view of the workers that train a run together.
 
     run and job_uid name the run; rank is this worker's place, 0 to workers - 1, and rank 0 is the chief.
-    tensorflow and supervisors hold each rank's host:port of TensorFlow's server and of the supervisor.
+    tensorflow and supervisors hold each rank's host:port of TensorFlow's server and of the supervisor; TensorFlow's
+    port is 0 where a free one is to be chosen at each gathering.
     """
 
     run: str
@@ -80,10 +82,9 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
         raise usage(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
     if len(pairs) != workers:
         raise usage(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
-    for _, supervisor in pairs:
-        _check_address("PEERS", supervisor)
-    tensorflow = _addresses("PEERS", [pair[0] for pair in pairs])
-    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, tuple(pair[1] for pair in pairs))
+    supervisors = _addresses("PEERS", [supervisor for _, supervisor in pairs])
+    tensorflow = _addresses("PEERS", [tensorflow for tensorflow, _ in pairs], least_port=0)
+    return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
 
 
 def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
@@ -107,7 +108,9 @@ def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
     tensorflow = _addresses("TF_CONFIG", chiefs + workers)
     run = _value(environ, "RUN")
     check_name(run, len(tensorflow), "RUN")
-    supervisors = tuple(f"{address.rpartition(':')[0]}:{SUPERVISOR_PORT}" for address in tensorflow)
+    hosts = [address.rpartition(":")[0] for address in tensorflow]
+    # The tasks of one host have ports of their own, in the order of their ranks.
+    supervisors = tuple(f"{host}:{SUPERVISOR_PORT + hosts[:rank].count(host)}" for rank, host in enumerate(hosts))
     rank = index + len(chiefs) if kind == "worker" else 0
     return Cluster(run, environ.get("JOB_UID") or run, rank, tensorflow, supervisors)
 
@@ -149,19 +152,20 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
     return int(text)
 
 
-def _addresses(variable: str, addresses: list[Any]) -> tuple[str, ...]:
-    """Host:port of each rank; TensorFlow hangs on a cluster that names one twice."""
+def _addresses(variable: str, addresses: list[Any], least_port: int = 1) -> tuple[str, ...]:
+    """Host:port of each rank; TensorFlow hangs on a cluster that names one twice. Port 0 is a free one each time."""
     for address in addresses:
-        _check_address(variable, address)
-        if addresses.count(address) > 1:
+        if not is_address(address, least_port):
+            raise usage(f"{variable} has the address {address!r}, which is not host:port")
+        if addresses.count(address) > 1 and not address.endswith(":0"):
             raise usage(f"{variable} names {address} twice")
     return tuple(addresses)
 
 
-def _check_address(variable: str, address: Any) -> None:
-    host, _, port = str(address).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise usage(f"{variable} has the address {address!r}, which is not host:port")
+def is_address(text: Any, least_port: int = 1) -> bool:
+    """Whether a value is host:port with a port that there can be."""
+    found = re.fullmatch(r".+:([0-9]{1,5})", text) if isinstance(text, str) else None
+    return found is not None and least_port <= int(found[1]) < 2**16
 
 
 def _tf_config_error(problem: str) -> JobError:

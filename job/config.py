@@ -60,6 +60,12 @@ class Config:
     )
     evaluate_every: int = setting(1, "epochs between evaluations for display; 0: only at the end", at_least=0)
     log_every: int = setting(200, "steps between progress records", at_least=1)
+    checkpoint_every: int = setting(0, "steps between checkpoints; 0: one at the end of each epoch", at_least=0)
+    continue_: bool = setting(False, "take up a run of this name that another Job began")
+    join_timeout: int = setting(900, "seconds to wait for the other workers", at_least=1, at_most=86_400)
+    stall_timeout: int = setting(
+        120, "seconds without a step after which a trainer is replaced", at_least=1, at_most=86_400
+    )
     min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
     promote: str = setting(
         "unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never")
@@ -82,8 +88,8 @@ class Config:
 
 
 def flag(field_name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + field_name.replace("_", "-")
+    """The command-line flag of a field; one that would be a keyword of Python's has an underscore at its end."""
+    return "--" + field_name.rstrip("_").replace("_", "-")
 
 
 def usage(message: str, hint: str = "") -> JobError:
@@ -133,6 +139,15 @@ def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     for field in dataclasses.fields(Config):
         if names and field.name not in names:
             continue
+        if field.type == "bool":
+            parser.add_argument(
+                flag(field.name),
+                dest=field.name,
+                action="store_true",
+                default=argparse.SUPPRESS,
+                help=field.metadata["text"],
+            )
+            continue
         kind = types[str(field.type)]
         default = "" if field.default == "" else f" (default: {field.default})"
         parser.add_argument(
@@ -181,8 +196,9 @@ def parse(arguments: Sequence[str]) -> Config:
 
 def argv(config: Config) -> list[str]:
     """The command line that makes this Config again: only what differs from the defaults."""
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
     return [
-        f"{flag(field.name)}={getattr(config, field.name)}"
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != field.default
+        flag(field.name) if value is True else f"{flag(field.name)}={value}"
+        for field, value in values.items()
+        if value != field.default
     ]

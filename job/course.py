@@ -19,6 +19,9 @@ class Course:
     Args:
         steps: of the whole run.
         clock: seconds.
+        step: that the run has reached; above 0 where it goes on from a checkpoint.
+        moments: its records until there.
+        training_s: the seconds that it took until there.
     """
 
     steps: int
@@ -32,6 +35,7 @@ class Course:
 
     def __post_init__(self) -> None:
         self._mark = self.clock()
+        self._before, self._before_s = self.step, self.training_s
         self._loss = self._examples = self._seconds = 0.0
 
     def made(self, step: int, loss: float, examples: float) -> None:
@@ -47,7 +51,7 @@ class Course:
         self.step = step
         self.training_s += seconds
         if not self.first_block_steps:
-            self.first_block_at, self.first_block_s, self.first_block_steps = now, seconds, step
+            self.first_block_at, self.first_block_s, self.first_block_steps = now, seconds, step - self._before
         self._loss += loss
         self._examples += examples
         self._seconds += seconds
@@ -70,6 +74,7 @@ class Course:
 
     def seconds_a_step(self) -> float:
         """Seconds that a step takes once all is compiled."""
-        if self.step == self.first_block_steps:
+        own, own_s = self.step - self._before, self.training_s - self._before_s
+        if own == self.first_block_steps:
             return self.training_s / self.step
-        return (self.training_s - self.first_block_s) / (self.step - self.first_block_steps)
+        return (own_s - self.first_block_s) / (own - self.first_block_steps)

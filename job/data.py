@@ -38,6 +38,7 @@ class Plan:
         seed: of the order of examples.
         epochs: passes over the training set.
         log_every: steps between progress records; a block ends there at the latest.
+        checkpoint_every: steps of the run between checkpoints, for which a block ends too; 0: the end of each epoch.
         sync_every: above 1, blocks end there alone and at an epoch's end, for that is where workers are averaged.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     seed: int
     epochs: int
     log_every: int
+    checkpoint_every: int
     sync_every: int
 
     @property
@@ -85,6 +87,11 @@ class Plan:
         room = max(1, BLOCK_BYTES // (self.part * self.row_bytes))
         return -(-steps // -(-steps // room))  # as few blocks as there is room for, all of one length
 
+    def checkpoint_is_due(self, before: int, step: int) -> bool:
+        """Whether a checkpoint belongs at the end of a block that led from one step of the run to another."""
+        every = self.checkpoint_every or self.steps_per_epoch
+        return step // every > before // every
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The order of examples in an epoch, int64 [count]; RandomState's stream is frozen (NumPy's NEP 19)."""
         return np.random.RandomState([self.seed, epoch]).permutation(self.count)
@@ -100,6 +107,9 @@ class Plan:
         while epoch < self.epochs:
             # Blocks end at multiples of the stride whatever step the run began at.
             last = min(first + self.block_steps, (first // self.stride + 1) * self.stride, self.steps_per_epoch)
+            if self.checkpoint_every and not self.averages:
+                made = epoch * self.steps_per_epoch + first
+                last = min(last, first + self.checkpoint_every - made % self.checkpoint_every)
             yield epoch, first, last
             epoch, first = (epoch, last) if last < self.steps_per_epoch else (epoch + 1, 0)
 

@@ -5,19 +5,12 @@ Below the data folder a dataset NAME is::
     NAME/fingerprint.json                     written last: what has none is not a prepared dataset
     NAME/<version>/...                        the standard TensorFlow Datasets folder, examples in array_record files
     NAME/decoded/{train,test}-{images,labels}.npy   the same rows as arrays, where they are below MEMORY_LIMIT
-
-fingerprint.json holds `dataset`, `version`, `format` (of the example files), `classes` (names, in the order of
-their labels), `shape` (pixels of an image: [rows, columns]) and, for each of `train` and `test`: `count`, `sha256`
-and `files` (the SHA-256 of each example file, by its path below NAME, in order). `sha256` is over all images
-(uint8 [count, rows, columns], C order), then all labels (uint8 [count]), in the order of the example files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,14 +20,13 @@ from numpy.typing import NDArray
 
 from job import files
 from job.errors import Exit, JobError
+from job.fingerprint import SPLITS, damaged
+from job.fingerprint import read as fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-KNOWN = ("mnist", "fashion_mnist", "kmnist")  # what `python -m job data` can prepare, by TensorFlow Datasets' names
-SPLITS = ("train", "test")
-FINGERPRINT = "fingerprint.json"
 DECODED = "decoded"
 RANDOM_ACCESS = "array_record"  # the one format whose rows can be read from disk in any order
 
@@ -112,7 +104,7 @@ def load(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -> Datase
     """
     place = folder / name
     try:
-        fingerprint = _read_fingerprint(folder, name)
+        fingerprint = fingerprint_of(folder, name)
         in_memory = (place / DECODED).is_dir() and decoded_bytes(fingerprint) <= memory_limit
         if not in_memory and fingerprint["format"] != RANDOM_ACCESS:
             raise damaged(folder, name, f"{place} has {fingerprint['format']} files, which have no random access")
@@ -135,29 +127,6 @@ def decoded_bytes(fingerprint: Mapping[str, Any]) -> int:
     """What the decoded rows of both splits take, in bytes."""
     rows, columns = fingerprint["shape"]
     return sum(int(fingerprint[split]["count"]) * (rows * columns + 1) for split in SPLITS)
-
-
-def command(folder: Path, name: str) -> str:
-    """The command that prepares the dataset, as the user would type it."""
-    return f"python -m job data --data {shlex.quote(str(folder))} --dataset {name}"
-
-
-def unknown(name: str) -> JobError:
-    """The error of a dataset that cannot be prepared."""
-    return JobError(Exit.USAGE, "usage", f"--dataset must be one of {', '.join(KNOWN)}, not {name!r}")
-
-
-def damaged(folder: Path, name: str, message: str) -> JobError:
-    """The error of a dataset that is not what was prepared."""
-    hint = f"move {folder / name} away and run `{command(folder, name)}`"
-    return JobError(Exit.DATA_DAMAGED, "dataset-damaged", message, hint)
-
-
-def check_name(place: Path, name: str, found: str) -> None:
-    """Refuse, with 65, a folder with another dataset in the place of this one."""
-    if found != name:
-        message = f"{place} holds the dataset {found!r}, not {name!r}"
-        raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")
 
 
 def on_disk(version: Path, split: str, count: int, shape: tuple[int, int]) -> Rows:
@@ -201,45 +170,6 @@ def in_memory(images: Images, labels: Labels) -> Rows:
 
     count, rows, columns = images.shape
     return Rows(count, (rows, columns), read, images, labels)
-
-
-def _read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
-    place = folder / name
-    if not place.is_dir():
-        if name not in KNOWN:
-            raise unknown(name)
-        raise JobError(
-            Exit.DATA_MISSING,
-            "dataset-missing",
-            f"there is no dataset {name} in {folder}",
-            f"run `{command(folder, name)}`",
-        )
-    path = place / FINGERPRINT
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        if found["dataset"] == name:
-            _check(found)
-    except FileNotFoundError:
-        raise JobError(
-            Exit.DATA_DAMAGED, "dataset-unprepared", f"{place} has no {FINGERPRINT}", f"run `{command(folder, name)}`"
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise damaged(folder, name, f"{path} is damaged") from error
-    check_name(place, name, found["dataset"])
-    return found
-
-
-def _check(fingerprint: dict[str, Any]) -> None:
-    """Refuse one that lacks a value or has one of the wrong kind, with a KeyError, TypeError or ValueError."""
-    rows, columns = fingerprint["shape"]
-    counts = [fingerprint[split]["count"] for split in SPLITS]
-    texts = [fingerprint["version"], fingerprint["format"], *fingerprint["classes"]]
-    for split in SPLITS:
-        texts += [fingerprint[split]["sha256"], *fingerprint[split]["files"], *fingerprint[split]["files"].values()]
-    if not all(isinstance(number, int) and number > 0 for number in (rows, columns, *counts)):
-        raise ValueError("a size is not a whole number above 0")
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a text is none")
 
 
 def _from_memory(folder: Path, name: str, fingerprint: Mapping[str, Any], split: str) -> Rows:

@@ -14,6 +14,7 @@ class Exit(IntEnum):
     DATA_MISSING = 66
     REJECTED = 69
     BUG = 70
+    OUT_OF_MEMORY = 71
     OUTPUT = 73
     TRY_AGAIN = 75
     NOT_FINITE = 76
@@ -28,10 +29,11 @@ MEANINGS: dict[Exit, str] = {
     Exit.DATA_MISSING: "there is no dataset at the path given",
     Exit.REJECTED: "published, but rejected: 'latest' was not moved",
     Exit.BUG: "an uncaught exception: a bug",
+    Exit.OUT_OF_MEMORY: "out of memory: the kernel killed the trainer",
     Exit.OUTPUT: "the output folder cannot be written",
     Exit.TRY_AGAIN: "stopped before the end; the same command may succeed when run again",
     Exit.NOT_FINITE: "the loss was not finite",
-    Exit.SETTINGS: "the run was begun with other settings",
+    Exit.SETTINGS: "the run was begun with other settings, or none of its checkpoints is sound",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

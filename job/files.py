@@ -13,20 +13,53 @@ if TYPE_CHECKING:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds; None where there is none."""
+    """The object that a JSON file holds; None where there is no file.
+
+    Raises:
+        ValueError: where it holds something else.
+    """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object")  # noqa: TRY004 - as for all that is wrong with a file
+    return found
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file: to a temporary sibling, to the disk, and renamed."""
+    """Write a JSON file whole or not at all."""
+    write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file: to a temporary sibling, to the disk, and renamed. What fails leaves no sibling behind."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    sync(temporary)
-    temporary.rename(path)
+    temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("xb") as file:  # which follows no link
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary siblings that a killed write() left in a folder, if there is one."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none, and those above it, so that no crash of the machine takes it away again."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -60,3 +60,22 @@ class Journal:
         """Close both."""
         self._events.close()
         self._scalars.close()
+
+
+def moments(folder: Path, step: int) -> list[dict[str, Any]]:
+    """What a run's journal tells of its training up to a step, as Course.moments; a later record of a step wins.
+
+    Args:
+        folder: runs/<run>.
+        step: the last that counts.
+    """
+    try:
+        with (folder / "events.jsonl").open(encoding="utf-8", errors="replace") as events:
+            found = {r.step: r for r in telemetry.read(events) if r.phase == "training" and r.loss is not None}
+    except FileNotFoundError:
+        return []
+    return [
+        {"epoch": r.epoch, "step": r.step, "loss": r.loss, "accuracy": r.accuracy}
+        for r in sorted(found.values(), key=lambda r: r.step or 0)
+        if r.step and r.step <= step
+    ]

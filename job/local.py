@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 
@@ -19,8 +19,10 @@ from job import config as configs
 from job import cpus, process, progress, telemetry
 from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, Exit, JobError
+from job.restarts import Restarts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from job.config import Config
@@ -31,10 +33,9 @@ if TYPE_CHECKING:
 # A SimpleQueue, for a signal's handler may put into it whatever it interrupts.
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
 
+ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one, each time anew
 PUBLISHED = {Exit.OK, Exit.REJECTED}
-SYMPTOMS = {"peer-lost", "stopped-by-peer"}  # reasons of a worker that only followed another
 STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
-CAUSE_S = 3.0  # how long to wait for the worker that failed when another says that it lost a peer
 END_S = 1.0  # how long a worker may live on when another's end has told how it went; rank 0 may be about to publish
 
 
@@ -50,7 +51,7 @@ def run(config: Config) -> int:
     name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     configs.check_name(name, config.workers)
     display = progress.display(config, name)
-    workers: list[subprocess.Popen[str]] = []
+    workers: dict[int, subprocess.Popen[str]] = {}
     events: Events = queue.SimpleQueue()
     asked = False
 
@@ -65,28 +66,40 @@ def run(config: Config) -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    try:
-        for cluster, share in zip(clusters(name, config.workers), cpus.shares(config.workers), strict=True):
-            workers.append(start(config, cluster, share))
-        with display:
-            for rank, worker in enumerate(workers):
-                threading.Thread(target=listen, args=(rank, worker, events), daemon=True).start()
-            code = follow(len(workers), events, display)
-    finally:
-        end(workers)
+    shares = cpus.shares(config.workers)
+    with addresses(config.workers) as supervisors:
+        members = [
+            Cluster(name, LOCAL_UID, rank, (ANY_PORT,) * config.workers, supervisors) for rank in range(config.workers)
+        ]
+
+        def begin(rank: int) -> None:
+            workers[rank] = start(config, members[rank], shares[rank])
+            threading.Thread(target=listen, args=(rank, workers[rank], events), daemon=True).start()
+
+        try:
+            for rank in range(config.workers):
+                begin(rank)
+            with display:
+                code = follow(config.workers, events, display, begin)
+        finally:
+            end(workers)
     if code in PUBLISHED:
         display.summary(code)
     return code
 
 
-def clusters(name: str, count: int) -> list[Cluster]:
-    """The identities of the workers, on ports that are free."""
+@contextmanager
+def addresses(count: int) -> Iterator[tuple[str, ...]]:
+    """The supervisors' addresses, on free ports, which nobody else is given while a supervisor is replaced.
+
+    Bound sockets that do not listen hold them; a supervisor may bind and listen beside, since both set SO_REUSEPORT.
+    """
     with ExitStack() as stack:
-        # All are held until all are found, or the same one would be found twice.
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2 * count)]
-        addresses = [f"127.0.0.1:{held.getsockname()[1]}" for held in sockets]
-    tensorflow, supervisors = tuple(addresses[:count]), tuple(addresses[count:])
-    return [Cluster(name, LOCAL_UID, rank, tensorflow, supervisors) for rank in range(count)]
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind(("127.0.0.1", 0))
+        yield tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in held)
 
 
 def start(config: Config, cluster: Cluster, share: list[int]) -> subprocess.Popen[str]:
@@ -94,16 +107,22 @@ def start(config: Config, cluster: Cluster, share: list[int]) -> subprocess.Pope
     arguments = configs.argv(dataclasses.replace(config, name="", workers=1))
     return process.start(
         [sys.executable, "-m", "job", "train", *arguments],
-        cpus=share,
-        env={**os.environ, **cluster.environment()},
+        {**os.environ, **cluster.environment()},
+        share,
         stdout=process.PIPE,
         stderr=process.PIPE,
         start_new_session=True,
     )
 
 
-def follow(workers: int, events: Events, display: Lines) -> int:
-    """Show the workers' records until all have ended, or one failed and the others had time to tell the first cause.
+def follow(workers: int, events: Events, display: Lines, begin: Callable[[int], None]) -> int:
+    """Show the workers' records until all have ended, starting those again that may succeed then.
+
+    Args:
+        workers: how many there are.
+        events: what they say.
+        display: shows it.
+        begin: starts a worker again.
 
     Returns:
         Rank 0's exit code if it published, else that of the worker that failed first.
@@ -113,6 +132,7 @@ def follow(workers: int, events: Events, display: Lines) -> int:
     """
     failures: dict[int, Record] = {}
     codes: dict[int, int] = {}
+    restarts = [Restarts() for _ in range(workers)]
     deadline = float("inf")
     while len(codes) < workers:
         try:
@@ -122,28 +142,26 @@ def follow(workers: int, events: Events, display: Lines) -> int:
         if isinstance(event, JobError):
             raise event
         if isinstance(event, int):
+            may_succeed = event == Exit.TRY_AGAIN or event > 128
+            if may_succeed and deadline == float("inf") and restarts[rank].again() is not None:
+                display.restarted(rank, event, failures.pop(rank, None))
+                begin(rank)
+                continue
             codes[rank] = event
-            if codes.get(0) in PUBLISHED:
-                deadline = time.monotonic() + END_S
-            elif event != 0:
-                known = rank in failures and failures[rank].reason not in SYMPTOMS
-                deadline = min(deadline, time.monotonic() + (END_S if known else CAUSE_S))
+            if event != 0 or rank == 0:
+                deadline = min(deadline, time.monotonic() + END_S)
         elif isinstance(event, str):
             display.note(rank, event)
         elif event.phase == "failed":
             failures[rank] = event
         else:
+            restarts[rank].reached(event.step or 0)
             display.show(event)
     if codes.get(0) in PUBLISHED:
         return codes[0]
-    rank = cause(codes, failures)
+    rank = next(r for r in codes if codes[r])  # the others may only have followed it
     display.failed(rank, codes[rank], failures.get(rank))
     return codes[rank]
-
-
-def cause(codes: dict[int, int], failures: dict[int, Record]) -> int:
-    """The worker that failed first. A lost peer is a symptom: one that says something else was before."""
-    return min((r for r in codes if codes[r]), key=lambda r: r not in failures or failures[r].reason in SYMPTOMS)
 
 
 def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
@@ -162,23 +180,23 @@ def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
     events.put((rank, code if code >= 0 else 128 - code))
 
 
-def end(workers: list[subprocess.Popen[str]]) -> None:
+def end(workers: dict[int, subprocess.Popen[str]]) -> None:
     """Have every worker leave, killing those that take too long."""
-    for worker in workers:
+    for worker in workers.values():
         if worker.poll() is None:
             worker.terminate()
     deadline = time.monotonic() + STOP_S
-    for worker in workers:
+    for worker in workers.values():
         with suppress(subprocess.TimeoutExpired):
             worker.wait(max(0.0, deadline - time.monotonic()))
     kill(workers)
-    for worker in workers:
+    for worker in workers.values():
         worker.wait()
 
 
-def kill(workers: list[subprocess.Popen[str]]) -> None:
+def kill(workers: dict[int, subprocess.Popen[str]]) -> None:
     """Kill every worker that is still there, supervisor and trainer: they are a process group."""
-    for worker in workers:
+    for worker in workers.values():
         if worker.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)

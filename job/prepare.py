@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from job import dataset as datasets
 from job import fetch, idx, tfds_folder
+from job import fingerprint as fingerprints
 from job.errors import Exit, JobError
 from job.files import sync, sync_tree
 
@@ -47,8 +48,8 @@ def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
             66 when `from_idx` lacks a file; 73 when the data folder cannot be written; 75 when no source answers.
     """
     folder, name = config.data, config.dataset
-    if name not in datasets.KNOWN:
-        raise datasets.unknown(name)
+    if name not in fingerprints.KNOWN:
+        raise fingerprints.unknown(name)
     if _is_prepared(folder, name):
         return _open(folder, name, from_idx, report)
     try:
@@ -69,7 +70,7 @@ def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
 
 
 def _is_prepared(folder: Path, name: str) -> bool:
-    return (folder / name / datasets.FINGERPRINT).exists()
+    return (folder / name / fingerprints.FINGERPRINT).exists()
 
 
 def _open(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
@@ -128,7 +129,10 @@ def _make(folder: Path, name: str, from_idx: Path | None, work: Path, report: Re
         tfds_folder.describe(folder, name, work)
         sync_tree(work)
         shutil.rmtree(place / datasets.DECODED, ignore_errors=True)
-        for part in (datasets.DECODED, datasets.FINGERPRINT):  # in this order: the fingerprint says that all is there
+        for part in (
+            datasets.DECODED,
+            fingerprints.FINGERPRINT,
+        ):  # the fingerprint last: it says that all is there
             if (work / part).exists():
                 (work / part).rename(place / part)
         sync(place)
@@ -168,6 +172,6 @@ def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, report: 
 
 
 def _unavailable(folder: Path, name: str, faults: str) -> JobError:
-    again = f"{datasets.command(folder, name)} --from-idx FOLDER"
+    again = f"{fingerprints.command(folder, name)} --from-idx FOLDER"
     hint = f"try again with a network, or give the four raw files: `{again}`"
     return JobError(Exit.TRY_AGAIN, "dataset-unavailable", f"{name} could not be fetched: {faults}", hint)

@@ -15,6 +15,7 @@ from rich.text import Text
 from job import process, telemetry
 from job.errors import Exit
 from job.files import read_json
+from job.restarts import FOLLOWED
 
 if TYPE_CHECKING:
     from job.config import Config
@@ -54,14 +55,15 @@ class Lines:
         """Show a line that a worker wrote on standard error."""
         telemetry.say(self._named(rank, line), sys.stderr)
 
+    def restarted(self, rank: int, code: int, record: Record | None) -> None:
+        """Say why a worker is started again."""
+        self.note(rank, f"{_ending(code, record)}; started again")
+
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Say on standard error why the run failed, from the record of the worker that failed first if it left one."""
-        if record:
-            text = f"{record.message}; {record.hint}" if record.hint else str(record.message)
-        elif code > 128:
-            text = f"the worker was killed by {process.killed_by(code)}"
-        else:
-            text = f"the worker ended with {code} and said nothing"
+        text = _ending(code, record)
+        if record and record.hint:
+            text += f"; {record.hint}"
         telemetry.say(f"error: {self._named(rank, text)}", sys.stderr)
 
     def summary(self, code: int) -> None:
@@ -99,6 +101,15 @@ class Lines:
         return read_json(self._config.output / "runs" / self._run / "verdict.json") or {}
 
 
+def _ending(code: int, record: Record | None) -> str:
+    """How a worker ended, in its own words if it left any."""
+    if record:
+        return str(record.message)
+    if code > 128:
+        return f"the worker was killed by {process.killed_by(code)}"
+    return f"the worker ended with {code} and said nothing"
+
+
 class _Bar(BarColumn):
     """A bar for the training, words for the other phases."""
 
@@ -132,16 +143,25 @@ class Terminal(Lines):
         self._progress.stop()
 
     def show(self, record: Record) -> None:
-        """Show a worker's record: rank 0's as it is, the others' in the number of those that have joined."""
-        self._phases[record.rank] = record.phase
+        """Show rank 0's record as it is, and of the others why their trainers were started again."""
+        if record.phase == "restarting":
+            if record.reason not in FOLLOWED:
+                self.note(record.rank, f"{record.message}; starting it again")
+            if record.rank == 0 and self._task is not None:
+                self._progress.remove_task(self._task)  # it was not finished, and comes again
+                self._task, self._phase = None, ""
+            return
+        if record.rank > 0:
+            return
         if record.phase == "published" and not self._phase:
             self._console.print(record.message)
-        if record.rank == 0 and record.phase != self._phase:
+        if record.phase == "restoring":
+            self.note(record.rank, str(record.message))
+        elif record.phase != self._phase:
             self._begin(record)
-        if self._phase == "joining":
-            here = sum(phase != "data" for phase in self._phases.values())
-            self._progress.update(self._task, detail=f"{here} of {self._config.workers}")
-        if record.rank == 0 and record.phase == "training":
+        if record.phase == "waiting":
+            self._progress.update(self._task, detail=f"{record.joined} of {self._config.workers}")
+        if record.phase == "training" and record.loss is not None:
             left = timedelta(seconds=round(record.eta_s or 0))
             # 80 columns have room for the others.
             shown = record.accuracy is not None and self._console.width >= 100
@@ -180,8 +200,6 @@ class Terminal(Lines):
 
     def _begin(self, record: Record) -> None:
         """Tick off the phase before and begin another."""
-        if self._phase == "joining":  # it ends when all are there, whatever order their records come in
-            self._progress.update(self._task, detail=f"{self._config.workers} of {self._config.workers}")
         if self._task is not None:
             task = self._progress.tasks[self._task]
             self._progress.update(self._task, total=task.total or 1, completed=task.total or 1)

@@ -1,12 +1,13 @@
 """A run's results -> the output volume, whole or not at all, and `latest` to the newest model that is good enough.
 
     runs/<run>/config.json    settings, their hash, JOB_UID, start, versions, fingerprints; written once
+    runs/<run>/checkpoints/   see checkpoint.py
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves; never decided again
     runs/<run>/promoted       an empty file: `latest` was moved as the verdict says, and will not be again
     models/<run>/             appears whole and never changes
     latest -> models/<run>    moved only by promotion
 
-Everything is written to a temporary sibling, flushed to the disk and renamed.
+Everything is written to a temporary sibling, flushed to the disk and renamed. `latest` is the only link in the folder.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
+import re
 import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from job.config import check_name
+from job.cluster import LOCAL_UID
+from job.config import check_name, usage
 from job.errors import Exit, JobError
-from job.files import read_json, sha256, sync, sync_tree, write_json
-from job.promotion import Verdict, decide
+from job.files import make_folder, read_json, sha256, sweep, sync, sync_tree, write_json
+from job.promotion import Candidate, Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +36,10 @@ if TYPE_CHECKING:
 CHECKSUMS = "SHA256SUMS"
 # What a network file system answers in passing; everything else stays wrong until somebody mends it.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+# For so long a Job waits for its run's lock, which a network file system frees late when its holder's node dies.
+LOCK_WAIT_S = 60.0
+LOCK_POLL_S = 0.5
+UID = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*")
 
 
 class Output:
@@ -40,16 +49,21 @@ class Output:
         root: the output folder; made when the run begins.
         run: the run's name.
         job_uid: the UID of the Job that trains it, `local` without a cluster.
+        take_over: whether the run may be one that another Job began.
 
     Attributes:
         begun: with what the run is trained, once begin() has let it: config.json's content, but for what differs in
             this start and may.
+        checkpoints: the folder of its checkpoints.
     """
 
-    def __init__(self, root: Path, run: str, job_uid: str) -> None:
+    def __init__(self, root: Path, run: str, job_uid: str, *, take_over: bool = False) -> None:
         check_name(run, 1, "the run's name")
-        self.root, self.run, self.job_uid = root, run, job_uid
+        if not UID.fullmatch(job_uid):
+            raise usage(f"JOB_UID must be letters, digits, dots, hyphens and underscores, not {job_uid!r}")
+        self.root, self.run, self.job_uid, self._take_over = root, run, job_uid, take_over
         self.folder = root / "runs" / run
+        self.checkpoints = self.folder / "checkpoints"
         self.model = root / "models" / run
         self.begun: dict[str, Any] = {}
 
@@ -63,22 +77,25 @@ class Output:
             parent = self.root
             while not parent.exists():
                 parent = parent.parent
-            with tempfile.TemporaryDirectory(prefix=".probe-", dir=parent) as name:
+            with tempfile.TemporaryDirectory(prefix=f".probe.{self.run}.", dir=parent) as name:
                 file = Path(name) / "written"
                 file.write_bytes(b"")
                 file.rename(Path(name) / "renamed")
 
     def verdict(self) -> Verdict | None:
-        """The verdict of this run where it is published already, made now if promotion was cut short."""
+        """The verdict of this run where it is published already, made now if promotion was cut short.
+
+        Raises:
+            JobError: 64 when another Job began it; 73 or 75 from the file system.
+        """
         with self.errors():
+            self._refuse_links()
             if not self.model.is_dir():
                 return None
-            self._check_owner()
-            if not (self.folder / "config.json").exists():
+            if self._check_owner() is None:
                 message = f"{self.model} is there, but not what it was trained with, {self.folder / 'config.json'}"
                 raise JobError(Exit.USAGE, "run-taken", message, "use another name")
-            settings = (read_json(self.model / "report.json") or {})["settings"]
-            return self.promote(settings["promote"], settings["min_accuracy"])
+        return self.promote()
 
     @contextlib.contextmanager
     def begin(self, description: Mapping[str, Any]) -> Iterator[Verdict | None]:
@@ -91,61 +108,94 @@ class Output:
             None; the verdict where another process has published the run in the meantime.
 
         Raises:
-            JobError: 64 when another process trains it, or another Job began it; 78 when it was begun with other
-                settings; 73 or 75 from the file system.
+            JobError: 64 when another Job began it, or another process here trains it; 75 when another of the Job's
+                still does; 65 when it was begun on other data, 78 with other settings; 73 or 75 from the file system.
         """
         with self.errors():
+            self._refuse_links()
             self._check_owner()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
-        with lock:
+            make_folder(self.folder)
+            lock = _descriptor(self.folder / "lock")
+        try:
             with self.errors():
                 self._hold(lock)
-                self._check_owner()
             published = self.verdict()
             if published is None:
                 with self.errors():
-                    for left in self.model.parent.glob(f".{self.run}.*"):
-                        shutil.rmtree(left)
-                    before = read_json(self.folder / "config.json")
+                    self._sweep()
+                    before = self._check_owner()
                     if before is None:
                         write_json(self.folder / "config.json", description)
-                if before:
-                    self._check_settings(before, description)
+                    else:
+                        self._check_settings(before["must_match"], description["must_match"])
                 self.begun = {**description, "started": (before or description)["started"]}
             yield published
+        finally:
+            os.close(lock)
 
-    def _hold(self, lock: TextIO) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"run {self.run!r} is being trained by another process"
-            raise JobError(Exit.USAGE, "run-in-use", message, "use another --name") from None
+    def _refuse_links(self) -> None:
+        """Refuse symbolic links where this run writes, for they could lead out of the folder.
 
-    def _check_owner(self) -> None:
-        config = read_json(self.folder / "config.json")
-        if config and config["job_uid"] != self.job_uid:
-            raise JobError(
-                Exit.USAGE,
-                "run-taken",
-                f"run {self.run!r} belongs to another Job, {config['job_uid']}",
-                "use another name",
-            )
+        `.latest.<run>` is left by a promotion that was killed, and is only ever removed.
+        """
+        above = [self.root / "runs", self.root / "models", self.root / ".promotion-lock", self.folder, self.model]
+        below = (Path(at, name) for at, folders, files in os.walk(self.folder) for name in (*folders, *files))
+        for path in (*above, *self._half_published(), *below):
+            if path.is_symlink():
+                message = f"{path} is a symbolic link, and nothing is written through one"
+                raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
+
+    def _half_published(self) -> Iterator[Path]:
+        return self.model.parent.glob(f".{self.run}.*")
+
+    def _sweep(self) -> None:
+        """Remove the temporaries that killed processes of this run have left."""
+        for folder in (*self._half_published(), *self.root.glob(f".probe.{self.run}.*")):
+            shutil.rmtree(folder)
+        sweep(self.folder)
+        sweep(self.checkpoints)
+
+    def _hold(self, lock: int) -> None:
+        deadline = time.monotonic() + (0 if self.job_uid == LOCAL_UID else LOCK_WAIT_S)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(LOCK_POLL_S)
+            else:
+                return
+        message = f"run {self.run!r} is being trained by another process"
+        if self.job_uid == LOCAL_UID:
+            raise JobError(Exit.USAGE, "run-in-use", message, "use another --name")
+        message = f"{message}, and was for {LOCK_WAIT_S:g} s"
+        raise JobError(Exit.TRY_AGAIN, "run-in-use", message, "the run can be started again")
+
+    def _check_owner(self) -> dict[str, Any] | None:
+        """config.json's content, None where the run is not begun; refuses another Job's run."""
+        path = self.folder / "config.json"
+        with _own(path):
+            config = read_json(path)
+            if config is None:
+                return None
+            if missing := {"job_uid", "started", "must_match"} - config.keys():
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        if config["job_uid"] != self.job_uid and not self._take_over:
+            message = f"run {self.run!r} belongs to another Job, {config['job_uid']}"
+            raise JobError(Exit.USAGE, "run-taken", message, "use another name, or --continue to take it up")
+        return config
 
     def _check_settings(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        if before["settings_hash"] == now["settings_hash"]:
+        if before == now:
             return
-        differing = [
-            f"{name} {before['must_match'].get(name)} and now {value}"
-            for name, value in now["must_match"].items()
-            if before["must_match"].get(name) != value
-        ]
-        raise JobError(
-            Exit.SETTINGS,
-            "other-settings",
-            f"run {self.run!r} was begun with {', '.join(differing)}",
-            "give the same flags again, or another --name",
-        )
+        if any(before.get(split) != now[split] for split in ("train", "test")):
+            message = f"run {self.run!r} was begun on other data"
+            raise JobError(
+                Exit.DATA_DAMAGED, "dataset-other", message, "give it that data again, or use another --name"
+            )
+        message = f"run {self.run!r} was begun with {differences(before, now)}"
+        raise JobError(Exit.SETTINGS, "other-settings", message, "give the same flags again, or another --name")
 
     def publish(self, fill: Callable[[Path], None]) -> None:
         """Make models/<run> appear whole.
@@ -158,7 +208,8 @@ class Output:
         """
         temporary = self.model.parent / f".{self.run}.{self.job_uid}"
         with self.errors():
-            self.model.parent.mkdir(parents=True, exist_ok=True)
+            self._refuse_links()
+            make_folder(self.model.parent)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             try:
@@ -173,46 +224,98 @@ class Output:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
 
-    def promote(self, policy: str, min_accuracy: float) -> Verdict:
-        """Decide once whether `latest` moves to this run, and move it; made again, it does what was decided.
+    def promote(self) -> Verdict:
+        """Decide once whether `latest` moves to this published run, and move it; made again, it does what was decided.
 
-        Args:
-            policy: --promote.
-            min_accuracy: --min-accuracy.
+        Raises:
+            JobError: 73 or 75 from the file system.
         """
-        path, done = self.folder / "verdict.json", self.folder / "promoted"
         with self.errors():
-            decided = read_json(path)
-            if decided and (decided["verdict"] != "promoted" or done.exists()):
-                return Verdict(**decided)
-        with self.errors(), (self.root / ".promotion-lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            latest = self._latest()
-            decided = read_json(path)
-            if decided is None:
-                report = read_json(self.model / "report.json") or {}
-                decided = asdict(decide(report, latest, policy, min_accuracy))
-                write_json(path, decided)
-            # A verdict that is found moves `latest` only where a crash came between the two: not back over a newer run,
-            # nor over one to which somebody has gone back since.
-            before = latest["run"]["name"] if latest else None
-            if decided["verdict"] == "promoted" and before == decided["compared_with"]:
-                temporary = self.root / f".latest.{self.run}"
-                temporary.unlink(missing_ok=True)
-                temporary.symlink_to(Path("models") / self.run)
-                temporary.rename(self.root / "latest")
-                sync(self.root)
-            if decided["verdict"] == "promoted":
-                done.touch()
-                sync(self.folder)
-            return Verdict(**decided)
+            self._refuse_links()
+            decided = self._decided()
+            if decided and (decided.verdict != "promoted" or (self.folder / "promoted").exists()):
+                return decided
+            with self._promotion():
+                latest = self._latest()
+                decided = self._decided()
+                if decided is None:
+                    path = self.model / "report.json"
+                    with _own(path):
+                        new = Candidate.of(read_json(path) or {})
+                    decided = decide(new, latest)
+                    write_json(self.folder / "verdict.json", asdict(decided))
+                # A verdict that is found moves `latest` only where a crash came between the two. It does not move back
+                # over a newer run, nor over one to which somebody has gone back since: who moves `latest` away from a
+                # run has marked that run as promoted.
+                if decided.verdict == "promoted" and not (self.folder / "promoted").exists():
+                    if decided.compared_with == (latest.run if latest else None):
+                        self._move()
+                    _mark(self.folder)
+            return decided
 
-    def _latest(self) -> dict[str, Any] | None:
-        """The report of the present latest; None where there is none, or one that cannot be read."""
+    def move(self) -> str | None:
+        """Move `latest` to this published run, whatever its verdict and age; returns the run that it was, if any.
+
+        Raises:
+            JobError: 64 when the run is not published; 73 or 75 from the file system.
+        """
+        with self.errors():
+            self._refuse_links()
+            if not self.model.is_dir():
+                there = sorted(path.name for path in self.model.parent.glob("[!.]*") if path.is_dir())
+                hint = f"published are {', '.join(there)}" if there else "no run is"
+                raise JobError(Exit.USAGE, "not-published", f"run {self.run!r} is not published in {self.root}", hint)
+            with self._promotion():
+                before = self._target()
+                if before != self.run:
+                    self._move()
+                return before
+
+    @contextlib.contextmanager
+    def _promotion(self) -> Iterator[None]:
+        """Hold the promotion lock, alone among all processes that use this output folder."""
+        lock = _descriptor(self.root / ".promotion-lock")
         try:
-            return read_json(self.root / "latest" / "report.json")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (self.root / f".latest.{self.run}").unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def _move(self) -> None:
+        """Have `latest` name this run, and the one that it leaves marked: it was promoted, and is not to be again."""
+        if before := self._target():
+            _mark(self.root / "runs" / before)
+        temporary = self.root / f".latest.{self.run}"
+        try:
+            temporary.symlink_to(Path("models") / self.run)
+            temporary.rename(self.root / "latest")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(self.root)
+
+    def _target(self) -> str | None:
+        """The run that `latest` names, by the link alone; None where there is no link into models/."""
+        try:
+            target = self.root / (self.root / "latest").readlink()
+        except FileNotFoundError:
+            return None
+        return target.name if target.parent == self.root / "models" else None
+
+    def _latest(self) -> Candidate | None:
+        """The present latest; None where there is none, or one whose report cannot be read."""
+        try:
+            report = read_json(self.root / "latest" / "report.json")
+            return Candidate.of(report) if report else None
         except ValueError:
             return None
+
+    def _decided(self) -> Verdict | None:
+        path = self.folder / "verdict.json"
+        with _own(path):
+            decided = read_json(path)
+            return None if decided is None else Verdict(**decided)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -234,3 +337,41 @@ class Output:
                 f"the output folder cannot be written at {where}: {what}",
                 "give a folder that can be written with --output, or make room",
             ) from error
+
+
+def move_latest(root: Path, run: str) -> str | None:
+    """Move `latest` by hand to a published run, as Output.move().
+
+    Args:
+        root: the output folder.
+        run: the run's name.
+    """
+    return Output(root, run, LOCAL_UID).move()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that are not the same, each with both values."""
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)} and now {now.get(name)}" for name in names)
+
+
+def _descriptor(path: Path) -> int:
+    """A file to be locked, made where there is none; a link is not followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+def _mark(folder: Path) -> None:
+    """Say in a run's folder that `latest` was moved to the run; a folder that is gone needs no mark."""
+    if folder.is_dir() and not folder.is_symlink():
+        os.close(_descriptor(folder / "promoted"))
+        sync(folder)
+
+
+@contextlib.contextmanager
+def _own(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the content of a file that this run wrote into a JobError: 73, naming it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = f"{path} is damaged: {error}"
+        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error

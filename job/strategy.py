@@ -15,17 +15,15 @@ from job.errors import Exit, JobError
 if TYPE_CHECKING:
     from job.cluster import Cluster
 
-# TensorFlow's own limit is an hour.
-JOIN_TIMEOUT_S = 900
 
-
-def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
+def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.distribute.Strategy:
     """Wait for all workers and make the strategy, one replica a worker.
 
     Args:
         cluster: this worker and its peers.
         device: cpu or gpu.
         threads: CPU threads that share a product.
+        timeout_s: how long to wait; TensorFlow's own limit is an hour.
 
     Raises:
         JobError: 64 when there is no GPU to train on; 75 when this worker's port is taken or a peer never comes.
@@ -34,7 +32,7 @@ def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
     if cluster.workers == 1:
         return tf.distribute.get_strategy()
     os.environ["TF_CONFIG"] = cluster.tf_config()
-    bound_wait(cluster.workers)
+    bound_wait(cluster.workers, timeout_s)
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if device == "gpu" else implementation.RING
@@ -42,7 +40,7 @@ def join(cluster: Cluster, device: str, threads: int) -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     except tf.errors.DeadlineExceededError as error:
-        message = f"not all of the {cluster.workers} workers came within {JOIN_TIMEOUT_S} s"
+        message = f"not all of the {cluster.workers} workers came within {timeout_s} s"
         raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "see why the others did not start") from error
     except tf.errors.UnknownError as error:
         if "Could not start gRPC server" not in str(error):
@@ -76,11 +74,11 @@ def configure(device: str, threads: int) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
-def bound_wait(workers: int) -> None:
+def bound_wait(workers: int, timeout_s: int) -> None:
     """Bound the wait for peers, which the strategy itself would not, by the settings it would make and a time-out."""
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=JOIN_TIMEOUT_S * 1000,
+        cluster_register_timeout_in_ms=timeout_s * 1000,
         coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)],
     )

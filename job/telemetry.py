@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIPE = "TELEMETRY_FD"  # the environment variable with the number of the trainer's pipe to its supervisor
+RESTARTS = "RESTARTS"  # and the one that says how often the trainer was started again
 
 _PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -24,13 +25,15 @@ class Record:
 
     time is seconds since 1970 (UTC), loss the mean cross-entropy in nats over the examples since the last
     record, accuracy the share of test examples classified rightly, examples_per_s the rate over all workers.
+    checkpoint is the step of the newest checkpoint on the volume; restarts counts this worker's trainers that ended
+    and were started again. joined says how many workers have come while others are waited for. Rank 0's workers holds,
+    by rank, {phase, restarts} of those that are in another phase than most or were started again.
     """
 
     time: float
     run: str
     rank: int
     phase: str
-    workers: int = 1
     epoch: int | None = None
     step: int | None = None
     steps: int | None = None
@@ -38,7 +41,10 @@ class Record:
     accuracy: float | None = None
     examples_per_s: float | None = None
     eta_s: float | None = None
+    checkpoint: int | None = None
     restarts: int = 0
+    joined: int | None = None
+    workers: dict[str, Any] | None = None
     code: int | None = None
     reason: str | None = None
     message: str | None = None
@@ -50,7 +56,8 @@ class Record:
 
 
 _TYPES = {
-    name: next(t for t in (float, int, str) if t.__name__ in str(hint)) for name, hint in get_type_hints(Record).items()
+    name: next(t for t in (dict, float, int, str) if t.__name__ in str(hint))
+    for name, hint in get_type_hints(Record).items()
 }
 
 
@@ -68,7 +75,7 @@ def word(value: Any) -> str:
     """A value as logfmt has it."""
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}".rstrip("0").rstrip(".")
-    text = str(value)
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
     return text if re.fullmatch(r'[^\s"=\\]+', text) else json.dumps(text)
 
 
@@ -79,6 +86,8 @@ def parse(line: str) -> Record | None:
             found = json.loads(line)
         else:
             found = {key: json.loads(word) if word.startswith('"') else word for key, word in _PAIR.findall(line)}
+        if "workers" in found and isinstance(found["workers"], str):
+            found["workers"] = json.loads(found["workers"])
         fields: dict[str, Any] = {key: _TYPES[key](value) for key, value in found.items() if key in _TYPES}
         return Record(**fields)
     except (ValueError, TypeError, OverflowError):

@@ -25,6 +25,7 @@ from job import dataset as datasets
 from job.errors import Exit, JobError
 from job.fetch import UnavailableError
 from job.files import sha256
+from job.fingerprint import FINGERPRINT, SPLITS, check_name, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,18 +120,18 @@ def describe(folder: Path, name: str, out: Path) -> None:
     try:
         builder = tfds.builder_from_directory(version)
         info = builder.info
-        datasets.check_name(folder / name, name, info.name)
+        check_name(folder / name, name, info.name)
         fingerprint: dict[str, Any] = {
             "dataset": name,
             "version": version.name,
             "format": info.file_format.value,
             "classes": list(info.features["label"].names),
             "shape": list(info.features["image"].shape[:2]),
-            **{split: {"count": info.splits[split].num_examples} for split in datasets.SPLITS},
+            **{split: {"count": info.splits[split].num_examples} for split in SPLITS},
         }
         keep = datasets.decoded_bytes(fingerprint) <= datasets.MEMORY_LIMIT
         arrays: dict[str, Bytes] = {}
-        for split in datasets.SPLITS:
+        for split in SPLITS:
             rows = _rows(builder, version, split, fingerprint)
             rows_sha256, images, labels = _read_through(rows, split, len(fingerprint["classes"]), keep=keep)
             files = [Path(path) for path in info.splits[split].filepaths]
@@ -141,12 +142,12 @@ def describe(folder: Path, name: str, out: Path) -> None:
         raise
     except Exception as error:  # tfds, array_record and Pillow raise whatever their parsers do
         message = f"{version} cannot be read as a dataset ({datasets.first_line(error)})"
-        raise datasets.damaged(folder, name, message) from error
+        raise damaged(folder, name, message) from error
     if keep:
         (out / datasets.DECODED).mkdir()
         for file_name, array in arrays.items():
             np.save(out / datasets.DECODED / file_name, array)
-    (out / datasets.FINGERPRINT).write_text(json.dumps(fingerprint, indent=2) + "\n")
+    (out / FINGERPRINT).write_text(json.dumps(fingerprint, indent=2) + "\n")
 
 
 def _newest(place: Path) -> Path:

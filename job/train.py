@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import tensorflow as tf
 
-from job import data, export, model, process, report, step
+from job import checkpoint, data, export, journal, model, process, report, step
+from job.checkpoint import Checkpoint
+from job.config import settings_to_match
 from job.course import Course
 from job.errors import Exit, JobError
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from job.config import Config
     from job.dataset import Dataset, Rows
     from job.publish import Output
+    from job.task import Teller
 
     Tensors = Mapping[str, tf.Tensor]
     Probabilities = NDArray[np.float32]
@@ -34,13 +38,13 @@ if TYPE_CHECKING:
 class Worker:
     """This process among those that train together.
 
-    strategy joins them, one replica on each. tell takes the fields of a progress record. told_to_stop says whether this
+    strategy joins them, one replica on each. tell sends the fields of a progress record. told_to_stop says whether this
     worker was asked to leave. began is the process's start, in seconds of time.perf_counter().
     """
 
     cluster: Cluster
     strategy: tf.distribute.Strategy
-    tell: Callable[..., None]
+    tell: Teller
     told_to_stop: Callable[[], bool]
     began: float
 
@@ -60,31 +64,43 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     Raises:
         JobError: 76 when the loss is not finite, 75 when a worker was told to stop, 73 or 75 from the output folder.
     """
-    # Rank 0's values reach every worker when the variable is made: the strategy broadcasts them.
-    initial = model.init(config.seed)
-    packing = step.Packing.of(initial)
+    must_match = settings_to_match(config, dataset.fingerprint)
+    begun = restore(config, worker, must_match, output) if output else None
+    first = begun or Checkpoint(0, worker.cluster.workers, must_match, 0.0, model.init(config.seed))
+    packing = step.Packing.of(first.params)
+    # Rank 0's values reach every worker when the variables are made: the strategy broadcasts them.
     with worker.strategy.scope():
-        vector = tf.Variable(packing.pack(initial), trainable=False).read_value()
+        vector = tf.Variable(packing.pack(first.params), trainable=False).read_value()
+        made = int(tf.Variable(first.step, dtype=tf.int64, trainable=False).numpy())
+    plan = plan_of(config, worker.cluster, dataset.train)
+    course = Course(plan.steps, step=made, training_s=first.seconds)
+    if output and made:
+        course.moments = journal.moments(output.folder, made)
     evaluator = Evaluator(worker, dataset.test)
 
-    vector, course = fit(config, worker, dataset.train, packing, vector, evaluator)
+    with Saver(worker, packing, must_match, output, made) as saver:
+        vector = fit(config, worker, dataset.train, plan, vector, course, evaluator, saver)
 
-    worker.tell(phase="evaluating", step=course.step, steps=course.steps)
-    params = packing.unpack(vector)
-    probabilities = evaluator.probabilities(params)
+        worker.tell("evaluating", step=course.step, steps=course.steps)
+        params = packing.unpack(vector)
+        probabilities = evaluator.probabilities(params)
+        if evaluator.total(np.asarray([worker.told_to_stop()], np.float32))[0]:
+            raise stopped(worker, course)
     if not np.isfinite(probabilities).all():  # a step's loss is that before its update, which may be the last
         raise not_finite(config, course)
+    worker.tell("publishing", step=course.step, steps=course.steps)
     if output is None:
-        say_published(evaluator.total)
+        evaluator.say_published()
+        worker.tell("published", step=course.step, steps=course.steps, code=0)
         return Exit.OK
-    worker.tell(phase="publishing", step=course.step, steps=course.steps)
     published = publish(config, worker, dataset, output, course, params, probabilities)
-    verdict = output.promote(config.promote, config.min_accuracy)
-    say_published(evaluator.total)
-    # From here on the run has succeeded, even if its folder takes no more records.
+    verdict = output.promote()
+    # From here on the run has succeeded, even if no peer hears of it, and its folder takes no more records.
+    with contextlib.suppress(tf.errors.OpError):
+        evaluator.say_published()
     with contextlib.suppress(JobError):
         worker.tell(
-            phase="published",
+            "published",
             step=course.step,
             steps=course.steps,
             accuracy=published["test"]["accuracy"],
@@ -95,25 +111,108 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     return verdict.code
 
 
-def say_published(total: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
-    """Pass the all-reduce that says 'published': whoever has passed it is done, whatever happens to the others."""
-    total(np.ones(1, np.float32))
-    # A worker that left now could take away what others still need of the last all-reduce. Whoever passes another one
-    # knows that all have passed the last; that it fails says only that somebody has left already.
-    with contextlib.suppress(tf.errors.OpError):
-        total(np.ones(1, np.float32))
+def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], output: Output) -> Checkpoint | None:
+    """The newest sound checkpoint of the run, if it has any; what is damaged, and where it goes on, is told."""
+
+    def warn(sentence: str) -> None:
+        worker.tell("restoring", reason="checkpoint-damaged", message=sentence)
+
+    with output.errors():
+        found = checkpoint.restore(output.checkpoints, must_match, warn)
+    if found is None:
+        return None
+    now = worker.cluster.workers
+    if config.sync_every > 1 and found.workers != now:
+        message = f"the run was trained by {found.workers} workers, not {now}, and --sync-every needs the same number"
+        raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {found.workers} workers")
+    change = f", with {now} workers instead of {found.workers}" if found.workers != now else ""
+    message = f"going on from the checkpoint at step {found.step}{change}"
+    worker.tell("restoring", step=found.step, checkpoint=found.step, reason="resumed", message=message)
+    return found
 
 
-def fit(
-    config: Config, worker: Worker, rows: Rows, packing: step.Packing, vector: tf.Tensor, evaluator: Evaluator
-) -> tuple[tf.Tensor, Course]:
-    """Make all steps of the run, from packed parameters.
+class Saver:
+    """Hands checkpoints of the training to a thread that writes them; does nothing on ranks above 0.
 
-    Returns:
-        The packed parameters at the end, and the course of the training.
+    At its end it waits until the last one is on the disk, also where training ends by an error.
     """
-    cluster = worker.cluster
-    plan = data.Plan(
+
+    def __init__(
+        self, worker: Worker, packing: step.Packing, must_match: Mapping[str, Any], output: Output | None, made: int
+    ) -> None:
+        self._worker, self.packing, self._must_match, self._output = worker, packing, dict(must_match), output
+        self._writer = checkpoint.Writer(output.checkpoints) if output else None
+        if self._writer and made:
+            self._writer.written = made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._writer and self._output:
+            with contextlib.suppress(OSError) if kind else self._output.errors():
+                self._writer.drain()
+
+    @property
+    def written(self) -> int | None:
+        """The step of the newest checkpoint that is on the disk."""
+        return self._writer.written if self._writer else None
+
+    def save(self, course: Course, vector: tf.Tensor) -> None:
+        """Have a checkpoint written."""
+        if self._writer and self._output:
+            params = {name: tensor.numpy() for name, tensor in self.packing.unpack(vector).items()}
+            workers = self._worker.cluster.workers
+            with self._output.errors():
+                self._writer.submit(Checkpoint(course.step, workers, self._must_match, course.training_s, params))
+
+
+def fit(  # noqa: PLR0913, PLR0917 - what a training is made of
+    config: Config,
+    worker: Worker,
+    rows: Rows,
+    plan: data.Plan,
+    vector: tf.Tensor,
+    course: Course,
+    evaluator: Evaluator,
+    saver: Saver,
+) -> tf.Tensor:
+    """Make all steps of the run that are left, from packed parameters; returns them as they are at the end."""
+    on_cpu = config.device == "cpu"
+    workers = worker.cluster.workers
+    advance = step.compile_block(worker.strategy, saver.packing, workers, config.sync_every, gather=on_cpu)
+    worker.tell("compiling", step=course.step, steps=plan.steps)
+    course.resume()
+    begun = course.step
+    blocks = data.training_blocks(rows, plan, begun)
+    for (epoch, first, last), (images, labels, weights) in zip(plan.blocks(begun), blocks, strict=True):
+        before = course.step
+        sizes = plan.batch_sizes(first, first + plan.block_steps)
+        rates = learning_rates(config, plan, before)
+        stop = np.float32(worker.told_to_stop())
+        outcome = advance(vector, step.Block(images, labels, weights, sizes, rates, np.int32(last - first), stop))
+        vector, loss = outcome.vector, float(outcome.loss)
+        course.made(before + last - first, loss, float(sizes[: last - first].sum()))
+        worker.tell.beat("training", step=course.step, steps=plan.steps)
+        if not math.isfinite(loss):
+            raise not_finite(config, course)
+        if outcome.stops or plan.checkpoint_is_due(before, course.step):
+            saver.save(course, vector)
+        if outcome.stops:
+            raise stopped(worker, course)
+        end_of_epoch = last == plan.steps_per_epoch
+        if end_of_epoch or last // config.log_every > first // config.log_every:
+            shown = end_of_epoch and shows_accuracy(config, epoch + 1)
+            accuracy = evaluator.accuracy(saver.packing.unpack(vector)) if shown else None
+            worker.tell("training", checkpoint=saver.written, **course.moment(epoch + 1, accuracy))
+            if shown:
+                course.resume()
+    return vector
+
+
+def plan_of(config: Config, cluster: Cluster, rows: Rows) -> data.Plan:
+    """Which examples this worker takes at each step."""
+    return data.Plan(
         count=rows.count,
         row_bytes=math.prod(rows.shape),
         batch_size=min(config.batch_size, rows.count),
@@ -122,35 +221,16 @@ def fit(
         seed=config.seed,
         epochs=config.epochs,
         log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
         sync_every=config.sync_every,
     )
-    on_cpu = config.device == "cpu"
-    advance = step.compile_block(worker.strategy, packing, cluster.workers, config.sync_every, gather=on_cpu)
-    worker.tell(phase="compiling", step=0, steps=plan.steps)
-    course = Course(plan.steps)
-    blocks = data.training_blocks(rows, plan)
-    for (epoch, first, last), (images, labels, weights) in zip(plan.blocks(), blocks, strict=True):
-        sizes = plan.batch_sizes(first, first + plan.block_steps)
-        rates = learning_rates(config, plan, epoch * plan.steps_per_epoch + first)
-        stop = np.float32(worker.told_to_stop())
-        outcome = advance(vector, step.Block(images, labels, weights, sizes, rates, np.int32(last - first), stop))
-        vector, loss = outcome.vector, float(outcome.loss)
-        course.made(epoch * plan.steps_per_epoch + last, loss, float(sizes[: last - first].sum()))
-        if not math.isfinite(loss):
-            raise not_finite(config, course)
-        if outcome.stops:
-            told = worker.told_to_stop()
-            reason, who = ("stopped", "told") if told else ("stopped-by-peer", "a peer was told")
-            message = f"{who} to stop at step {course.step}"
-            raise JobError(Exit.TRY_AGAIN, reason, message, "start the run again")
-        end_of_epoch = last == plan.steps_per_epoch
-        if end_of_epoch or last // config.log_every > first // config.log_every:
-            shown = end_of_epoch and shows_accuracy(config, epoch + 1)
-            accuracy = evaluator.accuracy(packing.unpack(vector)) if shown else None
-            worker.tell(phase="training", **course.moment(epoch + 1, accuracy))
-            if shown:
-                course.resume()
-    return vector, course
+
+
+def stopped(worker: Worker, course: Course) -> JobError:
+    """The error of a training that was told to stop, here or at a peer."""
+    told = worker.told_to_stop()
+    reason, who = ("stopped", "told") if told else ("stopped-by-peer", "a peer was told")
+    return JobError(Exit.TRY_AGAIN, reason, f"{who} to stop at step {course.step}", "start the run again")
 
 
 def not_finite(config: Config, course: Course) -> JobError:
@@ -181,6 +261,7 @@ class Evaluator:
 
     def __init__(self, worker: Worker, rows: Rows) -> None:
         self.total = step.compile_sum(worker.strategy)
+        self._beat = worker.tell.beat
         self._count = rows.count
         self._batches = data.evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank)
         self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
@@ -191,13 +272,23 @@ class Evaluator:
         own = np.zeros([self._count, classes], np.float32)  # the other workers' rows stay zeros
         for numbers, images, _ in self._batches:
             own[numbers.numpy()] = self._predict(params, images)
+            self._beat()
         return self.total(own)
+
+    def say_published(self) -> None:
+        """Pass the all-reduce that says 'published': whoever has passed it is done, whatever happens to the others."""
+        self.total(np.ones(1, np.float32))
+        # A worker that left now could take away what others still need of the last all-reduce. Whoever passes another
+        # one knows that all have passed the last; that it fails says only that somebody has left already.
+        with contextlib.suppress(tf.errors.OpError):
+            self.total(np.ones(1, np.float32))
 
     def accuracy(self, params: Tensors) -> float:
         """The share of test examples that are classified rightly."""
         right = 0
         for _, images, labels in self._batches:
             right += int(np.count_nonzero(self._predict(params, images).numpy().argmax(axis=1) == labels))
+            self._beat()
         return float(self.total(np.asarray([right], np.float32))[0]) / self._count
 
 
@@ -227,9 +318,10 @@ def publish(
         replicas=worker.strategy.num_replicas_in_sync,
         device=config.device,
         versions=begun["versions"],
-        curve=[*course.moments[:-1], {**course.moments[-1], "accuracy": accuracy}],
+        # There is none where the run went on from its last checkpoint and its journal is lost.
+        curve=[*course.moments[:-1], *({**last, "accuracy": accuracy} for last in course.moments[-1:])],
         timing={
-            "startup_s": course.first_block_at - worker.began,
+            "startup_s": (course.first_block_at or time.perf_counter()) - worker.began,
             "training_s": course.training_s,
             "steps": course.steps,
             "examples_per_s": dataset.train.count * config.epochs / course.steps / course.seconds_a_step(),

@@ -54,6 +54,14 @@ def test_the_chief_is_rank_0_and_the_workers_follow(kind: str, index: int, rank:
     assert found == Cluster("r", "r", rank, ("c:1", "w:2", "x:3"), ("c:9100", "w:9100", "x:9100"))
 
 
+def test_the_tasks_of_one_host_have_supervisors_on_ports_of_their_own() -> None:
+    """Counted from 9100 in the order of their ranks, so that every one of them finds the same."""
+    found = identify(tf_config("worker", 2, chief=["h:1"], worker=["h:2", "i:1", "h:3", "i:2"]))
+    assert found == Cluster(
+        "r", "r", 3, ("h:1", "h:2", "i:1", "h:3", "i:2"), ("h:9100", "h:9101", "i:9100", "h:9102", "i:9101")
+    )
+
+
 def test_an_ipv6_address_keeps_its_brackets() -> None:
     """The port is what stands behind the last colon."""
     assert identify(tf_config(worker=["[::1]:5"])) == Cluster("r", "r", 0, ("[::1]:5",), ("[::1]:9100",))
@@ -129,7 +137,10 @@ def test_a_host_that_is_named_twice_is_refused(cluster: dict[str, Any]) -> None:
     assert refusal(tf_config(**cluster)) == "TF_CONFIG names a:1 twice"
 
 
-@pytest.mark.parametrize("address", ["", "a", ":1", "a:", "a:x", "a:0", "a:65536", "a:-1", None, 1, ["a:1"], {}])
+@pytest.mark.parametrize(
+    "address",
+    ["", "a", ":1", "a:", "a:x", "a:0", "a:65536", "a:-1", "a:" + "1" * 5000, "a:\u0661", None, 1, ["a:1"], {}],
+)
 def test_an_address_that_is_not_host_and_port_is_refused(address: Any) -> None:
     """What stands in the list is shown as it is."""
     assert refusal(tf_config(worker=[address])) == f"TF_CONFIG has the address {address!r}, which is not host:port"
@@ -178,7 +189,10 @@ def test_an_indexed_jobs_numbers_are_checked(variable: str, value: str, sentence
         ("[]", "PEERS must list 2 workers as WORKERS says, not 0"),
         ('[["a:1", "a:3"]]', "PEERS must list 2 workers as WORKERS says, not 1"),
         ('[["a:1", "a:3"], ["a:1", "b:4"]]', "PEERS names a:1 twice"),
+        ('[["a:0", "a:3"], ["a:0", "a:3"]]', "PEERS names a:3 twice"),
         ('[["a:1", "a:3"], ["b:2", "b"]]', "PEERS has the address 'b', which is not host:port"),
+        ('[["a:1", "a:3"], ["b:2", "b:0"]]', "PEERS has the address 'b:0', which is not host:port"),
+        ('[["a:1", "a:3"], ["b", "b:4"]]', "PEERS has the address 'b', which is not host:port"),
     ],
 )
 def test_wrong_peers_are_refused(peers: str, sentence: str) -> None:
@@ -188,7 +202,12 @@ def test_wrong_peers_are_refused(peers: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     "cluster",
-    [BY_INDEX, BY_PEERS, Cluster("one", "local", 0, ("[::1]:1",), ("[::1]:2",))],
+    [
+        BY_INDEX,
+        BY_PEERS,
+        Cluster("one", "local", 0, ("[::1]:1",), ("[::1]:2",)),
+        Cluster("free-ports", "local", 1, ("a:0", "a:0"), ("a:3", "a:4")),
+    ],
 )
 def test_the_environment_of_a_worker_makes_it_again(cluster: Cluster) -> None:
     """What local.py and the supervisor hand down is read back as the same worker."""

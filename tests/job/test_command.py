@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +143,7 @@ def test_a_read_only_output_folder_is_refused(prepared: Path, tmp_path: Path) ->
             ended = processes.run("--output", output, "--data", prepared, "--workers=2")
             assert ended.code == Exit.OUTPUT
             (line,) = ended.stderr.splitlines()
-            assert line.startswith(f"error: worker 0: the output folder cannot be written at {folder}/.probe-")
+            assert line.startswith(f"error: worker 0: the output folder cannot be written at {folder}/.probe.")
             assert line.endswith("; give a folder that can be written with --output, or make room")
             assert ended.seconds < LIMIT_S
             assert contents(tmp_path) == before
@@ -158,7 +157,7 @@ def test_an_output_folder_below_a_file_is_refused(prepared: Path, tmp_path: Path
     ended = processes.run("--output", file / "output", "--data", prepared)
     assert ended.code == Exit.OUTPUT
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"error: the output folder cannot be written at {file}/.probe-")
+    assert line.startswith(f"error: the output folder cannot be written at {file}/.probe.")
     assert contents(tmp_path) == before
 
 
@@ -196,25 +195,6 @@ def test_a_gpu_that_is_not_there_is_refused(prepared: Path, output: Path) -> Non
         pytest.skip("there is a GPU here")
     sentence = "--device gpu: TensorFlow finds no GPU here; use --device cpu, or a machine, driver and image with one"
     check(Exit.USAGE, sentence, output, "--data", prepared, "--device=gpu")
-
-
-def test_a_port_that_is_taken_ends_the_worker(prepared: Path, tmp_path: Path) -> None:
-    """75 with a record that names the port, within the time, although the other worker never comes."""
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        taken = f"127.0.0.1:{holder.getsockname()[1]}"
-        workers = {"cluster": {"worker": [taken, "127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
-        variables = {"TF_CONFIG": json.dumps(workers), "RUN": "r"}
-        ended = processes.run("--output", tmp_path / "output", "--data", prepared, env=variables)
-    assert (ended.code, ended.stderr) == (Exit.TRY_AGAIN, "")
-    last = telemetry.parse(ended.stdout.splitlines()[-1])
-    assert last
-    assert (last.phase, last.code, last.reason) == ("failed", Exit.TRY_AGAIN, "port-taken")
-    assert (last.message, last.hint) == (
-        f"the port of {taken} is taken by another process",
-        "free it, or start again",
-    )
-    assert ended.seconds < LIMIT_S
-    assert not (tmp_path / "output").exists()
 
 
 def test_a_name_that_is_published_ends_with_its_verdict(trained: Trained) -> None:

@@ -42,6 +42,7 @@ BLOCKS = [(1, 1), (3, 1), (100, 1), (2, 3), (100, 2), (2, 100)]
 def plan(count: int, batch: int, workers: int = 1, **changes: Any) -> Plan:
     """A plan of two epochs, of images of one byte where nothing else is asked for."""
     values: dict[str, Any] = {"row_bytes": 1, "rank": 0, "seed": 5, "epochs": 2, "log_every": 100, "sync_every": 1}
+    values["checkpoint_every"] = 0
     return Plan(count=count, batch_size=batch, workers=workers, **values | changes)
 
 
@@ -84,6 +85,24 @@ def test_global_batches_are_the_same_for_every_number_of_workers(
     """The workers' parts of step k together are global batch k: none lost, none doubled, whatever ends the blocks."""
     chosen = plan(count, batch, workers, log_every=log_every, sync_every=sync_every)
     assert together(chosen) == batches(count, batch, 2)
+
+
+@pytest.mark.parametrize(
+    ("every", "sync_every", "steps"),
+    [
+        (0, 1, [8, 16]),
+        (3, 1, [3, 6, 9, 12, 15]),
+        (8, 1, [8, 16]),
+        (7, 5, [8, 16]),  # averages are at 5, 8, 13 and 16
+        (100, 1, []),
+    ],
+)
+def test_blocks_end_where_a_checkpoint_is_due(every: int, sync_every: int, steps: list[int]) -> None:
+    """At each multiple of --checkpoint-every, at each epoch's end without, but never between two averages."""
+    chosen = plan(23, 3, 2, checkpoint_every=every, sync_every=sync_every, log_every=5)
+    moves = [(epoch * 8 + first, epoch * 8 + last) for epoch, first, last in chosen.blocks()]
+    assert [step for before, step in moves if chosen.checkpoint_is_due(before, step)] == steps
+    assert together(chosen) == batches(23, 3, 2)
 
 
 @pytest.mark.parametrize(("count", "batch", "workers"), SPLITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job import local, telemetry
+from job import local, restarts, telemetry
 from job.config import Config
 from job.errors import Exit, JobError
 from job.progress import Lines
@@ -131,32 +132,37 @@ def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> N
         assert left(below) == set()
 
 
-def test_a_supervisor_that_is_killed_ends_the_run(endless: list[object], tmp_path: Path) -> None:
-    """One sentence names it and the signal, its peer's loss is not said, and its trainer does not outlive it."""
-    with Watched(*endless) as run:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_is_killed_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
+    """Its trainer does not outlive it, one line says what happened, and the run ends as if it had not."""
+    flags = ["--workers=2", "--epochs=500", "--evaluate-every=0", "--log-every=2"]
+    with Watched("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.until(*BOTH_TRAIN)
-        below = descendants(run.process.pid)
-        os.kill(run.supervisors()[1], signal.SIGKILL)
-        found, errors, seconds = run.ended()
+        supervisor = run.supervisors()[rank]
+        below = descendants(supervisor)
+        assert len(below) == 1
+        os.kill(supervisor, signal.SIGKILL)
         assert left(below) == set()
-    assert (found, errors) == (128 + signal.SIGKILL, "error: worker 1: the worker was killed by SIGKILL\n")
-    assert seconds < local.CAUSE_S + CTRL_C_S
-    assert published(tmp_path / "output") == []
+        code, errors, _ = run.ended()
+    assert (code, errors) == (0, f"worker {rank}: the worker was killed by SIGKILL; started again\n")
+    assert published(tmp_path) == [".promotion-lock", "latest", "models"]
 
 
-def test_a_trainer_that_is_killed_ends_the_run(endless: list[object]) -> None:
-    """Soon, with one sentence that names its worker and the signal."""
-    with Watched(*endless) as run:
-        run.until(*BOTH_STARTED)
-        below = descendants(run.process.pid)
-        supervisor = run.supervisors()[0]
-        (trainer,) = (pid for pid, (parent, _) in processes.processes().items() if parent == supervisor)
-        os.kill(trainer, signal.SIGKILL)
-        found, errors, seconds = run.ended()
-        assert left(below) == set()
-    sentences = [line for line in errors.splitlines() if "error: " in line]
-    assert (found, sentences) == (128 + signal.SIGKILL, ["error: worker 0: the trainer was killed by SIGKILL"])
-    assert seconds < CTRL_C_S
+def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path) -> None:
+    """After three times more without a new step; one sentence names it."""
+    with Watched("--data", prepared, "--output", tmp_path, "--name=run", "--workers=2", "--epochs=1000000") as run:
+        for _ in range(restarts.IN_A_ROW + 1):
+            deadline = time.monotonic() + processes.DEADLINE_S
+            while len(run.supervisors()) < 2 and time.monotonic() < deadline:
+                os.sched_yield()
+            second = run.supervisors()[1]
+            there = processes.processes()[second]
+            os.kill(second, signal.SIGKILL)
+            assert left([(second, there[1])]) == set()
+        code, said, _ = run.ended()
+    assert code == 128 + signal.SIGKILL
+    assert said.splitlines()[-1] == "error: worker 1: the worker was killed by SIGKILL"
+    assert said.count("; started again") == restarts.IN_A_ROW
 
 
 def test_a_good_run_is_logfmt_on_standard_output_alone(trained: Trained) -> None:
@@ -168,13 +174,14 @@ def test_a_good_run_is_logfmt_on_standard_output_alone(trained: Trained) -> None
     told: dict[int, list[str]] = {0: [], 1: []}
     for record in records:
         assert record
-        assert (record.run, record.workers) == ("good", 2)
+        assert record.run == "good"
         told[record.rank].append(record.phase)
     begun = ["data", "joining", "compiling", "training"]
-    assert told == {
-        0: [*begun, "training", "evaluating", "publishing", "published"],
-        1: [*begun, "evaluating"],
-    }
+    end = ["evaluating", "publishing", "published"]
+    for phases in told.values():  # however often the others were waited for
+        while phases[0] == "waiting":
+            del phases[0]
+    assert told == {0: [*begun, "training", "training", *end], 1: [*begun, *end]}
     names = ["run", "phase", "accuracy", "accuracy_low", "accuracy_high", "verdict", "seconds", "model", "report"]
     found = dict(pair.split("=", 1) for pair in summary.split(" "))
     assert list(found) == names
@@ -220,6 +227,10 @@ class Seen(Lines):
         """Keep a line."""
         self.told.append(("note", rank, line))
 
+    def restarted(self, rank: int, code: int, record: Record | None) -> None:
+        """Keep a restart."""
+        self.told.append(("restarted", rank, code, record))
+
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Keep a failure."""
         self.told.append(("failed", rank, code, record))
@@ -230,33 +241,59 @@ def failure(rank: int, reason: str, code: int) -> Record:
     return Record(time=0, run="r", rank=rank, phase="failed", code=code, reason=reason, message=reason)
 
 
-LOST = failure(0, "peer-lost", 75)
+def never(rank: int) -> None:
+    """Start a worker again where none should be."""
+    pytest.fail(f"worker {rank} was started again")
+
+
 BAD = failure(1, "loss-not-finite", 76)
 BAD_TOO = failure(0, "loss-not-finite", 76)
+AGAIN = failure(1, "restarts-used-up", 75)
+STEPPED = Record(time=0, run="r", rank=1, phase="training", step=1)
 
 
 @pytest.mark.parametrize(
-    ("events", "code", "told"),
+    ("events", "code", "told", "begun"),
     [
-        ([(0, 0), (1, 0)], 0, []),
-        ([(1, 0), (0, 69)], 69, []),
-        ([(0, 0), (1, 137)], 0, []),
-        ([(0, LOST), (0, 75), (1, BAD), (1, 76)], 76, [("failed", 1, 76, BAD)]),
-        ([(1, BAD), (1, 76), (0, LOST), (0, 75)], 76, [("failed", 1, 76, BAD)]),
-        ([(0, BAD_TOO), (0, 76), (1, BAD), (1, 76)], 76, [("failed", 0, 76, BAD_TOO)]),
-        ([(1, 137), (0, LOST), (0, 75)], 137, [("failed", 1, 137, None)]),
-        ([(0, "a line"), (0, 70), (1, 70)], 70, [("note", 0, "a line"), ("failed", 0, 70, None)]),
-        ([(1, BAD), (1, 76)], 76, [("failed", 1, 76, BAD)]),
+        ([(0, 0), (1, 0)], 0, [], []),
+        ([(1, 0), (0, 69)], 69, [], []),
+        ([(0, 0), (1, 137)], 0, [], []),
+        ([(1, BAD), (1, 76), (0, BAD_TOO), (0, 76)], 76, [("failed", 1, 76, BAD)], []),
+        ([(0, BAD_TOO), (0, 76), (1, BAD), (1, 76)], 76, [("failed", 0, 76, BAD_TOO)], []),
+        ([(0, "a line"), (0, 70), (1, 70)], 70, [("note", 0, "a line"), ("failed", 0, 70, None)], []),
+        ([(1, BAD), (1, 76)], 76, [("failed", 1, 76, BAD)], []),
+        ([(1, 137), (1, 0), (0, 0)], 0, [("restarted", 1, 137, None)], [1]),
+        ([(1, 0), (0, 137), (0, 0)], 0, [("restarted", 0, 137, None)], [0]),
+        ([(1, AGAIN), (1, 75), (1, 0), (0, 0)], 0, [("restarted", 1, 75, AGAIN)], [1]),
+        (
+            [*[(1, 137)] * 4, (0, 137)],
+            137,
+            [*[("restarted", 1, 137, None)] * 3, ("failed", 1, 137, None)],
+            [1, 1, 1],
+        ),
+        (
+            [*[(1, 137)] * 3, (1, STEPPED), (1, 137), (1, BAD), (1, 76)],
+            76,
+            [
+                *[("restarted", 1, 137, None)] * 3,
+                ("show", STEPPED),
+                ("restarted", 1, 137, None),
+                ("failed", 1, 76, BAD),
+            ],
+            [1, 1, 1, 1],
+        ),
     ],
 )
-def test_one_worker_is_named_for_a_failed_run(events: list[Any], code: int, told: list[Any]) -> None:
-    """Rank 0's verdict counts if it has one; else one sentence names the worker that failed first, not its peers."""
+def test_workers_are_replaced_and_one_is_named_for_a_failed_run(
+    events: list[Any], code: int, told: list[Any], begun: list[int]
+) -> None:
+    """Who may succeed is started again; rank 0's verdict counts if it has one, else the worker that failed first."""
     found: local.Events = queue.SimpleQueue()
     for event in events:
         found.put(event)
-    display = Seen()
-    assert local.follow(2, found, display) == code
-    assert display.told == told
+    display, started = Seen(), list[int]()
+    assert local.follow(2, found, display, started.append) == code
+    assert (display.told, started) == (told, begun)
 
 
 def test_rank_0_may_just_be_publishing() -> None:
@@ -267,7 +304,7 @@ def test_rank_0_may_just_be_publishing() -> None:
     display = Seen()
     timer = threading.Timer(0.2, found.put, [(0, 0)])
     timer.start()
-    assert local.follow(2, found, display) == 0
+    assert local.follow(2, found, display, never) == 0
     timer.join()
     assert display.told == []
 
@@ -280,14 +317,20 @@ def test_what_this_process_is_asked_ends_the_run() -> None:
         found.put((0, event))
     display = Seen()
     with pytest.raises(JobError) as caught:
-        local.follow(2, found, display)
+        local.follow(2, found, display, never)
     assert caught.value is error
     assert display.told == [("show", record)]
 
 
-def test_the_workers_have_addresses_of_their_own() -> None:
-    """Two for each, all different, the same list for all, and each knows its rank."""
-    found = local.clusters("r", 3)
-    assert [(one.run, one.job_uid, one.rank, one.workers) for one in found] == [("r", "local", i, 3) for i in range(3)]
-    assert len({(one.tensorflow, one.supervisors) for one in found}) == 1
-    assert len({*found[0].tensorflow, *found[0].supervisors}) == 6
+def test_the_supervisors_ports_are_held() -> None:
+    """Nobody else is given one, but who asks for it by SO_REUSEPORT, as a supervisor does, can listen there."""
+    with local.addresses(3) as found:
+        assert len(set(found)) == 3
+        for address in found:
+            port = int(address.removeprefix("127.0.0.1:"))
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", port))
+            with socket.create_server(("127.0.0.1", port), reuse_port=True):
+                socket.create_connection(("127.0.0.1", port)).close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))

@@ -26,6 +26,7 @@ from tensorflow_datasets.image_classification import mnist as published
 
 from job import dataset as datasets
 from job import fetch, idx, tfds_folder
+from job import fingerprint as fingerprints
 from job.config import Config
 from job.dataset import Dataset, load
 from job.errors import Exit, JobError
@@ -348,8 +349,8 @@ def test_a_download_with_a_wrong_checksum_is_65(tfds_server: tuple[Path, str], d
 
 def test_the_address_that_is_probed_is_the_one_tfds_downloads_from() -> None:
     """It is taken from the builder, with whatever version of TensorFlow Datasets is installed."""
-    assert {name: tfds_folder.address(name) for name in datasets.KNOWN} == {
-        name: f"{tfds.builder_cls(name).URL}t10k-images-idx3-ubyte.gz" for name in datasets.KNOWN
+    assert {name: tfds_folder.address(name) for name in fingerprints.KNOWN} == {
+        name: f"{tfds.builder_cls(name).URL}t10k-images-idx3-ubyte.gz" for name in fingerprints.KNOWN
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.errors import Exit
-from job.promotion import Verdict, decide
+from job.promotion import Candidate, Verdict, decide
 
 
 def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, test: str = "digits") -> dict[str, Any]:
@@ -15,6 +15,7 @@ def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, te
     return {
         "run": {"name": name, "started": f"2026-11-{started:02}T06:00:00.000000+00:00"},
         "dataset": {"test": {"sha256": test}},
+        "settings": {"promote": "unless-worse", "min_accuracy": 0.0},
         "test": {"accuracy": accuracy, "accuracy_interval": [low, 1.0]},
     }
 
@@ -87,4 +88,14 @@ def test_first_rule_that_applies_decides(
     """The whole verdict, and the exit code with it: 69 for a rejected run and 0 for all others."""
     word, reason, compared_with = expected
     code = Exit.REJECTED if word == "rejected" else Exit.OK
-    assert decide(new, latest, policy, minimum) == Verdict(word, code, reason, compared_with)
+    asked = new | {"settings": {"promote": policy, "min_accuracy": minimum}}
+    found = decide(Candidate.of(asked), Candidate.of(latest) if latest else None)
+    assert found == Verdict(word, code, reason, compared_with)
+
+
+@pytest.mark.parametrize("section", ["run", "dataset", "settings", "test"])
+@pytest.mark.parametrize("content", [None, {}, [], "text", {"accuracy": "high", "accuracy_interval": []}])
+def test_report_that_does_not_tell_all_is_refused(section: str, content: object) -> None:
+    """Whatever is missing or of another kind, it is one error."""
+    with pytest.raises(ValueError, match=r"report without|convert"):
+        Candidate.of(BASE | {section: content})

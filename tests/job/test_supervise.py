@@ -1,68 +1,275 @@
-"""What a supervisor makes of its trainer's end, with a shell script as the trainer."""
+"""What a supervisor makes of its trainer's ends, with a shell script in the place of Python."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import socket
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job import supervise, telemetry
+from job import restarts, supervise, telemetry, termination
 from job.cluster import Cluster
 from job.config import Config
 from job.errors import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-MEMBER = Cluster("r", "u", 0, ("a:1",), ("a:2",))
+    from job.telemetry import Record
+
+RECORD = {"time": 1.0, "run": "r", "rank": 0}
+
+
+def tell(phase: str, **fields: Any) -> str:
+    """The command that sends a record."""
+    return f"echo '{json.dumps({**RECORD, 'phase': phase, **fields})}' >&$TELEMETRY_FD\n"
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The script that is started instead of Python; it chatters on standard error first."""
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Writes the script that is run as the trainer; the file `starts` counts its starts, and $n is their number."""
     script = tmp_path / "python"
     script.touch(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(restarts, "BACKOFF_S", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(termination, "PATH", tmp_path / "termination-log")
+    (tmp_path / "termination-log").touch()
     before = signal.getsignal(signal.SIGTERM)
-    yield script
+
+    def write(commands: str) -> None:
+        counted = f"echo >> {tmp_path}/starts; n=$(wc -l < {tmp_path}/starts)"
+        script.write_text(f'#!/bin/bash\n[ "$2" = job.look ] && exit 0\n{counted}\n{commands}\n')
+
+    yield write
     signal.signal(signal.SIGTERM, before)
 
 
+def supervised(prepared: Path, **flags: Any) -> int:
+    """Run one worker's supervisor to its end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return supervise.supervise(Config(data=prepared, **flags), Cluster("r", "u", 0, ("a:1",), (f"127.0.0.1:{port}",)))
+
+
+def shown(capfd: pytest.CaptureFixture[str]) -> tuple[list[Record], str]:
+    """The records on standard output, and standard error."""
+    out, err = capfd.readouterr()
+    return [record for line in out.splitlines() if (record := telemetry.parse(line))], err
+
+
+def left(tmp_path: Path) -> dict[str, Any]:
+    """The termination message."""
+    return dict(json.loads((tmp_path / "termination-log").read_bytes()))
+
+
+def starts(tmp_path: Path) -> int:
+    """How often the trainer was started."""
+    return len((tmp_path / "starts").read_text().splitlines())
+
+
+@pytest.mark.parametrize("code", sorted({0, *range(64, 74), 76, 78} & set(Exit)))
+def test_a_final_code_is_the_workers(
+    code: int, prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is passed on after one start, with what the trainer said of it; its chatter is shown for a bug alone."""
+    said = {"code": code, "reason": "why", "message": "a sentence", "hint": "a remedy"}
+    phase = "published" if code in supervise.PUBLISHED else "failed"
+    trainer(f"echo chatter >&2\n{tell('training', step=7, loss=1.0)}{tell(phase, **said)}exit {code}")
+    assert supervised(prepared) == code
+    records, err = shown(capfd)
+    assert err == ("chatter\n" if code == Exit.BUG else "")
+    assert [(r.phase, r.code, r.reason, r.message, r.hint) for r in records[1:]] == [(phase, *said.values())]
+    hint = "" if phase == "published" else "a remedy"
+    message = {"code": code, "reason": "why", "message": "a sentence", "rank": 0, "step": 7, "hint": hint}
+    assert left(tmp_path) == message
+    assert starts(tmp_path) == 1
+
+
 @pytest.mark.parametrize(
-    ("end", "code", "shown"),
+    ("end", "cause", "message"),
     [
-        ("exit 0", Exit.OK, False),
-        ("exit 64", Exit.USAGE, False),
-        ("exit 69", Exit.REJECTED, False),
-        ("exit 75", Exit.TRY_AGAIN, False),
-        ("exit 70", Exit.BUG, True),
-        ("exit 1", 1, True),
-        ("kill -ABRT $$", 128 + signal.SIGABRT, True),
-        ("kill -INT $$", 128 + signal.SIGINT, True),
-        ("kill -TERM $PPID; while :; do :; done", Exit.TRY_AGAIN, False),
+        ("kill -KILL $$", "killed", "the trainer was killed by SIGKILL"),
+        ("kill -SEGV $$", "killed", "the trainer was killed by SIGSEGV"),
+        ("exit 1", "unknown-code", "the trainer ended with 1 and said nothing"),
+        (tell("failed", code=75, reason="port-taken", message="taken") + "exit 75", "port-taken", "taken"),
+        (tell("failed", code=75, reason="output-io", message="stale") + "exit 75", "output-io", "stale"),
     ],
 )
-def test_the_trainers_end_is_the_workers(
-    end: str, code: int, shown: bool, trainer: Path, capfd: pytest.CaptureFixture[str]
+def test_what_may_pass_is_tried_again_and_then_given_up(
+    end: str,
+    cause: str,
+    message: str,
+    prepared: Path,
+    trainer: Callable[[str], None],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Its code is passed on, and its chatter is shown where no sentence of its own can have told why it ended."""
-    trainer.write_text(f"#!/bin/bash\necho chatter >&2\n{end}\n")
-    assert supervise.supervise(Config(), MEMBER) == code
-    out, err = capfd.readouterr()
-    assert err == ("chatter\n" if shown else "")
-    records = [telemetry.parse(line) for line in out.splitlines()]
-    killed = [(r.phase, r.code, r.reason, r.message) for r in records if r]
-    name = end.split()[1].strip("-;")
-    assert killed == ([("failed", code, "killed", f"the trainer was killed by SIG{name}")] if code > 128 else [])
+    """Three restarts without a new step, each named, and then 75 with the cause."""
+    trainer(end)
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    records, _ = shown(capfd)
+    assert [(r.phase, r.restarts, r.reason, r.message) for r in records] == [
+        *(("restarting", count, cause, message) for count in (1, 2, 3)),
+        ("failed", 3, "restarts-used-up", f"gave up after 3 restarts without a new step: {message}"),
+    ]
+    assert starts(tmp_path) == 4
+    assert left(tmp_path)["reason"] == "restarts-used-up"
 
 
-def test_records_pass_and_other_lines_do_not(trainer: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """JSON from the pipe becomes logfmt, a torn line is left out, and the trainer's standard output goes nowhere."""
-    record = telemetry.Record(1.0, "r", 0, "data")
-    lines = f"{telemetry.to_json(record)}\nnot a record\n{telemetry.to_json(record)[:-9]}"
-    trainer.write_text(f"#!/bin/bash\necho noise\nprintf %s '{lines}' >&$TELEMETRY_FD\n")
-    assert supervise.supervise(Config(), MEMBER) == 0
+def test_a_new_step_sets_the_count_to_0(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Only a step beyond all before is progress; who dies at the same one is given up."""
+    steps = "step=$((n < 6 ? n : 5))\n"
+    record = json.dumps({**RECORD, "phase": "training", "step": 0}).replace('"step": 0', "\"step\": '$step'")
+    trainer(f"{steps}echo '{record}' >&$TELEMETRY_FD\nkill -KILL $$")
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    assert starts(tmp_path) == 5 + 3
+    assert [r.restarts for r in shown(capfd)[0] if r.phase == "restarting"] == list(range(1, 8))
+
+
+def test_lost_peers_are_no_fault_of_this_worker(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A trainer that only followed another is started again as often as it takes, and not counted."""
+    lost = [tell("failed", code=75, reason=reason, message="m") for reason in ("peer-lost", "stopped-by-peer")]
+    trainer(f"if [ $n -le 5 ]; then {lost[0]} exit 75; fi\nif [ $n -le 9 ]; then {lost[1]} exit 75; fi\nexit 76")
+    assert supervised(prepared) == Exit.NOT_FINITE
+    assert starts(tmp_path) == 10
+    assert {r.restarts for r in shown(capfd)[0]} == {0}
+
+
+def test_a_trainer_that_published_has_whatever_happens_next(prepared: Path, trainer: Callable[[str], None]) -> None:
+    """Killed after it said so, the run's verdict stands."""
+    trainer(tell("published", code=69, reason="rejected", message="too low") + "kill -KILL $$")
+    assert supervised(prepared) == Exit.REJECTED
+
+
+@pytest.mark.parametrize("phase", ["data", "joining", "compiling"])
+def test_told_to_stop_before_the_first_step_it_leaves_at_once(
+    phase: str, prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A trainer that would not listen is killed, for there is nothing to save."""
+    trainer(f"trap '' TERM\n{tell(phase)}kill -TERM $PPID\nwhile :; do sleep 0.1; done")
+    began = time.monotonic()
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    assert time.monotonic() - began < 2
+    assert [(r.phase, r.reason) for r in shown(capfd)[0]] == [(phase, None), ("failed", "stopped")]
+    assert (left(tmp_path)["code"], left(tmp_path)["reason"]) == (75, "stopped")
+
+
+def test_told_to_stop_in_training_the_trainer_may_save(
+    prepared: Path, trainer: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is sent SIGTERM, and what it says of its end counts."""
+    stopped = tell("failed", code=75, reason="stopped", message="told to stop at step 8")
+    trainer(
+        f"leave() {{\n{stopped}exit 75\n}}\ntrap leave TERM\n{tell('training', step=7)}kill -TERM $PPID\n"
+        "while :; do sleep 0.05; done"
+    )
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    assert [(r.phase, r.message) for r in shown(capfd)[0]][1:] == [("failed", "told to stop at step 8")]
+
+
+def test_told_to_stop_a_trainer_that_hangs_is_killed(
+    prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the supervisor's own deadline."""
+    monkeypatch.setattr(supervise, "STOP_S", 0.3)
+    trainer(f"trap '' TERM\n{tell('training', step=7)}kill -TERM $PPID\nwhile :; do sleep 0.1; done")
+    assert supervised(prepared) == Exit.TRY_AGAIN
+
+
+def test_publishing_is_finished_first(prepared: Path, trainer: Callable[[str], None]) -> None:
+    """Told to stop then, the worker ends with the verdict."""
+    published = tell("published", code=0, reason="promoted", message="m")
+    trainer(f"trap '' TERM\n{tell('publishing')}kill -TERM $PPID\nsleep 0.3\n{published}exit 0")
+    assert supervised(prepared) == Exit.OK
+
+
+def test_a_trainer_without_a_step_is_replaced(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After --stall-timeout in training; the restart is counted and named."""
+    trainer(f"if [ $n = 2 ]; then exit 76; fi\n{tell('training', step=7)}while :; do sleep 0.1; done")
+    assert supervised(prepared, stall_timeout=1) == Exit.NOT_FINITE
+    assert starts(tmp_path) == 2
+    stalled = [(r.reason, r.message) for r in shown(capfd)[0] if r.phase == "restarting"]
+    assert stalled == [("stalled", "the trainer made no progress in phase training for 1 s")]
+
+
+def test_a_kill_for_memory_is_named(
+    prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL while the cgroup's count rose is 71, and final."""
+    kills = iter(range(1000))
+    monkeypatch.setattr("job.child.memory.oom_kills", lambda: next(kills))
+    trainer("kill -KILL $$")
+    assert supervised(prepared) == Exit.OUT_OF_MEMORY
+    assert shown(capfd)[0][-1].reason == "out-of-memory"
+
+
+def test_records_pass_and_other_lines_do_not(
+    prepared: Path, trainer: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """JSON from the pipe becomes logfmt; torn lines, standard output and mere signs of life go nowhere."""
+    record = telemetry.Record(1.0, "r", 0, "training", step=3, loss=0.5)
+    alive = telemetry.Record(2.0, "r", 0, "training", step=4)
+    lines = "\n".join(
+        [telemetry.to_json(record), "not a record", telemetry.to_json(alive), telemetry.to_json(record)[:-9]]
+    )
+    trainer(f"echo noise\nprintf %s '{lines}' >&$TELEMETRY_FD")
+    assert supervised(prepared) == 0
     assert capfd.readouterr() == (telemetry.to_logfmt(record) + "\n", "")
+
+
+def test_orphans_are_reaped(prepared: Path, trainer: Callable[[str], None]) -> None:
+    """As process 1 it inherits what its trainer leaves behind; here a child of its own stands for that."""
+    orphan = os.fork()
+    if orphan == 0:
+        os._exit(0)
+    trainer(f"while [ -e /proc/{orphan} ]; do :; done")
+    assert supervised(prepared) == 0
+    with pytest.raises(ChildProcessError):
+        os.waitpid(orphan, 0)
+
+
+def test_a_port_that_is_taken_is_told(prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """75, for it may be free later, in one sentence that names the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        member = Cluster("r", "u", 0, ("a:1",), (f"127.0.0.1:{port}",))
+        assert supervise.supervise(Config(data=prepared), member) == Exit.TRY_AGAIN
+    (record,) = shown(capfd)[0]
+    assert (record.reason, f"port {port} " in str(record.message)) == ("port-taken", True)
+
+
+def test_data_that_is_not_there_is_told_before_anything_starts(
+    tmp_path: Path, trainer: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """66, and no trainer."""
+    trainer("exit 0")
+    assert supervised(tmp_path / "none") == Exit.DATA_MISSING
+    assert [r.reason for r in shown(capfd)[0]] == ["dataset-missing"]
+    assert not (tmp_path / "starts").exists()
+
+
+def test_peers_that_never_come_are_named(prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """75 after --join-timeout; how many have come is told on the way."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        supervisors = tuple(f"127.0.0.1:{held.getsockname()[1]}" for held in (one, two))
+    member = Cluster("r", "u", 1, ("127.0.0.1:0", "127.0.0.1:0"), supervisors)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert supervise.supervise(Config(data=prepared, join_timeout=1), member) == Exit.TRY_AGAIN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    record = shown(capfd)[0][-1]
+    assert record.reason == "peers-missing"
+    assert str(record.message).startswith("not all of the 2 workers came within 1 s: worker 0 does not answer at")

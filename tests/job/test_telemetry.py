@@ -21,7 +21,6 @@ FULL = Record(
     run="run-1",
     rank=1,
     phase="training",
-    workers=2,
     epoch=3,
     step=1200,
     steps=6000,
@@ -29,7 +28,10 @@ FULL = Record(
     accuracy=0.9234,
     examples_per_s=85000.5,
     eta_s=12.0,
+    checkpoint=1140,
     restarts=1,
+    joined=2,
+    workers={"2": {"phase": "waiting", "restarts": 1}},
     code=75,
     reason="peer-lost",
     message="a peer was lost",
@@ -72,11 +74,12 @@ def test_a_record_is_read_back_from_both_forms(record: Record) -> None:
 def test_logfmt_is_what_a_person_reads() -> None:
     """Fields in their order, unknown ones left out, strings quoted only where they must be."""
     assert telemetry.to_logfmt(FULL) == (
-        "time=1795420731.333 run=run-1 rank=1 phase=training workers=2 epoch=3 step=1200 steps=6000 loss=0.31 "
-        "accuracy=0.9234 examples_per_s=85000.5 eta_s=12 restarts=1 code=75 reason=peer-lost "
+        "time=1795420731.333 run=run-1 rank=1 phase=training epoch=3 step=1200 steps=6000 loss=0.31 "
+        "accuracy=0.9234 examples_per_s=85000.5 eta_s=12 checkpoint=1140 restarts=1 joined=2 "
+        r'workers="{\"2\": {\"phase\": \"waiting\", \"restarts\": 1}}" code=75 reason=peer-lost '
         'message="a peer was lost" hint="start the run again"'
     )
-    assert telemetry.to_logfmt(BARE) == "time=0 run=r rank=0 phase=data workers=1 restarts=0"
+    assert telemetry.to_logfmt(BARE) == "time=0 run=r rank=0 phase=data restarts=0"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -1,0 +1,238 @@
+"""`python -m benchmarks.recovery`: time how a run recovers from kills, and what checkpoints and supervisors cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks import machine
+from benchmarks.measure import PROJECT, environment
+from tests.faults.team import Team
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RESULTS = PROJECT / "output" / "benchmarks"
+DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")  # where a Team has others
+ENDLESS = "--epochs=100000"
+EPOCH = 600  # steps
+KILLS = {
+    "worker 1's trainer": (1, False),
+    "worker 0's trainer": (0, False),
+    "worker 1": (1, True),
+    "worker 0": (0, True),
+}
+
+# Appended to a copy of train.py: it measures each wait of the training loop, and writes all before it goes on.
+MEASURED = """
+
+def _measured() -> None:
+    import json, os
+    save, leave, waits = Saver.save, Saver.__exit__, []
+
+    def timed(self, *arguments):
+        began = time.perf_counter()
+        save(self, *arguments)
+        waits.append(time.perf_counter() - began)
+
+    def told(self, *arguments):
+        if self._output:
+            with open(os.environ["WAITS"], "w", encoding="utf-8") as file:
+                json.dump(waits, file)
+        return leave(self, *arguments)
+
+    Saver.save, Saver.__exit__ = timed, told
+
+
+_measured()
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured in each round, or each part of one; the bar is for the median, for the most if worst."""
+
+    name: str
+    unit: str
+    values: list[float]
+    bar: float | None = None
+    worst: bool = False
+
+    @property
+    def value(self) -> float:
+        """What the bar is for."""
+        return max(self.values) if self.worst else median(self.values)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None where there is none."""
+        return None if self.bar is None else self.value <= self.bar
+
+
+def main() -> int:
+    """Measure everything, print the table, write the JSON. Exit status 1 when a bar is not met."""
+    args = parse()
+    around = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine.describe(None),
+        "settings": {"rounds": args.rounds, "minutes": args.minutes, "epochs": args.epochs},
+    }
+    data = args.data.resolve()
+    figures = [
+        *recovery(data, 2, args.rounds),
+        *recovery(data, 4, args.rounds),
+        *checkpoints(data, args.rounds, args.epochs),
+        supervisors(data, args.rounds, args.minutes * 60),
+    ]
+    print(table(figures))
+    path = args.json or RESULTS / f"recovery-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {**around, "figures": [{**asdict(each), "value": each.value, "met": each.met} for each in figures]}
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwritten: {path}")
+    return int(any(each.met is False for each in figures))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (default: 3)")
+    parser.add_argument("--epochs", type=int, default=50, help="of the runs with checkpoints timed (default: 50)")
+    parser.add_argument("--minutes", type=float, default=3, help="of each run with CPU time measured (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="one round, three epochs, a quarter of a minute")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where the results go (default: output/benchmarks)")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.epochs, args.minutes = 1, 3, 0.25
+    if min(args.rounds, args.epochs, args.minutes) <= 0:
+        parser.error("--rounds, --epochs and --minutes must be above 0")
+    if not (args.data / "mnist").is_dir():
+        parser.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
+    return args
+
+
+def recovery(data: Path, count: int, rounds: int) -> list[Figure]:
+    """Seconds from each kind of kill to the first step beyond the last checkpoint, and from a cold start to the first.
+
+    A worker that is killed as a whole is started again at once, as `--workers` does.
+    """
+    cold: list[float] = []
+    seconds: dict[str, list[float]] = {kind: [] for kind in KILLS}
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(data, Path(folder), count) as team:
+            began = time.time()
+            team.start()
+            cold.append(team[0].records[team[0].until_phase("training") - 1].time - began)
+            for kind, (rank, whole) in KILLS.items():
+                seconds[kind].append(recovered(team, rank, whole=whole))
+        said = ", ".join(f"{kind} {values[-1]:.1f} s" for kind, values in seconds.items())
+        print(f"round {number + 1} of {rounds}, {count} workers: cold start {cold[-1]:.1f} s; {said}", flush=True)
+    bar = 10.0 if count == 2 else 1.5 * median(cold)
+    killed = [Figure(f"{count} workers, {kind} killed", "s", values, bar) for kind, values in seconds.items()]
+    return [Figure(f"{count} workers, cold start to the first step", "s", cold), *killed]
+
+
+def recovered(team: Team, rank: int, *, whole: bool) -> float:
+    """Kill a worker or its trainer, in the middle of an epoch; the seconds to a step beyond the last checkpoint."""
+    place = len(team[0].records)
+    made = max(record.step or 0 for record in team[0].records)
+    team[0].until_step(made + EPOCH + EPOCH // 2, place)
+    place = len(team[0].records)
+    killed = time.time()
+    if whole:
+        team[rank].kill()
+        team[rank].code()
+        team.start(rank)
+    else:
+        team[rank].kill_trainer()
+    zero = team[0]  # another one, if it was the one
+    place = zero.until_phase("restoring", 0 if rank == 0 and whole else place)
+    checkpoint = zero.records[place - 1].step or 0
+    first = zero.records[zero.until_phase("training", place) - 1]
+    if (first.step or 0) <= checkpoint or checkpoint == 0:
+        raise RuntimeError(f"step {first.step} is not beyond the checkpoint at step {checkpoint}")
+    return first.time - killed
+
+
+def checkpoints(data: Path, rounds: int, epochs: int) -> list[Figure]:
+    """What rank 0's training loop waits for its checkpoints at the default interval, two workers synchronised."""
+    shares: list[float] = []
+    longest: list[float] = []
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            folder = Path(name)
+            copy = folder / "project"
+            shutil.copytree(PROJECT / "job", copy / "job", ignore=shutil.ignore_patterns("__pycache__"))
+            with (copy / "job" / "train.py").open("a", encoding="utf-8") as source:
+                source.write(MEASURED)
+            variables = {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1", "WAITS": str(folder / "waits.json")}
+            with team_of(data, folder, 2, f"--epochs={epochs}", variables).start() as team:
+                if team.codes() != [0, 0]:
+                    raise RuntimeError(f"it failed: {[worker.errors[-5:] for worker in team.workers.values()]}")
+                training_s = json.loads((team.model / "report.json").read_bytes())["timing"]["training_s"]
+            waits = json.loads((folder / "waits.json").read_bytes())
+        shares.append(100 * sum(waits) / training_s)
+        longest.append(1000 * max(waits))
+        said = (
+            f"{len(waits)} checkpoints, {1000 * sum(waits):.1f} ms in {training_s:.1f} s, longest {longest[-1]:.2f} ms"
+        )
+        print(f"round {number + 1} of {rounds}, 2 workers: {said}", flush=True)
+    return [
+        Figure("checkpoints' share of the training time", "%", shares, 1.0),
+        Figure("longest wait for a checkpoint", "ms", longest, 5.0, worst=True),
+    ]
+
+
+def supervisors(data: Path, rounds: int, seconds: float) -> Figure:
+    """The CPU time of two supervisors, from their start on, as a share of that of their trainers."""
+    shares: list[float] = []
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(data, Path(folder), 2).start() as team:
+            team[0].until_phase("training")
+            time.sleep(seconds)
+            own = sum(cpu_s(worker.process.pid) for worker in team.workers.values())
+            trainers = sum(cpu_s(worker.trainer()) for worker in team.workers.values())
+        shares.append(100 * own / trainers)
+        said = f"supervisors {own:.2f} s of CPU time, trainers {trainers:.1f} s, in {seconds:.0f} s"
+        print(f"round {number + 1} of {rounds}, 2 workers: {said}", flush=True)
+    return Figure("supervisors' CPU time, as a share of the trainers'", "%", shares, 0.5)
+
+
+def team_of(
+    data: Path, folder: Path, count: int, epochs: str = ENDLESS, variables: dict[str, str] | None = None
+) -> Team:
+    """Workers at the default settings."""
+    clean = environment(os.environ, max(1, machine.cores() // count))
+    limits = {name: clean[name] for name in clean.keys() - os.environ.keys()}
+    return Team(data, folder / "output", count, (*DEFAULTS, epochs), limits | (variables or {}))
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU time that a process has taken, in its own and the system's code, without its children's."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures in Markdown."""
+    lines = ["", "| measured | median | all | bar | met |", "|---|---:|---|---:|---|"]
+    for each in figures:
+        values = ", ".join(f"{value:.2f}" for value in each.values)
+        bar = "" if each.bar is None else f"{each.bar:.2f} {each.unit}"
+        met = {True: "yes", False: "NO", None: ""}[each.met]
+        lines.append(f"| {each.name} | {median(each.values):.2f} {each.unit} | {values} | {bar} | {met} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

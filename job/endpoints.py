@@ -1,0 +1,254 @@
+"""The supervisor's port: /healthz, /metrics and, at rank 0, /join. Nothing that anybody sends there does it harm."""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import resource
+import selectors
+import socket
+import threading
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Self
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from job.gathering import Refused, Request, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from job.gathering import Answer
+
+CONNECTIONS = 1024  # at a time
+LIFE_S = 5.0  # of a connection
+TICK_S = 0.5
+HEAD_BYTES = 8192
+BODY_BYTES = 4096
+BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,4})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def serve(host: str, port: int, metrics: Callable[[], bytes], join: Callable[[Request], Answer] | None) -> Server:
+    """Answer at a port, in threads of its own, until the server is closed.
+
+    Args:
+        host: an IP address; "" for all interfaces.
+        port: 0 for one that is free.
+        metrics: what /metrics shows.
+        join: what /join does, in a thread of its own for each request; None where this is not rank 0.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if not host and socket.has_dualstack_ipv6():
+        listening = socket.create_server(("", port), family=socket.AF_INET6, backlog=CONNECTIONS, dualstack_ipv6=True)
+    else:
+        # Here, who starts the workers holds their ports for them, so that nobody takes one while its worker is away.
+        shared = host == "::1" or host.startswith("127.")
+        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS, reuse_port=shared)
+    return Server(listening, metrics, join)
+
+
+class Server:
+    """Reads all requests in one thread, so that a slow one costs a buffer, and answers each whole one in another.
+
+    A connection lives LIFE_S. Where there are too many, the one that has been sending its request for longest makes
+    room: were new ones refused, those who hold idle ones open could keep the workers out.
+    """
+
+    def __init__(
+        self, listening: socket.socket, metrics: Callable[[], bytes], join: Callable[[Request], Answer] | None
+    ) -> None:
+        self.port: int = listening.getsockname()[1]
+        self._listening, self._metrics, self._join = listening, metrics, join
+        self._listening.setblocking(False)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # The other half of the files that this process may open is for the supervisor's own work.
+        self._room = CONNECTIONS if files == resource.RLIM_INFINITY else min(CONNECTIONS, files // 2)
+        self._reading: dict[socket.socket, tuple[float, bytearray]] = {}  # when it was accepted; the oldest is first
+        self._answering: set[socket.socket] = set()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the port; answers that are under way are still given."""
+        self._closed = True
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread, on Linux
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed:
+            for key, _ in self._selector.select(TICK_S):
+                if key.fileobj is self._listening:
+                    self._accept()
+                elif key.fileobj in self._reading:  # it may just have made room
+                    self._read(key.fileobj)
+            while self._reading and time.monotonic() - next(iter(self._reading.values()))[0] > LIFE_S:
+                self._drop_oldest()
+        while self._reading:
+            self._drop_oldest()
+        self._selector.close()
+        self._listening.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except OSError as error:
+            if error.errno in NO_MORE_FILES:
+                time.sleep(TICK_S / 10)  # it is still there to accept, at once
+            return
+        if len(self._reading) + len(self._answering) >= self._room:
+            if not self._reading:
+                connection.close()
+                return
+            self._drop_oldest()
+        connection.setblocking(False)
+        self._selector.register(connection, selectors.EVENT_READ)
+        self._reading[connection] = time.monotonic(), bytearray()
+
+    def _read(self, connection: socket.socket) -> None:
+        accepted, data = self._reading[connection]
+        try:
+            chunk = connection.recv(HEAD_BYTES + BODY_BYTES - len(data))
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        data += chunk
+        if chunk and not is_whole(data):
+            return
+        self._forget(connection)
+        if not chunk:
+            connection.close()
+            return
+        self._answering.add(connection)
+        try:
+            threading.Thread(target=self._answer, args=(connection, bytes(data), accepted), daemon=True).start()
+        except RuntimeError:  # no more threads
+            self._answering.discard(connection)
+            connection.close()
+
+    def _answer(self, connection: socket.socket, data: bytes, accepted: float) -> None:
+        try:
+            with connection, suppress(OSError):
+                answer = Exchange(data, self._metrics, self._join).answer
+                connection.settimeout(max(TICK_S, accepted + LIFE_S - time.monotonic()))
+                connection.sendall(answer)
+        finally:
+            self._answering.discard(connection)
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._reading))
+        self._forget(oldest)
+        oldest.close()
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        del self._reading[connection]
+
+
+def is_whole(data: bytes | bytearray) -> bool:
+    """Whether a request can be answered: it is all there, or too long."""
+    blank = BLANK_LINE.search(data)
+    if not blank:
+        return len(data) >= HEAD_BYTES
+    length = LENGTH.search(data, 0, blank.end())
+    body = int(length[1]) if length else 0
+    return body > BODY_BYTES or len(data) >= min(blank.end() + body, HEAD_BYTES + BODY_BYTES)
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request, and what is answered to it.
+
+    Args:
+        data: the request, as is_whole() wants it.
+        metrics: as in serve().
+        join: as in serve().
+    """
+
+    default_request_version = request_version = "HTTP/1.0"  # 0.9 would be answered without a status
+
+    def __init__(self, data: bytes, metrics: Callable[[], bytes], join: Callable[[Request], Answer] | None) -> None:
+        # Not the base's, which reads from the connection: only its reading of a request is wanted here.
+        self._metrics, self._join = metrics, join
+        self.rfile, self.wfile = io.BytesIO(data), io.BytesIO()
+        if BLANK_LINE.search(data):
+            self.handle_one_request()
+        else:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self.answer = self.wfile.getvalue()
+
+    def do_GET(self) -> None:
+        """Answer /healthz and /metrics."""
+        path = self.path.partition("?")[0]
+        if path == "/healthz":
+            self._send(HTTPStatus.OK, b"ok\n")
+        elif path == "/metrics":
+            self._send(HTTPStatus.OK, self._metrics(), CONTENT_TYPE_LATEST)
+        elif path == "/join" and self._join:
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED)
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND)
+
+    def do_POST(self) -> None:
+        """Answer /join."""
+        path = self.path.partition("?")[0]
+        lengths = self.headers.get_all("Content-Length", [])
+        if path in ("/healthz", "/metrics"):
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED)
+        elif path != "/join" or not self._join:
+            self._refuse(HTTPStatus.NOT_FOUND)
+        elif not lengths or "Transfer-Encoding" in self.headers:
+            self._refuse(HTTPStatus.LENGTH_REQUIRED)
+        elif len(lengths) > 1 or not re.fullmatch("[0-9]+", lengths[0]):
+            self._refuse(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
+        elif len(lengths[0]) > 4 or int(lengths[0]) > BODY_BYTES:
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        else:
+            self._answer_join(self._join, int(lengths[0]))
+
+    def _answer_join(self, join: Callable[[Request], Answer], length: int) -> None:
+        body = self.rfile.read(length)
+        if len(body) < length:
+            self._refuse(HTTPStatus.BAD_REQUEST, "the body is shorter than Content-Length")
+            return
+        try:
+            self._send(HTTPStatus.OK, to_json(join(Request.from_json(body))), "application/json")
+        except ValueError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+        except Refused as error:
+            self._refuse(HTTPStatus.CONFLICT, str(error))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Answer what the base cannot read or has no method for; its messages would repeat what was sent."""
+        self._refuse({501: HTTPStatus.METHOD_NOT_ALLOWED, 505: HTTPStatus.BAD_REQUEST}.get(code, HTTPStatus(code)))
+
+    def _refuse(self, status: HTTPStatus, sentence: str = "") -> None:
+        self._send(status, f"{sentence or status.phrase}\n".encode())
+
+    def _send(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,94 @@
+"""What a prepared dataset says of itself: fingerprint.json, by which every worker knows that it has the same rows.
+
+NAME/fingerprint.json holds `dataset`, `version`, `format` (of the example files), `classes` (names, in the order of
+their labels), `shape` (pixels of an image: [rows, columns]) and, for each of `train` and `test`: `count`, `sha256`
+and `files` (the SHA-256 of each example file, by its path below NAME, in order). `sha256` is over all images
+(uint8 [count, rows, columns], C order), then all labels (uint8 [count]), in the order of the example files.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KNOWN = ("mnist", "fashion_mnist", "kmnist")  # what `python -m job data` can prepare, by TensorFlow Datasets' names
+SPLITS = ("train", "test")
+FINGERPRINT = "fingerprint.json"
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """The fingerprint of a prepared dataset; its rows are not looked at.
+
+    Args:
+        folder: the data folder.
+        name: TensorFlow Datasets' name of the dataset.
+
+    Raises:
+        JobError: 64 when nothing is there and the name is unknown, 66 when nothing is there, 65 when it was not
+            prepared, is damaged or is another dataset.
+    """
+    place = folder / name
+    if not place.is_dir():
+        if name not in KNOWN:
+            raise unknown(name)
+        raise JobError(
+            Exit.DATA_MISSING,
+            "dataset-missing",
+            f"there is no dataset {name} in {folder}",
+            f"run `{command(folder, name)}`",
+        )
+    path = place / FINGERPRINT
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        if found["dataset"] == name:
+            _check(found)
+    except FileNotFoundError:
+        raise JobError(
+            Exit.DATA_DAMAGED, "dataset-unprepared", f"{place} has no {FINGERPRINT}", f"run `{command(folder, name)}`"
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged(folder, name, f"{path} is damaged") from error
+    check_name(place, name, found["dataset"])
+    return found
+
+
+def _check(fingerprint: dict[str, Any]) -> None:
+    """Refuse one that lacks a value or has one of the wrong kind, with a KeyError, TypeError or ValueError."""
+    rows, columns = fingerprint["shape"]
+    counts = [fingerprint[split]["count"] for split in SPLITS]
+    texts = [fingerprint["version"], fingerprint["format"], *fingerprint["classes"]]
+    for split in SPLITS:
+        texts += [fingerprint[split]["sha256"], *fingerprint[split]["files"], *fingerprint[split]["files"].values()]
+    if not all(isinstance(number, int) and number > 0 for number in (rows, columns, *counts)):
+        raise ValueError("a size is not a whole number above 0")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text is none")
+
+
+def command(folder: Path, name: str) -> str:
+    """The command that prepares the dataset, as the user would type it."""
+    return f"python -m job data --data {shlex.quote(str(folder))} --dataset {name}"
+
+
+def unknown(name: str) -> JobError:
+    """The error of a dataset that cannot be prepared."""
+    return JobError(Exit.USAGE, "usage", f"--dataset must be one of {', '.join(KNOWN)}, not {name!r}")
+
+
+def damaged(folder: Path, name: str, message: str) -> JobError:
+    """The error of a dataset that is not what was prepared."""
+    hint = f"move {folder / name} away and run `{command(folder, name)}`"
+    return JobError(Exit.DATA_DAMAGED, "dataset-damaged", message, hint)
+
+
+def check_name(place: Path, name: str, found: str) -> None:
+    """Refuse, with 65, a folder with another dataset in the place of this one."""
+    if found != name:
+        message = f"{place} holds the dataset {found!r}, not {name!r}"
+        raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")

@@ -1,0 +1,37 @@
+"""How often something that keeps ending is started again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+# Reasons of a trainer's end that only followed another worker's: no fault of its own, and not counted.
+FOLLOWED = {"peer-lost", "stopped-by-peer", "stopped", "gathering"}
+IN_A_ROW = 3  # without a new step
+BACKOFF_S = (0.0, 2.0, 8.0)
+JITTER = 0.25  # so that workers that fail together do not come back together
+
+
+@dataclass
+class Restarts:
+    """Counts restarts; a step beyond all that were made before sets the count of those in a row to 0.
+
+    A step that was made before is no progress: who dies at the same one each time is given up.
+    """
+
+    total: int = 0
+    in_a_row: int = 0
+    _furthest: int = field(default=0)
+
+    def reached(self, step: int) -> None:
+        """A step was made, counted from 1."""
+        if step > self._furthest:
+            self._furthest, self.in_a_row = step, 0
+
+    def again(self) -> float | None:
+        """Count one more; the seconds to wait before it, or None where there were enough."""
+        if self.in_a_row == IN_A_ROW:
+            return None
+        self.total += 1
+        self.in_a_row += 1
+        return BACKOFF_S[self.in_a_row - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret

@@ -1,0 +1,1 @@
+"""Faults: real workers, killed for real, and what becomes of the run."""

@@ -1,0 +1,251 @@
+"""Workers of one run, each a supervisor as a pod starts it, watched and ended by the tests. Linux alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
+
+from job import telemetry
+from tests.job import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from job.telemetry import Record
+
+RUN = "run"
+BEFORE = "before"  # one that was published earlier
+DEADLINE_S = 90.0
+# 50 epochs of 60 steps: two to three seconds of training for two workers, in which a moment can be chosen.
+EPOCHS, STEPS = 50, 3000
+FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learning-rate=0.5")
+
+
+class Worker:
+    """One supervisor, its records and what it wrote on standard error. Killed at the end of a `with`.
+
+    wrapper is a command that execs the one that follows it.
+    """
+
+    def __init__(
+        self, rank: int, arguments: list[str], variables: Mapping[str, str], wrapper: tuple[str, ...] = ()
+    ) -> None:
+        self.rank = rank
+        self.records: list[Record] = []
+        self.errors: list[str] = []
+        self._news = threading.Condition()
+        self._over = False
+        self.process = subprocess.Popen(
+            [*wrapper, sys.executable, "-m", "job", "train", *arguments],
+            cwd=processes.ROOT,
+            env=processes.environment(variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        cast("TextIO", self.process.stdout).close()
+        cast("TextIO", self.process.stderr).close()
+
+    def _read(self) -> None:
+        for record in telemetry.read(cast("TextIO", self.process.stdout)):
+            with self._news:
+                self.records.append(record)
+                self._news.notify_all()
+        with self._news:
+            self._over = True
+            self._news.notify_all()
+
+    def _read_errors(self) -> None:
+        self.errors.extend(cast("TextIO", self.process.stderr))
+
+    def until(self, wanted: Callable[[Record], object], after: int = 0) -> int:
+        """Wait for a record that is wanted, not counting the first `after`; gives its place in records, from 1."""
+        deadline = time.monotonic() + DEADLINE_S
+        with self._news:
+            while True:
+                for place in range(after, len(self.records)):
+                    if wanted(self.records[place]):
+                        return place + 1
+                after = len(self.records)
+                assert not self._over, f"worker {self.rank} ended: {self.records[-3:]} {self.errors[-5:]}"
+                left = deadline - time.monotonic()
+                assert left > 0, f"worker {self.rank} did not get there: {self.records[-3:]} {self.errors[-5:]}"
+                self._news.wait(left)
+
+    def until_phase(self, phase: str, after: int = 0) -> int:
+        """Wait for a phase."""
+        return self.until(lambda record: record.phase == phase, after)
+
+    def until_step(self, step: int, after: int = 0) -> int:
+        """Wait until a step of the training is made, or a later one."""
+        return self.until(lambda record: record.phase == "training" and (record.step or 0) >= step, after)
+
+    def trainer(self) -> int:
+        """The process id of its trainer, or of whatever it runs; waits for one."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            for pid, (parent, _) in processes.processes().items():
+                if parent == self.process.pid:
+                    return pid
+            assert self.process.poll() is None, self.errors
+            os.sched_yield()
+        raise AssertionError(f"worker {self.rank} started no trainer")
+
+    def kill_trainer(self, number: int = signal.SIGKILL) -> None:
+        """Send its trainer a signal."""
+        os.kill(self.trainer(), number)
+
+    def kill(self) -> None:
+        """Kill supervisor and trainer together, as a node's end or the kernel under cgroup v2 does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Send the supervisor SIGTERM, as a drain does."""
+        self.process.terminate()
+
+    def code(self, seconds: float = DEADLINE_S) -> int:
+        """Its exit code, below 0 the signal that killed it; waits for its end."""
+        code = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        return code
+
+    def failure(self) -> tuple[int, str, str]:
+        """Its exit code, and the reason and the sentence of its last record, which has the same code."""
+        code, last = self.code(), self.records[-1]
+        assert (last.phase, last.code) == ("failed", code), (self.records[-3:], self.errors)
+        return code, last.reason or "", last.message or ""
+
+    def phases(self) -> list[str]:
+        """Its phases, each named once where it follows itself."""
+        found: list[str] = []
+        for record in self.records:
+            if found[-1:] != [record.phase]:
+                found.append(record.phase)
+        return found
+
+    def reasons(self, phase: str = "restarting") -> list[str]:
+        """Why it was in a phase, each time."""
+        return [record.reason or "" for record in self.records if record.phase == phase]
+
+
+class Team:
+    """The workers of one run on ports of their own. All are killed at the end of a `with`.
+
+    Args:
+        data: the data folder.
+        output: the output folder.
+        count: the number of workers.
+        flags: of `python -m job train`, beside FLAGS.
+        variables: more environment.
+        uid: the Job's.
+        wrapper: a command that execs the worker's.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        output: Path,
+        count: int = 2,
+        flags: tuple[str, ...] = (),
+        variables: Mapping[str, str] | None = None,
+        uid: str = "uid-1",
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
+        self.output, self.count, self.wrapper = output, count, wrapper
+        self.arguments = [f"--data={data}", f"--output={output}", *FLAGS, *flags]
+        self.variables = {"RUN": RUN, "JOB_UID": uid, "WORKERS": str(count), **(variables or {})}
+        self.peers = [[f"127.0.0.1:{port}" for port in pair] for pair in _free_ports(count)]
+        self.workers: dict[int, Worker] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers.values():
+            if worker.process.poll() is None:
+                worker.kill()
+        self._stack.close()
+
+    def __getitem__(self, rank: int) -> Worker:
+        return self.workers[rank]
+
+    def start(self, *ranks: int) -> Self:
+        """Start these workers, or all; also to replace one that has ended, as the Job controller does."""
+        for rank in ranks or range(self.count):
+            identity = {"JOB_COMPLETION_INDEX": str(rank), "PEERS": json.dumps(self.peers)}
+            worker = Worker(rank, self.arguments, self.variables | identity, self.wrapper)
+            self.workers[rank] = self._stack.enter_context(worker)
+        return self
+
+    def codes(self) -> list[int]:
+        """The exit codes by rank; waits for all."""
+        return [self.workers[rank].code() for rank in range(self.count)]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where rank 0 keeps them."""
+        return self.output / "runs" / RUN / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The published folder."""
+        return self.output / "models" / RUN
+
+    def result(self) -> dict[str, Any]:
+        """What 'the same' means: the parameters' SHA-256 and the report's test figures."""
+        report = json.loads((self.model / "report.json").read_bytes())
+        return {"parameters_sha256": report["parameters_sha256"], "test": report["test"]}
+
+    def publications(self) -> list[str]:
+        """What is in models/, hidden leftovers too."""
+        return sorted(path.name for path in (self.output / "models").iterdir())
+
+
+def assert_same(team: Team, reference: Mapping[str, Any]) -> None:
+    """All ended with 0, there is one publication, nothing half-done, and the model is that of the quiet run."""
+    codes = team.codes()
+    told = {rank: (worker.records[-2:], worker.errors[-5:]) for rank, worker in team.workers.items()}
+    assert codes == [0] * team.count, told
+    assert_published(team, reference)
+
+
+def assert_published(team: Team, reference: Mapping[str, Any], *beside: str) -> None:
+    """There is one publication, beside those of other runs; nothing is half-done, and it is that of the quiet run."""
+    assert team.publications() == sorted([RUN, *beside])
+    assert (team.output / "latest").readlink() == Path("models") / RUN
+    found = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=team.model, check=False)
+    assert found.returncode == 0
+    assert team.result() == reference
+
+
+def _free_ports(count: int) -> list[tuple[int, int]]:
+    """Two free ports for each worker."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2 * count)]
+        ports = [one.getsockname()[1] for one in held]
+    return list(zip(ports[:count], ports[count:], strict=True))

@@ -1,0 +1,92 @@
+"""What the job writes to the output volume, without TensorFlow, in a process that can be killed in the midst of it.
+
+python -m tests.faults.writes checkpoint FOLDER STEP
+python -m tests.faults.writes run ROOT NAME ACCURACY DAY [--wait]     with --wait: for a line with the seconds to wait
+python -m tests.faults.writes promote ROOT NAME
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job.errors import JobError
+from job.publish import Output, move_latest
+
+if TYPE_CHECKING:
+    from job.checkpoint import Checkpoint
+    from job.promotion import Verdict
+
+SETTINGS = {"train": "a" * 64, "test": "b" * 64, "seed": 0}
+
+
+def checkpoint(step: int) -> Checkpoint:
+    """One of a model of 784 x 10, whose parameters are those of its step."""
+    import numpy as np  # noqa: PLC0415 - a run without checkpoints does without it
+
+    from job.checkpoint import Checkpoint  # noqa: PLC0415
+
+    weights = np.random.default_rng(step).normal(size=(784, 10)).astype(np.float32)
+    return Checkpoint(step, 2, SETTINGS, step / 3, {"W": weights, "b": np.zeros(10, np.float32)})
+
+
+def save(folder: Path, step: int) -> None:
+    """Write a checkpoint."""
+    from job.checkpoint import save  # noqa: PLC0415
+
+    save(folder, checkpoint(step))
+
+
+def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
+    """All that a run does to the output folder: probe it, begin, publish, promote; found published, only the last."""
+    output = Output(root, name, "local")
+    if found := output.verdict():
+        return found
+    output.probe()
+    description = {"job_uid": "local", "started": f"2026-11-{day:02}", "settings_hash": "", "must_match": SETTINGS}
+    with output.begin(description) as found:
+        if found:
+            return found
+        report = {
+            "run": {"name": name, "started": output.begun["started"]},
+            "dataset": {"test": {"sha256": SETTINGS["test"]}},
+            "settings": {"promote": "unless-worse", "min_accuracy": 0.0},
+            "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01]},
+        }
+
+        def fill(folder: Path) -> None:
+            variables = folder / "saved_model" / "1" / "variables"
+            variables.mkdir(parents=True)
+            (variables.parent / "saved_model.pb").write_bytes(bytes(5000))
+            (variables / "variables.data").write_bytes(bytes(31400))
+            (folder / "report.json").write_text(json.dumps(report))
+
+        output.publish(fill)
+        return output.promote()
+
+
+def main() -> int:
+    """Do what the command line says; returns the exit code."""
+    what, folder, *rest = sys.argv[1:]
+    try:
+        if what == "checkpoint":
+            with Output(Path(folder), "new", "local").errors():
+                save(Path(folder), int(rest[0]))
+            return 0
+        if what == "promote":
+            move_latest(Path(folder), *rest)
+            return 0
+        name, accuracy, day, *wait = rest
+        if wait:
+            time.sleep(float(sys.stdin.readline()))
+        return run(Path(folder), name, float(accuracy), int(day)).code
+    except JobError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the test shows it
+        return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""How often, and after what pauses, something is started again."""
+
+from __future__ import annotations
+
+from job.restarts import BACKOFF_S, IN_A_ROW, JITTER, Restarts
+
+
+def pauses(restarts: Restarts) -> list[float]:
+    """The seconds before each restart until there are no more."""
+    found = []
+    while (seconds := restarts.again()) is not None:
+        found.append(seconds)
+    return found
+
+
+def test_three_restarts_in_a_row_the_first_at_once() -> None:
+    """Each later one after a longer pause, which differs from one worker to the next."""
+    found = pauses(Restarts())
+    assert len(found) == IN_A_ROW == len(BACKOFF_S)
+    assert found[0] == 0
+    for seconds, nominal in zip(found[1:], BACKOFF_S[1:], strict=True):
+        assert nominal * (1 - JITTER) <= seconds <= nominal * (1 + JITTER)
+    assert len({pauses(Restarts())[-1] for _ in range(10)}) > 1
+
+
+def test_only_a_step_beyond_all_before_is_progress() -> None:
+    """It sets the count of those in a row to 0, and leaves the total."""
+    restarts = Restarts()
+    restarts.reached(5)
+    assert len(pauses(restarts)) == IN_A_ROW
+    restarts.reached(5)
+    assert pauses(restarts) == []
+    restarts.reached(6)
+    assert len(pauses(restarts)) == IN_A_ROW
+    assert restarts.total == 2 * IN_A_ROW
