@@ -32,6 +32,9 @@ BEYOND = [
     ("sync_every", 0, "--sync-every must be at least 1, not 0"),
     ("evaluate_every", -1, "--evaluate-every must be at least 0, not -1"),
     ("log_every", 0, "--log-every must be at least 1, not 0"),
+    ("checkpoint_every", -1, "--checkpoint-every must be at least 0, not -1"),
+    ("join_timeout", 0, "--join-timeout must be at least 1, not 0"),
+    ("stall_timeout", 86_401, "--stall-timeout must be at most 86400, not 86401"),
     ("min_accuracy", -0.1, "--min-accuracy must be at least 0, not -0.1"),
     ("min_accuracy", 1.1, "--min-accuracy must be at most 1, not 1.1"),
     ("min_accuracy", float("nan"), "--min-accuracy must be a finite number, not nan"),
@@ -58,6 +61,12 @@ WITHIN: list[tuple[str, Any]] = [
     ("sync_every", 1),
     ("evaluate_every", 0),
     ("log_every", 1),
+    ("checkpoint_every", 0),
+    ("continue_", True),
+    ("join_timeout", 1),
+    ("join_timeout", 86_400),
+    ("stall_timeout", 1),
+    ("stall_timeout", 86_400),
     ("min_accuracy", 0.0),
     ("min_accuracy", 1.0),
     ("promote", "unless-worse"),
@@ -89,7 +98,7 @@ def test_a_value_out_of_its_bounds_is_refused_by_name(field: str, value: Any, se
 @pytest.mark.parametrize(("field", "value"), WITHIN)
 def test_a_value_at_its_bounds_is_taken(field: str, value: Any) -> None:
     """The first and the last value within the bounds reach the settings, and nothing else changes."""
-    found = configs.parse([f"{configs.flag(field)}={value}"])
+    found = configs.parse([configs.flag(field) if value is True else f"{configs.flag(field)}={value}"])
     assert dataclasses.asdict(found) == dataclasses.asdict(Config()) | {field: value}
 
 

@@ -33,7 +33,10 @@ def tell(phase: str, **fields: Any) -> str:
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Writes the script that is run as the trainer; the file `starts` counts its starts, and $n is their number."""
+    """Writes the script that is run as the trainer; the file `starts` counts its starts, and $n is their number.
+
+    Its function `stop PHASE` tells the supervisor to stop once that has shown the phase.
+    """
     script = tmp_path / "python"
     script.touch(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
@@ -42,9 +45,17 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     (tmp_path / "termination-log").touch()
     before = signal.getsignal(signal.SIGTERM)
 
+    def say(line: str) -> None:
+        print(line)
+        with (tmp_path / "said").open("a") as said:
+            said.write(line + "\n")
+
+    monkeypatch.setattr(telemetry, "say", say)
+
     def write(commands: str) -> None:
         counted = f"echo >> {tmp_path}/starts; n=$(wc -l < {tmp_path}/starts)"
-        script.write_text(f'#!/bin/bash\n[ "$2" = job.look ] && exit 0\n{counted}\n{commands}\n')
+        stop = f"stop() {{ until grep -qs phase=$1 {tmp_path}/said; do :; done; kill -TERM $PPID; }}"
+        script.write_text(f'#!/bin/bash\n[ "$2" = job.look ] && exit 0\n{counted}\n{stop}\n{commands}\n')
 
     yield write
     signal.signal(signal.SIGTERM, before)
@@ -156,7 +167,7 @@ def test_told_to_stop_before_the_first_step_it_leaves_at_once(
     phase: str, prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A trainer that would not listen is killed, for there is nothing to save."""
-    trainer(f"trap '' TERM\n{tell(phase)}kill -TERM $PPID\nwhile :; do sleep 0.1; done")
+    trainer(f"trap '' TERM\n{tell(phase)}stop {phase}\nwhile :; do sleep 0.1; done")
     began = time.monotonic()
     assert supervised(prepared) == Exit.TRY_AGAIN
     assert time.monotonic() - began < 2
@@ -170,7 +181,7 @@ def test_told_to_stop_in_training_the_trainer_may_save(
     """It is sent SIGTERM, and what it says of its end counts."""
     stopped = tell("failed", code=75, reason="stopped", message="told to stop at step 8")
     trainer(
-        f"leave() {{\n{stopped}exit 75\n}}\ntrap leave TERM\n{tell('training', step=7)}kill -TERM $PPID\n"
+        f"leave() {{\n{stopped}exit 75\n}}\ntrap leave TERM\n{tell('training', step=7)}stop training\n"
         "while :; do sleep 0.05; done"
     )
     assert supervised(prepared) == Exit.TRY_AGAIN
@@ -182,14 +193,14 @@ def test_told_to_stop_a_trainer_that_hangs_is_killed(
 ) -> None:
     """After the supervisor's own deadline."""
     monkeypatch.setattr(supervise, "STOP_S", 0.3)
-    trainer(f"trap '' TERM\n{tell('training', step=7)}kill -TERM $PPID\nwhile :; do sleep 0.1; done")
+    trainer(f"trap '' TERM\n{tell('training', step=7)}stop training\nwhile :; do sleep 0.1; done")
     assert supervised(prepared) == Exit.TRY_AGAIN
 
 
 def test_publishing_is_finished_first(prepared: Path, trainer: Callable[[str], None]) -> None:
     """Told to stop then, the worker ends with the verdict."""
     published = tell("published", code=0, reason="promoted", message="m")
-    trainer(f"trap '' TERM\n{tell('publishing')}kill -TERM $PPID\nsleep 0.3\n{published}exit 0")
+    trainer(f"trap '' TERM\n{tell('publishing')}stop publishing\nsleep 0.3\n{published}exit 0")
     assert supervised(prepared) == Exit.OK
 
 
