@@ -174,7 +174,9 @@ class Supervisor:
                 self._say_joined(cluster.workers)
                 return event.answer.gathering, event.answer.addresses
             ranks = ", ".join(map(str, event.answer.missing))
-            missing = f"worker{'s' if len(event.answer.missing) > 1 else ''} {ranks} had not come"
+            more = cluster.workers - event.answer.joined - len(event.answer.missing)
+            others = f" and {more} more" if more > 0 else ""
+            missing = f"worker{'s' if len(event.answer.missing) > 1 else ''} {ranks}{others} had not come"
             if event.answer.joined != joined:
                 joined = event.answer.joined
                 self._say_joined(joined)
@@ -216,7 +218,7 @@ class Supervisor:
                 message = f"the trainer has not ended {GONE_S:g} s after SIGKILL"
                 raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, "see whether a volume hangs")
             else:
-                if now < kill_at:
+                if ours is None and not self._told:
                     message = f"the trainer made no progress in phase {self._phase} for {self._patience():g} s"
                     ours = End(Exit.TRY_AGAIN, "stalled", message)
                 child.kill()

@@ -161,7 +161,7 @@ class Saver:
     def save(self, course: Course, vector: tf.Tensor) -> None:
         """Have a checkpoint written."""
         if self._writer and self._output:
-            params = {name: tensor.numpy() for name, tensor in self.packing.unpack(vector).items()}
+            params = self.packing.arrays(vector)
             workers = self._worker.cluster.workers
             with self._output.errors():
                 self._writer.submit(Checkpoint(course.step, workers, self._must_match, course.training_s, params))

@@ -155,6 +155,7 @@ def test_packing_is_undone_by_unpacking() -> None:
     assert list(found) == sorted(shapes)
     for name, value in params.items():
         np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(packing.arrays(vector)[name], value, strict=True)
     np.testing.assert_array_equal(packing.pack(found), vector)
 
 
