@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from job.config import Config
+from job.prepare import prepare
 from tests.faults.team import BEFORE, DEADLINE_S, RUN, Team, assert_published, assert_same
+from tests.fixtures import CLASSES, synthetic, write_idx
 from tests.job.processes import contents
 
 if TYPE_CHECKING:
@@ -124,14 +127,19 @@ def test_loss_that_is_not_finite(digits: Path, tmp_path: Path, published: Path) 
             assert (output / "latest").readlink() == Path("models") / BEFORE
 
 
-def test_accuracy_below_the_minimum(digits: Path, tmp_path: Path, published: Path) -> None:
+def test_accuracy_below_the_minimum(tmp_path: Path, published: Path) -> None:
     """A model below --min-accuracy is published but rejected: rank 0 leaves with 69, rank 1 with 0, `latest` stays.
 
-    Started again it says the same, and changes nothing.
+    One test image has the label of another class, so that no model classifies all rightly. Started again it says the
+    same, and changes nothing.
     """
+    mislabelled = synthetic()
+    mislabelled.test_labels[0] = (mislabelled.test_labels[0] + 1) % CLASSES
+    write_idx(tmp_path / "raw", *mislabelled)
+    prepare(Config(data=tmp_path / "data"), tmp_path / "raw", lambda _: None)
     output = tmp_path / "output"
     shutil.copytree(published, output, symlinks=True)
-    with Team(digits, output, 2, ("--epochs=1", "--learning-rate=1e-9", "--min-accuracy=1")).start() as team:
+    with Team(tmp_path / "data", output, 2, (*SHORT, "--min-accuracy=1")).start() as team:
         assert team.codes() == [69, 0]
         first = team[0].records[-1]
         assert (first.phase, first.code, first.reason) == ("published", 69, "rejected")
