@@ -156,7 +156,7 @@ class Supervisor:
         cluster, timeout_s = self._cluster, self._config.join_timeout
         if self._member is None:
             return "", cluster.tensorflow
-        self._member.tell("waiting", self._restarts.total)
+        self._say_joined(0)
         self._member.wait()
         attempt = self._member.request.attempt
         deadline = time.monotonic() + timeout_s

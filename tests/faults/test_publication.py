@@ -88,12 +88,11 @@ def test_rank_0_is_killed_when_the_model_appears(digits: Path, tmp_path: Path, q
         assert contents(team.model) == before
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["rank", "trainer"])
-@pytest.mark.parametrize("phase", ["evaluating", "publishing"])
+@pytest.mark.parametrize(("phase", "whole"), [("evaluating", True), ("publishing", False)])
 def test_rank_0_is_killed_after_the_last_step(
     digits: Path, tmp_path: Path, quiet: Quiet, phase: str, *, whole: bool
 ) -> None:
-    """Rank 0, or its trainer alone, is killed when it tells that it evaluates, or publishes: one publication, Same."""
+    """Rank 0 is killed when it tells that it evaluates, or its trainer when it publishes: one publication, Same."""
     with Team(digits, tmp_path, 2, SHORT).start() as team:
         team[0].until_phase(phase)
         if whole:

@@ -65,3 +65,17 @@ def test_one_block_alone_is_its_own_measure() -> None:
     clock.now += 2
     course.made(4, 1.0, 4)
     assert (course.seconds_a_step(), course.moment(1, None)["eta_s"]) == (0.5, 0)
+
+
+def test_a_run_that_goes_on_counts_from_there() -> None:
+    """Its seconds are added to those before; its speed is this process's own, or the whole run's if it makes no step."""
+    clock = Clock()
+    course = Course(30, clock, step=10, training_s=8.0, moments=[{"step": 10}])
+    assert course.seconds_a_step() == 0.8
+    clock.now += 2
+    course.made(15, 5.0, 5)
+    clock.now += 1
+    course.made(20, 5.0, 5)
+    assert (course.training_s, course.first_block_steps, course.seconds_a_step()) == (11.0, 5, 0.2)
+    assert course.moment(2, None)["loss"] == 1.0
+    assert [moment["step"] for moment in course.moments] == [10, 20]

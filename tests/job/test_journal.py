@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from job import telemetry
-from job.journal import Journal
+from job.journal import Journal, moments
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -50,3 +51,17 @@ def test_run_that_goes_on_is_appended_to(tmp_path: Path) -> None:
         journal.close()
     with (tmp_path / "events.jsonl").open() as lines:
         assert list(telemetry.read(lines)) == RECORDS[:2]
+
+
+def test_the_course_of_a_run_that_goes_on_is_read_back(tmp_path: Path) -> None:
+    """Up to the step of its checkpoint; a step that was made twice counts as it was made last, and a torn line not."""
+    training = [Record(float(at), "r", 0, "training", epoch=1, step=at, loss=at / 10) for at in (10, 20, 30)]
+    again = dataclasses.replace(training[1], loss=0.5, accuracy=0.9)
+    beat, other = Record(5.0, "r", 0, "training", step=15), Record(6.0, "r", 0, "evaluating", step=20, loss=1.0)
+    lines = "\n".join(telemetry.to_json(record) for record in (*training, beat, other, again, training[2]))
+    (tmp_path / "events.jsonl").write_text(lines[:-5])
+    assert moments(tmp_path, 20) == [
+        {"epoch": 1, "step": 10, "loss": 1.0, "accuracy": None},
+        {"epoch": 1, "step": 20, "loss": 0.5, "accuracy": 0.9},
+    ]
+    assert moments(tmp_path / "none", 20) == []
