@@ -68,7 +68,7 @@ def test_one_block_alone_is_its_own_measure() -> None:
 
 
 def test_a_run_that_goes_on_counts_from_there() -> None:
-    """Its seconds are added to those before; its speed is this process's own, or the whole run's if it makes no step."""
+    """Its seconds are added to those before; its speed is this process's own, or the run's if it makes no step."""
     clock = Clock()
     course = Course(30, clock, step=10, training_s=8.0, moments=[{"step": 10}])
     assert course.seconds_a_step() == 0.8
