@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -32,7 +33,9 @@ def main() -> int:
         return Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence
         traceback.print_exc()
-        print(f"error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
+        message, hint = f"{type(error).__name__}: {error}", "please report it with the lines above"
+        print(f"error: {message}; {hint}", file=sys.stderr)
+        termination.write(Exit.BUG, "bug", message, hint=hint)
         return Exit.BUG
     return code
 
@@ -71,6 +74,9 @@ def parser() -> config.Parser:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train: as one worker where there is a cluster around this process, else all workers here."""
+    # From here on, for a container's first process is not even ended by a signal that it does not handle. What is
+    # imported next takes a while, and then puts handlers of its own in its place.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TRY_AGAIN))
     from job import cluster, local, supervise  # noqa: PLC0415
 
     given = {name: value for name, value in vars(arguments).items() if name != "run"}

@@ -64,7 +64,7 @@ class Config:
     continue_: bool = setting(False, "take up a run of this name that another Job began")
     join_timeout: int = setting(900, "seconds to wait for the other workers", at_least=1, at_most=86_400)
     stall_timeout: int = setting(
-        120, "seconds without a step after which a trainer is replaced", at_least=1, at_most=86_400
+        120, "seconds without a step after which a trainer is replaced", at_least=5, at_most=86_400
     )
     min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
     promote: str = setting(

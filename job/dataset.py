@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job import files
-from job.errors import Exit, JobError
-from job.fingerprint import SPLITS, damaged
+from job.fingerprint import SPLITS, damaged, unreadable
 from job.fingerprint import read as fingerprint_of
 
 if TYPE_CHECKING:
@@ -111,15 +110,10 @@ def load(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -> Datase
         source = _from_memory if in_memory else _from_disk
         with ThreadPoolExecutor(len(SPLITS)) as pool:  # hashlib and reading leave the interpreter free
             train, test = pool.map(lambda split: source(folder, name, fingerprint, split), SPLITS)
-    except PermissionError as error:
-        raise JobError(
-            Exit.DATA_MISSING, "dataset-unreadable", f"{error.filename} may not be read", "change its permissions"
-        ) from error
     except FileNotFoundError as error:
         raise damaged(folder, name, f"{error.filename} is missing") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise JobError(Exit.TRY_AGAIN, "dataset-io", f"{place} could not be read: {reason}") from error
+        raise unreadable(place, error) from error
     return Dataset(name, tuple(fingerprint["classes"]), fingerprint, train, test)
 
 

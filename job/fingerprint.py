@@ -31,20 +31,13 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
     Raises:
         JobError: 64 when nothing is there and the name is unknown, 66 when nothing is there, 65 when it was not
-            prepared, is damaged or is another dataset.
+            prepared, is damaged or is another dataset, 75 when reading it failed.
     """
     place = folder / name
-    if not place.is_dir():
-        if name not in KNOWN:
-            raise unknown(name)
-        raise JobError(
-            Exit.DATA_MISSING,
-            "dataset-missing",
-            f"there is no dataset {name} in {folder}",
-            f"run `{command(folder, name)}`",
-        )
     path = place / FINGERPRINT
     try:
+        if not place.is_dir():
+            raise _missing(folder, name)
         found: dict[str, Any] = json.loads(path.read_bytes())
         if found["dataset"] == name:
             _check(found)
@@ -52,10 +45,29 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         raise JobError(
             Exit.DATA_DAMAGED, "dataset-unprepared", f"{place} has no {FINGERPRINT}", f"run `{command(folder, name)}`"
         ) from None
+    except OSError as error:
+        raise unreadable(place, error) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(folder, name, f"{path} is damaged") from error
     check_name(place, name, found["dataset"])
     return found
+
+
+def unreadable(place: Path, error: OSError) -> JobError:
+    """The error of a dataset that the file system does not give."""
+    if isinstance(error, PermissionError):
+        return JobError(
+            Exit.DATA_MISSING, "dataset-unreadable", f"{error.filename} may not be read", "change its permissions"
+        )
+    reason = error.strerror or str(error)
+    return JobError(Exit.TRY_AGAIN, "dataset-io", f"{place} could not be read: {reason}", "start the run again")
+
+
+def _missing(folder: Path, name: str) -> JobError:
+    if name not in KNOWN:
+        return unknown(name)
+    message = f"there is no dataset {name} in {folder}"
+    return JobError(Exit.DATA_MISSING, "dataset-missing", message, f"run `{command(folder, name)}`")
 
 
 def _check(fingerprint: dict[str, Any]) -> None:

@@ -90,8 +90,8 @@ class Member:
 def own_address(cluster: Cluster) -> str:
     """Where the others reach this worker's TensorFlow: by IP where it is known, on a free port where none is set."""
     host, _, port = cluster.tensorflow[cluster.rank].rpartition(":")
-    host = os.environ.get("POD_IP") or host
-    if port == "0":
+    if port == "0":  # local.py's workers, whatever pod they may all be in
         with socket.create_server((host, 0)) as free:
-            port = str(free.getsockname()[1])
+            return f"{host}:{free.getsockname()[1]}"
+    host = os.environ.get("POD_IP") or host
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

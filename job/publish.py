@@ -77,10 +77,14 @@ class Output:
             parent = self.root
             while not parent.exists():
                 parent = parent.parent
-            with tempfile.TemporaryDirectory(prefix=f".probe.{self.run}.", dir=parent) as name:
+            with tempfile.TemporaryDirectory(
+                prefix=f".probe.{self.run}.", dir=parent, ignore_cleanup_errors=True
+            ) as name:
                 file = Path(name) / "written"
-                file.write_bytes(b"")
-                file.rename(Path(name) / "renamed")
+                # Gone again: the process that trains this run has swept it, which is to say that it could write.
+                with contextlib.suppress(FileNotFoundError):
+                    file.write_bytes(b"")
+                    file.rename(Path(name) / "renamed")
 
     def verdict(self) -> Verdict | None:
         """The verdict of this run where it is published already, made now if promotion was cut short.
@@ -151,7 +155,8 @@ class Output:
     def _sweep(self) -> None:
         """Remove the temporaries that killed processes of this run have left."""
         for folder in (*self._half_published(), *self.root.glob(f".probe.{self.run}.*")):
-            shutil.rmtree(folder)
+            # Another process of this name may be probing, and cleans up after itself.
+            shutil.rmtree(folder, ignore_errors=True)
         sweep(self.folder)
         sweep(self.checkpoints)
 
@@ -237,18 +242,20 @@ class Output:
                 return decided
             with self._promotion():
                 latest = self._latest()
+                path = self.model / "report.json"
+                with _own(path):
+                    new = Candidate.of(read_json(path) or {})
                 decided = self._decided()
                 if decided is None:
-                    path = self.model / "report.json"
-                    with _own(path):
-                        new = Candidate.of(read_json(path) or {})
                     decided = decide(new, latest)
                     write_json(self.folder / "verdict.json", asdict(decided))
                 # A verdict that is found moves `latest` only where a crash came between the two. It does not move back
                 # over a newer run, nor over one to which somebody has gone back since: who moves `latest` away from a
                 # run has marked that run as promoted.
                 if decided.verdict == "promoted" and not (self.folder / "promoted").exists():
-                    if decided.compared_with == (latest.run if latest else None):
+                    as_it_was = decided.compared_with == (latest.run if latest else None)
+                    older = latest is not None and latest.started < new.started
+                    if as_it_was or (older and decide(new, latest).verdict == "promoted"):
                         self._move()
                     _mark(self.folder)
             return decided

@@ -20,13 +20,15 @@ from job.child import Child, Ended
 from job.config import settings_hash, settings_to_match
 from job.endpoints import serve
 from job.errors import Exit, JobError
-from job.gathering import Answer, Gathering
+from job.gathering import Answer, Gathering, Request
 from job.gauges import Gauges
 from job.member import EVERY_S, Heard, Member
 from job.restarts import FOLLOWED, IN_A_ROW, Restarts
 from job.telemetry import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from job.cluster import Cluster
     from job.config import Config
     from job.endpoints import Server
@@ -41,10 +43,8 @@ BEFORE_STEPS = {"starting", "data", "joining", "restoring", "compiling"}  # wher
 PATIENCE_S = 900.0  # for each of the other phases, which slow volumes and throttled CPUs may draw out
 STOP_S = 10.0  # from SIGTERM to SIGKILL where this worker was told to stop
 ANEW_S = 5.0  # and where it is to join anew
-GONE_S = 5.0  # from SIGKILL to the end, which is beyond a process whose volume hangs
-
-
 PROGRESS = ("step", "steps", "checkpoint")
+GONE_S = 5.0  # from SIGKILL to the end, which is beyond a process whose volume hangs
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Supervisor:
         self._config, self._cluster = config, cluster
         self._gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
         self._restarts = Restarts()
-        self._gathering: Gathering | None = None
+        self._gathering: Gathering | None = None  # rank 0's
+        self._join: Callable[[Request], Answer] | None = None
         self._member: Member | None = None
         self._told = False
         self._phase = "starting"
@@ -100,16 +101,16 @@ class Supervisor:
         try:
             dataset = fingerprint.read(self._config.data, self._config.dataset)
         except JobError:
-            if end := self._look():  # a run that is published needs no data any more
+            end = self._look()
+            if end and self._phase == "published":  # it needs no data any more
                 return end
             raise
-        join = None
         if cluster.workers > 1:
             settings = settings_hash(settings_to_match(self._config, dataset))
             if cluster.rank == 0:
                 self._gathering = Gathering(cluster.run, cluster.job_uid, settings, cluster.workers)
-                join = functools.partial(self._gathering.join, wait_s=EVERY_S)
-            self._member = Member(cluster, settings, self.events, join)
+                self._join = functools.partial(self._gathering.join, wait_s=EVERY_S)
+            self._member = Member(cluster, settings, self.events, self._join)
         with self._serve():
             while True:
                 end = self._attempt()
@@ -127,9 +128,8 @@ class Supervisor:
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         # Locally, nobody else is to reach it.
         host = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}.get(host, "")
-        join = functools.partial(self._gathering.join, wait_s=EVERY_S) if self._gathering else None
         try:
-            return serve(host, int(port), self._gauges.text, join)
+            return serve(host, int(port), self._gauges.text, self._join)
         except OSError as error:
             message = f"the supervisor's port {port} cannot be used: {error.strerror}"
             raise JobError(Exit.TRY_AGAIN, "port-taken", message, "end what uses it") from error
@@ -147,9 +147,11 @@ class Supervisor:
         if self._cluster.rank > 0:
             return None
         end = self._watch(Child("job.look", self._config, self._cluster, self._restarts.total, self.events), "")
-        if end.code == Exit.OK and self._told:
+        if end.code != Exit.OK or self._phase == "published":
+            return end
+        if self._told:
             raise JobError(Exit.TRY_AGAIN, "stopped", "told to stop before the training began", "start it again")
-        return None if end.code == Exit.OK and self._phase != "published" else end
+        return None
 
     def _gather(self) -> tuple[str, tuple[str, ...]]:
         """Wait until all workers have met; returns the id of the gathering, and every worker's address."""
@@ -167,9 +169,12 @@ class Supervisor:
             if not isinstance(event, Heard) or event.request.attempt != attempt:
                 continue
             if isinstance(event.answer, str):
-                missing = event.answer
+                if event.answer != missing:
+                    missing = event.answer
+                    self._say("waiting", message=missing)
                 continue
             if event.answer.addresses:
+                check_apart(event.answer.addresses)
                 self._member.joined(event.answer.gathering)
                 self._say_joined(cluster.workers)
                 return event.answer.gathering, event.answer.addresses
@@ -330,6 +335,14 @@ class Supervisor:
             }
             record = dataclasses.replace(record, workers=differing or None)
         telemetry.say(telemetry.to_logfmt(record))
+
+
+def check_apart(addresses: tuple[str, ...]) -> None:
+    """Refuse two workers at one address: TensorFlow would wait for ever."""
+    for rank, address in enumerate(addresses):
+        if (first := addresses.index(address)) < rank:
+            message = f"workers {first} and {rank} both gave the address {address}"
+            raise JobError(Exit.TRY_AGAIN, "same-address", message, "give each a POD_IP or a port of its own")
 
 
 def is_over(heard: Heard, gathering: str) -> bool:

@@ -75,7 +75,8 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     plan = plan_of(config, worker.cluster, dataset.train)
     course = Course(plan.steps, step=made, training_s=first.seconds)
     if output and made:
-        course.moments = journal.moments(output.folder, made)
+        with output.errors():
+            course.moments = journal.moments(output.folder, made)
     evaluator = Evaluator(worker, dataset.test)
 
     with Saver(worker, packing, must_match, output, made) as saver:
@@ -85,6 +86,7 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
         params = packing.unpack(vector)
         probabilities = evaluator.probabilities(params)
         if evaluator.total(np.asarray([worker.told_to_stop()], np.float32))[0]:
+            saver.save(course, vector)
             raise stopped(worker, course)
     if not np.isfinite(probabilities).all():  # a step's loss is that before its update, which may be the last
         raise not_finite(config, course)
@@ -92,12 +94,14 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     if output is None:
         evaluator.say_published()
         worker.tell("published", step=course.step, steps=course.steps, code=0)
+        evaluator.say_goodbye()
         return Exit.OK
     published = publish(config, worker, dataset, output, course, params, probabilities)
     verdict = output.promote()
     # From here on the run has succeeded, even if no peer hears of it, and its folder takes no more records.
     with contextlib.suppress(tf.errors.OpError):
         evaluator.say_published()
+        evaluator.say_goodbye()
     with contextlib.suppress(JobError):
         worker.tell(
             "published",
@@ -278,8 +282,12 @@ class Evaluator:
     def say_published(self) -> None:
         """Pass the all-reduce that says 'published': whoever has passed it is done, whatever happens to the others."""
         self.total(np.ones(1, np.float32))
-        # A worker that left now could take away what others still need of the last all-reduce. Whoever passes another
-        # one knows that all have passed the last; that it fails says only that somebody has left already.
+
+    def say_goodbye(self) -> None:
+        """Pass another one: a worker that left before could take away what others still need of the last.
+
+        Whoever passes it knows that all have passed the last; that it fails says only that somebody has left already.
+        """
         with contextlib.suppress(tf.errors.OpError):
             self.total(np.ones(1, np.float32))
 

@@ -72,7 +72,7 @@ def test_the_chief_killed_with_its_supervisor(digits: Path, tmp_path: Path, quie
         place = team[1].until_step(MIDDLE)
         team[0].kill()
         assert team[0].code() == -signal.SIGKILL
-        team[1].until_phase("waiting", place)
+        team[1].until_phase("restarting", place)
         team.start(0)
         team[0].until(lambda record: record.reason == "resumed")
         assert_same(team, quiet())
@@ -96,7 +96,7 @@ def test_a_trainer_stopped_in_training(digits: Path, tmp_path: Path, quiet: Quie
 def test_a_worker_told_to_leave_in_training(digits: Path, tmp_path: Path, quiet: Quiet, rank: int, step: int) -> None:
     """Either rank, by SIGTERM to its supervisor at 3 points: it leaves with 75 within 5 s, the other stays; the same.
 
-    It is started again only when the other waits for it.
+    It is started again only when the other's trainer has ended.
     """
     with Team(digits, tmp_path).start() as team:
         other = team[1 - rank]
@@ -104,8 +104,7 @@ def test_a_worker_told_to_leave_in_training(digits: Path, tmp_path: Path, quiet:
         team[rank].terminate()
         assert team[rank].code(5) == Exit.TRY_AGAIN
         assert team[rank].reasons("failed") == ["stopped"]
-        other.until_phase("waiting", place)
-        assert other.process.poll() is None
+        other.until_phase("restarting", place)
         team.start(rank)
         team[0].until(lambda record: record.reason == "resumed", place if rank else 0)
         assert_same(team, quiet())
@@ -338,7 +337,7 @@ def test_a_clock_that_jumps(digits: Path, tmp_path: Path, quiet: Quiet) -> None:
         jump("-3600")
         assert_same(team, quiet())
         for worker in team.workers.values():
-            assert "restarting" not in worker.phases()
+            assert worker.reasons() == []
             assert worker.records[-1].restarts == 0
         times = [record.time for record in team[0].records]
         steps = [later - earlier for earlier, later in itertools.pairwise(times)]
