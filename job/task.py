@@ -18,8 +18,8 @@ from job.errors import Exit, JobError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How a collective ends when a peer goes away, by the names of TensorFlow's errors.
-LOST_PEER = {"AbortedError", "CancelledError", "UnavailableError"}
+# How a collective ends when a peer goes away or, the last one, hangs, by the names of TensorFlow's errors.
+LOST_PEER = {"AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
 BEAT_S = 1.0
 
 

@@ -135,7 +135,7 @@ def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> N
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_that_is_killed_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
     """Its trainer does not outlive it, one line says what happened, and the run ends as if it had not."""
-    flags = ["--workers=2", "--epochs=500", "--evaluate-every=0", "--log-every=2"]
+    flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
     with Watched("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.until(*BOTH_TRAIN)
         supervisor = run.supervisors()[rank]
