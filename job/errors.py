@@ -38,6 +38,9 @@ MEANINGS: dict[Exit, str] = {
 }
 
 
+PUBLISHED = {Exit.OK, Exit.REJECTED}  # what rank 0 ends with once its model is there
+
+
 class JobError(Exception):
     """A failure that a user can meet: what is wrong, what to do, and the exit code.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 from job import config as configs
 from job import cpus, process, progress, telemetry
 from job.cluster import LOCAL_UID, Cluster
-from job.errors import MEANINGS, Exit, JobError
+from job.errors import MEANINGS, PUBLISHED, Exit, JobError
 from job.restarts import Restarts
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
 
 ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one, each time anew
-PUBLISHED = {Exit.OK, Exit.REJECTED}
 STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
 END_S = 1.0  # how long a worker may live on when another's end has told how it went; rank 0 may be about to publish
 

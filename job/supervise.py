@@ -19,7 +19,7 @@ from job import fingerprint, process, telemetry, termination
 from job.child import Child, Ended
 from job.config import settings_hash, settings_to_match
 from job.endpoints import serve
-from job.errors import Exit, JobError
+from job.errors import PUBLISHED, Exit, JobError
 from job.gathering import Answer, Gathering, Request
 from job.gauges import Gauges
 from job.member import EVERY_S, Heard, Member
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from job.config import Config
     from job.endpoints import Server
 
-PUBLISHED = {Exit.OK, Exit.REJECTED}
 FINAL = set(Exit) - {Exit.TRY_AGAIN, Exit.INTERRUPTED}
 EXPLAINED = set(Exit) - {Exit.BUG}  # what a trainer ends with after a sentence that says it all
 STEPPING = {"training", "evaluating"}  # no step in --stall-timeout means here that it hangs

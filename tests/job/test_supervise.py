@@ -15,7 +15,7 @@ import pytest
 from job import restarts, supervise, telemetry, termination
 from job.cluster import Cluster
 from job.config import Config
-from job.errors import Exit
+from job.errors import PUBLISHED, Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def test_a_final_code_is_the_workers(
 ) -> None:
     """It is passed on after one start, with what the trainer said of it; its chatter is shown for a bug alone."""
     said = {"code": code, "reason": "why", "message": "a sentence", "hint": "a remedy"}
-    phase = "published" if code in supervise.PUBLISHED else "failed"
+    phase = "published" if code in PUBLISHED else "failed"
     trainer(f"echo chatter >&2\n{tell('training', step=7, loss=1.0)}{tell(phase, **said)}exit {code}")
     assert supervised(prepared) == code
     records, err = shown(capfd)
