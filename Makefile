@@ -55,7 +55,7 @@ format: setup  ## put the code into the one layout
 lock: setup  ## lock the dependencies again after a change in pyproject.toml
 	$(LOCK) pyproject.toml --extra cpu --output-file requirements/cpu.txt
 	$(LOCK) pyproject.toml --extra gpu --output-file requirements/gpu.txt
-	$(LOCK) pyproject.toml --extra cpu --extra dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra cpu --extra launcher --extra dev --output-file requirements/dev.txt
 	@# Alone: tf-keras asks for tensorflow, whose files would overwrite tensorflow-cpu's.
 	echo 'tf-keras~=2.21.0' | $(LOCK) --no-deps - --output-file requirements/bench.txt
 
