@@ -1,0 +1,1 @@
+"""What runs where you type: submits the job to Kubernetes, watches, explains, schedules and fetches. No TensorFlow."""

@@ -1,0 +1,421 @@
+"""The one object that talks to the API server: objects as plain JSON, hiccups retried, refusals as sentences."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from k8s.errors import ApiError, LauncherError, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from k8s.contract import Object
+
+# The kinds that the launcher asks for: API, plural, and whether they live in a namespace.
+KINDS: dict[str, tuple[str, str, bool]] = {
+    "Pod": ("/api/v1", "pods", True),
+    "Event": ("/api/v1", "events", True),
+    "Service": ("/api/v1", "services", True),
+    "ServiceAccount": ("/api/v1", "serviceaccounts", True),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims", True),
+    "ResourceQuota": ("/api/v1", "resourcequotas", True),
+    "LimitRange": ("/api/v1", "limitranges", True),
+    "PersistentVolume": ("/api/v1", "persistentvolumes", False),
+    "Node": ("/api/v1", "nodes", False),
+    "Namespace": ("/api/v1", "namespaces", False),
+    "Job": ("/apis/batch/v1", "jobs", True),
+    "CronJob": ("/apis/batch/v1", "cronjobs", True),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
+    "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
+    "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues", True),
+}
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+PAGE = 500
+PATIENCE_S = 30.0  # for how long a request is tried again
+SILENT_S = 10.0  # and after how long that is told
+TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of an answer
+WATCH_S = 300  # of one watch request, and then another
+PASSING = {429, 500, 502, 503, 504}
+
+
+class Ended(NamedTuple):
+    """How a command in a container ended: its exit code, and what it wrote on standard error."""
+
+    code: int
+    errors: str
+
+
+class Cluster:
+    """One namespace of a cluster.
+
+    Args:
+        client: a kubernetes.client.ApiClient.
+        namespace: where the runs are.
+        say: shows one line that tells of an API server that does not answer.
+
+    Attributes:
+        patience_s: for how long requests are tried again while the API server is away; set it to infinity to follow.
+    """
+
+    def __init__(self, client: Any, namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
+        self._client, self.namespace, self._say = client, namespace, say
+        self.patience_s = PATIENCE_S
+
+    # Objects
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object; None where there is none of that name."""
+        try:
+            return self._json("GET", self._path(kind, name))
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def select(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
+        """The objects that a label selector and a field selector name, page by page."""
+        return self._list(kind, selector, fields)[0]
+
+    def create(self, new: Object, *, dry_run: bool = False) -> Object:
+        """Create an object as it is; in a dry run the API server only says what it would make of it."""
+        query = {"dryRun": "All"} if dry_run else {}
+        kind, lost = new["kind"], threading.Event()
+        try:
+            return self._json("POST", self._path(kind), query, new, lost=lost)
+        except ApiError as error:
+            # An answer was lost before: it is this very object.
+            if error.reason == "AlreadyExists" and lost.is_set() and (found := self.get(kind, new["metadata"]["name"])):
+                return found
+            raise
+
+    def patch(self, kind: str, name: str, change: Object) -> Object:
+        """Change an object by a JSON merge patch (RFC 7386)."""
+        return self._json("PATCH", self._path(kind, name), {}, change, "application/merge-patch+json")
+
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None) -> None:
+        """Delete an object, and what it owns after it; that it is gone already is no error."""
+        options: Object = {"propagationPolicy": "Background"}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            self._json("DELETE", self._path(kind, name), {}, options)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+
+    def watch(
+        self, kind: str, selector: str = "", fields: str = "", stop: threading.Event | None = None
+    ) -> Iterator[dict[str, Object]]:
+        """The selected objects by UID, first as they are, then again after each change, until stop is set.
+
+        A watch that breaks off is begun again from a new list.
+        """
+        stop = stop or threading.Event()
+        while not stop.is_set():
+            items, version = self._list(kind, selector, fields)
+            known = {item["metadata"]["uid"]: item for item in items}
+            yield dict(known)
+            query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
+            query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
+            with suppress(OSError, ValueError), closing(self._stream(self._path(kind), query, WATCH_S)) as lines:
+                for line in lines:
+                    event = json.loads(line)
+                    if stop.is_set() or event["type"] == "ERROR":  # 410 Gone: the version is too old
+                        break
+                    if event["type"] == "BOOKMARK":
+                        continue
+                    item = event["object"]
+                    if event["type"] == "DELETED":
+                        known.pop(item["metadata"]["uid"], None)
+                    else:
+                        known[item["metadata"]["uid"]] = item
+                    yield dict(known)
+            stop.wait(0.2)
+
+    # Pods
+
+    def logs(
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool = False,
+        since_time: str = "",
+        since_s: int | None = None,
+        tail: int | None = None,
+        timestamps: bool = False,
+    ) -> Iterator[str]:
+        """The lines of a container's log, without their line ends.
+
+        Args:
+            pod: its name.
+            container: its name.
+            follow: whether to go on until the container ends.
+            since_time: from this time on, RFC 3339; whole seconds count.
+            since_s: from so many seconds ago on.
+            tail: only so many last lines.
+            timestamps: whether each line begins with the time at which it was written, RFC 3339 in nanoseconds.
+
+        Raises:
+            ApiError: there is no such pod (404), or its container has not started (400).
+            OSError: the connection broke while following.
+        """
+        query = {"container": container, "timestamps": str(timestamps).lower(), "follow": str(follow).lower()}
+        if since_time:
+            query["sinceTime"] = since_time
+        if since_s is not None:
+            query["sinceSeconds"] = str(since_s)
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        # A worker that waits for others may be silent for long.
+        yield from self._stream(f"{self._path('Pod', pod)}/log", query, None if follow else TIMEOUT_S[1])
+
+    def run_in(self, pod: str, container: str, command: list[str], write: Callable[[bytes], Any]) -> Ended:
+        """Run a command in a container, its standard output going to write() as it comes.
+
+        Raises:
+            OSError: the connection broke.
+            ApiError: the pod is gone, or exec is not allowed.
+        """
+        from kubernetes.client import ApiException  # noqa: PLC0415
+        from kubernetes.stream.ws_client import ERROR_CHANNEL, STDERR_CHANNEL, STDOUT_CHANNEL, WSClient  # noqa: PLC0415
+        from kubernetes.stream.ws_client import get_websocket_url as websocket_url  # noqa: PLC0415
+
+        query = [("container", container), ("stdout", "true"), ("stderr", "true")]
+        query += [("command", word) for word in command]
+        _, url, headers, _, _ = self._request_of("GET", f"{self._path('Pod', pod)}/exec", {})
+        try:
+            stream = WSClient(
+                self._client.configuration, websocket_url(url, query), headers, capture_all=False, binary=True
+            )
+        except ApiException as error:
+            raise ApiError(error.status or 0, str(error.reason), str(error.reason), f"run a command in {pod}") from None
+        errors, status = bytearray(), bytearray()
+        try:
+            while stream.is_open():
+                stream.update(timeout=1)
+                for channel, take in ((STDOUT_CHANNEL, write), (STDERR_CHANNEL, errors.extend)):
+                    if stream.peek_channel(channel):
+                        take(stream.read_channel(channel))
+            status += stream.read_channel(ERROR_CHANNEL) or b""
+        finally:
+            stream.close()
+        if not status:
+            raise ConnectionError(f"the connection to {pod} broke off")
+        return Ended(exit_code(json.loads(status)), errors.decode(errors="replace"))
+
+    # Questions
+
+    def version(self) -> tuple[int, int]:
+        """The API server's version, as (1, 31)."""
+        answer = self._json("GET", "/version")
+        return int(answer["major"]), int(answer["minor"].rstrip("+"))
+
+    def may(self, verb: str, kind: str, subresource: str = "") -> bool:
+        """Whether this user may do that, by a SelfSubjectAccessReview.
+
+        Raises:
+            ApiError: even that may not be asked.
+        """
+        api, plural, namespaced = KINDS[kind]
+        asked = {"verb": verb, "resource": plural, "subresource": subresource}
+        asked |= {"group": api.split("/")[2] if api.startswith("/apis") else ""}
+        if namespaced:
+            asked["namespace"] = self.namespace
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        }
+        answer = self._json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, review)
+        return bool(answer["status"]["allowed"])
+
+    # Requests
+
+    def _path(self, kind: str, name: str = "") -> str:
+        api, plural, namespaced = KINDS[kind]
+        within = f"/namespaces/{quote(self.namespace)}" if namespaced else ""
+        return f"{api}{within}/{plural}" + (f"/{quote(name)}" if name else "")
+
+    def _list(self, kind: str, selector: str, fields: str) -> tuple[list[Object], str]:
+        items: list[Object] = []
+        query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
+        while True:
+            page = self._json("GET", self._path(kind), query)
+            items += page["items"]
+            if not (token := page["metadata"].get("continue")):
+                return items, page["metadata"]["resourceVersion"]
+            query["continue"] = token
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+        *,
+        lost: threading.Event | None = None,
+    ) -> Object:
+        """One request and its whole answer, tried again while the API server is away or too busy."""
+        began, told, wait_s = time.monotonic(), False, 0.2
+        while True:
+            try:
+                response = self._send(method, path, query or {}, body, content_type, TIMEOUT_S)
+                text: bytes = response.data
+                if response.status < 400:
+                    found: Object = json.loads(text or b"{}")
+                    return found
+                error: Exception = refusal(response.status, text, f"{method.lower()} {path}")
+                if response.status not in PASSING:
+                    raise error
+            except OSError as broken:
+                error = broken
+                if lost:
+                    lost.set()
+            passed = time.monotonic() - began
+            if passed > self.patience_s:
+                if isinstance(error, ApiError):
+                    raise error
+                host = self._client.configuration.host
+                message = f"the API server at {host} does not answer: {plainly(error)}"
+                raise LauncherError(Status.UNREACHED, message, "see whether the cluster is up") from None
+            if passed > SILENT_S and not told:
+                told = True
+                self._say(f"the API server has not answered for {passed:.0f} s ({plainly(error)}); still trying")
+            time.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            wait_s = min(2 * wait_s, 5.0)
+
+    def _stream(self, path: str, query: Mapping[str, str], silence_s: float | None) -> Generator[str]:
+        """The lines of an answer, as they come."""
+        response = self._send("GET", path, query, None, "application/json", (TIMEOUT_S[0], silence_s))
+        if response.status >= 400:
+            raise refusal(response.status, response.data, f"get {path}")
+        rest = b""
+        try:
+            for chunk in response.stream(2**16):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+            if rest:
+                yield rest.decode(errors="replace")
+        except _http_errors() as error:
+            raise ConnectionError(plainly(error)) from None
+        finally:
+            response.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Object | None,
+        content_type: str,
+        timeout_s: tuple[float, float | None],
+    ) -> Any:
+        """Send a request; returns urllib3's response.
+
+        Raises:
+            OSError: there was no answer.
+            LauncherError: this machine has no right to ask.
+        """
+        from urllib3 import Timeout  # noqa: PLC0415
+
+        _, url, headers, _, _ = self._request_of(method, path, query)
+        headers |= {"Accept": "application/json", "Content-Type": content_type}
+        data = None if body is None else json.dumps(body)
+        try:
+            response = self._client.rest_client.pool_manager.request(
+                method,
+                url,
+                body=data,
+                headers=headers,
+                timeout=Timeout(*timeout_s),
+                retries=False,
+                preload_content=False,
+            )
+            if "watch" not in query and "follow" not in query:
+                response.read(cache_content=True)
+        except _http_errors() as error:
+            raise ConnectionError(plainly(error)) from None
+        if response.status == 401:
+            message = "the API server does not accept the credentials (401 Unauthorized)"
+            raise LauncherError(Status.UNREACHED, message, "log in to the cluster again")
+        return response
+
+    def _request_of(self, method: str, path: str, query: Mapping[str, str]) -> Any:
+        values = [(name, value) for name, value in query.items() if value]
+        return self._client.param_serialize(method, path, query_params=values, auth_settings=["BearerToken"])
+
+
+def connect(context: str | None, namespace: str | None, say: Callable[[str], None]) -> Cluster:
+    """The cluster of the kubeconfig's context, or the one around this pod.
+
+    Args:
+        context: a context of the kubeconfig; its present one where None.
+        namespace: the context's, or the pod's, where None.
+        say: as in Cluster.
+
+    Raises:
+        LauncherError: 3, when there is neither, or no such context.
+    """
+    from kubernetes import client, config  # noqa: PLC0415
+
+    try:
+        contexts, active = config.list_kube_config_contexts()
+        chosen = next((c for c in contexts if c["name"] == context), None) if context else active
+        if chosen is None:
+            names = ", ".join(c["name"] for c in contexts)
+            raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
+        api = config.new_client_from_config(context=chosen["name"])
+        inside = chosen["context"].get("namespace")
+    except config.ConfigException as error:
+        if context:
+            raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {error}") from None
+        try:
+            settings = client.Configuration()
+            config.load_incluster_config(client_configuration=settings)
+            api = client.ApiClient(settings)
+            inside = POD_NAMESPACE.read_text(encoding="utf-8").strip()
+        except (config.ConfigException, OSError):
+            message = f"there is no cluster to talk to: {error}"
+            raise LauncherError(Status.UNREACHED, message, "set KUBECONFIG, or make ~/.kube/config") from None
+    return Cluster(api, namespace or inside or "default", say)
+
+
+def refusal(code: int, text: bytes, what: str) -> ApiError:
+    """The error in an answer, which is mostly a Status object."""
+    try:
+        status = json.loads(text)
+        return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what)
+    except (ValueError, AttributeError):
+        return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
+
+
+def exit_code(status: Mapping[str, Any]) -> int:
+    """The exit code in the Status with which an exec ends."""
+    if status.get("status") == "Success":
+        return 0
+    causes = status.get("details", {}).get("causes", [])
+    return next((int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode"), 1)
+
+
+def plainly(error: Exception) -> str:
+    """The last cause of a connection's end, without the objects that its message holds."""
+    text = str(getattr(error, "reason", None) or error)
+    return text.rsplit(": ", 1)[-1].strip("()'\"") or type(error).__name__
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    import http.client  # noqa: PLC0415
+
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    return HTTPError, http.client.HTTPException, OSError

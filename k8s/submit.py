@@ -1,0 +1,118 @@
+"""submit: check that the cluster can run the job, and start it.
+
+Render (pure) -> preflight -> server-side dry run -> send unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from k8s import preflight, render
+from k8s.contract import CLAIM
+from k8s.errors import LauncherError, Status
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from k8s.cluster import Cluster
+    from k8s.contract import Object
+    from k8s.render import Submission
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `submit` takes."""
+    add_submission_flags(parser)
+    parser.add_argument("--wait", action="store_true", help="follow the run to its end, and exit with its code")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as YAML, and send nothing")
+    parser.usage = "%(prog)s [FLAGS] [-- TRAINING FLAGS]"
+
+
+def add_submission_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what a run is to be."""
+    add = parser.add_argument
+    add("--name", help="name of the run and its Job (default: <dataset>-<UTC time>)")
+    add("--overlay", default="cpu", metavar="NAME", help="cpu, gpu, local, or a folder of yours (default: cpu)")
+    add("--component", action="append", default=[], metavar="NAME", help="add a component; may be given several times")
+    add("--image", help="the job's image (default: the overlay's)")
+    add("--workers", type=int, metavar="N", help="number of workers (default: the overlay's)")
+    add("--cpu", metavar="QUANTITY", help="CPUs of each worker, requested and at most")
+    add("--memory", metavar="QUANTITY", help="memory of each worker, requested and at most")
+    add("--gpus", type=int, metavar="N", help="GPUs of each worker: 0 or 1")
+    add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
+    add("--deadline", metavar="TIME", help="the run fails after it, as 90m or 6h (default: the overlay's, 6h)")
+    add("--claim", metavar="NAME", help=f"the claim for the output (default: the overlay's, {CLAIM})")
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Submit a run; returns the exit status."""
+    submission = read(arguments, datetime.now(UTC))
+    cluster = reach()
+    job = send(cluster, submission) if not arguments.dry_run else prepare(cluster, submission)[0]
+    if arguments.dry_run:
+        import yaml  # noqa: PLC0415
+
+        print(yaml.safe_dump(job, sort_keys=False), end="")
+        return 0
+    name = job["metadata"]["name"]
+    if arguments.output == "json":
+        print(json.dumps({"name": name, "namespace": cluster.namespace, "uid": job["metadata"]["uid"]}))
+    else:
+        print(f"submitted {name} with {job['spec']['completions']} workers in namespace {cluster.namespace}")
+        print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
+    return 0
+
+
+def read(arguments: argparse.Namespace, now: datetime) -> Submission:
+    """The submission that the flags ask for.
+
+    Raises:
+        JobError: 64.
+    """
+    settings = render.check_arguments(arguments.training)
+    return render.Submission(
+        name=arguments.name or f"{settings.dataset.replace('_', '-')}-{now:%Y%m%d-%H%M%S}",
+        overlay=arguments.overlay,
+        components=tuple(arguments.component),
+        image=arguments.image,
+        workers=arguments.workers,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        gpus=arguments.gpus,
+        queue=arguments.queue,
+        deadline_s=render.seconds(arguments.deadline) if arguments.deadline else None,
+        claim=arguments.claim,
+        arguments=arguments.training,
+    )
+
+
+def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
+    """The Job of a submission, on one node if its claim needs that; and the claim, None where there is none yet."""
+    job = render.job(submission)
+    claim = cluster.get("PersistentVolumeClaim", preflight.claim_name(job))
+    if preflight.needs_one_node(claim) and "one-node" not in submission.components:
+        job = render.job(dataclasses.replace(submission, one_node=True))
+    return job, claim
+
+
+def send(cluster: Cluster, submission: Submission) -> Object:
+    """Check, and create what is absent of the setup, and the Job; returns the Job as the API server made it.
+
+    Raises:
+        LauncherError: 2, when a check says that it cannot run, or the API server refuses it.
+    """
+    job, claim = prepare(cluster, submission)
+    for new in render.setup():
+        if cluster.get(new["kind"], new["metadata"]["name"]) is None:
+            cluster.create(new)
+    failed = [check for check in preflight.checks(cluster, job, claim) if check.failed]
+    if failed:
+        for check in failed:
+            print(check, file=sys.stderr)
+        raise LauncherError(Status.REFUSED, f"{submission.name} was not submitted", "see above")
+    cluster.create(job, dry_run=True)
+    return cluster.create(job)
