@@ -4,12 +4,15 @@ ARGS ?=
 POINTS ?= 3
 MINUTES ?= 20
 PYTHON ?= python3
+# The manifests' own name. `make push` prints the one by which a cluster elsewhere gets it.
+IMAGE ?= mnist-job:dev
+TARGET ?= cpu
 RUN := .venv/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train test test-faults soak bench lint format lock clean
+.PHONY: help setup data train test test-faults soak bench image push load lint format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,10 +46,20 @@ bench: data  ## time the job beside what a user would pick instead
 	$(RUN) -m benchmarks $(ARGS)
 	$(RUN) -m benchmarks.recovery
 
+image: data  ## build the container image: IMAGE=mnist-job:dev TARGET=cpu
+	@./image.sh build $(IMAGE) --target $(TARGET) $(ARGS)
+
+push: data  ## build and push it, and print its name by digest: IMAGE=registry.example/you/mnist-job:1
+	@./image.sh push $(IMAGE) --target $(TARGET) $(ARGS)
+
+load: data  ## build it, and put it on the nodes of kind or minikube, by kubectl's current context
+	@./image.sh load $(IMAGE) --target $(TARGET) $(ARGS)
+
 lint: setup  ## check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	.venv/bin/hadolint Dockerfile
 
 format: setup  ## put the code into the one layout
 	$(RUN) -m ruff check --fix --exit-zero

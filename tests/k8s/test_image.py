@@ -1,0 +1,257 @@
+"""The image: what its text promises to the manifests, and the script that takes it where it is needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from job import cluster
+from job.config import Config
+from k8s import contract
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+STAGES = dict(
+    re.findall(r"^FROM [^\n]+ AS ([\w-]+)\n(.*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL),
+)
+JOB, HELPER = (
+    yaml.safe_load((ROOT / "k8s/manifests" / path).read_text(encoding="utf-8"))
+    for path in ("run/job.yaml", "helper/pod.yaml")
+)
+
+
+def instruction(name: str, stage: str = "runtime") -> str:
+    """What stands after an instruction that a stage has once."""
+    [value] = re.findall(rf"^{name} (.*)", STAGES[stage], re.MULTILINE)
+    return str(value)
+
+
+def test_a_plain_build_makes_the_cpu_image() -> None:
+    """The last stage is `cpu`, and the two images differ in their lock file alone."""
+    assert list(STAGES)[-2:] == ["gpu", "cpu"]
+    assert re.findall(r"^FROM (\S+) AS [cg]pu$", DOCKERFILE, re.MULTILINE) == ["runtime", "runtime"]
+    for device in ("cpu", "gpu"):
+        assert f"COPY requirements/{device}.txt " in STAGES[f"packages-{device}"]
+        assert f"COPY --from=packages-{device} " in STAGES[device]
+    cpu, gpu = (re.sub("# .*", "", STAGES[device]).replace(device, "DEVICE").strip() for device in ("cpu", "gpu"))
+    assert cpu == gpu
+
+
+def test_first_process_is_the_supervisor() -> None:
+    """No shell and no init stands before it: signals reach it, and its exit code is the container's."""
+    assert instruction("ENTRYPOINT") == '["python", "-m", "job"]'
+    assert instruction("CMD") == '["train"]'
+
+
+def test_user_is_the_manifests() -> None:
+    """The numbers are the manifests', so a volume that the one has made the other can write."""
+    user = instruction("USER")
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    for spec in (JOB["spec"]["template"]["spec"], HELPER["spec"]):
+        security = spec["securityContext"]
+        assert user == f"{security['runAsUser']}:{security['runAsGroup']}"
+
+
+def test_folders_and_ports_are_the_jobs() -> None:
+    """Where `train` is given neither flag it reads the image's dataset and writes to the mounted volume."""
+    home = PurePosixPath(instruction("WORKDIR"))
+    assert str(home / Config.output) == contract.OUTPUT
+    assert f"COPY --from=content /data {home / Config.data}\n" in STAGES["cpu"]
+    assert instruction("EXPOSE") == f"{cluster.TENSORFLOW_PORT} {cluster.SUPERVISOR_PORT}"
+
+
+def test_base_image_is_an_argument_with_a_python_that_the_project_supports() -> None:
+    """Every stage stands on the one base, whose Python is within requires-python."""
+    [version] = re.findall(r"^ARG BASE=python:(\d+\.\d+)-", DOCKERFILE, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert version in SpecifierSet(project["requires-python"])
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) <= {"${BASE}", *STAGES}
+
+
+def test_nothing_reaches_the_build_but_what_it_copies() -> None:
+    """The ignore file begins with everything, and lets through exactly what the Dockerfile names."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    assert lines[0] == "*"
+    assert {line[1:] for line in lines if line[0] == "!"} == set(
+        re.findall(r"^COPY ([^-\s]\S+)", DOCKERFILE, re.MULTILINE)
+    )
+
+
+def test_what_is_left_out_is_locked_and_not_imported() -> None:
+    """A package that the image goes without is one that the lock files name, and that the job never imports."""
+    script = (ROOT / "requirements/install.sh").read_text(encoding="utf-8")
+    [names] = re.findall(r"uninstall --yes \\\n +(.*)", script)
+    for lock in ("cpu.txt", "gpu.txt"):
+        locked = re.findall(r"^([\w-]+)==", (ROOT / "requirements" / lock).read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(names.split()) <= set(locked)
+    modules = {"libclang": "clang", "grpcio": "grpc"}
+    left_out = {modules.get(name, name.removesuffix("-py").replace("-", "_")) for name in names.split()}
+    imported = set()
+    for path in ROOT.glob("job/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    assert not left_out & imported
+    direct = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert not set(names.split()) & {Requirement(dependency).name for dependency in direct}
+
+
+def test_made_image_is_the_one_that_the_manifests_name() -> None:
+    """`make load` and `kubectl apply -k` go together as they are."""
+    [image] = re.findall(r"^IMAGE \?= (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    [helper] = HELPER["spec"]["containers"]
+    assert contract.trainer_of(JOB["spec"]["template"])["image"] == helper["image"] == image
+
+
+# Stand-ins for the programs that image.sh calls: each notes how it was called, then does as its real one would.
+PROGRAMS = {
+    "docker": '[ "$1" != push ] || echo "1: digest: sha256:0d0c size: 42"',
+    "podman": '[ "$2" != --digestfile ] || echo sha256:90d >"$3"',
+    "buildah": '[ "$2" != --digestfile ] || echo sha256:b1d >"$3"',
+    "kubectl": "echo kind-lab",
+    "kind": "",
+    "minikube": "",
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of image.sh: its exit code, its last line, and how it called which program."""
+
+    code: int
+    line: str
+    calls: list[str]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A place where image.sh finds the programs that it is given, and no others."""
+
+    root: Path
+
+    def run(self, *arguments: str, **programs: str) -> Done:
+        """Run image.sh where these programs exist, doing this."""
+        tools, calls, temporary = (self.root / name for name in ("bin", "calls", "tmp"))
+        tools.mkdir()
+        temporary.mkdir()
+        calls.touch()
+        for tool in ("cat", "dirname", "git", "mktemp", "rm", "sed", "tee"):
+            (tools / tool).symlink_to(str(shutil.which(tool)))
+        for name, does in programs.items():
+            (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{calls}\n{does}\n', encoding="utf-8")
+            (tools / name).chmod(0o755)
+        environment = {"PATH": str(tools), "TMPDIR": str(temporary)}
+        done = subprocess.run(
+            [ROOT / "image.sh", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert not list(temporary.iterdir()), "an image's archive is too large to be left behind"
+        said = re.sub(rf"{temporary}/[^/]+", "TMP", calls.read_text(encoding="utf-8"))
+        said = re.sub(r"(image\.revision=)\S+", r"\1HEAD", said)
+        lines = [line for line in said.splitlines() if not line.endswith(" info")]
+        return Done(done.returncode, (done.stdout.splitlines() or [""])[-1], lines)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """A fresh desk."""
+    return Desk(tmp_path)
+
+
+def built(engine: str, image: str) -> str:
+    """How an engine is asked to build."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    labels = f"--label org.opencontainers.image.version={version} --label org.opencontainers.image.revision=HEAD"
+    return f"{engine} build --tag {image} {labels} --target cpu ."
+
+
+def test_first_engine_that_answers_is_used(desk: Desk) -> None:
+    """A docker that is only a client is passed over."""
+    programs = PROGRAMS | {"docker": "exit 1"}
+    assert desk.run("build", "mnist-job:dev", "--target", "cpu", **programs).calls == [built("podman", "mnist-job:dev")]
+
+
+def test_no_engine_is_said_in_one_sentence(desk: Desk) -> None:
+    """Nothing is tried further."""
+    done = desk.run("load", "mnist-job:dev", docker="exit 1")
+    assert done == Done(64, "error: no container engine answers: start docker or podman, or install buildah", [])
+
+
+@pytest.mark.parametrize(("engine", "digest"), [("docker", "0d0c"), ("podman", "90d"), ("buildah", "b1d")])
+def test_push_ends_with_the_name_by_digest(desk: Desk, engine: str, digest: str) -> None:
+    """Whatever the engine, the last line is the name under which a cluster gets these very bytes."""
+    image = "registry.example:5000/you/mnist-job:1"
+    done = desk.run("push", image, "--target", "cpu", **{engine: PROGRAMS[engine]})
+    options = "" if engine == "docker" else "--digestfile TMP/digest "
+    assert done == Done(
+        0,
+        f"registry.example:5000/you/mnist-job@sha256:{digest}",
+        [built(engine, image), f"{engine} push {options}{image}"],
+    )
+
+
+def test_failed_push_is_an_error(desk: Desk) -> None:
+    """No name is printed for what no registry has."""
+    done = desk.run("push", "registry.example/mnist-job:1", docker='[ "$1" != push ]')
+    assert (done.code, done.line) == (64, "error: registry.example/mnist-job:1 was not pushed")
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ("mnist-job:1", "names no registry: IMAGE=registry.example/you/mnist-job:1"),
+        ("registry.example:5000/mnist-job", "needs a tag: IMAGE=registry.example:5000/mnist-job:1"),
+        ("registry.example/mnist-job:latest", "would be another image on every node: name a version"),
+    ],
+)
+def test_bad_names_are_refused_before_anything_is_built(desk: Desk, image: str, sentence: str) -> None:
+    """The sentence names the value, and a better one."""
+    assert desk.run("push", image, **PROGRAMS) == Done(64, f"error: IMAGE={image} {sentence}", [])
+
+
+@pytest.mark.parametrize(
+    ("context", "load"),
+    [
+        ("kind-lab", ["kind load image-archive TMP/image.tar --name lab"]),
+        ("lab", ["minikube --profile lab image load TMP/image.tar"]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("engine", "save"),
+    [
+        ("docker", "docker save --output TMP/image.tar mnist-job:dev"),
+        ("podman", "podman push --quiet mnist-job:dev docker-archive:TMP/image.tar:mnist-job:dev"),
+    ],
+)
+def test_load_goes_to_the_current_context(desk: Desk, context: str, load: list[str], engine: str, save: str) -> None:
+    """Kind's clusters are known by their context's name, minikube's by asking minikube."""
+    programs = PROGRAMS | {"docker": "exit 1", engine: PROGRAMS[engine], "kubectl": f"echo {context}"}
+    done = desk.run("load", "mnist-job:dev", "--target", "cpu", **programs)
+    assert (done.code, done.line) == (0, f"mnist-job:dev is on the nodes of {context}")
+    asked = ["kubectl config current-context"]
+    asked += [f"minikube --profile {context} status"] if context == "lab" else []
+    assert done.calls == [*asked, built(engine, "mnist-job:dev"), save, *load]
+
+
+def test_load_never_goes_to_another_cluster(desk: Desk) -> None:
+    """Where the current context is some other cluster nothing is built, and the sentence says what to do instead."""
+    done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"kubectl": "echo prod", "minikube": "exit 85"})
+    sentence = "error: the current context, prod, is not kind's, nor a running minikube's: make push instead"
+    assert (done.code, done.line) == (64, sentence)
+    assert done.calls == ["kubectl config current-context", "minikube --profile prod status"]
