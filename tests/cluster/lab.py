@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job import telemetry
+from k8s.__main__ import note
 from k8s.cluster import connect
 from k8s.contract import pods_of, rank_of
 from k8s.errors import ApiError
@@ -37,7 +38,7 @@ class Lab:
 
     def __init__(self, namespace: str, image: str) -> None:
         self.namespace, self.image = namespace, image
-        self.cluster = connect(None, namespace, lambda line: sys.stderr.write(f"{line}\n"))
+        self.cluster = connect(None, namespace, note)
         self.output_claim = "output"
 
     def open(self) -> None:
