@@ -1,0 +1,172 @@
+"""`python -m benchmarks.cluster`: time a run on a cluster beside the same run here, its recovery, and the launcher.
+
+The cluster is the one of the tests: KUBECONFIG, IMAGE and RWX_CLASS, as tests/cluster/conftest.py says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.measure import PROJECT
+from benchmarks.recovery import Figure, table
+from job import telemetry
+from tests.cluster.lab import Lab, conditions, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from job.telemetry import Record
+    from k8s.contract import Object
+
+TFJOB_S = 152.0  # the same work by Kubeflow's TFJob with tf_keras `fit`, on two workers
+LONG = ("--epochs=100000", "--evaluate-every=0", "--log-every=100")
+STEP = 3000
+
+
+def main() -> int:
+    """Measure everything and print the table. Exit status 1 when a bar is not met."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (default: 3)")
+    arguments = parser.parse_args()
+    figures = [*runs(arguments.data.resolve(), arguments.rounds), *recovery(arguments.rounds)]
+    print(table(figures))
+    return int(any(each.met is False for each in figures))
+
+
+def runs(data: Path, rounds: int) -> Iterator[Figure]:
+    """A whole run at the defaults, two workers: here, and on the cluster from the submission on."""
+    here: list[float] = []
+    there: dict[str, list[float]] = {}
+    commands: dict[str, list[float]] = {}
+    for number in range(rounds):
+        here.append(local(data))
+        lab = opened()
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as stack:
+            stack.callback(lab.close)
+            run = f"run-{number}"
+            began = time.time()
+            commands.setdefault("submit", []).append(timed(lab, "submit", *lab.submission(run)))
+            job = lab.until_ended(run)
+            moments = {**phases(lab, run), "the Job says so": time.time()}
+            for name, moment in moments.items():
+                there.setdefault(name, []).append(moment - began)
+            for command in (
+                ("status",),
+                ("status", run),
+                ("why", run),
+                ("logs", run),
+                ("fetch", run, folder),
+            ):
+                name = " ".join(word if word != run else "NAME" for word in command[:2])
+                commands.setdefault(name, []).append(timed(lab, *command))
+            if "Failed" in conditions(job):
+                raise RuntimeError(job["status"])
+        said = f"here {here[-1]:.1f} s, there {there['published'][-1]:.1f} s"
+        print(f"round {number + 1} of {rounds}: {said}", flush=True)
+    yield Figure("two workers here, whole command", "s", here)
+    for name, values in there.items():
+        yield Figure(f"from the submission: {name}", "s", values, TFJOB_S / 5 if name == "published" else None)
+    beyond = [on_cluster - local_s for on_cluster, local_s in zip(there["published"], here, strict=True)]
+    yield Figure("published on the cluster, beyond the same run here", "s", beyond, 5.0)
+    for name, values in commands.items():
+        yield Figure(f"the launcher's {name}", "s", values, 3.0 if name == "submit" else None)
+
+
+def recovery(rounds: int) -> Iterator[Figure]:
+    """Seconds from a pod's deletion to the next training step."""
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for number in range(rounds):
+        lab = opened()
+        try:
+            lab.submit("run", *LONG)
+            for rank in (1, 0):
+                lab.until_step("run", STEP)
+                pod, killed = lab.pod("run", rank), time.time()
+                lab.kill(pod)
+                seconds[rank].append(first_step_after(lab, killed) - killed)
+        finally:
+            lab.close()
+        print(f"round {number + 1} of {rounds}: {seconds}", flush=True)
+    for rank, values in seconds.items():
+        yield Figure(f"from the deletion of rank {rank}'s pod to the next step", "s", values, 25.0)
+
+
+def opened() -> Lab:
+    """A namespace with a claim for workers on several nodes."""
+    lab = Lab(f"bench-{uuid.uuid4().hex[:8]}", os.environ.get("IMAGE", "mnist-job:dev"))
+    lab.open()
+    lab.claim("output", "ReadWriteMany", os.environ.get("RWX_CLASS"))
+    return lab
+
+
+def local(data: Path) -> float:
+    """Seconds that the whole command takes here."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as output:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "job", "train", "--workers=2", f"--data={data}", f"--output={output}"]
+        subprocess.run(command, check=True, capture_output=True, cwd=PROJECT)
+        return time.monotonic() - began
+
+
+def timed(lab: Lab, command: str, *arguments: str) -> float:
+    """Seconds that a command of the launcher takes."""
+    began = time.monotonic()
+    lab.launcher(command, *arguments)
+    return time.monotonic() - began
+
+
+def phases(lab: Lab, run: str) -> dict[str, float]:
+    """When a run that has ended reached each phase, in seconds since 1970; Kubernetes tells whole seconds."""
+    [pod] = lab.pods(run, 0)
+    records = list(records_of(lab, pod))
+    started = pod["status"]["containerStatuses"][0]["state"]["terminated"]["startedAt"]
+    scheduled = next(c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+    return {
+        "scheduled": seconds_of(scheduled),
+        "started": seconds_of(started),
+        "joined": next(record.time for record in records if record.joined == 2),
+        "first step": next(record.time for record in records if record.phase == "training"),
+        "trained": next(record.time for record in records if record.phase == "evaluating"),
+        "published": next(record.time for record in records if record.phase == "published"),
+    }
+
+
+def first_step_after(lab: Lab, moment: float) -> float:
+    """When rank 0 made its first step after a gathering that came after a moment."""
+
+    def found() -> float | None:
+        pod = lab.pod("run", 0)
+        records = [record for record in records_of(lab, pod) if record.time > moment]
+        anew = next((place for place, record in enumerate(records) if record.phase == "joining"), None)
+        if anew is None:
+            return None
+        return next((record.time for record in records[anew:] if record.phase == "training"), None)
+
+    return until(found, "the next step")
+
+
+def records_of(lab: Lab, pod: Object) -> Iterator[Record]:
+    """A pod's records."""
+    for line in lab.cluster.logs(pod["metadata"]["name"], "trainer"):
+        if record := telemetry.parse(line):
+            yield record
+
+
+def seconds_of(timestamp: str) -> float:
+    """RFC 3339 in seconds since 1970."""
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
