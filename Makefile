@@ -1,5 +1,6 @@
 # `make` alone lists the targets.
 WORKERS ?= 2
+OVERLAY ?= cpu
 ARGS ?=
 POINTS ?= 3
 MINUTES ?= 20
@@ -12,10 +13,10 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-h
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train test test-faults soak bench image push load lint format lock clean
+.PHONY: help setup data train submit test test-faults test-cluster soak bench image push load lint format lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/installed  ## make the virtual environment with the locked dependencies
 
@@ -32,11 +33,17 @@ data: setup  ## get the dataset and prepare it in data/
 train: data  ## train here: WORKERS=2 ARGS="--epochs 3"
 	$(RUN) -m job train --workers $(WORKERS) $(ARGS)
 
+submit: setup  ## train on the cluster and follow it: WORKERS=2 OVERLAY=local ARGS="--name demo -- --epochs 3"
+	$(RUN) -m k8s submit --wait --image $(IMAGE) --overlay $(OVERLAY) --workers $(WORKERS) $(ARGS)
+
 test: setup  ## run the tests
 	$(RUN) -m pytest $(ARGS)
 
 test-faults: setup  ## kill, stop, fill and break real workers, and see the run go on: POINTS=3 moments for each
 	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(ARGS)
+
+test-cluster: setup  ## the same on a real cluster, which KUBECONFIG names: see tests/cluster/conftest.py
+	$(RUN) -m pytest tests/cluster $(ARGS)
 
 soak: setup  ## random kills for MINUTES=20
 	MINUTES=$(MINUTES) $(RUN) -m pytest tests/faults/test_soak.py --capture=no $(ARGS)
