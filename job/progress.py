@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from job.telemetry import Record
 
 
+SAID = {"published", "restoring"}  # phases whose message is printed as a line of its own
+
+
 def display(config: Config, run: str) -> Lines:
     """The display that suits where standard output goes."""
     return (Terminal if sys.stdout.isatty() else Lines)(config, run)
@@ -159,8 +162,10 @@ class Terminal(Lines):
             self.note(record.rank, str(record.message))
         elif record.phase != self._phase:
             self._begin(record)
-        if record.phase == "waiting":
+        if record.joined is not None:
             self._progress.update(self._task, detail=f"{record.joined} of {self._config.workers}")
+        elif record.message and record.phase not in SAID:
+            self._progress.update(self._task, detail=record.message)
         if record.phase == "training" and record.loss is not None:
             left = timedelta(seconds=round(record.eta_s or 0))
             # 80 columns have room for the others.

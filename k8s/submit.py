@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k8s import preflight, render
+from k8s import follow, preflight, render
 from k8s.contract import CLAIM
 from k8s.errors import LauncherError, Status
 
@@ -64,7 +64,13 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     else:
         print(f"submitted {name} with {job['spec']['completions']} workers in namespace {cluster.namespace}")
         print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
-    return 0
+    if not arguments.wait:
+        return 0
+    try:
+        return follow.follow(cluster, job, arguments.output)
+    except KeyboardInterrupt:
+        print(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch", file=sys.stderr)
+        raise
 
 
 def read(arguments: argparse.Namespace, now: datetime) -> Submission:

@@ -1,0 +1,193 @@
+"""How `submit --wait` follows a run: its pods' way to the first step, then the training, then how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import queue
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from job import progress, telemetry
+from job.config import Config
+from job.errors import PUBLISHED
+from job.telemetry import Record
+from k8s import why
+from k8s.contract import CONTAINER, claim_of, pods_of, rank_of
+from k8s.errors import ApiError, LauncherError, Status
+from k8s.run import Run, state
+
+if TYPE_CHECKING:
+    from k8s.cluster import Cluster
+    from k8s.contract import Object
+
+LAST_WORDS_S = 5.0  # for rank 0's last records to come once the Job has ended
+RETRY_S = 0.5
+# States in which no worker tells anything yet.
+BEFORE_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting"}
+
+
+class Follower:
+    """Hears of a run's Job, its pods and rank 0's records, in threads of its own.
+
+    Args:
+        cluster: where it runs; from here on an API server that is away is waited for.
+        job: the run's Job.
+    """
+
+    def __init__(self, cluster: Cluster, job: Object) -> None:
+        self._cluster, self._name = cluster, job["metadata"]["name"]
+        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._log: threading.Thread | None = None
+        self._logged = ""  # the UID of the pod whose log is read
+        self._said = 0.0  # the time of the newest record
+        self.run = Run(job, ())
+        cluster.patience_s = math.inf
+
+    def __enter__(self) -> Self:
+        for kind, what in (
+            ("Job", {"fields": f"metadata.name={self._name}"}),
+            ("Pod", {"selector": pods_of(self._name)}),
+        ):
+            threading.Thread(target=self._watch, args=(kind, what), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def next(self, seconds: float) -> Record | None:
+        """Wait so long for news and take it into `run`; gives rank 0's record if it was one, else None."""
+        try:
+            news = self._news.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if isinstance(news, Record):
+            self.run = dataclasses.replace(self.run, record=news)
+            return news
+        kind, objects = news
+        if kind == "Pod":
+            self.run = dataclasses.replace(self.run, pods=tuple(objects))
+            self._read_log(objects)
+        elif objects:
+            self.run = dataclasses.replace(self.run, job=objects[0])
+        else:
+            message = f"run {self._name} was deleted; its model is on the volume if it was published"
+            raise LauncherError(Status.REFUSED, message)
+        return None
+
+    def _watch(self, kind: str, what: dict[str, str]) -> None:
+        for objects in self._cluster.watch(kind, **what, stop=self._over):
+            self._news.put((kind, list(objects.values())))
+
+    def _read_log(self, pods: list[Object]) -> None:
+        """Read the log of rank 0's newest pod, if it has one and is not read already."""
+        begun = [p for p in pods if rank_of(p) == 0 and p["status"]["phase"] not in ("Pending", "Unknown")]
+        newest = max(begun, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        if newest and newest["metadata"]["uid"] != self._logged:
+            self._logged = newest["metadata"]["uid"]
+            self._log = threading.Thread(target=self._listen, args=(newest["metadata"],), daemon=True)
+            self._log.start()
+
+    def _listen(self, pod: Object) -> None:
+        """Put the records of a pod's log into the queue, each once, however often the connection breaks."""
+        while not self._over.is_set() and pod["uid"] == self._logged:
+            try:
+                for line in self._cluster.logs(pod["name"], CONTAINER, follow=True):
+                    record = telemetry.parse(line)
+                    if record and record.time > self._said:
+                        self._said = record.time
+                        self._news.put(record)
+            except ApiError as error:
+                if error.code == 404:
+                    return
+            except OSError:
+                pass  # an API server, or a node, that is away
+            else:
+                return
+            self._over.wait(RETRY_S)
+
+    def last_words(self) -> list[Record]:
+        """Rank 0's records that come after the Job has ended."""
+        deadline, found = time.monotonic() + LAST_WORDS_S, []
+        while (left := deadline - time.monotonic()) > 0 and self._log:
+            if record := self.next(min(left, RETRY_S)):
+                found.append(record)
+            if not self._log.is_alive() and self._news.empty():
+                break
+        return found
+
+
+class JsonLines(progress.Lines):
+    """Rank 0's records, a line of JSON each."""
+
+    def show(self, record: Record) -> None:
+        """Show a record."""
+        telemetry.say(telemetry.to_json(record))
+
+
+def display_of(output: str, workers: int, name: str) -> progress.Lines:
+    """The display that suits what is asked for and where standard output goes."""
+    settings = Config(workers=workers)
+    return JsonLines(settings, name) if output == "json" else progress.display(settings, name)
+
+
+def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
+    """Show how a run goes until it has ended, and how it ended; returns its exit code.
+
+    Args:
+        cluster: where it runs.
+        job: its Job, as the API server made it.
+        output: text, or json: each record and the result as a line of JSON.
+
+    Raises:
+        LauncherError: 2, when the Job was deleted meanwhile.
+    """
+    name, workers = job["metadata"]["name"], job["spec"]["completions"]
+    began, shown = time.monotonic(), ""
+    display = display_of(output, workers, name)
+    with display, Follower(cluster, job) as follower:
+        while not state(follower.run).ended:
+            if record := follower.next(RETRY_S):
+                display.show(record)
+            elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:
+                shown = f"{now}"
+                display.show(Record(time.time(), name, 0, now.word, message=now.detail or None))
+        for record in follower.last_words():
+            display.show(record)
+    return conclude(cluster, follower.run, time.monotonic() - began, output)
+
+
+def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:
+    """Say how a run ended, and where its model is; returns its exit code."""
+    name, now = seen.name, state(seen)
+    code = Status.FAILED if now.code is None else now.code
+    published = code in PUBLISHED
+    found = why.explain(cluster, why.gather_all(cluster, name))
+    record = seen.record
+    result = {
+        "name": name,
+        "state": now.word.rstrip(":"),
+        "code": int(code),
+        "reason": found.reason,
+        "accuracy": now.accuracy if now.accuracy is not None else record and record.accuracy,
+        "seconds": round(seconds, 1),
+        "model": f"models/{name}" if published else None,
+        "claim": claim_of(seen.job["spec"]["template"]),
+        "message": found.sentence if code else record and record.message,
+    }
+    if output == "json":
+        print(json.dumps(result))
+        return code
+    where = f"-n {cluster.namespace}"
+    if published:
+        shown = {name: result[name] for name in ("accuracy", "seconds", "model", "claim")}
+        print(f"{name} is {result['state']}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
+        print(f"  {result['message']}")
+        print(f"  mnist-job fetch {name} {where}    brings the model and its report here")
+    if code:
+        print(f"error: {found}", file=sys.stderr)
+    return code

@@ -1,0 +1,233 @@
+"""status: show all runs, or one of them rank by rank.
+
+All runs take two lists, and a look into the log of those that train just now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from k8s.causes import when
+from k8s.contract import JOB_NAME_LABEL, RUNS
+from k8s.run import Run, age_s, created, ended, endings, is_scheduled, last_record, state, waits_for
+from k8s.why import gather_all
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
+
+    from k8s.cluster import Cluster
+    from k8s.contract import Object
+
+AT_A_TIME = 8
+EVERY_S = 2.0
+EVENTS = 8
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `status` takes."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the run; all of them without it")
+    parser.add_argument("--watch", action="store_true", help="show it again and again, until the run has ended")
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Show the runs; returns the exit status."""
+    cluster = reach()
+    if not arguments.watch:
+        show(look(cluster, arguments.name), arguments.output)
+    elif arguments.output == "text" and sys.stdout.isatty():
+        watch_live(cluster, arguments.name)
+    else:
+        watch_lines(cluster, arguments.name, arguments.output)
+    return 0
+
+
+def look(cluster: Cluster, name: str | None) -> dict[str, Any]:
+    """What is shown, as JSON."""
+    now = datetime.now(UTC)
+    return one(gather_all(cluster, name), now) if name else {"runs": [summary(seen, now) for seen in every(cluster)]}
+
+
+def every(cluster: Cluster) -> list[Run]:
+    """All runs, the newest first; those at work with the newest record of their log."""
+    pods: dict[str, list[Object]] = defaultdict(list)
+    for pod in cluster.select("Pod", RUNS):
+        pods[pod["metadata"]["labels"].get(JOB_NAME_LABEL, "")].append(pod)
+    jobs = sorted(cluster.select("Job", RUNS), key=created, reverse=True)
+    runs = [Run(job, tuple(pods[job["metadata"]["name"]])) for job in jobs]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return list(pool.map(lambda seen: with_record(cluster, seen), runs))
+
+
+def with_record(cluster: Cluster, seen: Run) -> Run:
+    """A run with the newest record of its log, if it is at work."""
+    if state(seen).ended or seen.job["spec"].get("suspend"):
+        return seen
+    return dataclasses.replace(seen, record=last_record(cluster, seen))
+
+
+def summary(seen: Run, now: datetime) -> dict[str, Any]:
+    """A run in a line."""
+    is_now = state(seen)
+    return {
+        "name": seen.name,
+        "state": str(is_now),
+        "ended": is_now.ended,
+        "code": is_now.code,
+        "workers": seen.workers,
+        "age_s": round(age_s(created(seen.job), now)),
+        "accuracy": is_now.accuracy,
+    }
+
+
+def one(seen: Run, now: datetime) -> dict[str, Any]:
+    """A run rank by rank."""
+    record = seen.record
+    figures = ("epoch", "step", "steps", "loss", "examples_per_s", "eta_s", "checkpoint")
+    return {
+        **summary(seen, now),
+        "progress": {name: getattr(record, name) for name in figures} if record else None,
+        "ranks": [rank_line(seen, rank) for rank in range(seen.workers)],
+        "events": [event_line(event) for event in seen.events[-EVENTS:]],
+    }
+
+
+def event_line(event: Object) -> dict[str, Any]:
+    """An event."""
+    about = event["involvedObject"].get("name")
+    return {"when": when(event), "about": about, "reason": event.get("reason"), "message": event.get("message")}
+
+
+def rank_line(seen: Run, rank: int) -> dict[str, Any]:
+    """A worker: where it is, what it does, how often it was replaced and its trainer started again."""
+    pod = seen.newest.get(rank)
+    others = (seen.record.workers if seen.record else None) or {}
+    told = others.get(str(rank), {})
+    restarts = (seen.record.restarts if seen.record else 0) if rank == 0 else told.get("restarts", 0)
+    reasons = [e.reason for e in endings(p for p in seen.pods if p is not pod) if e.rank == rank]
+    return {
+        "rank": rank,
+        "phase": phase_of(seen, pod, told),
+        "node": pod["spec"].get("nodeName") if pod else None,
+        "pod": pod["metadata"]["name"] if pod else None,
+        "restarts": restarts,
+        "replaced": reasons,
+    }
+
+
+def phase_of(seen: Run, pod: Object | None, told: dict[str, Any]) -> str:
+    """What a worker does: rank 0 tells of those that do something else than itself."""
+    if pod is None:
+        return "no pod"
+    if end := ended(pod):
+        return f"ended with {end.code}" if end.code or not end.reason else end.reason
+    if not is_scheduled(pod):
+        return "waits for a node"
+    if waits := waits_for(pod):
+        return waits
+    if pod["status"].get("phase") != "Running":
+        return "starting"
+    return str(told.get("phase") or (seen.record.phase if seen.record else "starting"))
+
+
+def show(seen: dict[str, Any], output: str) -> None:
+    """Print once."""
+    if output == "json":
+        print(json.dumps(seen))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(highlight=False).print(drawn(seen))
+
+
+def drawn(seen: dict[str, Any]) -> RenderableType:
+    """What is shown on a terminal."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    if "runs" in seen:
+        rows = [[r["name"], r["state"], r["workers"], ago(r["age_s"]), figure(r["accuracy"])] for r in seen["runs"]]
+        return table(["run", "state", "workers", "age", "accuracy"], rows) if rows else Text("there are no runs")
+    parts: list[RenderableType] = [Text(f"{seen['name']}: {seen['state']}, {ago(seen['age_s'])} old")]
+    if (progress := seen["progress"]) and progress["steps"] and not seen["ended"]:
+        left = "" if progress["eta_s"] is None else f", {ago(progress['eta_s'])} left"
+        loss = "" if progress["loss"] is None else f", loss {progress['loss']:.4f}"
+        rate = "" if progress["examples_per_s"] is None else f", {progress['examples_per_s']:,.0f} examples/s"
+        parts += [Text(f"step {progress['step'] or 0:,} of {progress['steps']:,}{loss}{rate}{left}")]
+    if seen["accuracy"] is not None:
+        parts += [Text(f"accuracy {seen['accuracy']:.4f}")]
+    rows = [
+        [r["rank"], r["phase"], r["node"] or "", r["restarts"], ", ".join(r["replaced"]), r["pod"] or ""]
+        for r in seen["ranks"]
+    ]
+    parts += [table(["rank", "phase", "node", "restarts", "replaced after", "pod"], rows)]
+    if seen["events"]:
+        events = [[e["when"], e["about"], e["reason"], e["message"]] for e in seen["events"]]
+        parts += [Text(""), table(["last events", "about", "reason", "message"], events)]
+    return Group(*parts)
+
+
+def table(columns: list[str], rows: list[list[Any]]) -> RenderableType:
+    """Rows under headings."""
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text("" if value is None else str(value)) for value in row))
+    return made
+
+
+def watch_live(cluster: Cluster, name: str | None) -> None:
+    """Show it in one place, again and again."""
+    from rich.live import Live  # noqa: PLC0415
+
+    cluster.patience_s = float("inf")
+    with Live(refresh_per_second=4) as live:
+        while True:
+            seen = look(cluster, name)
+            live.update(drawn(seen))
+            if seen.get("ended"):
+                return
+            time.sleep(EVERY_S)
+
+
+def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
+    """Print what changes, a line each."""
+    cluster.patience_s = float("inf")
+    shown: dict[str, str] = {}
+    while True:
+        seen = look(cluster, name)
+        if name and output == "json":
+            print(json.dumps(seen), flush=True)
+        for each in seen.get("runs", [seen]):
+            if shown.get(each["name"]) != each["state"] and not (name and output == "json"):
+                shown[each["name"]] = each["state"]
+                print(json.dumps(each) if output == "json" else f"{each['name']}: {each['state']}", flush=True)
+        if seen.get("ended"):
+            return
+        time.sleep(EVERY_S)
+
+
+def ago(seconds: float) -> str:
+    """A duration as a person says it: 45s, 12m, 3h, 2d."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def figure(value: float | None) -> str:
+    """An accuracy, if there is one."""
+    return "" if value is None else f"{value:.4f}"

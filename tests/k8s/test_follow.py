@@ -1,0 +1,109 @@
+"""Tests of following a run, on a cluster that plays a part."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from job import telemetry
+from job.telemetry import Record
+from k8s.errors import LauncherError
+from k8s.follow import Follower
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k8s.contract import Object
+
+DEADLINE_S = 20.0
+
+
+def job(**status: Any) -> Object:
+    """A run's Job."""
+    spec = {"completions": 2, "template": {"spec": {"containers": [{"name": "trainer"}], "volumes": []}}}
+    return {"metadata": {"name": "demo", "uid": "j"}, "spec": spec, "status": status}
+
+
+def pod(uid: str, rank: int = 0, phase: str = "Running", created: str = "2026-01-01T00:00:00Z") -> Object:
+    """A worker's pod."""
+    labels = {"batch.kubernetes.io/job-completion-index": str(rank)}
+    metadata = {"name": f"demo-{rank}-{uid}", "uid": uid, "labels": labels, "creationTimestamp": created}
+    return {"metadata": metadata, "spec": {}, "status": {"phase": phase}}
+
+
+class Cluster:
+    """Plays what it is given: each kind's states in turn, and each pod's log, an error in it breaking the connection."""
+
+    patience_s = 30.0
+    namespace = "ns"
+
+    def __init__(self, jobs: list[list[Object]], pods: list[list[Object]], logs: dict[str, list[list[Any]]]) -> None:
+        self._states = {"Job": jobs, "Pod": pods}
+        self._logs = logs
+        self.read: list[str] = []
+        self._was_read = threading.Event()
+
+    def watch(self, kind: str, stop: threading.Event, **_: str) -> Iterator[dict[str, Object]]:
+        """Give each state once, a pod's end after its log, then wait for the end."""
+        for state in self._states[kind]:
+            if any(one["status"].get("phase") == "Failed" for one in state):
+                assert self._was_read.wait(DEADLINE_S)
+            yield {one["metadata"]["uid"]: one for one in state}
+        stop.wait(DEADLINE_S)
+
+    def logs(self, name: str, _container: str, *, follow: bool) -> Iterator[str]:
+        """Give the lines of the next connection."""
+        assert follow
+        self.read.append(name)
+        for line in self._logs[name].pop(0):
+            if isinstance(line, Exception):
+                raise line
+            yield line
+        self._was_read.set()
+
+
+def line(time: float, step: int) -> str:
+    """A line of rank 0's log."""
+    return telemetry.to_logfmt(Record(time, "demo", 0, "training", step=step, steps=9))
+
+
+def heard(cluster: Cluster, count: int) -> list[int | None]:
+    """The steps of the first records that a follower hears."""
+    steps: list[int | None] = []
+    with Follower(cluster, job()) as follower:  # type: ignore[arg-type]
+        while len(steps) < count:
+            if record := follower.next(DEADLINE_S):
+                steps.append(record.step)
+    return steps
+
+
+def test_a_broken_log_is_taken_up_again() -> None:
+    """Each record is heard once, though the connection breaks twice and the log is read from its beginning again."""
+    log: list[list[Any]] = [
+        [line(1, 1), line(2, 2), OSError("broken")],
+        [OSError("refused")],
+        [line(1, 1), line(2, 2), line(3, 3)],
+    ]
+    cluster = Cluster([[job()]], [[pod("a")]], {"demo-0-a": log})
+    assert heard(cluster, 3) == [1, 2, 3]
+    assert cluster.read == ["demo-0-a"] * 3
+
+
+def test_a_replaced_pod_is_followed() -> None:
+    """The log of rank 0's new pod is read once it has begun; other ranks' are not."""
+    states = [
+        [pod("a"), pod("b", 1)],
+        [pod("a", phase="Failed"), pod("b", 1), pod("c", phase="Pending", created="2026-01-01T00:01:00Z")],
+        [pod("a", phase="Failed"), pod("b", 1), pod("c", created="2026-01-01T00:01:00Z")],
+    ]
+    cluster = Cluster([[job()]], states, {"demo-0-a": [[line(1, 1)]], "demo-0-c": [[line(5, 1), line(6, 2)]]})
+    assert heard(cluster, 3) == [1, 1, 2]
+    assert cluster.read == ["demo-0-a", "demo-0-c"]
+
+
+def test_a_deleted_job_ends_it() -> None:
+    """A Job that is deleted meanwhile is no run any more."""
+    with pytest.raises(LauncherError, match=r"^run demo was deleted; its model is on the volume if it was published$"):
+        heard(Cluster([[job()], []], [[]], {}), 1)
