@@ -79,9 +79,9 @@ class Cluster:
                 return None
             raise
 
-    def select(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
-        """The objects that a label selector and a field selector name, page by page."""
-        return self._list(kind, selector, fields)[0]
+    def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
+        """The objects that a label and a field selector name, page by page; in all namespaces if everywhere."""
+        return self._list(kind, selector, fields, everywhere=everywhere)[0]
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
         """Create an object as it is; in a dry run the API server only says what it would make of it."""
@@ -244,11 +244,12 @@ class Cluster:
         within = f"/namespaces/{quote(self.namespace)}" if namespaced else ""
         return f"{api}{within}/{plural}" + (f"/{quote(name)}" if name else "")
 
-    def _list(self, kind: str, selector: str, fields: str) -> tuple[list[Object], str]:
+    def _list(self, kind: str, selector: str, fields: str, *, everywhere: bool = False) -> tuple[list[Object], str]:
         items: list[Object] = []
+        path = "/".join(KINDS[kind][:2]) if everywhere else self._path(kind)
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
         while True:
-            page = self._json("GET", self._path(kind), query)
+            page = self._json("GET", path, query)
             items += page["items"]
             if not (token := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]

@@ -34,7 +34,7 @@ def pod(uid: str, rank: int = 0, phase: str = "Running", created: str = "2026-01
 
 
 class Cluster:
-    """Plays what it is given: each kind's states in turn, and each pod's log, an error in it breaking the connection."""
+    """Plays each kind's states in turn, and each pod's log, where an error breaks the connection."""
 
     patience_s = 30.0
     namespace = "ns"
