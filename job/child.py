@@ -34,6 +34,11 @@ class Ended:
     oom_kills: int
     chatter: list[str]
 
+    @property
+    def exit_code(self) -> int:
+        """The code as shells give it: 128 and the number of the signal."""
+        return self.code if self.code >= 0 else 128 - self.code
+
 
 class Child:
     """A running `python -m MODULE`, with the run's flags; its records and then its Ended are put into the queue."""

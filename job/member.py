@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from job.errors import Exit, JobError
 from job.gathering import Answer, Refused, Request, ask
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Heard:
 
     request: Request
     answer: Answer | str
+
+    def is_over(self, gathering: str) -> bool:
+        """Whether the workers gather anew, in place of the gathering in which a trainer was started."""
+        asked_in = self.request.gathering
+        return isinstance(self.answer, Answer) and gathering != "" and gathering == asked_in != self.answer.gathering
 
 
 class Member:
@@ -95,3 +101,11 @@ def own_address(cluster: Cluster) -> str:
             return f"{host}:{free.getsockname()[1]}"
     host = os.environ.get("POD_IP") or host
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def check_apart(addresses: tuple[str, ...]) -> None:
+    """Refuse two workers at one address: TensorFlow would wait for ever."""
+    for rank, address in enumerate(addresses):
+        if (first := addresses.index(address)) < rank:
+            message = f"workers {first} and {rank} both gave the address {address}"
+            raise JobError(Exit.TRY_AGAIN, "same-address", message, "give each a POD_IP or a port of its own")

@@ -13,18 +13,20 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from job import fingerprint, process, telemetry, termination
+from job import fingerprint, process, termination
 from job.child import Child, Ended
 from job.config import settings_hash, settings_to_match
+from job.ending import EXPLAINED, FINAL, End, is_published, meaning
 from job.endpoints import serve
 from job.errors import PUBLISHED, Exit, JobError
 from job.gathering import Answer, Gathering, Request
-from job.gauges import Gauges
-from job.member import EVERY_S, Heard, Member
+from job.member import EVERY_S, Heard, Member, check_apart
 from job.restarts import FOLLOWED, IN_A_ROW, Restarts
+from job.standing import Standing
 from job.telemetry import Record
+from job.watch import STEPPING, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,32 +35,13 @@ if TYPE_CHECKING:
     from job.config import Config
     from job.endpoints import Server
 
-FINAL = set(Exit) - {Exit.TRY_AGAIN, Exit.INTERRUPTED}
-EXPLAINED = set(Exit) - {Exit.BUG}  # what a trainer ends with after a sentence that says it all
-STEPPING = {"training", "evaluating"}  # no step in --stall-timeout means here that it hangs
-# Phases through which all go together, whatever the last message, up to a second ago, said.
-IN_STEP = ("joining", "restoring", "compiling", "training", "evaluating", "publishing", "published")
-BEFORE_STEPS = {"starting", "data", "joining", "restoring", "compiling"}  # where there is nothing to save
-PATIENCE_S = 900.0  # for each of the other phases, which slow volumes and throttled CPUs may draw out
 STOP_S = 10.0  # from SIGTERM to SIGKILL where this worker was told to stop
 ANEW_S = 5.0  # and where it is to join anew
-PROGRESS = ("step", "steps", "checkpoint")
-GONE_S = 5.0  # from SIGKILL to the end, which is beyond a process whose volume hangs
 
 
 @dataclass(frozen=True)
 class Stop:
     """This worker was told to stop."""
-
-
-@dataclass(frozen=True)
-class End:
-    """How a child, or this worker, ended; as in JobError."""
-
-    code: int
-    reason: str
-    message: str
-    hint: str = ""
 
 
 def supervise(config: Config, cluster: Cluster) -> int:
@@ -80,14 +63,11 @@ class Supervisor:
     def __init__(self, config: Config, cluster: Cluster) -> None:
         self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._config, self._cluster = config, cluster
-        self._gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
         self._restarts = Restarts()
-        self._gathering: Gathering | None = None  # rank 0's
+        self._standing = Standing(cluster, self._restarts)
         self._join: Callable[[Request], Answer] | None = None
         self._member: Member | None = None
         self._told = False
-        self._phase = "starting"
-        self._progress: dict[str, int | None] = {}  # the last known of PROGRESS
         self._child = 0
 
     def run(self) -> End:
@@ -101,15 +81,16 @@ class Supervisor:
             dataset = fingerprint.read(self._config.data, self._config.dataset)
         except JobError:
             end = self._look()
-            if end and self._phase == "published":  # it needs no data any more
+            if end and self._standing.phase == "published":  # it needs no data any more
                 return end
             raise
         if cluster.workers > 1:
             settings = settings_hash(settings_to_match(self._config, dataset))
             if cluster.rank == 0:
-                self._gathering = Gathering(cluster.run, cluster.job_uid, settings, cluster.workers)
-                self._join = functools.partial(self._gathering.join, wait_s=EVERY_S)
-            self._member = Member(cluster, settings, self.events, self._join)
+                gathering = Gathering(cluster.run, cluster.job_uid, settings, cluster.workers)
+                self._standing.gathering = gathering
+                self._join = functools.partial(gathering.join, wait_s=EVERY_S)
+            self._member = self._standing.member = Member(cluster, settings, self.events, self._join)
         with self._serve():
             while True:
                 end = self._attempt()
@@ -119,8 +100,10 @@ class Supervisor:
     def finish(self, end: End) -> None:
         """Tell how this worker ended."""
         if end.code not in PUBLISHED:
-            self._say("failed", code=int(end.code), reason=end.reason, message=end.message, hint=end.hint or None)
-        rank, step, hint = self._cluster.rank, self._progress.get("step"), end.hint
+            self._standing.say(
+                "failed", code=int(end.code), reason=end.reason, message=end.message, hint=end.hint or None
+            )
+        rank, step, hint = self._cluster.rank, self._standing.step, end.hint
         termination.write(end.code, end.reason, end.message, rank=rank, step=step, hint=hint)
 
     def _serve(self) -> Server:
@@ -128,7 +111,7 @@ class Supervisor:
         # Locally, nobody else is to reach it.
         host = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}.get(host, "")
         try:
-            return serve(host, int(port), self._gauges.text, self._join)
+            return serve(host, int(port), self._standing.gauges.text, self._join)
         except OSError as error:
             message = f"the supervisor's port {port} cannot be used: {error.strerror}"
             raise JobError(Exit.TRY_AGAIN, "port-taken", message, "end what uses it") from error
@@ -146,7 +129,7 @@ class Supervisor:
         if self._cluster.rank > 0:
             return None
         end = self._watch(Child("job.look", self._config, self._cluster, self._restarts.total, self.events), "")
-        if end.code != Exit.OK or self._phase == "published":
+        if end.code != Exit.OK or self._standing.phase == "published":
             return end
         if self._told:
             raise JobError(Exit.TRY_AGAIN, "stopped", "told to stop before the training began", "start it again")
@@ -170,7 +153,7 @@ class Supervisor:
             if isinstance(event.answer, str):
                 if event.answer != missing:
                     missing = event.answer
-                    self._say("waiting", message=missing)
+                    self._standing.say("waiting", message=missing)
                 continue
             if event.answer.addresses:
                 check_apart(event.answer.addresses)
@@ -188,91 +171,31 @@ class Supervisor:
         raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "see why they did not start")
 
     def _say_joined(self, joined: int) -> None:
-        self._say("waiting", joined=joined, message=f"{joined} of {self._cluster.workers} workers joined")
+        self._standing.say("waiting", joined=joined, message=f"{joined} of {self._cluster.workers} workers joined")
 
-    def _watch(self, child: Child, gathering: str) -> End:  # noqa: C901 - one branch for each kind of event
+    def _watch(self, child: Child, gathering: str) -> End:
         """Follow a child to its end, and end it where this worker is told to stop, it hangs or others gather anew."""
         self._child = child.pid
-        self._phase = "starting"
-        told: Record | None = None  # how it ended, or is about to, in its own words
-        ours: End | None = None  # why it was ended from here
-        kill_at = gone_at = float("inf")
-        heard_at = time.monotonic()
+        self._standing.phase = "starting"
+        watch = Watch(child, self._config, self._standing)
         while True:
-            event = self._next(min(kill_at, gone_at, heard_at + self._patience()))
-            now = time.monotonic()
+            event = self._next(watch.deadline)
             if isinstance(event, Ended):
                 self._child = 0
-                return self._end(event, told, ours)
+                if watch.ours is None and event.exit_code not in EXPLAINED and not is_published(watch.told):
+                    sys.stderr.writelines(event.chatter)
+                    sys.stderr.flush()
+                return meaning(event, watch.told, watch.ours)
             if isinstance(event, Record):
-                heard_at = now
-                if event.phase in {"failed", "published"}:
-                    told = event
-                if event.phase != "failed":
-                    self._hear(event)
+                if event.step and event.phase in STEPPING:
+                    self._restarts.reached(event.step)
+                watch.hear(event)
             elif isinstance(event, Stop):
                 self._told = True
-                kill_at = min(kill_at, now + self._leave(child, STOP_S))
-            elif isinstance(event, Heard):
-                # A trainer that publishes needs nobody any more.
-                if ours is None and is_over(event, gathering) and self._phase not in {"publishing", "published"}:
-                    ours = End(Exit.TRY_AGAIN, "gathering", "the workers gather anew")
-                    kill_at = min(kill_at, now + self._leave(child, ANEW_S))
-            elif now >= gone_at:
-                message = f"the trainer has not ended {GONE_S:g} s after SIGKILL"
-                raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, "see whether a volume hangs")
-            else:
-                if ours is None and not self._told:
-                    message = f"the trainer made no progress in phase {self._phase} for {self._patience():g} s"
-                    ours = End(Exit.TRY_AGAIN, "stalled", message)
-                child.kill()
-                kill_at = heard_at = float("inf")
-                gone_at = now + GONE_S
-
-    def _leave(self, child: Child, seconds: float) -> float:
-        """Have a trainer leave; returns after how many seconds to kill it."""
-        if self._phase in BEFORE_STEPS:
-            return 0.0
-        child.terminate()
-        return seconds
-
-    def _patience(self) -> float:
-        """How long the trainer may be silent, in seconds."""
-        if self._phase in STEPPING:
-            return float(self._config.stall_timeout)
-        return PATIENCE_S + (self._config.join_timeout if self._phase == "joining" else 0)
-
-    def _hear(self, record: Record) -> None:
-        """Take notice of a trainer's record, and show it unless it only says that training goes on."""
-        if record.step and record.phase in STEPPING:
-            self._restarts.reached(record.step)
-        news = record.phase != self._phase or record.loss is not None or record.message
-        self._note(record)
-        if news:
-            self._show(record)
-
-    def _end(self, ended: Ended, told: Record | None, ours: End | None) -> End:
-        """What the end of a child means."""
-        code = ended.code if ended.code >= 0 else 128 - ended.code
-        if told and told.phase == "published":  # whatever happened to it after that
-            return End(told.code or 0, told.reason or "", told.message or "")
-        if told and told.code == code:
-            end = End(code, told.reason or "", told.message or "", told.hint or "")
-        elif code == Exit.OK:
-            end = End(code, "", "")
-        elif ours or self._told:
-            end = ours or End(Exit.TRY_AGAIN, "stopped", "told to stop")
-        elif ended.code == -signal.SIGKILL and ended.oom_kills > 0:
-            hint = "give it more memory, or a smaller --batch-size"
-            end = End(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer for memory", hint)
-        elif ended.code < 0:
-            end = End(code, "killed", f"the trainer was killed by {process.killed_by(code)}")
-        else:
-            end = End(code, "unknown-code", f"the trainer ended with {code} and said nothing")
-        if ours is None and not self._told and code not in EXPLAINED:
-            sys.stderr.writelines(ended.chatter)
-            sys.stderr.flush()
-        return end
+                watch.leave(STOP_S, End(Exit.TRY_AGAIN, "stopped", "told to stop"))
+            elif isinstance(event, Heard) and event.is_over(gathering) and watch.needs_peers and watch.ours is None:
+                watch.leave(ANEW_S, End(Exit.TRY_AGAIN, "gathering", "the workers gather anew"))
+            watch.look()
 
     def _goes_on(self, end: End) -> bool:
         """Whether the trainer is to be started again, once it is time.
@@ -290,8 +213,8 @@ class Supervisor:
             message = f"gave up after {IN_A_ROW} restarts without a new step: {end.message}"
             raise JobError(Exit.TRY_AGAIN, "restarts-used-up", message, end.hint or "see the lines above")
         if not followed:
-            self._gauges.restarted(end.reason)
-        self._say("restarting", reason=end.reason, message=end.message)
+            self._standing.gauges.restarted(end.reason)
+        self._standing.say("restarting", reason=end.reason, message=end.message)
         deadline = time.monotonic() + wait_s
         while event := self._next(deadline):
             if isinstance(event, Stop):
@@ -308,43 +231,3 @@ class Supervisor:
             except queue.Empty:
                 if left <= EVERY_S:
                     return None
-
-    def _say(self, phase: str, **fields: Any) -> None:
-        """Show a record of the supervisor's own."""
-        known = {**self._progress, "restarts": self._restarts.total, **fields}
-        record = Record(time.time(), self._cluster.run, self._cluster.rank, phase, **known)
-        self._note(record)
-        self._show(record)
-
-    def _note(self, record: Record) -> None:
-        """Keep what a record tells of this worker, for its peers, the metrics and the next record."""
-        self._phase = record.phase
-        self._progress |= {name: value for name in PROGRESS if (value := getattr(record, name)) is not None}
-        self._gauges.show(record)
-        if self._member:
-            self._member.tell(record.phase, self._restarts.total)
-
-    def _show(self, record: Record) -> None:
-        """Write a record to standard output, rank 0's with what it has heard of the others."""
-        if self._gathering:
-            differing = {
-                str(rank): {"phase": other.phase, "restarts": other.restarts}
-                for rank, other in sorted(self._gathering.heard().items())
-                if rank != record.rank and (other.restarts or other.phase not in {record.phase, *IN_STEP})
-            }
-            record = dataclasses.replace(record, workers=differing or None)
-        telemetry.say(telemetry.to_logfmt(record))
-
-
-def check_apart(addresses: tuple[str, ...]) -> None:
-    """Refuse two workers at one address: TensorFlow would wait for ever."""
-    for rank, address in enumerate(addresses):
-        if (first := addresses.index(address)) < rank:
-            message = f"workers {first} and {rank} both gave the address {address}"
-            raise JobError(Exit.TRY_AGAIN, "same-address", message, "give each a POD_IP or a port of its own")
-
-
-def is_over(heard: Heard, gathering: str) -> bool:
-    """Whether the workers gather anew, in place of the gathering in which a trainer was started."""
-    answer, asked_in = heard.answer, heard.request.gathering
-    return isinstance(answer, Answer) and gathering != "" and gathering == asked_in != answer.gathering
