@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO, cast
@@ -14,7 +15,7 @@ from job import memory, process, telemetry
 
 if TYPE_CHECKING:
     import queue
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from job.cluster import Cluster
     from job.config import Config
@@ -41,7 +42,12 @@ class Ended:
 
 
 class Child:
-    """A running `python -m MODULE`, with the run's flags; its records and then its Ended are put into the queue."""
+    """A running `python -m MODULE`, with the run's flags; its records and then its Ended are put into the queue.
+
+    Attributes:
+        sign_at: when it last wrote anything, in seconds of time.monotonic(), from its first empty line on, with which
+            it begins to write one a second; infinite before.
+    """
 
     def __init__(
         self, module: str, config: Config, cluster: Cluster, restarts: int, events: queue.SimpleQueue[object]
@@ -58,6 +64,7 @@ class Child:
         )
         os.close(writing)
         self.pid = self._process.pid
+        self.sign_at = float("inf")
         self.kill: Callable[[], None] = self._process.kill
         self.terminate: Callable[[], None] = self._process.terminate
 
@@ -66,13 +73,19 @@ class Child:
             beside = threading.Thread(target=keep, args=(cast("TextIO", self._process.stderr), chatter), daemon=True)
             beside.start()
             with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
-                for record in telemetry.read(pipe):
+                for record in telemetry.read(self._signs(pipe)):
                     events.put(record)
             beside.join()
             code = self._process.wait()
             events.put(Ended(code, memory.oom_kills() - kills, list(chatter)))
 
         threading.Thread(target=listen, daemon=True).start()
+
+    def _signs(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            if line == "\n" or self.sign_at < float("inf"):
+                self.sign_at = time.monotonic()
+            yield line
 
 
 def keep(stream: TextIO, lines: deque[str]) -> None:

@@ -146,8 +146,14 @@ class Gathering:
     def heard(self) -> dict[int, Request]:
         """What each rank said last, of those heard in the last FRESH_S."""
         with self._changed:
-            self._forget_silent()
-            return {rank: request for rank, (_, request) in self._heard.items()}
+            since = self._clock() - FRESH_S
+            return {rank: request for rank, (when, request) in self._heard.items() if when >= since}
+
+    def longest_silent(self) -> tuple[int, float]:
+        """The rank that has said nothing for longest, of those that have come, and when it last did, by the clock."""
+        with self._changed:
+            rank, (when, _) = next(iter(self._heard.items()))
+            return rank, when
 
     def _check(self, request: Request) -> None:
         theirs = {"run": request.run, "JOB_UID": request.job_uid, "WORKERS": request.workers}
@@ -185,12 +191,13 @@ class Gathering:
             self._changed.notify_all()
 
     def _forget_silent(self) -> None:
-        while self._heard:
+        """Count those out that wait no more; of a complete gathering nobody is forgotten."""
+        while self._heard and not self._addresses:
             rank, (when, _) = next(iter(self._heard.items()))
             if self._clock() - when <= FRESH_S:
                 break
             del self._heard[rank]
-            if not self._addresses and rank in self._members:
+            if rank in self._members:
                 del self._members[rank]
                 insort(self._absent, rank)
 

@@ -45,6 +45,10 @@ class Member:
         settings: the settings hash.
         events: where each Heard goes.
         join: how rank 0 itself asks; the others ask over the network.
+
+    Attributes:
+        request: what rank 0 is told next.
+        answered_at: when rank 0 last answered, in seconds of time.monotonic().
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Member:
         join: Callable[[Request], Answer] | None,
     ) -> None:
         self._cluster, self._events, self._join = cluster, events, join
+        self.answered_at = time.monotonic()
         self._changed = threading.Event()
         run, uid, workers, rank = cluster.run, cluster.job_uid, cluster.workers, cluster.rank
         self.request = Request(run, uid, settings, workers, rank, "", "", "", "starting", 0)
@@ -83,6 +88,7 @@ class Member:
             answer: Answer | str
             try:
                 answer = self._join(request) if self._join else ask(leader, request, ANSWER_S)
+                self.answered_at = time.monotonic()
             except Refused as error:
                 answer = str(error)
             except OSError as error:

@@ -29,8 +29,8 @@ class Standing:
         restarts: how often its trainer was started again.
 
     Attributes:
+        workers: how many there are.
         phase: the present one.
-        step: the last one that is known of.
         gauges: its metrics.
         gathering: rank 0's, where there are several workers.
         member: how its peers are told, where there are any.
@@ -38,6 +38,7 @@ class Standing:
 
     def __init__(self, cluster: Cluster, restarts: Restarts) -> None:
         self._cluster, self._restarts = cluster, restarts
+        self.workers = cluster.workers
         self.phase = "starting"
         self.gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
         self.gathering: Gathering | None = None

@@ -15,6 +15,8 @@ from job.errors import Exit, JobError
 if TYPE_CHECKING:
     from job.cluster import Cluster
 
+A_YEAR_MS = 365 * 86_400_000
+
 
 def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.distribute.Strategy:
     """Wait for all workers and make the strategy, one replica a worker.
@@ -75,10 +77,15 @@ def configure(device: str, threads: int) -> None:
 
 
 def bound_wait(workers: int, timeout_s: int) -> None:
-    """Bound the wait for peers, which the strategy itself would not, by the settings it would make and a time-out."""
+    """Bound the wait for peers, which the strategy itself would not, by the settings it would make and a time-out.
+
+    The workers' heartbeats to each other go by the wall clock: with their 10 s a clock that is set forward ends every
+    trainer. Who is stopped or out of reach is found by the supervisors instead, which go by the monotonic clock.
+    """
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
         cluster_register_timeout_in_ms=timeout_s * 1000,
+        heartbeat_timeout_in_ms=A_YEAR_MS,
         coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)],
     )

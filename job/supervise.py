@@ -23,7 +23,7 @@ from job.endpoints import serve
 from job.errors import PUBLISHED, Exit, JobError
 from job.gathering import Answer, Gathering, Request
 from job.member import EVERY_S, Heard, Member, check_apart
-from job.restarts import FOLLOWED, IN_A_ROW, Restarts
+from job.restarts import FOLLOWED, FOLLOWED_IN_A_ROW, IN_A_ROW, Restarts
 from job.standing import Standing
 from job.telemetry import Record
 from job.watch import STEPPING, Watch
@@ -177,7 +177,7 @@ class Supervisor:
         """Follow a child to its end, and end it where this worker is told to stop, it hangs or others gather anew."""
         self._child = child.pid
         self._standing.phase = "starting"
-        watch = Watch(child, self._config, self._standing)
+        watch = Watch(child, self._config, self._standing, gathering)
         while True:
             event = self._next(watch.deadline)
             if isinstance(event, Ended):
@@ -193,7 +193,7 @@ class Supervisor:
             elif isinstance(event, Stop):
                 self._told = True
                 watch.leave(STOP_S, End(Exit.TRY_AGAIN, "stopped", "told to stop"))
-            elif isinstance(event, Heard) and event.is_over(gathering) and watch.needs_peers and watch.ours is None:
+            elif isinstance(event, Heard) and watch.ours is None and watch.is_over(event):
                 watch.leave(ANEW_S, End(Exit.TRY_AGAIN, "gathering", "the workers gather anew"))
             watch.look()
 
@@ -207,12 +207,20 @@ class Supervisor:
             raise JobError(Exit.TRY_AGAIN, "stopped", end.message, "start it again")
         if end.code in FINAL or end.reason == "run-in-use":
             return False
-        followed = end.code == Exit.TRY_AGAIN and end.reason in FOLLOWED
-        wait_s = 0.0 if followed else self._restarts.again()
-        if wait_s is None:
-            message = f"gave up after {IN_A_ROW} restarts without a new step: {end.message}"
-            raise JobError(Exit.TRY_AGAIN, "restarts-used-up", message, end.hint or "see the lines above")
-        if not followed:
+        wait_s: float | None
+        if end.code == Exit.TRY_AGAIN and end.reason in FOLLOWED:
+            wait_s = 0.0
+            if not self._restarts.follow():
+                message = f"lost its peers {FOLLOWED_IN_A_ROW} times in a row without a new step: {end.message}"
+                hint = (
+                    "see why the other workers end, and whether TensorFlow's port, 2222 in a cluster, is open to them"
+                )
+                raise JobError(Exit.TRY_AGAIN, "peers-lost", message, hint)
+        else:
+            wait_s = self._restarts.again()
+            if wait_s is None:
+                message = f"gave up after {IN_A_ROW} restarts without a new step: {end.message}"
+                raise JobError(Exit.TRY_AGAIN, "restarts-used-up", message, end.hint or "see the lines above")
             self._standing.gauges.restarted(end.reason)
         self._standing.say("restarting", reason=end.reason, message=end.message)
         deadline = time.monotonic() + wait_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -35,6 +36,7 @@ class Teller:
     def __init__(self, cluster: Cluster, pipe: int, restarts: int) -> None:
         self._cluster, self._restarts = cluster, restarts
         self._pipe = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
+        self._lock = threading.Lock()
         self._phase, self._told_at = "", 0.0
         self.journal: Callable[[telemetry.Record], None] | None = None
 
@@ -54,11 +56,26 @@ class Teller:
         if phase not in {"", self._phase} or time.monotonic() >= self._told_at + BEAT_S:
             self._send(phase or self._phase, **fields)
 
+    def pulse(self) -> None:
+        """Show from now on, by an empty line a second, that this process is not stopped; its work may hang even so.
+
+        To be called once TensorFlow is imported, which keeps every other Python thread waiting.
+        """
+
+        def write() -> None:
+            while True:
+                with self._lock:
+                    self._pipe.write("\n")
+                time.sleep(BEAT_S)
+
+        threading.Thread(target=write, name="pulse", daemon=True).start()
+
     def _send(self, phase: str, **fields: Any) -> telemetry.Record:
         self._phase, self._told_at = phase, time.monotonic()
         cluster = self._cluster
         record = telemetry.Record(time.time(), cluster.run, cluster.rank, phase, restarts=self._restarts, **fields)
-        self._pipe.write(telemetry.to_json(record) + "\n")
+        with self._lock:
+            self._pipe.write(telemetry.to_json(record) + "\n")
         return record
 
 

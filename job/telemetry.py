@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 PIPE = "TELEMETRY_FD"  # the environment variable with the number of the trainer's pipe to its supervisor
 RESTARTS = "RESTARTS"  # and the one that says how often the trainer was started again
@@ -94,7 +94,7 @@ def parse(line: str) -> Record | None:
         return None
 
 
-def read(lines: TextIO) -> Iterator[Record]:
+def read(lines: Iterable[str]) -> Iterator[Record]:
     """The records of a stream, whatever else stands in it; a last line without its end is torn, and skipped."""
     for line in lines:
         if line.endswith("\n") and (record := parse(line)):

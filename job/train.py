@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, tf.Tensor]
     Probabilities = NDArray[np.float32]
+
+FAREWELL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,7 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     published = publish(config, worker, dataset, output, course, params, probabilities)
     verdict = output.promote()
     # From here on the run has succeeded, even if no peer hears of it, and its folder takes no more records.
-    with contextlib.suppress(tf.errors.OpError):
-        evaluator.say_published()
-        evaluator.say_goodbye()
+    evaluator.try_farewell()
     with contextlib.suppress(JobError):
         worker.tell(
             "published",
@@ -290,6 +291,18 @@ class Evaluator:
         """
         with contextlib.suppress(tf.errors.OpError):
             self.total(np.ones(1, np.float32))
+
+    def try_farewell(self) -> None:
+        """say_published() and say_goodbye() where the others can be reached: one that is cut off never answers."""
+
+        def farewell() -> None:
+            with contextlib.suppress(tf.errors.OpError):
+                self.say_published()
+                self.say_goodbye()
+
+        thread = threading.Thread(target=farewell, daemon=True)
+        thread.start()
+        thread.join(FAREWELL_S)
 
     def accuracy(self, params: Tensors) -> float:
         """The share of test examples that are classified rightly."""

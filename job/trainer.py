@@ -50,6 +50,7 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     tell("joining")
     threads = config.threads or cpus.threads(-(-config.batch_size // cluster.workers))
     joined = strategy.join(cluster, config.device, threads, config.join_timeout)
+    tell.pulse()
     # Only now, for TensorFlow's server has put a handler of its own in the place of Python's.
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING
 
 from job.ending import End
 from job.errors import Exit, JobError
+from job.standing import IN_STEP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from job.child import Child
     from job.config import Config
+    from job.member import Heard
     from job.standing import Standing
     from job.telemetry import Record
 
 STEPPING = {"training", "evaluating"}  # no step in --stall-timeout means here that it hangs
 BEFORE_STEPS = {"starting", "data", "joining", "restoring", "compiling"}  # where there is nothing to save
 PATIENCE_S = 900.0  # for each of the other phases, which slow volumes and throttled CPUs may draw out
+GOODBYE_S = 10.0  # for the last all-reduce, which one that is cut off would draw out
+# How long a peer may say nothing, and a trainer that has joined give no sign of life, each of which they do once a
+# second; TensorFlow's own heartbeats allow as much. With a fifth of a CPU no two signs were 1.3 s apart.
+SILENT_S = 10.0
+JOIN_S = 60.0  # TensorFlow joins workers that have all come in a second or two
+PAUSED_S = 3.0  # look() is called every second
 GONE_S = 5.0  # from SIGKILL to the end, which is beyond a process whose volume hangs
 
 
@@ -27,32 +37,46 @@ class Watch:
         child: the process.
         config: the run's settings.
         standing: what is known of this worker.
+        gathering: the id of the gathering in which it was started; empty where it needs no other workers.
+        clock: monotonic seconds.
 
     Attributes:
         told: how the child ended, or is about to, in its own words.
         ours: why it was made to end from here.
     """
 
-    def __init__(self, child: Child, config: Config, standing: Standing) -> None:
-        self._child, self._config, self._standing = child, config, standing
+    def __init__(
+        self,
+        child: Child,
+        config: Config,
+        standing: Standing,
+        gathering: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._child, self._config, self._standing, self._gathering = child, config, standing, gathering
+        self._clock = clock
         self.told: Record | None = None
         self.ours: End | None = None
         self._kill_at = self._gone_at = float("inf")
-        self._heard_at = time.monotonic()
+        # Since when it may be silent: since its last record, since all workers are joining, and since this process
+        # was last stopped itself, when what had come could not be read.
+        self._heard_at = self._looked_at = self._clock()
+        self._together_at = float("inf")
+        self._resumed_at = float("-inf")
 
     @property
     def deadline(self) -> float:
-        """When next to look(), in seconds of time.monotonic()."""
-        return min(self._kill_at, self._gone_at, self._heard_at + self._patience())
+        """When to look() at the latest, by the clock."""
+        return min(self._kill_at, self._gone_at, self._looked_at + 1)
 
-    @property
-    def needs_peers(self) -> bool:
-        """Whether the child can do nothing without the other workers."""
-        return self._standing.phase not in {"publishing", "published"}
+    def is_over(self, heard: Heard) -> bool:
+        """Whether the child is to end because the workers gather anew. Rank 0 publishes without the others."""
+        phase, alone = self._standing.phase, self._standing.gathering is not None
+        return heard.is_over(self._gathering) and phase != "published" and not (phase == "publishing" and alone)
 
     def hear(self, record: Record) -> None:
         """Take notice of what the child says."""
-        self._heard_at = time.monotonic()
+        self._heard_at = self._clock()
         if record.phase in {"failed", "published"}:
             self.told = record
         if record.phase != "failed":
@@ -65,7 +89,7 @@ class Watch:
             seconds = 0.0
         else:
             self._child.terminate()
-        self._kill_at = min(self._kill_at, time.monotonic() + seconds)
+        self._kill_at = min(self._kill_at, self._clock() + seconds)
 
     def look(self) -> None:
         """Kill the child where it hangs, or has not left in time.
@@ -73,21 +97,65 @@ class Watch:
         Raises:
             JobError: 75 where not even that ends it.
         """
-        now = time.monotonic()
+        now = self._clock()
+        if now - self._looked_at > PAUSED_S:
+            self._resumed_at = now
+        self._looked_at = now
         if now >= self._gone_at:
             message = f"the trainer has not ended {GONE_S:g} s after SIGKILL"
             raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, "see whether a volume hangs")
-        if now < self.deadline:
+        if self._gone_at < float("inf"):
             return
-        if self.ours is None:
-            message = f"the trainer made no progress in phase {self._standing.phase} for {self._patience():g} s"
-            self.ours = End(Exit.TRY_AGAIN, "stalled", message)
-        self._child.kill()
-        self._kill_at = self._heard_at = float("inf")
-        self._gone_at = now + GONE_S
+        if self._kill_at == float("inf"):
+            self.ours = self.ours or self._hangs(now)
+        elif now < self._kill_at:
+            return
+        if self.ours:
+            self._child.kill()
+            self._gone_at = now + GONE_S
+
+    def _hangs(self, now: float) -> End | None:
+        """Why the child is to be killed, if it is."""
+        phase = self._standing.phase
+        quiet_s = now - max(self._heard_at, self._resumed_at)
+        if quiet_s >= (patience_s := self._patience()):
+            return End(Exit.TRY_AGAIN, "stalled", f"the trainer made no progress in phase {phase} for {patience_s:g} s")
+        if now - max(self._child.sign_at, self._resumed_at) >= SILENT_S:
+            message = f"the trainer gave no sign of life in phase {phase} for {SILENT_S:g} s"
+            return End(Exit.TRY_AGAIN, "stalled", message)
+        if not self._gathering or phase in {"publishing", "published"}:
+            return None
+        rank, heard_at = self._longest_silent()
+        # A trainer that makes steps has all its peers, whatever became of their supervisors.
+        if min(quiet_s, now - max(heard_at, self._resumed_at)) >= SILENT_S:
+            message = f"worker {rank} has not been heard of for {SILENT_S:g} s"
+            return End(Exit.TRY_AGAIN, "peer-lost", message)
+        self._together_at = min(now, self._together_at) if self._all_join() else float("inf")
+        if now - max(self._together_at, self._resumed_at) >= JOIN_S:
+            message = f"TensorFlow has not joined the workers in {JOIN_S:g} s, though all have come"
+            hint = "see whether TensorFlow's port, 2222 in a cluster, is open between them"
+            return End(Exit.TRY_AGAIN, "not-joined", message, hint)
+        return None
+
+    def _longest_silent(self) -> tuple[int, float]:
+        """The peer that has said nothing for longest, and when it last did; above rank 0 only that one is heard."""
+        if self._standing.gathering:
+            return self._standing.gathering.longest_silent()
+        return 0, self._standing.member.answered_at if self._standing.member else float("inf")
+
+    def _all_join(self) -> bool:
+        """Whether this is rank 0, whose child waits for TensorFlow to join the workers, and all others do so too."""
+        if not self._standing.gathering or self._standing.phase != "joining" or self._child.sign_at < float("inf"):
+            return False
+        heard = self._standing.gathering.heard().values()
+        joining = [one for one in heard if one.gathering == self._gathering and one.phase in IN_STEP]
+        return len(joining) == self._standing.workers
 
     def _patience(self) -> float:
         """How long the child may say nothing, in seconds."""
-        if self._standing.phase in STEPPING:
+        phase = self._standing.phase
+        if phase in STEPPING:
             return float(self._config.stall_timeout)
-        return PATIENCE_S + (self._config.join_timeout if self._standing.phase == "joining" else 0)
+        if phase == "published":
+            return GOODBYE_S
+        return PATIENCE_S + (self._config.join_timeout if phase == "joining" else 0)

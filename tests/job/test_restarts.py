@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job.restarts import BACKOFF_S, IN_A_ROW, JITTER, Restarts
+from job.restarts import BACKOFF_S, FOLLOWED_IN_A_ROW, IN_A_ROW, JITTER, Restarts
 
 
 def pauses(restarts: Restarts) -> list[float]:
@@ -33,3 +33,13 @@ def test_only_a_step_beyond_all_before_is_progress() -> None:
     restarts.reached(6)
     assert len(pauses(restarts)) == IN_A_ROW
     assert restarts.total == 2 * IN_A_ROW
+
+
+def test_ends_that_only_followed_have_a_count_of_their_own() -> None:
+    """A new step sets it to 0 too; it lasts longer than a peer that each of its four pods starts four times."""
+    restarts = Restarts()
+    for step in (1, 2):
+        restarts.reached(step)
+        assert [restarts.follow() for _ in range(FOLLOWED_IN_A_ROW)] == [*[True] * (FOLLOWED_IN_A_ROW - 1), False]
+    assert FOLLOWED_IN_A_ROW > (1 + IN_A_ROW) * (1 + 3)
+    assert restarts.total == restarts.in_a_row == 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job import restarts, supervise, telemetry, termination
+from job import restarts, supervise, telemetry, termination, watch
 from job.cluster import Cluster
 from job.config import Config
 from job.errors import PUBLISHED, Exit
@@ -148,12 +148,25 @@ def test_a_new_step_sets_the_count_to_0(
 def test_lost_peers_are_no_fault_of_this_worker(
     prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A trainer that only followed another is started again as often as it takes, and not counted."""
+    """A trainer that only followed another is started again more often than one that fails, and not counted."""
     lost = [tell("failed", code=75, reason=reason, message="m") for reason in ("peer-lost", "stopped-by-peer")]
     trainer(f"if [ $n -le 5 ]; then {lost[0]} exit 75; fi\nif [ $n -le 9 ]; then {lost[1]} exit 75; fi\nexit 76")
     assert supervised(prepared) == Exit.NOT_FINITE
     assert starts(tmp_path) == 10
     assert {r.restarts for r in shown(capfd)[0]} == {0}
+
+
+def test_peers_that_are_lost_each_time_are_given_up(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """75 where none of so many starts in a row made a new step: they may never reach each other."""
+    trainer(tell("failed", code=75, reason="peer-lost", message="a peer was lost") + "exit 75")
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    assert starts(tmp_path) == restarts.FOLLOWED_IN_A_ROW
+    last = shown(capfd)[0][-1]
+    assert (last.phase, last.reason, last.restarts) == ("failed", "peers-lost", 0)
+    assert last.message == "lost its peers 20 times in a row without a new step: a peer was lost"
+    assert "2222" in (last.hint or "")
 
 
 def test_a_trainer_that_published_has_whatever_happens_next(prepared: Path, trainer: Callable[[str], None]) -> None:
@@ -207,12 +220,32 @@ def test_publishing_is_finished_first(prepared: Path, trainer: Callable[[str], N
 def test_a_trainer_without_a_step_is_replaced(
     prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """After --stall-timeout in training; the restart is counted and named."""
-    trainer(f"if [ $n = 2 ]; then exit 76; fi\n{tell('training', step=7)}while :; do sleep 0.1; done")
+    """After --stall-timeout in training, signs of life or not; the restart is counted and named."""
+    signs = "while :; do echo >&$TELEMETRY_FD; sleep 0.1; done"
+    trainer(f"if [ $n = 2 ]; then exit 76; fi\n{tell('training', step=7)}{signs}")
     assert supervised(prepared, stall_timeout=5) == Exit.NOT_FINITE
     assert starts(tmp_path) == 2
     stalled = [(r.reason, r.message) for r in shown(capfd)[0] if r.phase == "restarting"]
     assert stalled == [("stalled", "the trainer made no progress in phase training for 5 s")]
+
+
+def test_a_trainer_without_a_sign_of_life_is_replaced(
+    prepared: Path,
+    trainer: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Once it has begun to give them, whatever its phase; records are signs too."""
+    monkeypatch.setattr(watch, "SILENT_S", 1.5)
+    signs = f"echo >&$TELEMETRY_FD\nfor i in 1 2 3 4; do sleep 0.5\n{tell('compiling')}done\n"
+    trainer(f"if [ $n = 2 ]; then exit 76; fi\n{tell('compiling')}{signs}while :; do sleep 0.1; done")
+    began = time.monotonic()
+    assert supervised(prepared) == Exit.NOT_FINITE
+    assert time.monotonic() - began > 2 + 1.5
+    assert starts(tmp_path) == 2
+    [stalled] = [(r.reason, r.message) for r in shown(capfd)[0] if r.phase == "restarting"]
+    assert stalled == ("stalled", "the trainer gave no sign of life in phase compiling for 1.5 s")
 
 
 def test_a_kill_for_memory_is_named(
