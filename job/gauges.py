@@ -1,4 +1,4 @@
-"""Prometheus metrics of one worker, a view of its telemetry records."""
+"""The metrics of one worker, a view of its telemetry records."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from job.telemetry import Record
 
@@ -44,8 +41,6 @@ class Gauges:
         self._workers = workers
         self._restarts: dict[str, int] = {}
         self._checkpoint: tuple[int, float] | None = None  # its step, and when it was first heard of
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
     def show(self, record: Record) -> None:
         """Take over what a record says; what it does not say stays."""
@@ -64,35 +59,16 @@ class Gauges:
 
     def text(self) -> bytes:
         """The metrics as Prometheus reads them."""
-        return generate_latest(self._registry)
+        from job.prometheus import text  # noqa: PLC0415 - it takes as long to import as half of the supervisor
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """The metrics of this moment, for prometheus_client."""
         with self._lock:
-            phase, values, restarts, checkpoint = (
-                self._phase,
-                self._values.copy(),
-                self._restarts.copy(),
-                self._checkpoint,
-            )
-        if phase:
-            yield self._gauge("phase", "1 for the phase that the worker is in.", 1, phase=phase)
-        for field, (name, text) in SHOWN.items():
-            if field in values:
-                yield self._gauge(name, text, values[field])
-        yield self._gauge("workers", "Workers that train the run.", self._workers)
-        if checkpoint:
-            text = "Seconds since this worker heard of its newest checkpoint."
-            yield self._gauge("checkpoint_age_seconds", text, self._clock() - checkpoint[1])
-        if restarts:
-            text = "Restarts of the trainer in place, by cause."
-            counter = CounterMetricFamily("mnist_job_restarts", text, labels=[*self._labels, "cause"])
-            for cause, count in restarts.items():
-                counter.add_metric([*self._labels.values(), cause], count)
-            yield counter
-
-    def _gauge(self, name: str, text: str, value: float, **labels: str) -> GaugeMetricFamily:
-        labels = {**self._labels, **labels}
-        gauge = GaugeMetricFamily(f"mnist_job_{name}", text, labels=list(labels))
-        gauge.add_metric(list(labels.values()), value)
-        return gauge
+            age_s = self._clock() - self._checkpoint[1] if self._checkpoint else None
+            shown = {
+                name: (help_, self._values[field]) for field, (name, help_) in SHOWN.items() if field in self._values
+            }
+            restarts = self._restarts.copy()
+            phase = self._phase
+        shown["workers"] = "Workers that train the run.", self._workers
+        if age_s is not None:
+            shown["checkpoint_age_seconds"] = "Seconds since this worker heard of its newest checkpoint.", age_s
+        return text(self._labels, phase, shown, restarts)
