@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import telemetry
 from job.gauges import Gauges
+from job.speaker import Speaker
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Standing:
         workers: how many there are.
         phase: the present one.
         gauges: its metrics.
+        speaker: how it is shown on standard output.
         gathering: rank 0's, where there are several workers.
         member: how its peers are told, where there are any.
     """
@@ -41,6 +43,7 @@ class Standing:
         self.workers = cluster.workers
         self.phase = "starting"
         self.gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
+        self.speaker = Speaker()
         self.gathering: Gathering | None = None
         self.member: Member | None = None
         self._progress: dict[str, int | None] = {}  # the last known of PROGRESS
@@ -81,4 +84,4 @@ class Standing:
                 if rank != record.rank and (other.restarts or other.phase not in {record.phase, *IN_STEP})
             }
             record = dataclasses.replace(record, workers=differing or None)
-        telemetry.say(telemetry.to_logfmt(record))
+        self.speaker.say(telemetry.to_logfmt(record))

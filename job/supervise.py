@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import queue
 import signal
 import sys
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from job.endpoints import Server
 
 STOP_S = 10.0  # from SIGTERM to SIGKILL where this worker was told to stop
+DRAIN_S = 1.0  # for the last lines on standard output, which may have no reader
 ANEW_S = 5.0  # and where it is to join anew
 
 
@@ -98,13 +100,15 @@ class Supervisor:
                     return end
 
     def finish(self, end: End) -> None:
-        """Tell how this worker ended."""
+        """Tell how this worker ended; ends the process where nobody reads it."""
         if end.code not in PUBLISHED:
             self._standing.say(
                 "failed", code=int(end.code), reason=end.reason, message=end.message, hint=end.hint or None
             )
         rank, step, hint = self._cluster.rank, self._standing.step, end.hint
         termination.write(end.code, end.reason, end.message, rank=rank, step=step, hint=hint)
+        if not self._standing.speaker.drain(DRAIN_S):
+            os._exit(end.code)
 
     def _serve(self) -> Server:
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +272,22 @@ def test_records_pass_and_other_lines_do_not(
     trainer(f"echo noise\nprintf %s '{lines}' >&$TELEMETRY_FD")
     assert supervised(prepared) == 0
     assert capfd.readouterr() == (telemetry.to_logfmt(record) + "\n", "")
+
+
+def test_nobody_reads_what_is_said(
+    prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The trainer is followed to its end, and the worker ends with its code, leaving the termination message."""
+    hangs = threading.Event()
+    monkeypatch.setattr(telemetry, "say", lambda _: hangs.wait(60))
+    monkeypatch.setattr(supervise, "DRAIN_S", 0.1)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    trainer(f"for i in $(seq 50); do\n{tell('training', step=1, loss=0.5)}done\nexit 76")
+    with pytest.raises(SystemExit) as caught:
+        supervised(prepared)
+    hangs.set()
+    assert caught.value.code == Exit.NOT_FINITE
+    assert left(tmp_path)["code"] == Exit.NOT_FINITE
 
 
 def test_orphans_are_reaped(prepared: Path, trainer: Callable[[str], None]) -> None:
