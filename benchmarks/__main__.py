@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -13,16 +12,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import bars, machine, tables
+from benchmarks import bars, machine, results, tables
 from benchmarks.cases import Case, Settings, cases
-from benchmarks.measure import PROJECT, FailedError, measure
+from benchmarks.measure import FailedError, measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.rivals.common import Result
-
-RESULTS = PROJECT / "output" / "benchmarks"
 
 
 def main() -> int:
@@ -56,11 +53,7 @@ def main() -> int:
     standings = bars.standings(samples)
     console.print(tables.programs_table(samples))
     console.print(tables.bars_table(standings))
-    path = args.json or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = tables.document(samples, failures, standings, around)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written: {path}")
+    console.print(results.keep(tables.document(samples, failures, standings, around), args.json))
     return 1 if failures else 0
 
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks import machine
+from benchmarks import machine, results
 from benchmarks.measure import PROJECT, environment
 from tests.faults.team import Team
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RESULTS = PROJECT / "output" / "benchmarks"
 DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")  # where a Team has others
 ENDLESS = "--epochs=100000"
 EPOCH = 600  # steps
@@ -94,11 +93,8 @@ def main() -> int:
         supervisors(data, args.rounds, args.minutes * 60),
     ]
     print(table(figures))
-    path = args.json or RESULTS / f"recovery-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {**around, "figures": [{**asdict(each), "value": each.value, "met": each.met} for each in figures]}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {path}")
+    print(f"\n{results.keep(document, args.json, 'recovery-')}")
     return int(any(each.met is False for each in figures))
 
 

@@ -20,7 +20,6 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,12 @@ from job.cluster import LOCAL_UID
 from job.config import check_name, usage
 from job.errors import Exit, JobError
 from job.files import make_folder, read_json, sha256, sweep, sync, sync_tree, write_json
-from job.promotion import Candidate, Verdict, decide
+from job.latest import Latest, descriptor, own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from job.promotion import Verdict
 
 CHECKSUMS = "SHA256SUMS"
 # What a network file system answers in passing; everything else stays wrong until somebody mends it.
@@ -119,7 +120,7 @@ class Output:
             self._refuse_links()
             self._check_owner()
             make_folder(self.folder)
-            lock = _descriptor(self.folder / "lock")
+            lock = descriptor(self.folder / "lock")
         try:
             with self.errors():
                 self._hold(lock)
@@ -180,7 +181,7 @@ class Output:
     def _check_owner(self) -> dict[str, Any] | None:
         """config.json's content, None where the run is not begun; refuses another Job's run."""
         path = self.folder / "config.json"
-        with _own(path):
+        with own(path):
             config = read_json(path)
             if config is None:
                 return None
@@ -230,38 +231,17 @@ class Output:
                 raise
 
     def promote(self) -> Verdict:
-        """Decide once whether `latest` moves to this published run, and move it; made again, it does what was decided.
+        """Latest.promote() of this published run.
 
         Raises:
             JobError: 73 or 75 from the file system.
         """
         with self.errors():
             self._refuse_links()
-            decided = self._decided()
-            if decided and (decided.verdict != "promoted" or (self.folder / "promoted").exists()):
-                return decided
-            with self._promotion():
-                latest = self._latest()
-                path = self.model / "report.json"
-                with _own(path):
-                    new = Candidate.of(read_json(path) or {})
-                decided = self._decided()
-                if decided is None:
-                    decided = decide(new, latest)
-                    write_json(self.folder / "verdict.json", asdict(decided))
-                # A verdict that is found moves `latest` only where a crash came between the two. It does not move back
-                # over a newer run, nor over one to which somebody has gone back since: who moves `latest` away from a
-                # run has marked that run as promoted.
-                if decided.verdict == "promoted" and not (self.folder / "promoted").exists():
-                    as_it_was = decided.compared_with == (latest.run if latest else None)
-                    older = latest is not None and latest.started < new.started
-                    if as_it_was or (older and decide(new, latest).verdict == "promoted"):
-                        self._move()
-                    _mark(self.folder)
-            return decided
+            return Latest(self.root, self.run).promote()
 
     def move(self) -> str | None:
-        """Move `latest` to this published run, whatever its verdict and age; returns the run that it was, if any.
+        """Latest.move() of this published run.
 
         Raises:
             JobError: 64 when the run is not published; 73 or 75 from the file system.
@@ -272,57 +252,7 @@ class Output:
                 there = sorted(path.name for path in self.model.parent.glob("[!.]*") if path.is_dir())
                 hint = f"published are {', '.join(there)}" if there else "no run is"
                 raise JobError(Exit.USAGE, "not-published", f"run {self.run!r} is not published in {self.root}", hint)
-            with self._promotion():
-                before = self._target()
-                if before != self.run:
-                    self._move()
-                return before
-
-    @contextlib.contextmanager
-    def _promotion(self) -> Iterator[None]:
-        """Hold the promotion lock, alone among all processes that use this output folder."""
-        lock = _descriptor(self.root / ".promotion-lock")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (self.root / f".latest.{self.run}").unlink(missing_ok=True)
-            yield
-        finally:
-            os.close(lock)
-
-    def _move(self) -> None:
-        """Have `latest` name this run, and the one that it leaves marked: it was promoted, and is not to be again."""
-        if before := self._target():
-            _mark(self.root / "runs" / before)
-        temporary = self.root / f".latest.{self.run}"
-        try:
-            temporary.symlink_to(Path("models") / self.run)
-            temporary.rename(self.root / "latest")
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(self.root)
-
-    def _target(self) -> str | None:
-        """The run that `latest` names, by the link alone; None where there is no link into models/."""
-        try:
-            target = self.root / (self.root / "latest").readlink()
-        except FileNotFoundError:
-            return None
-        return target.name if target.parent == self.root / "models" else None
-
-    def _latest(self) -> Candidate | None:
-        """The present latest; None where there is none, or one whose report cannot be read."""
-        try:
-            report = read_json(self.root / "latest" / "report.json")
-            return Candidate.of(report) if report else None
-        except ValueError:
-            return None
-
-    def _decided(self) -> Verdict | None:
-        path = self.folder / "verdict.json"
-        with _own(path):
-            decided = read_json(path)
-            return None if decided is None else Verdict(**decided)
+            return Latest(self.root, self.run).move()
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -360,25 +290,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that are not the same, each with both values."""
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name)} and now {now.get(name)}" for name in names)
-
-
-def _descriptor(path: Path) -> int:
-    """A file to be locked, made where there is none; a link is not followed."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-
-
-def _mark(folder: Path) -> None:
-    """Say in a run's folder that `latest` was moved to the run; a folder that is gone needs no mark."""
-    if folder.is_dir() and not folder.is_symlink():
-        os.close(_descriptor(folder / "promoted"))
-        sync(folder)
-
-
-@contextlib.contextmanager
-def _own(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the content of a file that this run wrote into a JobError: 73, naming it."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        message = f"{path} is damaged: {error}"
-        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error

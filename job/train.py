@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from job import checkpoint, data, export, journal, model, process, report, step
+from job import data, export, journal, model, process, report, step
 from job.checkpoint import Checkpoint
 from job.config import settings_to_match
 from job.course import Course
 from job.errors import Exit, JobError
+from job.evaluator import Evaluator
+from job.saver import Saver, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,13 +29,9 @@ if TYPE_CHECKING:
     from job.cluster import Cluster
     from job.config import Config
     from job.dataset import Dataset, Rows
+    from job.evaluator import Probabilities, Tensors
     from job.publish import Output
     from job.task import Teller
-
-    Tensors = Mapping[str, tf.Tensor]
-    Probabilities = NDArray[np.float32]
-
-FAREWELL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -114,62 +111,6 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
             message=verdict.reason,
         )
     return verdict.code
-
-
-def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], output: Output) -> Checkpoint | None:
-    """The newest sound checkpoint of the run, if it has any; what is damaged, and where it goes on, is told."""
-
-    def warn(sentence: str) -> None:
-        worker.tell("restoring", reason="checkpoint-damaged", message=sentence)
-
-    with output.errors():
-        found = checkpoint.restore(output.checkpoints, must_match, warn)
-    if found is None:
-        return None
-    now = worker.cluster.workers
-    if config.sync_every > 1 and found.workers != now:
-        message = f"the run was trained by {found.workers} workers, not {now}, and --sync-every needs the same number"
-        raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {found.workers} workers")
-    change = f", with {now} workers instead of {found.workers}" if found.workers != now else ""
-    message = f"going on from the checkpoint at step {found.step}{change}"
-    worker.tell("restoring", step=found.step, checkpoint=found.step, reason="resumed", message=message)
-    return found
-
-
-class Saver:
-    """Hands checkpoints of the training to a thread that writes them; does nothing on ranks above 0.
-
-    At its end it waits until the last one is on the disk, also where training ends by an error.
-    """
-
-    def __init__(
-        self, worker: Worker, packing: step.Packing, must_match: Mapping[str, Any], output: Output | None, made: int
-    ) -> None:
-        self._worker, self.packing, self._must_match, self._output = worker, packing, dict(must_match), output
-        self._writer = checkpoint.Writer(output.checkpoints) if output else None
-        if self._writer and made:
-            self._writer.written = made
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer and self._output:
-            with contextlib.suppress(OSError) if kind else self._output.errors():
-                self._writer.drain()
-
-    @property
-    def written(self) -> int | None:
-        """The step of the newest checkpoint that is on the disk."""
-        return self._writer.written if self._writer else None
-
-    def save(self, course: Course, vector: tf.Tensor) -> None:
-        """Have a checkpoint written."""
-        if self._writer and self._output:
-            params = self.packing.arrays(vector)
-            workers = self._worker.cluster.workers
-            with self._output.errors():
-                self._writer.submit(Checkpoint(course.step, workers, self._must_match, course.training_s, params))
 
 
 def fit(  # noqa: PLR0913, PLR0917 - what a training is made of
@@ -259,58 +200,6 @@ def learning_rates(config: Config, plan: data.Plan, first: int) -> NDArray[np.fl
 def shows_accuracy(config: Config, epoch: int) -> bool:
     """Whether the test set is evaluated for display after this epoch, counted from 1; the last has the run's own."""
     return config.evaluate_every > 0 and epoch % config.evaluate_every == 0 and epoch < config.epochs
-
-
-class Evaluator:
-    """The test set, each worker's part of it evaluated there, every example counted once."""
-
-    def __init__(self, worker: Worker, rows: Rows) -> None:
-        self.total = step.compile_sum(worker.strategy)
-        self._beat = worker.tell.beat
-        self._count = rows.count
-        self._batches = data.evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank)
-        self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
-
-    def probabilities(self, params: Tensors) -> Probabilities:
-        """The probabilities of all test examples in the dataset's order, [n, classes], the same on each worker."""
-        classes = self._predict(params, tf.zeros([1, *self._batches.element_spec[1].shape[1:]], tf.uint8)).shape[1]
-        own = np.zeros([self._count, classes], np.float32)  # the other workers' rows stay zeros
-        for numbers, images, _ in self._batches:
-            own[numbers.numpy()] = self._predict(params, images)
-            self._beat()
-        return self.total(own)
-
-    def say_published(self) -> None:
-        """Pass the all-reduce that says 'published': whoever has passed it is done, whatever happens to the others."""
-        self.total(np.ones(1, np.float32))
-
-    def say_goodbye(self) -> None:
-        """Pass another one: a worker that left before could take away what others still need of the last.
-
-        Whoever passes it knows that all have passed the last; that it fails says only that somebody has left already.
-        """
-        with contextlib.suppress(tf.errors.OpError):
-            self.total(np.ones(1, np.float32))
-
-    def try_farewell(self) -> None:
-        """say_published() and say_goodbye() where the others can be reached: one that is cut off never answers."""
-
-        def farewell() -> None:
-            with contextlib.suppress(tf.errors.OpError):
-                self.say_published()
-                self.say_goodbye()
-
-        thread = threading.Thread(target=farewell, daemon=True)
-        thread.start()
-        thread.join(FAREWELL_S)
-
-    def accuracy(self, params: Tensors) -> float:
-        """The share of test examples that are classified rightly."""
-        right = 0
-        for _, images, labels in self._batches:
-            right += int(np.count_nonzero(self._predict(params, images).numpy().argmax(axis=1) == labels))
-            self._beat()
-        return float(self.total(np.asarray([right], np.float32))[0]) / self._count
 
 
 def publish(

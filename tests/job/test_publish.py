@@ -508,7 +508,7 @@ def test_roll_back_stays_though_the_promotion_before_it_was_cut_short(
             raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "sync", dies)
+        patch.setattr("job.latest.sync", dies)
         with pytest.raises(RuntimeError, match="killed"):
             second.promote()
     assert latest(tmp_path) == "models/second"
@@ -636,8 +636,8 @@ def test_runs_are_judged_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
         with (tmp_path / ".promotion-lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    monkeypatch.setattr(publish, "decide", decide)
-    monkeypatch.setattr(publish, "sync", sync)
+    monkeypatch.setattr("job.latest.decide", decide)
+    monkeypatch.setattr("job.latest.sync", sync)
     output.promote()
     assert latest(tmp_path) == "models/a"
 

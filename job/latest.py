@@ -1,0 +1,131 @@
+"""`latest`, the link to the model that is in use, and what moves it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job.errors import Exit, JobError
+from job.files import read_json, sync, write_json
+from job.promotion import Candidate, Verdict, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Latest:
+    """`latest` as a published run may move it. What the file system refuses is raised as it is.
+
+    Args:
+        root: the output folder.
+        run: the run's name.
+    """
+
+    def __init__(self, root: Path, run: str) -> None:
+        self._root, self._run = root, run
+        self._folder, self._model = root / "runs" / run, root / "models" / run
+
+    def promote(self) -> Verdict:
+        """Decide once whether `latest` moves to this run, and move it; made again, it does what was decided."""
+        decided = self._decided()
+        if decided and (decided.verdict != "promoted" or (self._folder / "promoted").exists()):
+            return decided
+        with self._alone():
+            latest = self._present()
+            path = self._model / "report.json"
+            with own(path):
+                new = Candidate.of(read_json(path) or {})
+            decided = self._decided()
+            if decided is None:
+                decided = decide(new, latest)
+                write_json(self._folder / "verdict.json", asdict(decided))
+            # A verdict that is found moves `latest` only where a crash came between the two. It does not move back
+            # over a newer run, nor over one to which somebody has gone back since: who moves `latest` away from a
+            # run has marked that run as promoted.
+            if decided.verdict == "promoted" and not (self._folder / "promoted").exists():
+                as_it_was = decided.compared_with == (latest.run if latest else None)
+                older = latest is not None and latest.started < new.started
+                if as_it_was or (older and decide(new, latest).verdict == "promoted"):
+                    self._move()
+                _mark(self._folder)
+        return decided
+
+    def move(self) -> str | None:
+        """Move `latest` to this run, whatever its verdict and age; returns the run that it was, if any."""
+        with self._alone():
+            before = self._target()
+            if before != self._run:
+                self._move()
+            return before
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the promotion lock, alone among all processes that use this output folder."""
+        lock = descriptor(self._root / ".promotion-lock")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (self._root / f".latest.{self._run}").unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def _move(self) -> None:
+        """Have `latest` name this run, and the one that it leaves marked: it was promoted, and is not to be again."""
+        if before := self._target():
+            _mark(self._root / "runs" / before)
+        temporary = self._root / f".latest.{self._run}"
+        try:
+            temporary.symlink_to(Path("models") / self._run)
+            temporary.rename(self._root / "latest")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(self._root)
+
+    def _target(self) -> str | None:
+        """The run that `latest` names, by the link alone; None where there is no link into models/."""
+        try:
+            target = self._root / (self._root / "latest").readlink()
+        except FileNotFoundError:
+            return None
+        return target.name if target.parent == self._root / "models" else None
+
+    def _present(self) -> Candidate | None:
+        """The present latest; None where there is none, or one whose report cannot be read."""
+        try:
+            report = read_json(self._root / "latest" / "report.json")
+            return Candidate.of(report) if report else None
+        except ValueError:
+            return None
+
+    def _decided(self) -> Verdict | None:
+        path = self._folder / "verdict.json"
+        with own(path):
+            decided = read_json(path)
+            return None if decided is None else Verdict(**decided)
+
+
+def descriptor(path: Path) -> int:
+    """A file to be locked, made where there is none; a link is not followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+def _mark(folder: Path) -> None:
+    """Say in a run's folder that `latest` was moved to the run; a folder that is gone needs no mark."""
+    if folder.is_dir() and not folder.is_symlink():
+        os.close(descriptor(folder / "promoted"))
+        sync(folder)
+
+
+@contextlib.contextmanager
+def own(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the content of a file that this run wrote into a JobError: 73, naming it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = f"{path} is damaged: {error}"
+        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error
