@@ -15,7 +15,7 @@ from tests.faults.team import BEFORE, RUN, Team, assert_published, assert_same
 from tests.job.processes import command, contents, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Mount
 
@@ -167,6 +167,54 @@ def test_volume_that_is_read_only(digits: Path, volume: Mount, quiet: Quiet, int
         volume("size=8m,rw")
         team.start()
         assert_same(team, quiet())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts an ext4 of its own with the given options; gives the folder. Only root may."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+
+    def mount(options: str) -> Path:
+        tried = subprocess.run(["mount", "-o", options, image, folder], capture_output=True, text=True, check=False)
+        if tried.returncode:
+            pytest.skip(f"no disk can be mounted here: {tried.stderr.strip()}")
+        return folder
+
+    made = subprocess.run(["mkfs.ext4", "-q", image], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no disk can be made here: {made.stderr.strip()}")
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("phase", ["training", "publishing"])
+def test_volume_that_turns_read_only(
+    digits: Path, disk: Callable[[str], Path], quiet: Quiet, published: Path, phase: str
+) -> None:
+    """As ext4 makes it after an error of its disk, while rank 0, alone, trains or publishes: 73, nothing restarts.
+
+    What was published before stays as it was. Mounted anew the run goes on: Same, and nothing half-written is left.
+    """
+    output = disk("loop") / "output"
+    shutil.copytree(published, output, symlinks=True)
+    before = contents(output)
+    with Team(digits, output, 1) as team:
+        team.start()
+        team[0].until(lambda record: record.phase == phase and (record.step or 0) >= 600)
+        subprocess.run(["mount", "-o", "remount,abort", output.parent], check=True)  # ext4's own way to try it
+        assert team[0].failure()[:2] == (73, "output-not-writable")
+        assert team[0].reasons() == []
+        assert {path: there for path, there in contents(output).items() if path in before} == before
+        subprocess.run(["umount", output.parent], check=True)
+        disk("loop")
+        team.start()
+        assert team.codes() == [0], team[0].errors
+        assert_published(team, quiet(1), BEFORE)
+        assert temporaries(output) == []
 
 
 def test_folder_that_may_not_be_written(digits: Path, tmp_path: Path) -> None:
