@@ -18,12 +18,13 @@ FROM build AS packages-gpu
 COPY requirements/gpu.txt /requirements/
 RUN /requirements/install.sh /requirements/gpu.txt
 
-# Readable to the user below whatever the host's umask; bytecode now, for the job may run on a read-only root.
+# Readable to the user below whatever the host's umask; bytecode now, for the job may run on a read-only root. It is
+# compared with its source, so that a model.py mounted over the one here is the one that runs.
 FROM build AS content
 COPY data /data
 COPY job /app/job
 RUN chmod -R a+rX /data /app \
-    && python -m compileall -q --invalidation-mode unchecked-hash /app
+    && python -m compileall -q --invalidation-mode checked-hash /app
 
 FROM ${BASE} AS runtime
 LABEL org.opencontainers.image.title="mnist-job" \

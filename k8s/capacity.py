@@ -57,7 +57,7 @@ def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
         message = f"no node alone, as the volume needs, can hold {workers} workers, each of which asks for {wanted}"
         return Check("nodes", "failed", message, causes.REMEDIES["scheduling"])
     if sum(whole) < workers:
-        message = f"the {len(usable)} nodes together hold {sum(whole)} workers, not {workers}, each of which asks for {wanted}"
+        message = f"the {len(usable)} nodes hold {sum(whole)} workers, not {workers}, each of which asks for {wanted}"
         return Check("nodes", "failed", message, causes.REMEDIES["scheduling"])
     used = taken(cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True))
     free = [fits(left(node, used[node["metadata"]["name"]]), asked) for node in usable]

@@ -112,9 +112,7 @@ def send(cluster: Cluster, submission: Submission) -> Object:
         LauncherError: 2, when a check says that it cannot run, or the API server refuses it.
     """
     job, claim = prepare(cluster, submission)
-    for new in render.setup():
-        if cluster.get(new["kind"], new["metadata"]["name"]) is None:
-            cluster.create(new)
+    set_up(cluster, job)
     failed = [check for check in preflight.checks(cluster, job, claim) if check.failed]
     if failed:
         for check in failed:
@@ -122,3 +120,13 @@ def send(cluster: Cluster, submission: Submission) -> Object:
         raise LauncherError(Status.REFUSED, f"{submission.name} was not submitted", "see above")
     cluster.create(job, dry_run=True)
     return cluster.create(job)
+
+
+def set_up(cluster: Cluster, job: Object) -> None:
+    """Create what a Job needs of the setup and is not there; what is there stays as it is."""
+    for new in render.setup():
+        name = new["metadata"]["name"]
+        if new["kind"] == "PersistentVolumeClaim" and name != preflight.claim_name(job):
+            continue
+        if cluster.get(new["kind"], name) is None:
+            cluster.create(new)

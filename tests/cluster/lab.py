@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job import telemetry
+from k8s import render, submit
 from k8s.__main__ import note
 from k8s.cluster import connect
 from k8s.contract import pods_of, rank_of
 from k8s.errors import ApiError
-from k8s.render import helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +40,7 @@ class Lab:
         self.namespace, self.image = namespace, image
         self.cluster = connect(None, namespace, note)
         self.output_claim = "output"
+        self.storage_class: str | None = None
 
     def open(self) -> None:
         """Make the namespace."""
@@ -78,7 +79,7 @@ class Lab:
             spec["storageClassName"] = storage_class
         metadata = {"name": name}
         self.cluster.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
-        self.output_claim = name
+        self.output_claim, self.storage_class = name, storage_class
 
     def submission(self, name: str, *training: str, workers: int = 2, flags: Sequence[str] = ()) -> list[str]:
         """The arguments of a submission of a run to the claim."""
@@ -88,6 +89,20 @@ class Lab:
     def submit(self, name: str, *training: str, workers: int = 2, flags: Sequence[str] = ()) -> None:
         """Submit a run."""
         self.launcher("submit", *self.submission(name, *training, workers=workers, flags=flags))
+
+    def nodes(self) -> list[Object]:
+        """The cluster's nodes."""
+        return self.cluster.select("Node")
+
+    def render(self, name: str, *training: str, workers: int = 1, **flags: Any) -> Object:
+        """The Job that a submission would send, to be changed and sent with send()."""
+        given = {"image": self.image, "claim": self.output_claim, **flags}
+        return render.job(render.Submission(name, workers=workers, arguments=training, **given))
+
+    def send(self, job: Object) -> None:
+        """Create a Job, whatever preflight would say of it, and what every run uses."""
+        submit.set_up(self.cluster, job)
+        self.cluster.create(job)
 
     def job(self, run: str) -> Object:
         """A run's Job."""
@@ -170,7 +185,7 @@ class Lab:
     def reader(self) -> str:
         """The name of a pod in which the volume can be looked at."""
         if not self.cluster.get("Pod", "reader"):
-            pod = helper(self.image, self.output_claim, writes=True)
+            pod = render.helper(self.image, self.output_claim, writes=True)
             pod["metadata"] = {"name": "reader", "labels": pod["metadata"]["labels"]}
             del pod["spec"]["serviceAccountName"]  # the tests may need it where nothing was submitted yet
             self.cluster.create(pod)
@@ -224,6 +239,11 @@ class Breaker:
         """Stop a daemon of the cluster."""
         self._mends.append(["daemon", "start", daemon])
         self.run("daemon", "stop", daemon)
+
+    def advertise(self, node: str, gpus: int) -> None:
+        """Have a node say that it has GPUs."""
+        self._mends.append(["gpus", node, "0"])
+        self.run("gpus", node, str(gpus))
 
     def mend(self) -> None:
         """Undo all, and wait until the API server answers and all nodes are ready."""
