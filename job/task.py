@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -109,7 +110,10 @@ def explain(error: Exception, workers: int) -> JobError:
         return error
     name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0]
     if workers > 1 and type(error).__module__.startswith("tensorflow") and name in LOST_PEER:
-        return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {first_line}", "start the run again")
+        # Its first line says that a graph failed, and one far below why: `Collective ops is aborted by: ...`.
+        cause = re.search(r"aborted by: (.+)", str(error))
+        what = cause[1] if cause else first_line
+        return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {what}", "start the run again")
     # The last place in this project's own code: below it are TensorFlow's depths, and code that it generated.
     frames = traceback.extract_tb(error.__traceback__)
     place = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent][-1]

@@ -54,6 +54,8 @@ def test_a_trainer_killed_in_training(digits: Path, tmp_path: Path, quiet: Quiet
         assert team[rank].reasons() == ["killed"]
         assert team[rank].records[-1].restarts == 1
         assert other.records[-1].restarts == 0
+        for record in other.records:
+            assert record.reason != "peer-lost" or "Graph execution error" not in (record.message or "")
 
 
 def test_the_chief_killed_with_its_supervisor(digits: Path, tmp_path: Path, quiet: Quiet) -> None:

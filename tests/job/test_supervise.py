@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -299,6 +300,13 @@ def test_orphans_are_reaped(prepared: Path, trainer: Callable[[str], None]) -> N
     assert supervised(prepared) == 0
     with pytest.raises(ChildProcessError):
         os.waitpid(orphan, 0)
+
+
+def test_it_imports_no_more_than_it_needs() -> None:
+    """No TensorFlow, ever; what serves HTTP and metrics, half of its start, only once somebody asks."""
+    there = "import sys, job.supervise; print({'tensorflow', 'http.server', 'prometheus_client'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", there], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
 
 
 def test_a_port_that_is_taken_is_told(prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
