@@ -8,15 +8,17 @@ import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from k8s import remote
 from k8s.errors import ApiError, LauncherError, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from k8s.contract import Object
+    from k8s.remote import Ended
 
 # The kinds that the launcher asks for: API, plural, and whether they live in a namespace.
 KINDS: dict[str, tuple[str, str, bool]] = {
@@ -35,21 +37,16 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
     "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
     "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues", True),
+    "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads", True),
 }
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 PAGE = 500
 PATIENCE_S = 30.0  # for how long a request is tried again
 SILENT_S = 10.0  # and after how long that is told
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of an answer
+SILENCE_S = 60.0  # of a log that is followed, before it is asked for anew
 WATCH_S = 300  # of one watch request, and then another
 PASSING = {429, 500, 502, 503, 504}
-
-
-class Ended(NamedTuple):
-    """How a command in a container ended: its exit code, and what it wrote on standard error."""
-
-    code: int
-    errors: str
 
 
 class Cluster:
@@ -67,6 +64,7 @@ class Cluster:
     def __init__(self, client: Any, namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
         self._client, self.namespace, self._say = client, namespace, say
         self.patience_s = PATIENCE_S
+        self._told = False  # whether it was said that the API server is away
 
     # Objects
 
@@ -99,11 +97,20 @@ class Cluster:
         """Change an object by a JSON merge patch (RFC 7386)."""
         return self._json("PATCH", self._path(kind, name), {}, change, "application/merge-patch+json")
 
-    def delete(self, kind: str, name: str, *, grace_s: int | None = None) -> None:
-        """Delete an object, and what it owns after it; that it is gone already is no error."""
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "") -> None:
+        """Delete an object, and what it owns after it; that it is gone already is no error.
+
+        Args:
+            kind: its kind.
+            name: its name.
+            grace_s: seconds that a pod gets to end; its own where None.
+            uid: its UID, if one of the same name that came in its place is to stay.
+        """
         options: Object = {"propagationPolicy": "Background"}
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
+        if uid:
+            options["preconditions"] = {"uid": uid}
         try:
             self._json("DELETE", self._path(kind, name), {}, options)
         except ApiError as error:
@@ -124,19 +131,23 @@ class Cluster:
             yield dict(known)
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
-            with suppress(OSError, ValueError), closing(self._stream(self._path(kind), query, WATCH_S)) as lines:
-                for line in lines:
-                    event = json.loads(line)
-                    if stop.is_set() or event["type"] == "ERROR":  # 410 Gone: the version is too old
-                        break
-                    if event["type"] == "BOOKMARK":
-                        continue
-                    item = event["object"]
-                    if event["type"] == "DELETED":
-                        known.pop(item["metadata"]["uid"], None)
-                    else:
-                        known[item["metadata"]["uid"]] = item
-                    yield dict(known)
+            try:
+                with suppress(OSError, ValueError), closing(self._stream(self._path(kind), query, WATCH_S)) as lines:
+                    for line in lines:
+                        event = json.loads(line)
+                        if stop.is_set() or event["type"] == "ERROR":  # 410 Gone: the version is too old
+                            break
+                        if event["type"] == "BOOKMARK":
+                            continue
+                        item = event["object"]
+                        if event["type"] == "DELETED":
+                            known.pop(item["metadata"]["uid"], None)
+                        else:
+                            known[item["metadata"]["uid"]] = item
+                        yield dict(known)
+            except ApiError as error:
+                if error.code not in PASSING | {410}:
+                    raise
             stop.wait(0.2)
 
     # Pods
@@ -157,7 +168,8 @@ class Cluster:
         Args:
             pod: its name.
             container: its name.
-            follow: whether to go on until the container ends.
+            follow: whether to go on until the container ends. A last line without its end is then left out: the
+                connection may have ended in it.
             since_time: from this time on, RFC 3339; whole seconds count.
             since_s: from so many seconds ago on.
             tail: only so many last lines.
@@ -165,7 +177,7 @@ class Cluster:
 
         Raises:
             ApiError: there is no such pod (404), or its container has not started (400).
-            OSError: the connection broke while following.
+            OSError: the connection broke; while following, also after a minute in which nothing was written.
         """
         query = {"container": container, "timestamps": str(timestamps).lower(), "follow": str(follow).lower()}
         if since_time:
@@ -174,42 +186,24 @@ class Cluster:
             query["sinceSeconds"] = str(since_s)
         if tail is not None:
             query["tailLines"] = str(tail)
-        # A worker that waits for others may be silent for long.
-        yield from self._stream(f"{self._path('Pod', pod)}/log", query, None if follow else TIMEOUT_S[1])
+        # A connection that is dead is as silent as a worker that waits for others.
+        silence_s = SILENCE_S if follow else TIMEOUT_S[1]
+        yield from self._stream(f"{self._path('Pod', pod)}/log", query, silence_s, torn=not follow)
 
-    def run_in(self, pod: str, container: str, command: list[str], write: Callable[[bytes], Any]) -> Ended:
+    def run_in(self, pod: str, container: str, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
         """Run a command in a container, its standard output going to write() as it comes.
 
         Raises:
             OSError: the connection broke.
             ApiError: the pod is gone, or exec is not allowed.
         """
-        from kubernetes.client import ApiException  # noqa: PLC0415
-        from kubernetes.stream.ws_client import ERROR_CHANNEL, STDERR_CHANNEL, STDOUT_CHANNEL, WSClient  # noqa: PLC0415
-        from kubernetes.stream.ws_client import get_websocket_url as websocket_url  # noqa: PLC0415
+        from kubernetes.stream.ws_client import get_websocket_url  # noqa: PLC0415
 
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("command", word) for word in command]
         _, url, headers, _, _ = self._request_of("GET", f"{self._path('Pod', pod)}/exec", {})
-        try:
-            stream = WSClient(
-                self._client.configuration, websocket_url(url, query), headers, capture_all=False, binary=True
-            )
-        except ApiException as error:
-            raise ApiError(error.status or 0, str(error.reason), str(error.reason), f"run a command in {pod}") from None
-        errors, status = bytearray(), bytearray()
-        try:
-            while stream.is_open():
-                stream.update(timeout=1)
-                for channel, take in ((STDOUT_CHANNEL, write), (STDERR_CHANNEL, errors.extend)):
-                    if stream.peek_channel(channel):
-                        take(stream.read_channel(channel))
-            status += stream.read_channel(ERROR_CHANNEL) or b""
-        finally:
-            stream.close()
-        if not status:
-            raise ConnectionError(f"the connection to {pod} broke off")
-        return Ended(exit_code(json.loads(status)), errors.decode(errors="replace"))
+        url = get_websocket_url(url, query)
+        return remote.run(self._client.configuration, url, headers, write, f"run a command in pod {pod}")
 
     # Questions
 
@@ -266,12 +260,13 @@ class Cluster:
         lost: threading.Event | None = None,
     ) -> Object:
         """One request and its whole answer, tried again while the API server is away or too busy."""
-        began, told, wait_s = time.monotonic(), False, 0.2
+        began, wait_s = time.monotonic(), 0.2
         while True:
             try:
                 response = self._send(method, path, query or {}, body, content_type, TIMEOUT_S)
                 text: bytes = response.data
                 if response.status < 400:
+                    self._told = False
                     found: Object = json.loads(text or b"{}")
                     return found
                 error: Exception = refusal(response.status, text, f"{method.lower()} {path}")
@@ -288,14 +283,16 @@ class Cluster:
                 host = self._client.configuration.host
                 message = f"the API server at {host} does not answer: {plainly(error)}"
                 raise LauncherError(Status.UNREACHED, message, "see whether the cluster is up") from None
-            if passed > SILENT_S and not told:
-                told = True
+            if passed > SILENT_S and not self._told:
+                self._told = True
                 self._say(f"the API server has not answered for {passed:.0f} s ({plainly(error)}); still trying")
             time.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             wait_s = min(2 * wait_s, 5.0)
 
-    def _stream(self, path: str, query: Mapping[str, str], silence_s: float | None) -> Generator[str]:
-        """The lines of an answer, as they come."""
+    def _stream(
+        self, path: str, query: Mapping[str, str], silence_s: float | None, *, torn: bool = False
+    ) -> Generator[str]:
+        """The lines of an answer, as they come; the last one without its end only if torn ones are wanted."""
         response = self._send("GET", path, query, None, "application/json", (TIMEOUT_S[0], silence_s))
         if response.status >= 400:
             raise refusal(response.status, response.data, f"get {path}")
@@ -305,7 +302,7 @@ class Cluster:
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     yield line.decode(errors="replace")
-            if rest:
+            if rest and torn:
                 yield rest.decode(errors="replace")
         except _http_errors() as error:
             raise ConnectionError(plainly(error)) from None
@@ -398,14 +395,6 @@ def refusal(code: int, text: bytes, what: str) -> ApiError:
         return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what)
     except (ValueError, AttributeError):
         return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
-
-
-def exit_code(status: Mapping[str, Any]) -> int:
-    """The exit code in the Status with which an exec ends."""
-    if status.get("status") == "Success":
-        return 0
-    causes = status.get("details", {}).get("causes", [])
-    return next((int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode"), 1)
 
 
 def plainly(error: Exception) -> str:
