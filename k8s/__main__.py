@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING
 
 from job.config import Parser, usage
 from job.errors import Exit, JobError
-from k8s import preflight, status, submit, why
+from k8s import cancel, logs, preflight, resume, status, submit, suspend, why
 from k8s.cluster import connect
 from k8s.errors import MEANINGS, LauncherError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = {"submit": submit, "preflight": preflight, "status": status, "why": why}
+COMMANDS = {
+    "submit": submit,
+    "preflight": preflight,
+    "status": status,
+    "logs": logs,
+    "why": why,
+    "cancel": cancel,
+    "suspend": suspend,
+    "resume": resume,
+}
 STATUSES = (
     "exit statuses: 0; "
     + "; ".join(f"{int(status)} {meaning}" for status, meaning in MEANINGS.items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import telemetry
 from job.errors import Exit
-from k8s.contract import CANCELLED, CONTAINER, QUEUE_LABEL, Object, pods_of, rank_of
+from k8s.contract import APP, CANCELLED, CONTAINER, NAME_LABEL, QUEUE_LABEL, Object, pods_of, rank_of
 from k8s.errors import ApiError, LauncherError, Status
 
 if TYPE_CHECKING:
@@ -101,12 +101,15 @@ def gather(cluster: Cluster, name: str) -> Run:
     """What the cluster shows of a run.
 
     Raises:
-        LauncherError: 2, when there is no such run.
+        LauncherError: 2, when there is no such run, or the Job of that name is something else.
     """
     job = cluster.get("Job", name)
     if job is None:
         message = f"there is no run {name} in namespace {cluster.namespace}"
         raise LauncherError(Status.REFUSED, message, "`mnist-job status` lists the runs")
+    if job["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
+        message = f"the Job {name} in namespace {cluster.namespace} is no run of {APP}"
+        raise LauncherError(Status.REFUSED, message, "its labels do not say so")
     return Run(job, tuple(cluster.select("Pod", pods_of(name))))
 
 

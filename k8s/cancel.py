@@ -1,0 +1,59 @@
+"""cancel: end a run before it is done; its checkpoint is kept, and `retry` starts it again."""
+
+from __future__ import annotations
+
+import functools
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from k8s import control
+from k8s.contract import CANCELLED
+from k8s.control import Decision, add_flags
+from k8s.errors import ApiError
+from k8s.run import state
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from k8s.cluster import Cluster
+    from k8s.run import Run
+
+__all__ = ["add_flags", "run"]
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Cancel a run; returns the exit status."""
+    cluster = reach()
+    decide_now = functools.partial(decide, at=datetime.now(UTC))
+    return control.decide_and_send(arguments, cluster, decide_now, functools.partial(leave_queue, cluster))
+
+
+def decide(run: Run, at: datetime) -> Decision:
+    """What to do with a run that is to be cancelled.
+
+    Raises:
+        LauncherError: 2, it has ended.
+    """
+    name, now = run.name, state(run).word
+    control.refuse_ended(run)
+    if now == "cancelled":
+        return Decision("cancelled", f"{name} is cancelled already; `mnist-job retry {name}` starts it again")
+    leaving = "" if now in ("suspended", "queued") else " its workers write a checkpoint and leave within 20 s;"
+    text = f"{name} is cancelled:{leaving} `mnist-job retry {name}` starts it again from its newest checkpoint"
+    metadata = {"annotations": {CANCELLED: f"{at:%Y-%m-%dT%H:%M:%SZ}"}}
+    return Decision("cancelled", text, {"metadata": metadata, "spec": {"suspend": True}})
+
+
+def leave_queue(cluster: Cluster, run: Run) -> None:
+    """Take a run out of Kueue's queue, which would start it again: deactivate what stands for it there."""
+    if not control.queue_of(run):
+        return
+    try:
+        workloads = cluster.select("Workload", f"kueue.x-k8s.io/job-uid={run.job['metadata']['uid']}")
+    except ApiError as error:
+        if error.code == 404:  # Kueue is not there, and starts nothing
+            return
+        raise
+    for workload in workloads:
+        cluster.patch("Workload", workload["metadata"]["name"], {"spec": {"active": False}})

@@ -1,0 +1,193 @@
+"""A cluster that is a few dicts, with what the commands use of k8s.cluster.Cluster; and objects to put into it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from k8s.contract import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, QUEUE_LABEL
+from k8s.errors import ApiError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
+
+    from k8s.cluster import Cluster
+    from k8s.contract import Object
+    from k8s.remote import Ended
+
+UID_LABEL = "batch.kubernetes.io/controller-uid"
+
+
+class FakeCluster:
+    """Objects by kind and name, changed at once and by nobody else.
+
+    Attributes:
+        objects: what there is.
+        asked: every change that was asked for: verb, kind, and the object, the change or the name.
+        texts: the logs, by pod's name.
+        command: what runs in a container.
+    """
+
+    def __init__(self, *objects: Object) -> None:
+        self.namespace, self.patience_s = "here", 30.0
+        self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects}
+        self.asked: list[tuple[str, str, Any]] = []
+        self.texts: dict[str, Log] = {}
+        self.command: Callable[[Sequence[str], Callable[[bytes], Any]], Ended] | None = None
+        self._numbers = itertools.count(1)
+
+    def given(self) -> Cluster:
+        """This, as the commands take it."""
+        return cast("Cluster", self)
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object."""
+        return copy.deepcopy(self.objects.get((kind, name)))
+
+    def select(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
+        """The objects with these labels."""
+        assert not fields
+        wanted = dict(part.split("=") for part in selector.split(",") if part)
+        found = [one for (its, _), one in self.objects.items() if its == kind]
+        return [copy.deepcopy(one) for one in found if wanted.items() <= one["metadata"].get("labels", {}).items()]
+
+    def watch(self, kind: str, selector: str, fields: str, stop: threading.Event) -> Iterator[dict[str, Object]]:
+        """The objects as they are, whenever that changes."""
+        name = fields.removeprefix("metadata.name=")
+        shown = None
+        while not stop.is_set():
+            found = [one for one in self.select(kind, selector) if name in ("", one["metadata"]["name"])]
+            now = {one["metadata"]["uid"]: one for one in found}
+            if now != shown:
+                shown = now
+                yield now
+            stop.wait(0.001)
+
+    def create(self, new: Object, *, dry_run: bool = False) -> Object:
+        """Create an object."""
+        self.asked.append(("dry-run" if dry_run else "create", new["kind"], copy.deepcopy(new)))
+        made = copy.deepcopy(new)
+        prefix = made["metadata"].pop("generateName", "")
+        made["metadata"].setdefault("name", f"{prefix}{next(self._numbers)}")
+        made["metadata"]["uid"] = f"uid-{next(self._numbers)}"
+        key = (new["kind"], made["metadata"]["name"])
+        if key in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{key} exists already", "create it")
+        if not dry_run:
+            self.objects[key] = made
+        return copy.deepcopy(made)
+
+    def patch(self, kind: str, name: str, change: Object) -> Object:
+        """Change an object."""
+        self.asked.append(("patch", kind, change))
+        self.objects[kind, name] = merged(self.objects[kind, name], change)
+        return copy.deepcopy(self.objects[kind, name])
+
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "") -> None:
+        """Delete an object."""
+        assert grace_s in (None, 0)
+        self.asked.append(("delete", kind, name))
+        if uid in ("", self.objects[kind, name]["metadata"]["uid"]):
+            del self.objects[kind, name]
+
+    def logs(self, pod: str, container: str, *, follow: bool, since_time: str, timestamps: bool) -> Iterator[str]:
+        """A log's lines."""
+        assert container == CONTAINER
+        assert timestamps
+        if ("Pod", pod) not in self.objects:
+            raise ApiError(404, "NotFound", f"no pod {pod}", "read its log")
+        return self.texts[pod].read(since_time, follow=follow)
+
+    def run_in(self, pod: str, container: str, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+        """Run a command."""
+        assert ("Pod", pod) in self.objects
+        assert container == "helper"
+        assert self.command
+        return self.command(command, write)
+
+
+class Log:
+    """The log of a container that writes on while it is read, over connections that are cut.
+
+    Args:
+        lines: with their times, in the order in which they stand in the log.
+        seed: of the moments at which a connection is cut; None: it never is.
+        ends: called once the last line is written.
+    """
+
+    def __init__(self, lines: Sequence[str], seed: int | None = None, ends: Callable[[], None] = lambda: None) -> None:
+        self._lines, self._ends = lines, ends
+        self._random = random.Random(seed) if seed is not None else None  # noqa: S311 - no secret
+        self._written = self._furthest = 0
+        self.connections = 0
+
+    def read(self, since_time: str, *, follow: bool) -> Iterator[str]:
+        """What a request gives; lines are written meanwhile where it follows."""
+        self.connections += 1
+        since = datetime.fromisoformat(since_time) if since_time else datetime.fromtimestamp(0, UTC)
+        # What is not followed ends only where something new was given, or as a whole.
+        cut = self._furthest + self._random.randrange(not follow, 12) if self._random else len(self._lines) + 1
+        for position in itertools.count():
+            if follow and position == self._written < len(self._lines):
+                self._written += 1
+                if self._written == len(self._lines):
+                    self._ends()
+            if position == cut and self._random and self._random.random() < 0.7:
+                raise ConnectionError("cut")
+            if position in (cut, self._written):
+                return  # as at its end, and as where an API server stops in good order
+            line = self._lines[position]
+            self._furthest = max(self._furthest, position + 1)
+            if datetime.fromisoformat(cut_to_microseconds(line.split(" ")[0])) >= since:
+                yield line
+
+
+def cut_to_microseconds(stamp: str) -> str:
+    """A time in nanoseconds, as datetime reads it."""
+    return re.sub(r"(\.\d{6})\d*", r"\1", stamp)
+
+
+def merged(target: Object, change: Object) -> Object:
+    """RFC 7386."""
+    result = dict(target)
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key) or {}, value) if isinstance(value, dict) else value
+    return result
+
+
+def job(
+    name: str = "digits", *conditions: str, suspend: bool = False, queue: str = "", annotations: Object | None = None
+) -> Object:
+    """A Job of two workers, with what the commands look at."""
+    labels = {NAME_LABEL: APP} | ({QUEUE_LABEL: queue} if queue else {})
+    return {
+        "kind": "Job",
+        "metadata": {"name": name, "uid": f"{name}-uid", "labels": labels, "annotations": annotations or {}},
+        "spec": {"completions": 2, "parallelism": 2, "suspend": suspend},
+        "status": {
+            "conditions": [{"type": condition, "status": "True", "reason": "Broken"} for condition in conditions]
+        },
+    }
+
+
+def pod(
+    name: str, rank: int, state: str = "running", created: str = "2026-01-01T00:00:00Z", failures: int = 0
+) -> Object:
+    """A pod of the Job `digits`; state is its container's."""
+    labels = {NAME_LABEL: APP, JOB_NAME_LABEL: "digits", INDEX_LABEL: str(rank), UID_LABEL: "digits-uid"}
+    annotations = {"batch.kubernetes.io/job-index-failure-count": str(failures)}
+    metadata = {"name": name, "uid": f"{name}-uid", "labels": labels, "annotations": annotations}
+    phase = {"waiting": "Pending", "running": "Running", "terminated": "Succeeded"}[state]
+    return {
+        "kind": "Pod",
+        "metadata": metadata | {"creationTimestamp": created},
+        "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": {state: {}}}]},
+    }
