@@ -72,9 +72,9 @@ class Lab:
         """The launcher's command line."""
         return [sys.executable, "-m", "k8s", command, f"--namespace={self.namespace}", *arguments]
 
-    def claim(self, name: str, mode: str, storage_class: str | None) -> None:
+    def claim(self, name: str, mode: str, storage_class: str | None, storage: str = "1Gi") -> None:
         """Make a claim, for the runs to come."""
-        spec: Object = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
+        spec: Object = {"accessModes": [mode], "resources": {"requests": {"storage": storage}}}
         if storage_class:
             spec["storageClassName"] = storage_class
         metadata = {"name": name}
