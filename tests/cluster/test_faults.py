@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 # 12,000 steps, of which each epoch's last leaves a checkpoint: some ten seconds, in which a moment can be chosen.
 TRAINING = ("--epochs=20", "--evaluate-every=0", "--log-every=100")
-STEP = 4000
+STEPS, STEP = 12_000, 4000
+POINTS = int(os.environ.get("POINTS", "3"))
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 
 
@@ -103,6 +106,19 @@ def test_suspend_and_resume(shared: Lab, quiet: Quiet) -> None:
     shared.launcher("resume", "run")
     record = shared.until_step("run", 1)
     assert (record.step or 0) > STEP
+    assert_same(shared, quiet)
+
+
+@pytest.mark.parametrize("seed", range(POINTS))
+def test_a_pod_is_killed_at_random(shared: Lab, quiet: Quiet, seed: int) -> None:
+    """Pods of any rank, each killed at a seeded moment beyond the last one's step."""
+    chance, step = random.Random(seed), 0  # noqa: S311 - no secret
+    shared.submit("run", *TRAINING)
+    for _ in range(2):
+        step += chance.randrange(500, STEPS // 3)
+        record = shared.until_step("run", step)
+        step = record.step or step
+        shared.kill(shared.pod("run", chance.randrange(2)))
     assert_same(shared, quiet)
 
 
