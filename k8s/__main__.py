@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from job.config import Parser, usage
 from job.errors import Exit, JobError
-from k8s import cancel, logs, preflight, resume, status, submit, suspend, why
+from k8s import cancel, logs, preflight, resume, retry, status, submit, suspend, why
 from k8s.cluster import connect
 from k8s.errors import MEANINGS, LauncherError
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "cancel": cancel,
     "suspend": suspend,
     "resume": resume,
+    "retry": retry,
 }
 STATUSES = (
     "exit statuses: 0; "

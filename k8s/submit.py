@@ -113,13 +113,28 @@ def send(cluster: Cluster, submission: Submission) -> Object:
     """
     job, claim = prepare(cluster, submission)
     set_up(cluster, job)
+    approve(cluster, job, claim, submission.name)
+    return cluster.create(job)
+
+
+def approve(cluster: Cluster, job: Object, claim: Object | None, name: str) -> None:
+    """Have a Job checked, by preflight and by the API server.
+
+    Args:
+        cluster: where it is to run.
+        job: it.
+        claim: the claim that it names; None where there is none of that name.
+        name: of the run, for the error's sentence.
+
+    Raises:
+        LauncherError: 2, when a check says that it cannot run, or the API server refuses it.
+    """
     failed = [check for check in preflight.checks(cluster, job, claim) if check.failed]
     if failed:
         for check in failed:
             print(check, file=sys.stderr)
-        raise LauncherError(Status.REFUSED, f"{submission.name} was not submitted", "see above")
+        raise LauncherError(Status.REFUSED, f"{name} was not submitted", "see above")
     cluster.create(job, dry_run=True)
-    return cluster.create(job)
 
 
 def set_up(cluster: Cluster, job: Object) -> None:

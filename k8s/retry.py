@@ -1,0 +1,228 @@
+"""retry: start a run again that has ended or is cancelled; it goes on from its newest checkpoint.
+
+A Job's template cannot be changed, so the Job is deleted and made again from what it was. The new one is written to a
+file first, and stays there if it cannot be created once the old one is gone.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job import config
+from job.config import usage
+from job.errors import JobError
+from k8s import preflight, render, submit
+from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
+from k8s.control import refused
+from k8s.errors import LauncherError, Status
+from k8s.render import Submission
+from k8s.run import gather, state
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from k8s.cluster import Cluster
+    from k8s.run import Run
+
+CONTINUE = "--continue"
+GONE_S = 60.0  # for the old pods, and then the old Job, to be gone; pods get 20 s to end
+POLL_S = 0.2
+# What Kubernetes adds to a Job.
+ADDED = ("batch.kubernetes.io/", "kubectl.kubernetes.io/")
+ADDED_LABELS = ("controller-uid", "job-name")
+ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `retry` takes."""
+    add = parser.add_argument
+    add("name", metavar="NAME", help="the run")
+    add("--workers", type=int, metavar="N", help="number of workers (default: as before, and so for what follows)")
+    add("--image", help="the job's image")
+    add("--cpu", metavar="QUANTITY", help="CPUs of each worker, requested and at most")
+    add("--memory", metavar="QUANTITY", help="memory of each worker, requested and at most")
+    add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
+    add("--deadline", metavar="TIME", help="the run fails after it, as 90m or 6h")
+    parser.usage = "%(prog)s NAME [FLAGS] [-- MORE TRAINING FLAGS]"
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Start a run again; returns the exit status."""
+    submission = Submission(
+        name=arguments.name,
+        image=arguments.image,
+        workers=arguments.workers,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        queue=arguments.queue,
+        deadline_s=render.seconds(arguments.deadline) if arguments.deadline else None,
+        arguments=arguments.training,
+    )
+    cluster = reach()
+    found = gather(cluster, arguments.name)
+    refuse_unended(found)
+    new = again(found.job, submission)
+    check(cluster, new)
+    until_ended(cluster, arguments.name)
+    made = replace(cluster, found.job, new)
+    name, workers = arguments.name, made["spec"]["completions"]
+    if arguments.output == "json":
+        fields = {"name": name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "workers": workers}
+        print(json.dumps(fields))
+    else:
+        print(f"{name} is submitted again with {workers} workers; it goes on from its newest checkpoint, if it has one")
+        print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
+    return 0
+
+
+def refuse_unended(run: Run) -> None:
+    """Refuse to start a run again that has not ended.
+
+    Raises:
+        LauncherError: 2.
+    """
+    now = state(run)
+    if now.ended or now.word == "cancelled":
+        return
+    if now.word == "suspended":
+        raise refused(f"{run.name} is suspended, and has not ended", f"`mnist-job resume {run.name}` goes on with it")
+    raise refused(f"{run.name} has not ended ({now})", f"`mnist-job cancel {run.name}` ends it")
+
+
+def again(job: Object, submission: Submission) -> Object:
+    """The Job that goes on with what another one began: as that was submitted, but for what the submission changes.
+
+    Args:
+        job: the old one, as the API server has it.
+        submission: what is to be different; its arguments are added to those of the training.
+
+    Raises:
+        JobError: 64, for a number of workers with which the run cannot go on.
+    """
+    spec: Object = {name: value for name, value in copy.deepcopy(job["spec"]).items() if name not in ADDED_TO_SPEC}
+    template = spec["template"]
+    template["metadata"] = as_given(template["metadata"])
+    template["spec"].pop("serviceAccount", None)  # serviceAccountName's old name
+    new: Object = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": submission.name, **as_given(job["metadata"])},
+        "spec": spec,
+    }
+    refuse_other_averaging(trainer_of(template)["args"], submission, spec["completions"])
+    render.fill(new, submission)
+    if CONTINUE not in trainer_of(template)["args"]:
+        trainer_of(template)["args"].append(CONTINUE)
+    if QUEUE_LABEL in new["metadata"]["labels"]:
+        spec["suspend"] = True  # until Kueue admits it
+    return new
+
+
+def as_given(metadata: Object) -> Object:
+    """The labels and annotations that Kubernetes did not add."""
+    labels = {k: v for k, v in metadata.get("labels", {}).items() if not k.startswith(ADDED) and k not in ADDED_LABELS}
+    annotations = {
+        k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(ADDED) and k != CANCELLED
+    }
+    return {"labels": labels} | ({"annotations": annotations} if annotations else {})
+
+
+def refuse_other_averaging(args: list[str], submission: Submission, workers: int) -> None:
+    """Refuse another number of workers where parameters are averaged: that is another training for each number."""
+    if submission.workers in (None, workers):
+        return
+    try:
+        every = config.parse([*args[1:], *submission.arguments]).sync_every
+    except JobError:  # flags of another version of the job's: the worker will say it
+        return
+    if every > 1:
+        message = f"--workers must stay {workers} for {submission.name}, not {submission.workers}"
+        raise usage(f"{message}: with --sync-every {every} each number of workers is another training")
+
+
+def check(cluster: Cluster, new: Object) -> None:
+    """Have the new Job checked while the old one is still there, under a name that is free.
+
+    Raises:
+        LauncherError: 2, it cannot run, or the API server refuses it.
+    """
+    trial = copy.deepcopy(new)
+    trial["metadata"]["name"] = f"{new['metadata']['name'][:40].rstrip('-')}-trial"
+    claim = cluster.get("PersistentVolumeClaim", preflight.claim_name(trial))
+    submit.approve(cluster, trial, claim, new["metadata"]["name"])
+
+
+def until_ended(cluster: Cluster, name: str) -> None:
+    """Wait until no pod of the old Job can write any more.
+
+    Raises:
+        LauncherError: 2, one has not ended, as on a node that is gone.
+    """
+    deadline = time.monotonic() + GONE_S
+    while left := [pod for pod in gather(cluster, name).pods if pod["status"]["phase"] in ("Pending", "Running")]:
+        if time.monotonic() > deadline:
+            pod = left[0]
+            where = pod["spec"].get("nodeName", "no node yet")
+            message = f"pod {pod['metadata']['name']} of the old Job has not ended within {GONE_S:.0f} s (on {where})"
+            raise refused(message, f"`mnist-job why {name}` says what holds it")
+        time.sleep(POLL_S)
+
+
+def replace(cluster: Cluster, old: Object, new: Object) -> Object:
+    """Delete a Job and create the one that takes its place; returns that as the API server made it.
+
+    Raises:
+        LauncherError: the new one could not be created; it says in which file it is.
+    """
+    name, uid = old["metadata"]["name"], old["metadata"]["uid"]
+    kept = keep(new)
+    try:
+        cluster.delete("Job", name, uid=uid)
+        until_gone(cluster, name, uid)
+        made = cluster.create(new)
+    except BaseException as error:
+        told = (
+            f"the new Job is in {kept}: once the old one is gone, `kubectl apply -n {cluster.namespace} -f` creates it"
+        )
+        if isinstance(error, LauncherError):
+            raise LauncherError(Status(error.status), f"{error}; {told}") from None
+        print(told, file=sys.stderr)
+        raise
+    kept.unlink(missing_ok=True)
+    return made
+
+
+def until_gone(cluster: Cluster, name: str, uid: str) -> None:
+    """Wait until a Job that was deleted is gone.
+
+    Raises:
+        LauncherError: 2, something holds it.
+    """
+    deadline = time.monotonic() + GONE_S
+    while (found := cluster.get("Job", name)) and found["metadata"]["uid"] == uid:
+        if time.monotonic() > deadline:
+            raise refused(f"the old Job {name} is not gone {GONE_S:.0f} s after its deletion", "see its finalizers")
+        time.sleep(POLL_S)
+
+
+def keep(new: Object) -> Path:
+    """Write a Job to a file here, or among the temporary ones where nothing can be written here."""
+    import yaml  # noqa: PLC0415 - not needed for a command's --help
+
+    text = yaml.safe_dump(new, sort_keys=False)
+    name = f"{new['metadata']['name']}.retry.yaml"
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            (folder / name).write_text(text, encoding="utf-8")
+            return folder / name
+    raise refused(
+        f"{name} can be written neither here nor in {tempfile.gettempdir()}", "it keeps the Job until it runs"
+    )
