@@ -5,9 +5,12 @@ In a process of its own, for a volume that hangs must not stop the supervisor.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from job import task
+from job.files import read_json
+from job.promotion import Candidate
 from job.publish import Output
 
 if TYPE_CHECKING:
@@ -21,14 +24,18 @@ def look(config: Config, cluster: Cluster, tell: Teller) -> int:
     """Repeat a published run's promotion and tell its verdict, else try the folder; returns the exit code."""
     output = Output(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
     if verdict := output.verdict():
-        return tell_published(tell, verdict)
+        return tell_published(tell, output, verdict)
     output.probe()
     return 0
 
 
-def tell_published(tell: Teller, verdict: Verdict) -> int:
+def tell_published(tell: Teller, output: Output, verdict: Verdict) -> int:
     """Say that the run was published before; returns its exit code."""
-    tell("published", code=verdict.code, reason=verdict.verdict, message=f"published before: {verdict.reason}")
+    accuracy = None
+    with suppress(ValueError, OSError):  # the verdict holds even where the report is damaged since
+        accuracy = Candidate.of(read_json(output.model / "report.json") or {}).accuracy
+    message = f"published before: {verdict.reason}"
+    tell("published", accuracy=accuracy, code=verdict.code, reason=verdict.verdict, message=message)
     return verdict.code
 
 

@@ -32,6 +32,7 @@ class Standing:
     Attributes:
         workers: how many there are.
         phase: the present one.
+        accuracy: the published model's, once it is known.
         gauges: its metrics.
         speaker: how it is shown on standard output.
         gathering: rank 0's, where there are several workers.
@@ -42,6 +43,7 @@ class Standing:
         self._cluster, self._restarts = cluster, restarts
         self.workers = cluster.workers
         self.phase = "starting"
+        self.accuracy: float | None = None
         self.gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
         self.speaker = Speaker()
         self.gathering: Gathering | None = None
@@ -70,6 +72,7 @@ class Standing:
     def _note(self, record: Record) -> None:
         """Keep what a record tells of this worker, for its peers, the metrics and the next record."""
         self.phase = record.phase
+        self.accuracy = record.accuracy if record.phase == "published" else None
         self._progress |= {name: value for name in PROGRESS if (value := getattr(record, name)) is not None}
         self.gauges.show(record)
         if self.member:

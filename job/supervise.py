@@ -105,8 +105,9 @@ class Supervisor:
             self._standing.say(
                 "failed", code=int(end.code), reason=end.reason, message=end.message, hint=end.hint or None
             )
-        rank, step, hint = self._cluster.rank, self._standing.step, end.hint
-        termination.write(end.code, end.reason, end.message, rank=rank, step=step, hint=hint)
+        rank, step, accuracy = self._cluster.rank, self._standing.step, self._standing.accuracy
+        known = {} if accuracy is None else {"accuracy": accuracy}
+        termination.write(end.code, end.reason, end.message, rank=rank, step=step, hint=end.hint, **known)
         if not self._standing.speaker.drain(DRAIN_S):
             os._exit(end.code)
 

@@ -60,7 +60,7 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     output = Output(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
     with output.begin(description(config, cluster, dataset, threads)) as published:
         if published:
-            return tell_published(tell, published)
+            return tell_published(tell, output, published)
         with output.errors():
             events = journal.Journal(output.folder)
 

@@ -212,6 +212,8 @@ def test_a_name_that_is_published_ends_with_its_verdict(trained: Trained) -> Non
         "promoted",
         "published before: there was no model before",
     )
+    report = json.loads((trained.output / "models" / "good" / "report.json").read_text())
+    assert found.accuracy == pytest.approx(report["test"]["accuracy"], rel=1e-5)
     assert summary.startswith("run=good phase=done ")
     assert contents(trained.output) == before
 

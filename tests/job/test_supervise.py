@@ -90,17 +90,22 @@ def starts(tmp_path: Path) -> int:
 def test_a_final_code_is_the_workers(
     code: int, prepared: Path, trainer: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It is passed on after one start, with what the trainer said of it; its chatter is shown for a bug alone."""
+    """It is passed on after one start, with what the trainer said of it; its chatter is shown for a bug alone.
+
+    The termination message has the accuracy of a published model.
+    """
     said = {"code": code, "reason": "why", "message": "a sentence", "hint": "a remedy"}
     phase = "published" if code in PUBLISHED else "failed"
-    trainer(f"echo chatter >&2\n{tell('training', step=7, loss=1.0)}{tell(phase, **said)}exit {code}")
+    accuracy = {"accuracy": 0.75} if code in PUBLISHED else {}
+    training = tell("training", step=7, loss=1.0, accuracy=0.5)
+    trainer(f"echo chatter >&2\n{training}{tell(phase, **said, **accuracy)}exit {code}")
     assert supervised(prepared) == code
     records, err = shown(capfd)
     assert err == ("chatter\n" if code == Exit.BUG else "")
     assert [(r.phase, r.code, r.reason, r.message, r.hint) for r in records[1:]] == [(phase, *said.values())]
     hint = "" if phase == "published" else "a remedy"
     message = {"code": code, "reason": "why", "message": "a sentence", "rank": 0, "step": 7, "hint": hint}
-    assert left(tmp_path) == message
+    assert left(tmp_path) == {**message, **accuracy}
     assert starts(tmp_path) == 1
 
 
