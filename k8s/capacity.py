@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from k8s import causes
+from k8s import troubles
 from k8s.check import Check
 from k8s.contract import trainer_of
 from k8s.render import GPU
@@ -27,7 +27,7 @@ def quota(cluster: Cluster, job: Object) -> Check:
             if wanted and amount(used.get(resource, "0")) + wanted > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
                 message += f", and {workers} workers ask for {wanted:g} more"
-                return Check("quota", "failed", message, causes.REMEDIES["quota"])
+                return Check("quota", "failed", message, troubles.REMEDIES["quota"])
     return Check("quota", "ok", f"there is room for {workers} workers")
 
 
@@ -48,17 +48,17 @@ def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
     wanted = ", ".join(f"{quantity} of {resource}" for resource, quantity in as_written(trainer_of(template)).items())
     whole = [fits(amounts(node["status"]["allocatable"]), asked) for node in usable]
     if GPU in asked and not any(GPU in node["status"]["allocatable"] for node in usable):
-        return Check("nodes", "failed", "no node has a GPU", causes.REMEDIES["gpu"])
+        return Check("nodes", "failed", "no node has a GPU", troubles.REMEDIES["gpu"])
     if not any(whole):
         message = f"none of the {len(usable)} nodes that take this job can hold a worker, which asks for {wanted}"
-        return Check("nodes", "failed", message, causes.REMEDIES["scheduling"])
+        return Check("nodes", "failed", message, troubles.REMEDIES["scheduling"])
     together = workers > 1 and one_node
     if together and max(whole) < workers:
         message = f"no node alone, as the volume needs, can hold {workers} workers, each of which asks for {wanted}"
-        return Check("nodes", "failed", message, causes.REMEDIES["scheduling"])
+        return Check("nodes", "failed", message, troubles.REMEDIES["scheduling"])
     if sum(whole) < workers:
         message = f"the {len(usable)} nodes hold {sum(whole)} workers, not {workers}, each of which asks for {wanted}"
-        return Check("nodes", "failed", message, causes.REMEDIES["scheduling"])
+        return Check("nodes", "failed", message, troubles.REMEDIES["scheduling"])
     used = taken(cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True))
     free = [fits(left(node, used[node["metadata"]["name"]]), asked) for node in usable]
     if (max(free) if together else sum(free)) < workers:

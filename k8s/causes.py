@@ -1,77 +1,24 @@
-"""Why a run failed or waits, from what the cluster shows of it: pure, one function for each place to look at."""
+"""Why a run failed or waits: the first cause, not the last symptom, from what the cluster shows of it. Pure."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.errors import MEANINGS, Exit
-from k8s.contract import claim_of, rank_of, trainer_of
-from k8s.run import (
-    DONE,
-    FAILED,
-    ON_ITS_WAY,
-    Ending,
-    Run,
-    endings,
-    fatal,
-    is_scheduled,
-    kebab,
-    started,
-    state,
-    waits_for,
-)
+from job.errors import Exit
+from k8s import events
+from k8s.endings import FOLLOWING, endings, first_cause, kebab, meaning_of
+from k8s.obstacles import UNMOUNTED, image_told, named, obstacles, unmounted, without_node
+from k8s.pods import is_over, stage, started
+from k8s.run import DONE, FAILED, Run, culprit, fatal_pod, state, used_up
+from k8s.troubles import OF_CODE, REMEDIES, Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from k8s.endings import Ending
 
-    from k8s.contract import Object
-
-# What to do, by reason; a worker's own hint goes before. README's table of symptoms is made of this.
-REMEDIES: dict[str, str] = {
-    "out-of-memory": "give it more: --memory 4Gi, or a smaller --batch-size",
-    "evicted": "nothing, if it is replaced; `kubectl describe node` tells what the node is short of",
-    "image": "check the name and that the nodes may pull it; `make load` puts it on kind's and minikube's nodes",
-    "scheduling": "ask for less (--cpu, --memory, --gpus, --workers), or add nodes",
-    "gpu": "add a node with GPUs and NVIDIA's device plugin, or train on CPUs: --overlay cpu",
-    "quota": "ask for less (--cpu, --memory, --workers), or have the quota raised",
-    "pod-security": "use the manifests' own security settings, or another namespace",
-    "refused": "see what the sentence names",
-    "claim-missing": "make the claim, or name another one with --claim",
-    "claim-unbound": "see `kubectl describe pvc`: its storage class must exist and be able to make the volume",
-    "volume": "see `kubectl describe pod`; a ReadWriteOnce volume serves one node: --component one-node",
-    "deadline-exceeded": "give it longer: retry with --deadline",
-    "dead-node": "bring the node back, delete the Node, "
-    "or taint it: `kubectl taint node NODE node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`",
-    "restarts-used-up": "mend what the worker says, then `mnist-job retry`",
-    "queued": "nothing: Kueue starts it when there is room; see its Workload",
-    "suspended": "`mnist-job resume` goes on from the last checkpoint",
-    "cancelled": "`mnist-job retry` takes it up again from its last checkpoint",
-}
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a run is as it is.
-
-    code is a worker's exit code. when is RFC 3339. lines are the last of the pod's log, or nothing.
-    """
-
-    reason: str
-    sentence: str
-    remedy: str = ""
-    rank: int | None = None
-    code: int | None = None
-    when: str = ""
-    pod: str = ""
-    lines: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        shown = [self.sentence + (f" ({self.when})" if self.when else "")]
-        shown += [f"do: {self.remedy}"] if self.remedy else []
-        shown += [f"the last lines of {self.pod}:", *(f"  {line}" for line in self.lines)] if self.lines else []
-        return "\n".join(shown)
+GONE = "its pod is gone, and what it said with it"
+NOT_STEPPING = {"starting", "waiting", "restarting", "failed"}
 
 
 def cause(run: Run) -> Cause:
@@ -85,184 +32,147 @@ def cause(run: Run) -> Cause:
     if now.word in ("queued", "suspended", "cancelled"):
         sentences = {"queued": "Kueue has not let it start yet", "suspended": "it is suspended, its checkpoint kept"}
         return Cause(now.word, sentences.get(now.word, "it was cancelled, its checkpoint kept"), REMEDIES[now.word])
-    return next(obstacles(run), None) or at_work(run)
+    return next(obstacles(run), None) or ends_so_far(run) or at_work(run)
 
 
 def failed(run: Run) -> Cause:
     """What failed a run."""
     condition = run.condition(*FAILED) or {}
-    reason, told = condition.get("reason", ""), condition.get("message", "")
-    if ending := fatal(run):
-        return of_ending(ending)
-    when = condition.get("lastTransitionTime", "")
-    if reason == "PodFailurePolicy":  # the pod is gone; the condition still tells its code
-        found = re.search(r"pod \S+/(\S+) failed with exit code (\d+)", told)
-        if found:
-            code = int(found[2])
-            meaning = MEANINGS[Exit(code)] if code in set(Exit) else "unknown"
-            sentence = f"{found[1]} ended with {code} ({meaning}); its pod is gone, and what it said with it"
-            return Cause(kebab(meaning), sentence, code=code, when=when)
+    reason, told, when = (condition.get(key, "") for key in ("reason", "message", "lastTransitionTime"))
     if reason == "DeadlineExceeded":
-        seconds = run.job["spec"].get("activeDeadlineSeconds")
-        first = next(obstacles(run), None)
-        since = f"; until then: {first.sentence}" if first else ""
-        sentence = f"it was not done within its deadline of {seconds} s{since}"
-        return Cause(
-            "deadline-exceeded", sentence, (first and first.remedy) or REMEDIES["deadline-exceeded"], when=when
+        return too_late(run, when)
+    if used_up(run):
+        return given_up(run, when)
+    if ending := culprit(run):
+        return of_ending(run, ending)
+    if found := fatal_pod(run):
+        pod, code = found
+        rank = re.search(r"-(\d+)-[a-z0-9]{5}$", pod)
+        who = f"worker {rank[1]}" if rank else pod
+        word = OF_CODE.get(code, "unknown-code")
+        sentence = f"{who} ended with {code} ({word}); {GONE}"
+        remedy, meaning = REMEDIES.get(word, ""), meaning_of(code)
+        return Cause(word, sentence, remedy, int(rank[1]) if rank else None, code, meaning, when, pod)
+    return Cause(kebab(reason), f"the Job failed: {told or reason}", when=when)
+
+
+def too_late(run: Run, when: str) -> Cause:
+    """Why a run was not done within its deadline, as far as its pods, which it ended, have left anything behind."""
+    seconds = run.job["spec"].get("activeDeadlineSeconds")
+    sentence = f"it was not done within its deadline of {seconds} s"
+    ending = first_cause([e for e in endings(run.pods) if e.reason not in FOLLOWING])
+    first = of_ending(run, ending) if ending else next(obstacles(run), None) or left_behind(run)
+    if first:
+        sentence = f"{sentence}; what held it up: {first.sentence}"
+    elif events.last(run.events, "Started"):
+        sentence = (
+            f"{sentence}; its workers ran, and how far they came is in runs/{run.name}/events.jsonl on its volume"
         )
-    ends = [ending for ending in endings(run.pods) if ending.code != Exit.OK]
-    if ends:
-        return used_up(ends)
-    return Cause(
-        kebab(reason), f"the Job failed: {told or reason}; its pods are gone, and what they said with them", when=when
+    else:
+        sentence = f"{sentence}; {GONE}"
+    remedy = (first and first.remedy) or REMEDIES["deadline-exceeded"]
+    return dataclasses.replace(
+        first or Cause("", ""), reason="deadline-exceeded", sentence=sentence, remedy=remedy, when=when
     )
 
 
-def used_up(ends: list[Ending]) -> Cause:
+def left_behind(run: Run) -> Cause | None:
+    """What the events tell of pods that are gone and had not begun."""
+    found = events.last(run.events, "Started", "FailedScheduling", "Failed", *UNMOUNTED)
+    if not found or found["reason"] == "Started":
+        return None
+    template, told = run.job["spec"]["template"], events.message(found)
+    if found["reason"] == "FailedScheduling":
+        reason, text = without_node(run, template, told)
+    elif found["reason"] == "Failed":
+        first = next(e for e in run.events if e.get("reason") == "Failed" and events.about(e) == events.about(found))
+        reason, text = "image", f"could not begin: {image_told(events.message(first))}"
+    else:
+        reason, text = "volume", f"could not get its volume: {unmounted(template, told)}"
+    return Cause(reason, f"a worker {text}", REMEDIES[reason], when=events.when(found))
+
+
+def given_up(run: Run, when: str) -> Cause:
     """Why a worker was given up, of which Kubernetes says only that it failed too often."""
-    last = ends[-1]
-    own = [ending for ending in ends if ending.rank == last.rank]
-    first = own[0]
-    found = of_ending(first)
-    if len(own) == 1:
-        return found
-    latest = "" if last.message == first.message else f", the last time: {last.message}"
-    sentence = f"worker {first.rank} ended {len(own)} times and was given up; at first: {found.sentence}{latest}"
-    return Cause(first.reason, sentence, found.remedy, first.rank, first.code, first.when, last.pod)
+    ranks = sorted(used_up(run))
+    ends = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
+    sentence = f"{named(ranks)} {'was' if len(ranks) == 1 else 'were'} given up after {ends} ends"
+    first = culprit(run)
+    if first is None:
+        sentence = f"{sentence}; the pods are gone, and what they said with them"
+        return Cause("restarts-used-up", sentence, REMEDIES["killed"], ranks[0], when=when)
+    found = of_ending(run, first)
+    last = [ending for ending in endings(run.pods) if ending.rank in ranks and ending.code != Exit.OK][-1:]
+    latest = "".join(f"; the last time: {words(e)}" for e in last if words(e) != words(first))
+    return dataclasses.replace(found, sentence=f"{sentence}; the first cause: {found.sentence}{latest}")
 
 
-def of_ending(ending: Ending) -> Cause:
-    """What a worker ended with, in its own words where it left any."""
-    meaning = MEANINGS[Exit(ending.code)] if ending.code in set(Exit) else ""
-    message = ending.message or meaning or "it said nothing"
-    ended = f"worker {ending.rank} ended with {ending.code}" if ending.code else f"worker {ending.rank} ended"
-    sentence = f"{ended} ({ending.reason}): {message}"
+def words(ending: Ending) -> str:
+    """A worker's end in a sentence."""
+    how = "ended" if ending.code is None else f"ended with {ending.code}"
+    told = ending.message or "it said nothing of it"
+    return f"worker {ending.rank} {how} ({ending.reason}): {told}"
+
+
+def of_ending(run: Run, ending: Ending) -> Cause:
+    """A worker's end as the cause, in its own words where it left any."""
+    probe = probed(run, ending.pod)
+    sentence = words(ending) + (f"; the kubelet ended it: {probe}" if probe else "")
     remedy = ending.hint or REMEDIES.get(ending.reason, "")
-    return Cause(ending.reason, sentence, remedy, ending.rank, ending.code, ending.when, ending.pod)
+    meaning = meaning_of(ending.code)
+    return Cause(ending.reason, sentence, remedy, ending.rank, ending.code, meaning, ending.when, ending.pod)
 
 
-def obstacles(run: Run) -> Iterator[Cause]:
-    """What keeps a run from going on, the most telling first."""
-    yield from refused_pods(run)
-    yield from missing_claim(run)
-    for pod in run.newest.values():
-        if pod["status"].get("phase") in ("Succeeded", "Failed"):
-            continue
-        yield from dead_node(run, pod)
-        if not is_scheduled(pod):
-            yield from unscheduled(pod)
-        elif not started(pod):
-            yield from not_started(run, pod)
-    yield from ends_so_far(run)
+def probed(run: Run, pod: str) -> str:
+    """What the kubelet says where it ended a container that did not answer its probe; else nothing."""
+    found = events.last(run.events, "Killing", of=pod)
+    return events.message(found) if found and "probe" in events.message(found) else ""
 
 
-def refused_pods(run: Run) -> Iterator[Cause]:
-    """Pods that the API server does not let the Job make."""
-    if len(run.newest) >= run.workers:
-        return
-    for event in reversed(run.events):
-        if event.get("reason") != "FailedCreate":
-            continue
-        told = re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", event.get("message", ""))
-        kinds = {"exceeded quota": "quota", "violates PodSecurity": "pod-security"}
-        reason = next((kind for text, kind in kinds.items() if text in told), "refused")
-        yield Cause(reason, f"the API server refuses its pods: {told}", REMEDIES[reason], when=when(event))
-
-
-def missing_claim(run: Run) -> Iterator[Cause]:
-    """A claim that is not there, or has no volume although pods want it."""
-    name = claim_of(run.job["spec"]["template"])
-    if not any(not is_scheduled(pod) for pod in run.newest.values()):
-        return
-    if run.claim is None and any(f'"{name}" not found' in event.get("message", "") for event in run.events):
-        yield Cause("claim-missing", f"there is no claim {name}", REMEDIES["claim-missing"])
-    elif run.claim is not None and run.claim["status"].get("phase") == "Lost":
-        yield Cause("claim-unbound", f"the claim {name} has lost its volume", REMEDIES["claim-unbound"])
-
-
-def dead_node(run: Run, pod: Object) -> Iterator[Cause]:
-    """A pod that hangs on a node that does not answer."""
-    node = pod["spec"].get("nodeName")
-    down = node in run.down if run.down is not None else "deletionTimestamp" in pod["metadata"]
-    if not node or not down:
-        return
-    rank = rank_of(pod)
-    gone = run.down is not None
-    away = f"its node {node} does not answer" if gone else f"it has not ended on its node {node} yet"
-    replaced = "it is replaced once the node has said that it ended"
-    yield Cause(
-        "dead-node", f"worker {rank} waits for nothing but its end: {away}, and {replaced}", REMEDIES["dead-node"], rank
-    )
-
-
-def unscheduled(pod: Object) -> Iterator[Cause]:
-    """A pod for which there is no node."""
-    conditions = pod["status"].get("conditions", [])
-    said = next((c for c in conditions if c["type"] == "PodScheduled" and c["status"] == "False"), None)
-    if not said:
-        return
-    rank, told = rank_of(pod), said.get("message", "").split(" preemption:")[0].rstrip(". ")
-    resources = trainer_of(pod)["resources"]
-    if "unbound immediate PersistentVolumeClaims" in told:
-        claim = claim_of(pod)
-        sentence = f"worker {rank} has no node, for the claim {claim} has no volume"
-        yield Cause("claim-unbound", sentence, REMEDIES["claim-unbound"], rank, when=said.get("lastTransitionTime", ""))
-        return
-    gpu = "nvidia.com/gpu" in told
-    asks = ", ".join(
-        f"{value} of {name}" for name, value in {**resources.get("limits", {}), **resources.get("requests", {})}.items()
-    )
-    sentence = f"worker {rank} has no node: {told}; it asks for {asks}"
-    reason = "gpu" if gpu else "scheduling"
-    yield Cause(reason, sentence, REMEDIES[reason], rank, when=said.get("lastTransitionTime", ""))
-
-
-def not_started(run: Run, pod: Object) -> Iterator[Cause]:
-    """A pod whose container does not begin."""
-    rank, name, waits = rank_of(pod), pod["metadata"]["name"], waits_for(pod)
-    image = trainer_of(pod)["image"]
-    own = [event for event in run.events if event["involvedObject"].get("name") == name]
-    if "Image" in waits or waits in ("ErrImagePull", "ErrImageNeverPull", "InvalidImageName"):
-        pulls = [e for e in own if e.get("reason") == "Failed" and "image" in e.get("message", "").lower()]
-        told = pulls[0]["message"] if pulls else waits
-        sentence = f"worker {rank} cannot get its image {image}: {told}"
-        yield Cause("image", sentence, REMEDIES["image"], rank, when=when(pulls[0]) if pulls else "")
-    for event in reversed(own):
-        if event.get("reason") in ("FailedMount", "FailedAttachVolume", "FailedMapVolume"):
-            sentence = f"worker {rank} cannot get its volume: {event.get('message', '')}"
-            yield Cause("volume", sentence, REMEDIES["volume"], rank, when=when(event))
-    if waits not in ON_ITS_WAY and "Image" not in waits:
-        waiting = next(s["state"]["waiting"] for s in pod["status"]["containerStatuses"] if "waiting" in s["state"])
-        sentence = f"worker {rank} does not start ({waits}): {waiting.get('message', '')}"
-        yield Cause(kebab(waits), sentence, REMEDIES["refused"], rank)
-
-
-def ends_so_far(run: Run) -> Iterator[Cause]:
-    """Ends of workers that are being replaced."""
+def ends_so_far(run: Run) -> Cause | None:
+    """The end of a worker that is being replaced, while no steps are made."""
+    if run.record is not None and run.record.phase not in NOT_STEPPING:
+        return None
     ends = [ending for ending in endings(run.pods) if ending.code != Exit.OK]
-    if ends and before_steps(run):
-        last = of_ending(ends[-1])
-        yield Cause(
-            last.reason, f"{last.sentence}; it is replaced", last.remedy, last.rank, last.code, last.when, last.pod
-        )
-
-
-def before_steps(run: Run) -> bool:
-    """Whether the workers are not all at it."""
-    return run.record is None or run.record.phase in ("waiting", "starting", "restarting", "failed")
+    # The newest, for the run went on after the others.
+    own = [ending for ending in ends if ending.reason not in FOLLOWING] or ends
+    if not own:
+        return None
+    found = of_ending(run, own[-1])
+    counted = len([ending for ending in ends if ending.rank == found.rank and ending.counted])
+    most = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
+    count = f" (end {counted} of the {most} after which it is given up)" if counted else ""
+    return dataclasses.replace(found, sentence=f"{found.sentence}; it is replaced{count}")
 
 
 def at_work(run: Run) -> Cause:
     """That nothing is known to be wrong, and what a run is about."""
     now, record = state(run), run.record
-    if record and record.phase == "waiting" and record.message:
-        return Cause("joining", f"it waits for all of its {run.workers} workers: {record.message}")
+    if (record is None or record.phase == "waiting") and (late := not_there(run)):
+        return late
+    if record and record.phase == "waiting":
+        told = record.message or f"{record.joined or 0} have come"
+        return Cause("joining", f"it waits for all of its {run.workers} workers: {told}")
+    if record and record.phase == "restarting":
+        sentence = f"worker {record.rank} starts its trainer again ({record.reason}): {record.message}"
+        return Cause(record.reason or "restarting", sentence, rank=record.rank)
     ends = len([ending for ending in endings(run.pods) if ending.code != Exit.OK])
-    replaced = f"; {ends} of its pods ended before and were replaced" if ends else ""
+    replaced = f"; {ends} of its pods ended before and {'was' if ends == 1 else 'were'} replaced" if ends else ""
     return Cause("running", f"nothing is wrong: {now}{replaced}")
 
 
-def when(event: Object) -> str:
-    """When an event was last seen, RFC 3339."""
-    series = event.get("series") or {}
-    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
+def not_there(run: Run) -> Cause | None:
+    """A worker for which the others wait, though nothing is known to hold it up."""
+    pods = run.newest
+    for rank in range(run.workers):
+        pod = pods.get(rank)
+        if pod is not None and started(pod) and not is_over(pod):
+            continue
+        if pod is None:
+            whose = "whose pod is not made yet"
+        elif is_over(pod):
+            whose = f"whose pod {pod['metadata']['name']} ended and is about to be replaced"
+        else:
+            whose = f"whose pod {pod['metadata']['name']} {stage(pod)}"
+        return Cause("starting", f"it waits for worker {rank}, {whose}", rank=rank)
+    return None

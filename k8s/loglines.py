@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from k8s.contract import CONTAINER, rank_of
 from k8s.errors import ApiError
-from k8s.run import container_state
+from k8s.pods import container_state
 
 if TYPE_CHECKING:
     import threading

@@ -18,8 +18,9 @@ from k8s import loglines
 from k8s.contract import pods_of, rank_of
 from k8s.errors import LauncherError
 from k8s.loglines import Cursor, Line, Unreadable
+from k8s.pods import created, started
 from k8s.render import seconds
-from k8s.run import Run, created, gather, started, state
+from k8s.run import Run, gather, state
 
 if TYPE_CHECKING:
     import argparse

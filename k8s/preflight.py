@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from k8s import capacity, causes
+from k8s import capacity, troubles
 from k8s.check import Check
 from k8s.contract import CLAIM, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, claim_of
 from k8s.errors import ApiError, Status
@@ -137,7 +137,7 @@ def volume(cluster: Cluster, job: Object, claim: Object | None) -> Check:
     wanted, workers = claim_name(job), job["spec"]["completions"]
     if claim is None:
         if wanted != CLAIM:
-            return Check("volume", "failed", f"there is no claim {wanted}", causes.REMEDIES["claim-missing"])
+            return Check("volume", "failed", f"there is no claim {wanted}", troubles.REMEDIES["claim-missing"])
         return will_be_made(cluster)
     modes, phase = set(claim["spec"]["accessModes"]), claim.get("status", {}).get("phase")
     said = f"the claim {wanted} is {', '.join(sorted(modes))}"
@@ -148,7 +148,7 @@ def volume(cluster: Cluster, job: Object, claim: Object | None) -> Check:
         return Check("volume", "failed", f"{said}, and nothing can be written to it", "name another one with --claim")
     if phase != "Bound" and not waits_for_pods(cluster, claim):
         state, lacks = ("failed", "has lost its volume") if phase == "Lost" else ("warning", "has no volume yet")
-        return Check("volume", state, f"the claim {wanted} {lacks}", causes.REMEDIES["claim-unbound"])
+        return Check("volume", state, f"the claim {wanted} {lacks}", troubles.REMEDIES["claim-unbound"])
     return Check(
         "volume", "ok", said + ("; all workers go to one node" if workers > 1 and needs_one_node(claim) else "")
     )
@@ -185,7 +185,7 @@ def pod(cluster: Cluster, job: Object) -> Check:
             raise
         kinds = {"exceeded quota": "quota", "violates PodSecurity": "pod-security"}
         reason = next((kind for text, kind in kinds.items() if text in told), "refused")
-        return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", causes.REMEDIES[reason])
+        return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", troubles.REMEDIES[reason])
     return Check("pod", "ok", "the API server would take a worker's pod")
 
 

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job import telemetry
 from job.errors import Exit
 from k8s.contract import APP, CANCELLED, CONTAINER, NAME_LABEL, QUEUE_LABEL, Object, pods_of, rank_of
+from k8s.endings import Ending, endings, first_cause, kebab
 from k8s.errors import ApiError, LauncherError, Status
+from k8s.pods import NO_IMAGE, created, hindrance, is_over, is_pulling, is_scheduled, started
+from k8s.troubles import OF_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from job.telemetry import Record
     from k8s.cluster import Cluster
 
 DONE = {"SuccessCriteriaMet", "Complete"}
 FAILED = {"FailureTarget", "Failed"}
-# Reasons for which a container waits that are just its way to run.
-ON_ITS_WAY = {"ContainerCreating", "PodInitializing", ""}
+# What the Job controller says of an exit code that fails a Job at once.
+BY_CODE = re.compile(r"pod \S*?/?([^/\s]+) failed with exit code (\d+)")
+LAST_LINES = 5
 
 
 @dataclass(frozen=True)
 class Run:
     """What there is of one run.
 
-    events are those of the Job, of its pods and of its claim, the oldest first; record is the newest of rank 0's log.
-    nodes are the names of those that are not ready; None where that may not be asked.
+    events are those of the Job, of its pods, gone ones too, and of its claim, the oldest first; record is the newest of
+    rank 0's log. down are the names of the nodes that are not ready; None where that may not be asked.
     """
 
     job: Object
@@ -51,31 +53,14 @@ class Run:
 
     @property
     def newest(self) -> dict[int, Object]:
-        """Each rank's newest pod."""
-        return {rank_of(pod): pod for pod in sorted(self.pods, key=created)}
+        """Each rank's newest pod, in order."""
+        found = {rank_of(pod): pod for pod in sorted(self.pods, key=created)}
+        return dict(sorted(found.items()))
 
     def condition(self, *types: str) -> Object | None:
         """The first of the Job's conditions of these types that holds."""
         found = self.job.get("status", {}).get("conditions", [])
         return next((c for c in found if c["type"] in types and c["status"] == "True"), None)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a worker's container ended: as in its termination message, or by Kubernetes' own words.
-
-    when is RFC 3339; accuracy the share of test examples that the published model classifies rightly.
-    """
-
-    rank: int
-    pod: str
-    code: int
-    reason: str
-    message: str
-    hint: str
-    when: str
-    step: int | None = None
-    accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,14 +101,10 @@ def gather(cluster: Cluster, name: str) -> Run:
 def state(run: Run) -> State:
     """The state that a run is in."""
     if run.condition(*DONE):
-        zero = next((e for e in reversed(endings(run.pods)) if e.rank == 0), None)
-        return State("published", ended=True, code=Exit.OK, accuracy=zero.accuracy if zero else None)
-    if condition := run.condition(*FAILED):
-        ending = fatal(run)
-        if ending and ending.code == Exit.REJECTED:
-            return State("rejected", ended=True, code=ending.code, accuracy=ending.accuracy)
-        reason = ending.reason if ending else kebab(condition.get("reason", ""))
-        return State("failed:", reason, ended=True, code=ending.code if ending else None)
+        told = [e.accuracy for e in endings(run.pods) if e.rank == 0 and e.code == Exit.OK]
+        return State("published", ended=True, code=Exit.OK, accuracy=told[-1] if told else None)
+    if run.condition(*FAILED):
+        return failed(run)
     if run.job["spec"].get("suspend"):
         metadata = run.job["metadata"]
         queued = "queued" if QUEUE_LABEL in metadata.get("labels", {}) else "suspended"
@@ -131,19 +112,61 @@ def state(run: Run) -> State:
     return before_records(run) or at_work(run.record, run.workers)
 
 
+def failed(run: Run) -> State:
+    """The state of a run that failed, or was rejected."""
+    found, code = culprit(run), exit_code(run)
+    reason = found.reason if found else OF_CODE.get(code or 0, kebab((run.condition(*FAILED) or {}).get("reason", "")))
+    if code == Exit.REJECTED:
+        return State("rejected", ended=True, code=code, accuracy=found.accuracy if found else None)
+    return State("failed:", reason, ended=True, code=code)
+
+
+def culprit(run: Run) -> Ending | None:
+    """The end that is the first cause of a failed run; None where there is none, or its pod is gone."""
+    reason = (run.condition(*FAILED) or {}).get("reason", "")
+    ends = endings(run.pods)
+    if reason == "PodFailurePolicy":
+        return first_cause([ending for ending in ends if ending.code in OF_CODE])
+    return first_cause(ends) if used_up(run) else None
+
+
+def exit_code(run: Run) -> int | None:
+    """A failed run's exit code: that of the worker that failed it, or with which a worker was given up."""
+    if found := fatal_pod(run):
+        return found[1]
+    codes = [ending.code for ending in endings(run.pods) if ending.rank in used_up(run) and ending.code]
+    return codes[-1] if codes else None
+
+
+def fatal_pod(run: Run) -> tuple[str, int] | None:
+    """The name of the pod that failed a Job at once, and its exit code, as the Job controller tells them."""
+    condition = run.condition(*FAILED) or {}
+    found = BY_CODE.search(condition.get("message", "")) if condition.get("reason") == "PodFailurePolicy" else None
+    return (found[1], int(found[2])) if found else None
+
+
+def used_up(run: Run) -> set[int]:
+    """The ranks that ended too often, of a Job that failed for it."""
+    failed = run.job.get("status", {}).get("failedIndexes", "") if run.condition(*FAILED) else ""
+    ranges = [part.partition("-") for part in failed.split(",") if part]
+    return {rank for first, _, last in ranges for rank in range(int(first), int(last or first) + 1)}
+
+
 def before_records(run: Run) -> State | None:
     """The state of a run whose workers are not all there; None once they are."""
     pods = run.newest
     if len(pods) < run.workers:
         return State("starting", f"{len(pods)} of {run.workers} pods made")
-    live = [pod for pod in pods.values() if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+    live = [pod for pod in pods.values() if not is_over(pod)]
     if unscheduled := [pod for pod in live if not is_scheduled(pod)]:
         return State("waiting for nodes", f"{run.workers - len(unscheduled)} of {run.workers} have one")
     begun = [pod for pod in live if started(pod)]
     if len(begun) < len(live):
-        pulling = any(waits_for(pod) not in ON_ITS_WAY for pod in live)
-        return State("pulling" if pulling else "starting", f"{len(begun)} of {len(live)} run")
-    return None if run.record else State("starting", f"{run.workers} of {run.workers} run")
+        hindered = next((reason for pod in live if (reason := hindrance(pod))), "")
+        pulling = hindered in NO_IMAGE if hindered else any(is_pulling(pod) for pod in live)
+        detail = f"{len(begun)} of {len(live)} run" + (f", {hindered}" if hindered else "")
+        return State("pulling" if pulling else "starting", detail)
+    return None if run.record else State("starting", f"{len(live)} of {run.workers} run")
 
 
 def at_work(record: Record | None, workers: int) -> State:
@@ -155,107 +178,13 @@ def at_work(record: Record | None, workers: int) -> State:
     if record.phase == "training" and record.step is not None and record.steps:
         share = record.step / record.steps
         return State("training", f"{100 * share:.0f}%", done=share, accuracy=record.accuracy)
-    return State(record.phase, done=1.0 if record.phase in ("evaluating", "publishing", "published") else None)
-
-
-def endings(pods: Iterable[Object]) -> list[Ending]:
-    """How the workers' containers ended, the first first."""
-    found = [ending for pod in pods if (ending := ended(pod))]
-    return sorted(found, key=lambda ending: (ending.when, ending.rank))
-
-
-def ended(pod: Object) -> Ending | None:
-    """How a pod's worker ended; None while it has not, or where the pod went before its container began."""
-    terminated = container_state(pod).get("terminated")
-    status = pod["status"]
-    if not terminated:
-        if status.get("phase") != "Failed":
-            return None
-        # Evicted, or refused by the kubelet, before a container could say anything.
-        when = pod["metadata"]["creationTimestamp"]
-        reason = kebab(status.get("reason") or "failed")
-        return Ending(rank_of(pod), pod["metadata"]["name"], 0, reason, status.get("message", ""), "", when)
-    told = message_of(terminated.get("message", ""))
-    code = int(terminated["exitCode"])
-    if terminated.get("reason") == "OOMKilled":
-        told = {
-            "reason": "out-of-memory",
-            "message": "the kernel killed the worker for memory",
-            "step": told.get("step"),
-        }
-    if status.get("reason") == "Evicted":
-        told = {"reason": "evicted", "message": status.get("message", "")}
-    return Ending(
-        rank=rank_of(pod),
-        pod=pod["metadata"]["name"],
-        code=code,
-        reason=told.get("reason") or ("" if code == 0 else killed_or_not(code)),
-        message=told.get("message") or "",
-        hint=told.get("hint") or "",
-        when=terminated.get("finishedAt") or "",
-        step=told.get("step"),
-        accuracy=told.get("accuracy"),
-    )
-
-
-def fatal(run: Run) -> Ending | None:
-    """The end that failed the Job at once; None where it failed otherwise, or the pod is gone."""
-    condition = run.condition(*FAILED)
-    if not condition or condition.get("reason") != "PodFailurePolicy":
-        return None
-    codes = {int(c) for c in Exit if c not in (Exit.OK, Exit.TRY_AGAIN, Exit.INTERRUPTED)}
-    return next((ending for ending in endings(run.pods) if ending.code in codes), None)
-
-
-def message_of(text: str) -> dict[str, Any]:
-    """A termination message; where the worker left none, Kubernetes gives the last lines of its log."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {"message": (text.strip().splitlines() or [""])[-1][:500]}
-    return found if isinstance(found, dict) else {}
-
-
-def killed_or_not(code: int) -> str:
-    """The reason of an end of which nothing is told."""
-    return "killed" if code > 128 else "unknown"
-
-
-def container_state(pod: Object) -> Object:
-    """The state of a pod's trainer; empty before there is one."""
-    statuses = pod["status"].get("containerStatuses", [])
-    return next((status["state"] for status in statuses if status["name"] == CONTAINER), {})
-
-
-def waits_for(pod: Object) -> str:
-    """The reason for which a pod's container waits; empty if it does not, or the kubelet has not said one."""
-    return str(container_state(pod).get("waiting", {}).get("reason", ""))
-
-
-def started(pod: Object) -> bool:
-    """Whether a pod's container has begun."""
-    return bool({"running", "terminated"} & container_state(pod).keys())
-
-
-def is_scheduled(pod: Object) -> bool:
-    """Whether a pod has a node."""
-    return "nodeName" in pod["spec"]
-
-
-def created(pod: Object) -> str:
-    """When an object was made, RFC 3339: sorts as time does."""
-    return str(pod["metadata"]["creationTimestamp"])
+    done = 1.0 if record.phase in ("evaluating", "publishing", "published") else None
+    return State("loading" if record.phase == "data" else record.phase, done=done)
 
 
 def age_s(timestamp: str, now: datetime) -> float:
     """Seconds since a time in RFC 3339."""
     return (now - datetime.fromisoformat(timestamp)).total_seconds()
-
-
-def kebab(word: str) -> str:
-    """CamelCase, as Kubernetes' reasons are, in kebab case, as this project's are."""
-    parts = "".join(f"-{c.lower()}" if c.isupper() else c for c in word).strip("-")
-    return {"o-o-m-killed": "out-of-memory"}.get(parts, parts)
 
 
 def optional(cluster: Cluster, kind: str, name: str) -> Object | None:
@@ -272,7 +201,7 @@ def last_record(cluster: Cluster, run: Run) -> Record | None:
     if pod is None or not started(pod):
         return None
     try:
-        records = [telemetry.parse(line) for line in cluster.logs(pod["metadata"]["name"], CONTAINER, tail=5)]
+        lines = list(cluster.logs(pod["metadata"]["name"], CONTAINER, tail=LAST_LINES))
     except (ApiError, OSError):
         return None
-    return next((record for record in reversed(records) if record), None)
+    return next((record for line in reversed(lines) if (record := telemetry.parse(line))), None)

@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from k8s.causes import when
 from k8s.contract import JOB_NAME_LABEL, RUNS
-from k8s.run import Run, age_s, created, ended, endings, is_scheduled, last_record, state, waits_for
+from k8s.endings import ended, endings
+from k8s.events import when
+from k8s.pods import created, hindrance, is_pulling, is_scheduled
+from k8s.run import Run, age_s, last_record, state
 from k8s.why import gather_all
 
 if TYPE_CHECKING:
@@ -129,13 +131,13 @@ def phase_of(seen: Run, pod: Object | None, told: dict[str, Any]) -> str:
     if pod is None:
         return "no pod"
     if end := ended(pod):
-        return f"ended with {end.code}" if end.code or not end.reason else end.reason
+        return "ended" if end.code is None else f"ended with {end.code}"
     if not is_scheduled(pod):
         return "waits for a node"
-    if waits := waits_for(pod):
-        return waits
+    if hindered := hindrance(pod):
+        return hindered
     if pod["status"].get("phase") != "Running":
-        return "starting"
+        return "pulling" if is_pulling(pod) else "starting"
     return str(told.get("phase") or (seen.record.phase if seen.record else "starting"))
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from k8s import causes
+from k8s import causes, events
 from k8s.contract import CONTAINER, claim_of
 from k8s.errors import ApiError
 from k8s.run import Run, gather, last_record, optional, state
@@ -22,10 +23,16 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from k8s.causes import Cause
     from k8s.cluster import Cluster
+    from k8s.contract import Object
+    from k8s.troubles import Cause
 
-LAST_LINES = 8
+LAST_LINES, TAIL = 8, 40
+# What the kubelet gives in place of a log that is gone, and what TensorFlow notes of itself.
+BESIDE_IT = re.compile(
+    r"unable to retrieve container logs|failed to try resolving symlinks"
+    r"|[IW]\d{4} |WARNING: All log messages before absl"
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +58,15 @@ def gather_all(cluster: Cluster, name: str) -> Run:
     """What the cluster shows of a run, with all that may explain it."""
     seen = gather(cluster, name)
     claim = claim_of(seen.job["spec"]["template"]) or ""
-    names = {name, claim, *(pod["metadata"]["name"] for pod in seen.pods)}
-    events = [e for e in cluster.select("Event") if e["involvedObject"].get("name") in names]
+    told: list[Object] = []
+    with suppress(ApiError):
+        told = cluster.select("Event")
     down: tuple[str, ...] | None = None
     with suppress(ApiError):
         down = tuple(node["metadata"]["name"] for node in cluster.select("Node") if not is_ready(node))
     return dataclasses.replace(
         seen,
-        events=tuple(sorted(events, key=causes.when)),
+        events=events.of_run(told, seen.job, seen.pods, claim),
         record=last_record(cluster, seen),
         claim=optional(cluster, "PersistentVolumeClaim", claim),
         down=down,
@@ -71,12 +79,12 @@ def explain(cluster: Cluster, seen: Run) -> Cause:
     if found.code == Exit.REJECTED or found.pod not in {pod["metadata"]["name"] for pod in seen.pods}:
         return found
     with suppress(ApiError, OSError):
-        lines = tuple(cluster.logs(found.pod, CONTAINER, tail=LAST_LINES))
-        return dataclasses.replace(found, lines=lines)
+        lines = [line for line in cluster.logs(found.pod, CONTAINER, tail=TAIL) if not BESIDE_IT.match(line)]
+        return dataclasses.replace(found, lines=tuple(lines[-LAST_LINES:]))
     return found
 
 
-def is_ready(node: dict[str, object]) -> bool:
+def is_ready(node: Object) -> bool:
     """Whether a node's kubelet answers."""
-    conditions = node.get("status", {}).get("conditions", [])  # type: ignore[attr-defined]
+    conditions = node.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
