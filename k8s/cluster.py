@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from contextlib import closing, suppress
@@ -45,8 +46,9 @@ PATIENCE_S = 30.0  # for how long a request is tried again
 SILENT_S = 10.0  # and after how long that is told
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of an answer
 SILENCE_S = 60.0  # of a log that is followed, before it is asked for anew
-WATCH_S = 300  # of one watch request, and then another
+WATCH_S = 60  # of one watch request, and then another: for so long nobody notices that its connection is dead
 PASSING = {429, 500, 502, 503, 504}
+AWAY = PASSING - {500}  # not its own word on the request, as 500 is where a webhook does not answer
 
 
 class Cluster:
@@ -89,9 +91,11 @@ class Cluster:
             return self._json("POST", self._path(kind), query, new, lost=lost)
         except ApiError as error:
             # An answer was lost before: it is this very object.
-            if error.reason == "AlreadyExists" and lost.is_set() and (found := self.get(kind, new["metadata"]["name"])):
-                return found
-            raise
+            if error.reason != "AlreadyExists" or not lost.is_set() or dry_run:
+                raise
+            if (found := self.get(kind, new["metadata"]["name"])) is None:
+                raise
+            return found
 
     def patch(self, kind: str, name: str, change: Object) -> Object:
         """Change an object by a JSON merge patch (RFC 7386)."""
@@ -114,7 +118,7 @@ class Cluster:
         try:
             self._json("DELETE", self._path(kind, name), {}, options)
         except ApiError as error:
-            if error.code != 404:
+            if error.code != 404 and not (uid and error.code == 409):
                 raise
 
     def watch(
@@ -267,27 +271,36 @@ class Cluster:
                 text: bytes = response.data
                 if response.status < 400:
                     self._told = False
-                    found: Object = json.loads(text or b"{}")
-                    return found
-                error: Exception = refusal(response.status, text, f"{method.lower()} {path}")
-                if response.status not in PASSING:
-                    raise error
-            except OSError as broken:
-                error = broken
-                if lost:
-                    lost.set()
+                    return self._read(text)
+                refused = refusal(response.status, text, f"{method.lower()} {path}")
+                if refused.code not in PASSING:
+                    raise refused
+                why = refused.message
+            except OSError as error:
+                refused, why = None, plainly(error)
+            if lost and not (refused and refused.code == 429):
+                lost.set()
             passed = time.monotonic() - began
             if passed > self.patience_s:
-                if isinstance(error, ApiError):
-                    raise error
+                if refused and refused.code not in AWAY:
+                    raise refused
                 host = self._client.configuration.host
-                message = f"the API server at {host} does not answer: {plainly(error)}"
+                message = f"the API server at {host} does not answer: {why}"
                 raise LauncherError(Status.UNREACHED, message, "see whether the cluster is up") from None
             if passed > SILENT_S and not self._told:
                 self._told = True
-                self._say(f"the API server has not answered for {passed:.0f} s ({plainly(error)}); still trying")
+                self._say(f"the API server has not answered for {passed:.0f} s ({why}); still trying")
             time.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             wait_s = min(2 * wait_s, 5.0)
+
+    def _read(self, text: bytes) -> Object:
+        try:
+            found: Object = json.loads(text or b"{}")
+        except ValueError:  # as where a proxy shows its own page
+            message = f"what answers at {self._client.configuration.host} is no API server"
+            hint = "see the server's address in the kubeconfig"
+            raise LauncherError(Status.UNREACHED, message, hint) from None
+        return found
 
     def _stream(
         self, path: str, query: Mapping[str, str], silence_s: float | None, *, torn: bool = False
@@ -325,6 +338,7 @@ class Cluster:
             LauncherError: this machine has no right to ask.
         """
         from urllib3 import Timeout  # noqa: PLC0415
+        from urllib3.exceptions import SSLError  # noqa: PLC0415
 
         _, url, headers, _, _ = self._request_of(method, path, query)
         headers |= {"Accept": "application/json", "Content-Type": content_type}
@@ -339,9 +353,12 @@ class Cluster:
                 retries=False,
                 preload_content=False,
             )
-            if "watch" not in query and "follow" not in query:
+            if response.status >= 400 or ("watch" not in query and "follow" not in query):
                 response.read(cache_content=True)
         except _http_errors() as error:
+            if isinstance(error, SSLError):  # which no trying again mends
+                message = f"the API server at {self._client.configuration.host} is not to be trusted: {plainly(error)}"
+                raise LauncherError(Status.UNREACHED, message, "see the certificates in the kubeconfig") from None
             raise ConnectionError(plainly(error)) from None
         if response.status == 401:
             message = "the API server does not accept the credentials (401 Unauthorized)"
@@ -365,7 +382,10 @@ def connect(context: str | None, namespace: str | None, say: Callable[[str], Non
         LauncherError: 3, when there is neither, or no such context.
     """
     from kubernetes import client, config  # noqa: PLC0415
+    from yaml import YAMLError  # noqa: PLC0415
 
+    # What is no kubeconfig at all meets the client's code unchecked.
+    unusable = (config.ConfigException, YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError)
     try:
         contexts, active = config.list_kube_config_contexts()
         chosen = next((c for c in contexts if c["name"] == context), None) if context else active
@@ -374,16 +394,17 @@ def connect(context: str | None, namespace: str | None, say: Callable[[str], Non
             raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
         api = config.new_client_from_config(context=chosen["name"])
         inside = chosen["context"].get("namespace")
-    except config.ConfigException as error:
+    except unusable as error:
+        why = " ".join(str(error).split())
         if context:
-            raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {error}") from None
+            raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {why}") from None
         try:
             settings = client.Configuration()
             config.load_incluster_config(client_configuration=settings)
             api = client.ApiClient(settings)
             inside = POD_NAMESPACE.read_text(encoding="utf-8").strip()
         except (config.ConfigException, OSError):
-            message = f"there is no cluster to talk to: {error}"
+            message = f"there is no cluster to talk to: {why}"
             raise LauncherError(Status.UNREACHED, message, "set KUBECONFIG, or make ~/.kube/config") from None
     return Cluster(api, namespace or inside or "default", say)
 
@@ -397,10 +418,14 @@ def refusal(code: int, text: bytes, what: str) -> ApiError:
         return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
 
 
-def plainly(error: Exception) -> str:
-    """The last cause of a connection's end, without the objects that its message holds."""
-    text = str(getattr(error, "reason", None) or error)
-    return text.rsplit(": ", 1)[-1].strip("()'\"") or type(error).__name__
+def plainly(error: BaseException) -> str:
+    """The last cause of a connection's end, without the objects, numbers and places that its message holds."""
+    while inner := next((cause for cause in reversed(error.args) if isinstance(cause, BaseException)), None):
+        error = inner
+    text = str(getattr(error, "strerror", None) or error)
+    text = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
+    text = re.sub(r"\[[^\]]*\] | \((_ssl\.c:|read timeout=)[^)]*\)", "", text)
+    return text.rstrip(".") or type(error).__name__
 
 
 def _http_errors() -> tuple[type[Exception], ...]:
