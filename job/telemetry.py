@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -52,7 +51,7 @@ class Record:
 
     def values(self) -> dict[str, Any]:
         """The fields that are known, in order."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return {k: v for k, v in vars(self).items() if v is not None}
 
 
 _TYPES = {
