@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from job.config import Parser, usage
 from job.errors import Exit, JobError
-from k8s import cancel, logs, preflight, resume, retry, status, submit, suspend, why
+from k8s import cancel, fetch, logs, preflight, resume, retry, status, submit, suspend, why
 from k8s.cluster import connect
 from k8s.errors import MEANINGS, LauncherError
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "suspend": suspend,
     "resume": resume,
     "retry": retry,
+    "fetch": fetch,
 }
 STATUSES = (
     "exit statuses: 0; "

@@ -198,7 +198,7 @@ class Cluster:
         """Run a command in a container, its standard output going to write() as it comes.
 
         Raises:
-            OSError: the connection broke.
+            ConnectionError: the connection broke.
             ApiError: the pod is gone, or exec is not allowed.
         """
         from kubernetes.stream.ws_client import get_websocket_url  # noqa: PLC0415

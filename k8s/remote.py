@@ -32,7 +32,7 @@ def run(configuration: Any, url: str, headers: Mapping[str, str], write: Callabl
         what: what is done, for the error's sentence.
 
     Raises:
-        OSError: the connection broke, or was never made; how the command ended is not known.
+        ConnectionError: the connection broke, or was never made; how the command ended is not known.
         ApiError: the pod is gone, or exec is not allowed.
     """
     errors, status = bytearray(), bytearray()
@@ -59,7 +59,7 @@ def _connected(configuration: Any, url: str, headers: Mapping[str, str], what: s
         return create_websocket(configuration, url, headers)
     except websocket.WebSocketBadStatusException as error:
         raise _refusal(int(error.status_code), error.resp_body or b"", what) from None
-    except websocket.WebSocketException as error:
+    except (websocket.WebSocketException, OSError) as error:
         raise ConnectionError(str(error)) from None
 
 
@@ -83,7 +83,7 @@ def _messages(socket: Any) -> Iterator[tuple[int, bytes]]:
                 return
             if kind in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) and frame.data:
                 yield frame.data[0], frame.data[1:]
-    except websocket.WebSocketException as error:
+    except (websocket.WebSocketException, OSError) as error:
         raise ConnectionError(str(error)) from None
     finally:
         socket.shutdown()

@@ -31,6 +31,7 @@ class FakeCluster:
         asked: every change that was asked for: verb, kind, and the object, the change or the name.
         texts: the logs, by pod's name.
         command: what runs in a container.
+        pod_status: the status of a pod that is created.
     """
 
     def __init__(self, *objects: Object) -> None:
@@ -39,6 +40,7 @@ class FakeCluster:
         self.asked: list[tuple[str, str, Any]] = []
         self.texts: dict[str, Log] = {}
         self.command: Callable[[Sequence[str], Callable[[bytes], Any]], Ended] | None = None
+        self.pod_status: Object = {"phase": "Running"}
         self._numbers = itertools.count(1)
 
     def given(self) -> Cluster:
@@ -51,6 +53,9 @@ class FakeCluster:
 
     def select(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
         """The objects with these labels."""
+        if kind == "Event":
+            fields = fields.removeprefix("involvedObject.name=")
+            return [e for (its, _), e in self.objects.items() if its == kind and e["involvedObject"]["name"] == fields]
         assert not fields
         wanted = dict(part.split("=") for part in selector.split(",") if part)
         found = [one for (its, _), one in self.objects.items() if its == kind]
@@ -75,6 +80,8 @@ class FakeCluster:
         prefix = made["metadata"].pop("generateName", "")
         made["metadata"].setdefault("name", f"{prefix}{next(self._numbers)}")
         made["metadata"]["uid"] = f"uid-{next(self._numbers)}"
+        if new["kind"] == "Pod":
+            made["status"] = self.pod_status
         key = (new["kind"], made["metadata"]["name"])
         if key in self.objects:
             raise ApiError(409, "AlreadyExists", f"{key} exists already", "create it")

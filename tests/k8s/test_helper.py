@@ -1,0 +1,299 @@
+"""The helper pod: where it is, what it takes from the job, why it does not start, and that it is always deleted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from job.errors import JobError
+from k8s import helper, render
+from k8s.contract import APP, NAME_LABEL
+from k8s.errors import ApiError, LauncherError
+from k8s.helper import HELPERS, Place
+from k8s.remote import Ended
+from tests.k8s.fakes import FakeCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s.contract import Object
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again at once."""
+    monkeypatch.setattr(helper, "POLL_S", 0.0)
+    monkeypatch.setattr(helper, "RETRY_S", 0.0)
+
+
+def claim(*modes: str, phase: str = "Bound") -> Object:
+    """The claim."""
+    metadata = {"name": "output", "uid": "c"}
+    kind = "PersistentVolumeClaim"
+    return {"kind": kind, "metadata": metadata, "spec": {"accessModes": list(modes)}, "status": {"phase": phase}}
+
+
+def user(phase: str = "Running", node: str | None = "n1", of: str = "output") -> Object:
+    """A pod that mounts a claim."""
+    spec: Object = {"volumes": [{"emptyDir": {}}, {"persistentVolumeClaim": {"claimName": of}}]}
+    spec |= {"nodeName": node} if node else {}
+    return {"kind": "Pod", "metadata": {"name": "user", "uid": "u"}, "spec": spec, "status": {"phase": phase}}
+
+
+def job(name: str = "digits", created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Object:
+    """A run's Job with an image of its own."""
+    container = {"name": "trainer", "image": f"{name}:1", "imagePullPolicy": "Always"}
+    volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": "output"}}]
+    template = {"spec": {"containers": [container], "volumes": volumes, **spec}}
+    metadata = {"name": name, "uid": name, "labels": {NAME_LABEL: APP}, "creationTimestamp": created}
+    return {"kind": "Job", "metadata": metadata, "spec": {"template": template}}
+
+
+@pytest.mark.parametrize(
+    ("objects", "node"),
+    [
+        ([claim("ReadWriteMany"), user()], ""),
+        ([claim("ReadOnlyMany", "ReadWriteOnce"), user()], ""),
+        ([claim("ReadWriteOnce")], ""),
+        ([claim("ReadWriteOnce"), user()], "n1"),
+        ([claim("ReadWriteOnce"), user("Pending")], "n1"),
+        ([claim("ReadWriteOnce"), user("Succeeded")], ""),
+        ([claim("ReadWriteOnce"), user(node=None)], ""),
+        ([claim("ReadWriteOnce"), user(of="another")], ""),
+        ([claim("ReadWriteOncePod")], ""),
+    ],
+)
+def test_where_it_must_be(objects: list[Object], node: str) -> None:
+    """It goes to the node of the pods that use the volume, unless the volume serves several nodes."""
+    assert helper.node_for(FakeCluster(*objects).given(), "output") == node
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        ([], "there is no claim output in namespace here; name the one that the run wrote to with --claim"),
+        (
+            [claim("ReadWriteOnce", phase="Pending")],
+            "the claim output has no volume yet, and so there is nothing on it; submit a run first",
+        ),
+        (
+            [claim("ReadWriteOncePod"), user()],
+            "the claim output serves one pod at a time, and user has it; try again once that has ended",
+        ),
+    ],
+)
+def test_no_volume(objects: list[Object], said: str) -> None:
+    """A claim that cannot be mounted is told before a pod is made."""
+    with pytest.raises(LauncherError) as refused:
+        helper.node_for(FakeCluster(*objects).given(), "output")
+    assert (refused.value.status, str(refused.value)) == (2, said)
+
+
+def test_claim_that_may_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the claim's modes may not be asked, it goes to the pods' node, which is right for all."""
+    cluster = FakeCluster(user())
+
+    def forbid(*_: str) -> None:
+        raise ApiError(403, "Forbidden", "no", "get it")
+
+    monkeypatch.setattr(cluster, "get", forbid)
+    assert helper.node_for(cluster.given(), "output") == "n1"
+
+
+@pytest.mark.parametrize(
+    ("objects", "asked", "place"),
+    [
+        (
+            [job(tolerations=[{"key": "a"}], imagePullSecrets=[{"name": "s"}])],
+            ("digits", None, None),
+            Place("digits:1", "output", "Always", ({"name": "s"},), ({"key": "a"},)),
+        ),
+        ([job()], ("digits", "mine:2", "mine"), Place("mine:2", "mine", "Always")),
+        ([job(), job("newer", "2026-02-01T00:00:00Z")], ("gone", None, None), Place("newer:1", "output", "Always")),
+        ([job(), job("newer", "2026-02-01T00:00:00Z")], (None, None, None), Place("newer:1", "output", "Always")),
+        ([], ("gone", "mine:2", None), Place("mine:2", "mnist-job-output")),
+    ],
+    ids=["its job", "flags", "another's job", "the newest", "no job"],
+)
+def test_what_it_is_made_of(
+    objects: list[Object], asked: tuple[str | None, str | None, str | None], place: Place
+) -> None:
+    """Image, claim and tolerations are the run's; where its Job is gone the newest run's, or what the flags say."""
+    assert helper.place(FakeCluster(*objects).given(), *asked) == place
+
+
+def test_no_image() -> None:
+    """Where nothing tells the image, the flag is asked for."""
+    with pytest.raises(JobError) as refused:
+        helper.place(FakeCluster().given(), "digits", None, None)
+    assert str(refused.value) == "the Job of digits is gone in namespace here; name the job's image with --image"
+
+
+def test_the_pod() -> None:
+    """It is the manifest's pod with the job's image, claim and secrets, on its node."""
+    made = helper.pod_for(Place("mine:2", "output", "Never", ({"name": "s"},), ({"key": "a"},)), "h", "n1")
+    expected = render.helper("mine:2", "output", tolerations=[{"key": "a"}])
+    expected["metadata"] = {"name": "h", "labels": expected["metadata"]["labels"]}
+    expected["spec"]["containers"][0]["imagePullPolicy"] = "Never"
+    expected["spec"]["imagePullSecrets"] = [{"name": "s"}]
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
+    required = {"nodeSelectorTerms": [term]}
+    expected["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    assert made == expected
+
+
+def interrupt() -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (lambda: None, None),
+        (interrupt, KeyboardInterrupt),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), SystemExit),
+        (lambda: os.kill(os.getpid(), signal.SIGHUP), SystemExit),
+    ],
+    ids=["done", "Ctrl-C", "SIGTERM", "SIGHUP"],
+)
+def test_it_is_always_deleted(end: Callable[[], None], error: type[BaseException] | None) -> None:
+    """However the launcher ends, the pod goes; so do those of earlier launchers that ended by themselves."""
+    old = {
+        "kind": "Pod",
+        "metadata": {"name": "old", "uid": "o", "labels": dict(p.split("=") for p in HELPERS.split(","))},
+    }
+    busy = {"kind": "Pod", "metadata": {**old["metadata"], "name": "busy"}, "status": {"phase": "Running"}, "spec": {}}
+    cluster = FakeCluster(claim("ReadWriteMany"), {**old, "status": {"phase": "Succeeded"}, "spec": {}}, busy)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def use() -> None:
+        with helper.opened(cluster.given(), Place("mine:2", "output")) as pod:
+            assert ("Pod", pod.pod) in cluster.objects
+            end()
+
+    if error:
+        with pytest.raises(error):
+            use()
+    else:
+        use()
+    assert [name for kind, name in cluster.objects if kind == "Pod"] == ["busy"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_it_is_deleted_where_it_does_not_start() -> None:
+    """A pod that will not start is deleted too."""
+    cluster = FakeCluster(claim("ReadWriteMany"))
+    cluster.pod_status = {"phase": "Failed", "message": "Pod was rejected: no room"}
+    with (
+        pytest.raises(LauncherError, match="the helper pod does not start: Pod was rejected: no room"),
+        helper.opened(cluster.given(), Place("mine:2", "output")),
+    ):
+        pass
+    assert [kind for kind, _ in cluster.objects] == ["PersistentVolumeClaim"]
+
+
+def waiting(reason: str, message: str = "") -> Object:
+    """The status of a pod whose container waits."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"phase": "Pending", "containerStatuses": [{"name": "helper", "state": state}]}
+
+
+UNSCHEDULED = {
+    "phase": "Pending",
+    "conditions": [
+        {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
+    ],
+}
+MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "output"'}
+
+
+@pytest.mark.parametrize(
+    ("status", "waited_s", "said"),
+    [
+        ({"phase": "Pending"}, 200, None),
+        (waiting("ContainerCreating"), 200, None),
+        (UNSCHEDULED, 5, None),
+        (
+            UNSCHEDULED,
+            25,
+            (
+                "the helper pod does not start: it has no node: 0/2 nodes are available: 2 Insufficient cpu.; "
+                "see what the sentence names"
+            ),
+        ),
+        (
+            waiting("ErrImagePull", "not found"),
+            0,
+            (
+                "the helper pod does not start: its image mine:2 cannot be had (not found); check the name and that the "
+                "nodes may pull it; `make load` puts it on kind's and minikube's nodes"
+            ),
+        ),
+        (
+            waiting("CreateContainerConfigError", "no secret"),
+            0,
+            "the helper pod does not start: CreateContainerConfigError: no secret; see what the sentence names",
+        ),
+        (
+            waiting("ContainerCreating"),
+            301,
+            (
+                'the helper pod does not start: 300 s have passed; MountVolume.SetUp failed for volume "output"; '
+                "see `kubectl describe pod`; a ReadWriteOnce volume serves one node: --component one-node"
+            ),
+        ),
+    ],
+    ids=["new", "creating", "no node yet", "no node", "image", "container", "volume"],
+)
+def test_why_it_does_not_start(status: Object, waited_s: float, said: str | None) -> None:
+    """Why it does not start is told once it is certain."""
+    pod = {"spec": {"containers": [{"image": "mine:2"}]}, "status": status}
+    found = helper.obstacle(pod, [{"type": "Normal", "message": "Scheduled"}, MOUNT], waited_s)
+    assert (str(found) if found else None) == said
+
+
+def test_output_over_a_broken_connection() -> None:
+    """A command is run again when the connection breaks, and what came before counts for nothing."""
+    tries = iter([ConnectionError("cut"), ConnectionError("cut"), None])
+
+    def command(_: Any, write: Callable[[bytes], Any]) -> Ended:
+        write(b"half")
+        if error := next(tries):
+            raise error
+        write(b"whole")
+        return Ended(3, " told\n")
+
+    cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
+    cluster.command = command
+    assert helper.Helper(cluster.given(), "h", "output").output(["cat"]) == (3, b"halfwhole", "told")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ConnectionError("cut"),
+            "the connection to pod h breaks again and again: cut; the same command goes on where it was",
+        ),
+        (
+            ApiError(404, "NotFound", "no pod", "run it"),
+            "the pod h was taken away; the same command goes on where it was, in a new one",
+        ),
+        (ApiError(403, "Forbidden", "no", "run it"), "the API server refused to run it: no"),
+    ],
+)
+def test_nothing_can_be_run(error: Exception, said: str) -> None:
+    """A pod in which nothing can be run is told in a sentence."""
+
+    def command(*_: Any) -> Ended:
+        raise error
+
+    cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
+    cluster.command, cluster.patience_s = command, 0.0
+    with pytest.raises(LauncherError) as told:
+        helper.Helper(cluster.given(), "h", "output").output(["cat"])
+    assert str(told.value) == said
