@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import usage
 from k8s import render
-from k8s.causes import REMEDIES, when
 from k8s.contract import CLAIM, RUNS, Object, claim_of, trainer_of
 from k8s.errors import ApiError, LauncherError, Status
-from k8s.run import ON_ITS_WAY, created
+from k8s.events import when
+from k8s.pods import ON_ITS_WAY, created
+from k8s.troubles import REMEDIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

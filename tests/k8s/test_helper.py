@@ -162,12 +162,11 @@ def interrupt() -> None:
 )
 def test_it_is_always_deleted(end: Callable[[], None], error: type[BaseException] | None) -> None:
     """However the launcher ends, the pod goes; so do those of earlier launchers that ended by themselves."""
-    old = {
-        "kind": "Pod",
-        "metadata": {"name": "old", "uid": "o", "labels": dict(p.split("=") for p in HELPERS.split(","))},
-    }
-    busy = {"kind": "Pod", "metadata": {**old["metadata"], "name": "busy"}, "status": {"phase": "Running"}, "spec": {}}
-    cluster = FakeCluster(claim("ReadWriteMany"), {**old, "status": {"phase": "Succeeded"}, "spec": {}}, busy)
+    labels = dict(part.split("=") for part in HELPERS.split(","))
+    cluster = FakeCluster(claim("ReadWriteMany"))
+    for name, phase in (("old", "Succeeded"), ("busy", "Running")):
+        metadata = {"name": name, "uid": name, "labels": labels}
+        cluster.objects["Pod", name] = {"kind": "Pod", "metadata": metadata, "spec": {}, "status": {"phase": phase}}
     before = signal.getsignal(signal.SIGTERM)
 
     def use() -> None:
@@ -229,14 +228,17 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             waiting("ErrImagePull", "not found"),
             0,
             (
-                "the helper pod does not start: its image mine:2 cannot be had (not found); check the name and that the "
-                "nodes may pull it; `make load` puts it on kind's and minikube's nodes"
+                "the helper pod does not start: its image mine:2 cannot be had (not found); check the name and that "
+                "the nodes may pull it; `make load` puts it on kind's and minikube's nodes"
             ),
         ),
         (
             waiting("CreateContainerConfigError", "no secret"),
             0,
-            "the helper pod does not start: CreateContainerConfigError: no secret; see what the sentence names",
+            (
+                "the helper pod does not start: CreateContainerConfigError: no secret; "
+                "change what the sentence names, or ask who runs the cluster"
+            ),
         ),
         (
             waiting("ContainerCreating"),
