@@ -162,10 +162,8 @@ class Terminal(Lines):
             self.note(record.rank, str(record.message))
         elif record.phase != self._phase:
             self._begin(record)
-        if record.joined is not None:
-            self._progress.update(self._task, detail=f"{record.joined} of {self._config.workers}")
-        elif record.message and record.phase not in SAID:
-            self._progress.update(self._task, detail=record.message)
+        if record.joined is not None or record.message:
+            self._say(record)
         if record.phase == "training" and record.loss is not None:
             left = timedelta(seconds=round(record.eta_s or 0))
             # 80 columns have room for the others.
@@ -176,6 +174,13 @@ class Terminal(Lines):
                 f"{record.examples_per_s:,.0f} examples/s  {left} left{accuracy}"
             )
             self._progress.update(self._task, completed=record.step, figures=figures)
+
+    def _say(self, record: Record) -> None:
+        """Show what a record says in words beside its phase."""
+        if record.joined is not None:
+            self._progress.update(self._task, detail=f"{record.joined} of {self._config.workers}")
+        elif record.phase not in SAID:
+            self._progress.update(self._task, detail=str(record.message))
 
     def note(self, rank: int, line: str) -> None:
         """Print a line above the phases."""
