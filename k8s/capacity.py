@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from k8s import troubles
 from k8s.check import Check
 from k8s.contract import trainer_of
+from k8s.errors import ApiError
 from k8s.render import GPU
 
 if TYPE_CHECKING:
@@ -19,16 +20,35 @@ if TYPE_CHECKING:
 
 def quota(cluster: Cluster, job: Object) -> Check:
     """Whether the namespace's quotas have room for all workers: the dry run of a pod tells of one alone."""
-    workers, asked = job["spec"]["completions"], requests(trainer_of(job["spec"]["template"]))
+    workers, trainer = job["spec"]["completions"], trainer_of(job["spec"]["template"])
+    asked = requests(trainer)
     for each in cluster.select("ResourceQuota"):
+        if not counts_workers(each):
+            continue
         used, hard = each.get("status", {}).get("used", {}), each.get("status", {}).get("hard", {})
         for resource, most in hard.items():
-            wanted = workers * each_asks(resource, asked, trainer_of(job["spec"]["template"]))
+            wanted = workers * each_asks(resource, asked, trainer)
             if wanted and amount(used.get(resource, "0")) + wanted > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
-                message += f", and {workers} workers ask for {wanted:g} more"
+                message += f", and {worded(workers)} for {shown(resource, wanted)} more"
                 return Check("quota", "failed", message, troubles.REMEDIES["quota"])
-    return Check("quota", "ok", f"there is room for {workers} workers")
+    return Check("quota", "ok", f"there is room for {workers} worker{'s' * (workers > 1)}")
+
+
+def counts_workers(quota: Object) -> bool:
+    """Whether a quota is for pods as the workers: these have requests, and no deadline of their own."""
+    spec = quota.get("spec", {})
+    return "scopeSelector" not in spec and set(spec.get("scopes", [])) <= {"NotTerminating", "NotBestEffort"}
+
+
+def worded(workers: int) -> str:
+    """The subject of what they ask for."""
+    return f"{workers} workers ask" if workers > 1 else "a worker asks"
+
+
+def shown(resource: str, value: float) -> str:
+    """An amount of a resource, as a user would write it."""
+    return f"{value / 2**30:.4g}Gi" if "memory" in resource or "storage" in resource else f"{value:g}"
 
 
 def each_asks(resource: str, asked: dict[str, float], container: Object) -> float:
@@ -41,31 +61,53 @@ def each_asks(resource: str, asked: dict[str, float], container: Object) -> floa
 
 
 def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
-    """Whether the nodes can hold the workers: each, and all of them at the same time."""
+    """Whether the nodes can hold the workers: each, and all of them at the same time; where needed, on one node."""
     template, workers = job["spec"]["template"], job["spec"]["completions"]
     asked = requests(trainer_of(template))
-    usable = [node for node in cluster.select("Node") if takes(node, template)]
     wanted = ", ".join(f"{quantity} of {resource}" for resource, quantity in as_written(trainer_of(template)).items())
-    whole = [fits(amounts(node["status"]["allocatable"]), asked) for node in usable]
-    if GPU in asked and not any(GPU in node["status"]["allocatable"] for node in usable):
-        return Check("nodes", "failed", "no node has a GPU", troubles.REMEDIES["gpu"])
-    if not any(whole):
-        message = f"none of the {len(usable)} nodes that take this job can hold a worker, which asks for {wanted}"
-        return Check("nodes", "failed", message, troubles.REMEDIES["scheduling"])
-    together = workers > 1 and one_node
-    if together and max(whole) < workers:
-        message = f"no node alone, as the volume needs, can hold {workers} workers, each of which asks for {wanted}"
-        return Check("nodes", "failed", message, troubles.REMEDIES["scheduling"])
-    if sum(whole) < workers:
-        message = f"the {len(usable)} nodes hold {sum(whole)} workers, not {workers}, each of which asks for {wanted}"
-        return Check("nodes", "failed", message, troubles.REMEDIES["scheduling"])
-    used = taken(cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True))
+    usable = [node for node in cluster.select("Node") if takes(node, template)]
+    most = max if one_node else sum
+    room = [fits(amounts(node["status"]["allocatable"]), asked) for node in usable]
+    problem = ""
+    if not usable:
+        problem = "no node is ready and takes this job's pods, by its labels and taints"
+    elif not any(room):
+        problem = f"no node that takes this job can hold a worker, which asks for {wanted}"
+    elif most(room) < workers:
+        all_nodes = "no node alone, as the volume needs, can" if one_node else "all nodes together cannot"
+        problem = f"{all_nodes} hold {workers} workers, each of which asks for {wanted}"
+    if problem:
+        return Check("nodes", "failed", problem, troubles.REMEDIES["scheduling"])
+    try:
+        pods = cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        message = f"the nodes are large enough; what is free there now this user may not ask: {error.message}"
+        return Check("nodes", "not checked", message)
+    used = taken(pods)
     free = [fits(left(node, used[node["metadata"]["name"]]), asked) for node in usable]
-    if (max(free) if together else sum(free)) < workers:
-        room = max(free) if together else sum(free)
-        message = f"there is room for {room} of {workers} workers now, and it waits for the rest"
-        return Check("nodes", "warning", message, "wait, or ask for less (--cpu, --memory, --workers)")
-    return Check("nodes", "ok", f"there is room for {workers} workers, each of which asks for {wanted}")
+    if most(free) < workers:
+        now = f"there is room for {most(free)} of {workers} workers" if workers > 1 else "there is no room for a worker"
+        remedy = "wait, or ask for less (--cpu, --memory, --workers)"
+        return Check("nodes", "warning", f"{now} now; the run waits until there is", remedy)
+    return Check("nodes", "ok", f"there is room: {worded(workers)} for {wanted}{' each' * (workers > 1)}")
+
+
+def gpus(cluster: Cluster, job: Object) -> Check:
+    """Whether nodes that take the job have GPUs, if it asks for them."""
+    template = job["spec"]["template"]
+    if not requests(trainer_of(template)).get(GPU):
+        return Check("gpus", "ok", "none is asked for")
+    having = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
+    if not having:
+        return Check("gpus", "failed", "no node has a GPU", troubles.REMEDIES["gpu"])
+    count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in having if takes(node, template))
+    if not count:
+        names = ", ".join(sorted(node["metadata"]["name"] for node in having))
+        message = f"the nodes with GPUs ({names}) are not ready, or do not take this job's pods"
+        return Check("gpus", "failed", message, "see their taints and labels: `kubectl describe node`")
+    return Check("gpus", "ok", f"there are {count} on nodes that take this job")
 
 
 def taken(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
@@ -87,14 +129,20 @@ def takes(node: Object, template: Object) -> bool:
     labels = node["metadata"].get("labels", {})
     chosen = all(labels.get(key) == value for key, value in spec.get("nodeSelector", {}).items())
     hard = [taint for taint in node["spec"].get("taints", []) if taint["effect"] in ("NoSchedule", "NoExecute")]
-    return ready and chosen and all(any(tolerates(t, taint) for t in spec.get("tolerations", [])) for taint in hard)
+    open_ = not node["spec"].get("unschedulable")
+    return (
+        ready
+        and chosen
+        and open_
+        and all(any(tolerates(t, taint) for t in spec.get("tolerations", [])) for taint in hard)
+    )
 
 
 def tolerates(toleration: Object, taint: Object) -> bool:
     """Whether a toleration is for a taint."""
-    if toleration.get("effect") not in (None, taint["effect"]):
+    if toleration.get("effect") not in (None, "", taint["effect"]):
         return False
-    if toleration.get("key") is None:
+    if not toleration.get("key"):
         return toleration.get("operator") == "Exists"
     same = toleration["key"] == taint["key"]
     return same and (toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", ""))

@@ -47,6 +47,7 @@ SILENT_S = 10.0  # and after how long that is told
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of an answer
 SILENCE_S = 60.0  # of a log that is followed, before it is asked for anew
 WATCH_S = 60  # of one watch request, and then another: for so long nobody notices that its connection is dead
+CONNECTIONS = 32  # kept open for the threads that ask at the same time; urllib3 complains of each beyond it
 PASSING = {429, 500, 502, 503, 504}
 AWAY = PASSING - {500}  # not its own word on the request, as 500 is where a webhook does not answer
 
@@ -392,14 +393,15 @@ def connect(context: str | None, namespace: str | None, say: Callable[[str], Non
         if chosen is None:
             names = ", ".join(c["name"] for c in contexts)
             raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
-        api = config.new_client_from_config(context=chosen["name"])
+        settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
+        api = config.new_client_from_config(context=chosen["name"], client_configuration=settings)
         inside = chosen["context"].get("namespace")
     except unusable as error:
         why = " ".join(str(error).split())
         if context:
             raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {why}") from None
         try:
-            settings = client.Configuration()
+            settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
             config.load_incluster_config(client_configuration=settings)
             api = client.ApiClient(settings)
             inside = POD_NAMESPACE.read_text(encoding="utf-8").strip()

@@ -11,11 +11,11 @@ import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from k8s import capacity, troubles
+from k8s import capacity, storage, troubles
 from k8s.check import Check
-from k8s.contract import CLAIM, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, claim_of
+from k8s.contract import INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL
 from k8s.errors import ApiError, Status
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from k8s.cluster import Cluster
     from k8s.contract import Object
 
-AT_A_TIME = 8
+AT_A_TIME = 11  # one for each check
+UID = "00000000-0000-0000-0000-000000000000"  # a Job gets its own when it is made
 OLDEST = (1, 31)  # the first with all that the Job's spec says: success policy, limits for each index
 # What the launcher does with a run.
 NEEDED = (
@@ -73,29 +74,32 @@ def checks(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
         job: it.
         claim: the claim that it names; None where there is none of that name.
     """
-    asked: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+    one_node = storage.needs_one_node(claim) or storage.is_on_one_node(job)
+    asked: list[tuple[str, Callable[[], Check]]] = [
         ("server version", functools.partial(version, cluster)),
+        ("namespace", functools.partial(namespace, cluster)),
         ("permissions", functools.partial(permissions, cluster)),
         ("name", functools.partial(name, cluster, job)),
-        ("volume", functools.partial(volume, cluster, job, claim)),
+        ("volume", functools.partial(storage.volume, job, claim)),
+        ("storage class", functools.partial(storage.storage_class, cluster, job, claim)),
         ("pod", functools.partial(pod, cluster, job)),
         ("quota", functools.partial(capacity.quota, cluster, job)),
-        ("nodes", functools.partial(capacity.nodes, cluster, job, one_node=needs_one_node(claim))),
+        ("nodes", functools.partial(capacity.nodes, cluster, job, one_node=one_node)),
+        ("gpus", functools.partial(capacity.gpus, cluster, job)),
         ("queue", functools.partial(queue, cluster, job)),
     ]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         return list(pool.map(lambda one: asking(*one), asked))
 
 
-def asking(what: str, check: Callable[[], Any]) -> Check:
+def asking(what: str, check: Callable[[], Check]) -> Check:
     """Make a check; one that this user may not make is not checked."""
     try:
-        found: Check = check()
+        return check()
     except ApiError as error:
         if error.code != 403:
             raise
         return Check(what, "not checked", f"this user may not ask: {error.message}")
-    return found
 
 
 def version(cluster: Cluster) -> Check:
@@ -105,6 +109,15 @@ def version(cluster: Cluster) -> Check:
         remedy = "upgrade the cluster"
         return Check("server version", "failed", f"{major}.{minor}, and 1.31 is the oldest that can run this", remedy)
     return Check("server version", "ok", f"{major}.{minor}")
+
+
+def namespace(cluster: Cluster) -> Check:
+    """Whether the namespace is there."""
+    name = cluster.namespace
+    if cluster.get("Namespace", name) is None:
+        remedy = f"make it: `kubectl create namespace {name}`, or name another one with --namespace"
+        return Check("namespace", "failed", f"there is no namespace {name}", remedy)
+    return Check("namespace", "ok", name)
 
 
 def permissions(cluster: Cluster) -> Check:
@@ -132,49 +145,6 @@ def name(cluster: Cluster, job: Object) -> Check:
     return Check("name", "failed", f"there is a Job {run} already", remedy)
 
 
-def volume(cluster: Cluster, job: Object, claim: Object | None) -> Check:
-    """Whether the claim is there and fits the number of workers."""
-    wanted, workers = claim_name(job), job["spec"]["completions"]
-    if claim is None:
-        if wanted != CLAIM:
-            return Check("volume", "failed", f"there is no claim {wanted}", troubles.REMEDIES["claim-missing"])
-        return will_be_made(cluster)
-    modes, phase = set(claim["spec"]["accessModes"]), claim.get("status", {}).get("phase")
-    said = f"the claim {wanted} is {', '.join(sorted(modes))}"
-    if modes == {"ReadWriteOncePod"} and workers > 1:
-        remedy = "name a ReadWriteMany or ReadWriteOnce claim with --claim"
-        return Check("volume", "failed", f"{said}, and {workers} workers cannot share it", remedy)
-    if modes == {"ReadOnlyMany"}:
-        return Check("volume", "failed", f"{said}, and nothing can be written to it", "name another one with --claim")
-    if phase != "Bound" and not waits_for_pods(cluster, claim):
-        state, lacks = ("failed", "has lost its volume") if phase == "Lost" else ("warning", "has no volume yet")
-        return Check("volume", state, f"the claim {wanted} {lacks}", troubles.REMEDIES["claim-unbound"])
-    return Check(
-        "volume", "ok", said + ("; all workers go to one node" if workers > 1 and needs_one_node(claim) else "")
-    )
-
-
-def will_be_made(cluster: Cluster) -> Check:
-    """Whether the setup's own claim can get a volume."""
-    classes = cluster.select("StorageClass")
-    default = "storageclass.kubernetes.io/is-default-class"
-    if not any(c["metadata"].get("annotations", {}).get(default) == "true" for c in classes):
-        remedy = "make a claim with a class of your own, and name it with --claim"
-        return Check(
-            "volume", "failed", f"the claim {CLAIM} is to be made, and there is no default storage class", remedy
-        )
-    return Check(
-        "volume", "ok", f"the claim {CLAIM} will be made by the default storage class; all workers go to one node"
-    )
-
-
-def waits_for_pods(cluster: Cluster, claim: Object) -> bool:
-    """Whether a claim gets its volume only once a pod wants it."""
-    wanted = claim["spec"].get("storageClassName")
-    found = cluster.get("StorageClass", wanted) if wanted else None
-    return found is not None and found.get("volumeBindingMode") == "WaitForFirstConsumer"
-
-
 def pod(cluster: Cluster, job: Object) -> Check:
     """Whether the API server would take the Job's pods: it takes a Job whose pods it refuses."""
     try:
@@ -183,6 +153,8 @@ def pod(cluster: Cluster, job: Object) -> Check:
         told = error.message.partition("forbidden: ")[2] or error.message
         if 'cannot create resource "pods"' in error.message:
             raise
+        if error.code == 404:
+            return Check("pod", "not checked", told)  # there is no namespace
         kinds = {"exceeded quota": "quota", "violates PodSecurity": "pod-security"}
         reason = next((kind for text, kind in kinds.items() if text in told), "refused")
         return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", troubles.REMEDIES[reason])
@@ -193,11 +165,11 @@ def pod_of(cluster: Cluster, job: Object) -> Object:
     """A pod as the Job controller would make it."""
     template = copy.deepcopy(job["spec"]["template"])
     run = job["metadata"]["name"]
-    labels = {**template["metadata"]["labels"], JOB_NAME_LABEL: run, INDEX_LABEL: "0"}
+    labels = {**template["metadata"]["labels"], JOB_NAME_LABEL: run, UID_LABEL: UID, INDEX_LABEL: "0"}
     # It may not be there yet; what it may do is nothing in any case.
     if cluster.get("ServiceAccount", template["spec"]["serviceAccountName"]) is None:
         del template["spec"]["serviceAccountName"]
-    metadata = {"generateName": f"{run}-0-", "labels": labels}
+    metadata = {**template["metadata"], "generateName": f"{run}-0-", "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
@@ -213,16 +185,6 @@ def queue(cluster: Cluster, job: Object) -> Check:
             raise
         found = None
     if found is None:
-        message = f"there is no local queue {wanted}, or no Kueue, in this cluster"
+        message = f"there is no local queue {wanted} in namespace {cluster.namespace}, or no Kueue in the cluster"
         return Check("queue", "failed", message, "make the LocalQueue, or leave out --queue")
     return Check("queue", "ok", f"the local queue {wanted} is there")
-
-
-def claim_name(job: Object) -> str:
-    """The claim that a rendered Job mounts."""
-    return claim_of(job["spec"]["template"]) or ""
-
-
-def needs_one_node(claim: Object | None) -> bool:
-    """Whether all pods that use a claim must be on one node; one that is not there yet will be made so."""
-    return claim is None or not {"ReadWriteMany"} & set(claim["spec"]["accessModes"])

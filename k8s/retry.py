@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from job import config
 from job.config import usage
 from job.errors import JobError
-from k8s import preflight, render, submit
+from k8s import render, storage, submit
 from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
 from k8s.control import refused
 from k8s.errors import LauncherError, Status
@@ -156,7 +156,7 @@ def check(cluster: Cluster, new: Object) -> None:
     """
     trial = copy.deepcopy(new)
     trial["metadata"]["name"] = f"{new['metadata']['name'][:40].rstrip('-')}-trial"
-    claim = cluster.get("PersistentVolumeClaim", preflight.claim_name(trial))
+    claim = cluster.get("PersistentVolumeClaim", storage.claim_name(trial))
     submit.approve(cluster, trial, claim, new["metadata"]["name"])
 
 

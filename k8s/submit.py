@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k8s import follow, preflight, render
+from k8s import follow, preflight, render, storage
 from k8s.contract import CLAIM
 from k8s.errors import LauncherError, Status
 
@@ -99,8 +99,8 @@ def read(arguments: argparse.Namespace, now: datetime) -> Submission:
 def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
     """The Job of a submission, on one node if its claim needs that; and the claim, None where there is none yet."""
     job = render.job(submission)
-    claim = cluster.get("PersistentVolumeClaim", preflight.claim_name(job))
-    if preflight.needs_one_node(claim) and "one-node" not in submission.components:
+    claim = cluster.get("PersistentVolumeClaim", storage.claim_name(job))
+    if storage.needs_one_node(claim) and "one-node" not in submission.components:
         job = render.job(dataclasses.replace(submission, one_node=True))
     return job, claim
 
@@ -141,7 +141,7 @@ def set_up(cluster: Cluster, job: Object) -> None:
     """Create what a Job needs of the setup and is not there; what is there stays as it is."""
     for new in render.setup():
         name = new["metadata"]["name"]
-        if new["kind"] == "PersistentVolumeClaim" and name != preflight.claim_name(job):
+        if new["kind"] == "PersistentVolumeClaim" and name != storage.claim_name(job):
             continue
         if cluster.get(new["kind"], name) is None:
             cluster.create(new)

@@ -41,7 +41,7 @@ def test_image_that_does_not_exist(shared: Lab) -> None:
 def test_nodes_too_small(shared: Lab) -> None:
     """A worker that asks for more CPU than any node has."""
     refused(
-        shared, r"failed +nodes: none of the \d+ nodes? .* can hold a worker, which asks for 999 of cpu", "--cpu=999"
+        shared, r"failed +nodes: no node that takes this job can hold a worker, which asks for 999 of cpu", "--cpu=999"
     )
     sentence = r"worker 0 has no node: .* too little cpu free; it asks for 999 of cpu"
     stuck(shared, shared.render("large", cpu="999"), sentence)
@@ -49,7 +49,7 @@ def test_nodes_too_small(shared: Lab) -> None:
 
 def test_no_gpu(shared: Lab) -> None:
     """A worker that asks for a GPU where no node has one."""
-    refused(shared, r"failed +nodes: no node has a GPU; add a node with GPUs", "--overlay=gpu", "--cpu=100m")
+    refused(shared, r"failed +gpus: no node has a GPU; add a node with GPUs", "--overlay=gpu", "--cpu=100m")
     sentence = r"worker 0 has no node: .* no GPU free; it asks for .*\ndo: add a node with GPUs"
     stuck(shared, shared.render("gpu", overlay="gpu", memory="1Gi"), sentence)
 
