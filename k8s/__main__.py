@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from job.config import Parser, usage
 from job.errors import Exit, JobError
-from k8s import cancel, fetch, logs, preflight, resume, retry, status, submit, suspend, why
+from k8s import cancel, completion, fetch, logs, preflight, resume, retry, status, submit, suspend, why
 from k8s.cluster import connect
 from k8s.errors import MEANINGS, LauncherError
 
@@ -26,6 +26,7 @@ COMMANDS = {
     "resume": resume,
     "retry": retry,
     "fetch": fetch,
+    "completion": completion,
 }
 STATUSES = (
     "exit statuses: 0; "
