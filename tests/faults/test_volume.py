@@ -195,9 +195,9 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_volume_that_turns_read_only(
     digits: Path, disk: Callable[[str], Path], quiet: Quiet, published: Path, phase: str
 ) -> None:
-    """As ext4 makes it after an error of its disk, while rank 0, alone, trains or publishes: 73, nothing restarts.
+    """As ext4 makes it after an error of its disk, while rank 0, alone, trains or publishes: 73.
 
-    What was published before stays as it was. Mounted anew the run goes on: Same, and nothing half-written is left.
+    Where that error is met first, rank 0's trainer is started again before, for it might have passed. What was published before stays as it was. Mounted anew the run goes on: Same, and nothing half-written is left.
     """
     output = disk("loop") / "output"
     shutil.copytree(published, output, symlinks=True)
@@ -207,7 +207,7 @@ def test_volume_that_turns_read_only(
         team[0].until(lambda record: record.phase == phase and (record.step or 0) >= 600)
         subprocess.run(["mount", "-o", "remount,abort", output.parent], check=True)  # ext4's own way to try it
         assert team[0].failure()[:2] == (73, "output-not-writable")
-        assert team[0].reasons() == []
+        assert team[0].reasons() in ([], ["output-io"])
         assert {path: there for path, there in contents(output).items() if path in before} == before
         subprocess.run(["umount", output.parent], check=True)
         disk("loop")
