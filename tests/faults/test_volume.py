@@ -197,7 +197,8 @@ def test_volume_that_turns_read_only(
 ) -> None:
     """As ext4 makes it after an error of its disk, while rank 0, alone, trains or publishes: 73.
 
-    Where that error is met first, rank 0's trainer is started again before, for it might have passed. What was published before stays as it was. Mounted anew the run goes on: Same, and nothing half-written is left.
+    Where that error is met first, rank 0's trainer is started again before, for it might have passed. What was
+    published before stays as it was. Mounted anew the run goes on: Same, and nothing half-written is left.
     """
     output = disk("loop") / "output"
     shutil.copytree(published, output, symlinks=True)
