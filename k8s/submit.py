@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from k8s import follow, preflight, render, storage
 from k8s.contract import CLAIM
-from k8s.errors import LauncherError, Status
+from k8s.errors import ApiError, LauncherError, Status
 
 if TYPE_CHECKING:
     import argparse
@@ -106,14 +106,14 @@ def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | 
 
 
 def send(cluster: Cluster, submission: Submission) -> Object:
-    """Check, and create what is absent of the setup, and the Job; returns the Job as the API server made it.
+    """Check, then create what is absent of the setup, and the Job; returns the Job as the API server made it.
 
     Raises:
         LauncherError: 2, when a check says that it cannot run, or the API server refuses it.
     """
     job, claim = prepare(cluster, submission)
-    set_up(cluster, job)
     approve(cluster, job, claim, submission.name)
+    set_up(cluster, job)
     return cluster.create(job)
 
 
@@ -138,10 +138,21 @@ def approve(cluster: Cluster, job: Object, claim: Object | None, name: str) -> N
 
 
 def set_up(cluster: Cluster, job: Object) -> None:
-    """Create what a Job needs of the setup and is not there; what is there stays as it is."""
+    """Create what a Job needs of the setup and is not there; what is there stays as it is.
+
+    Raises:
+        LauncherError: 2, when this user may not.
+    """
     for new in render.setup():
-        name = new["metadata"]["name"]
-        if new["kind"] == "PersistentVolumeClaim" and name != storage.claim_name(job):
+        kind, name = new["kind"], new["metadata"]["name"]
+        if (kind == "PersistentVolumeClaim" and name != storage.claim_name(job)) or cluster.get(kind, name) is not None:
             continue
-        if cluster.get(new["kind"], name) is None:
+        try:
             cluster.create(new)
+        except ApiError as error:
+            if error.reason == "AlreadyExists":  # another submission made it meanwhile
+                continue
+            if error.code != 403:
+                raise
+            remedy = f"have who may apply the setup: `kubectl apply -k k8s/manifests/setup -n {cluster.namespace}`"
+            raise LauncherError(Status.REFUSED, f"the {kind} {name} cannot be made: {error.message}", remedy) from error
