@@ -95,7 +95,7 @@ def test_out_of_memory(shared: Lab) -> None:
     assert re.search(
         r"worker 0 ended with (71|137) \(out-of-memory\): the kernel killed the (trainer|worker) for", said
     )
-    assert "--memory" in said
+    assert "do: give it more" in said
 
 
 def test_other_settings(shared: Lab) -> None:
