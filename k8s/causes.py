@@ -69,7 +69,7 @@ def too_late(run: Run, when: str) -> Cause:
             f"{sentence}; its workers ran, and how far they came is in runs/{run.name}/events.jsonl on its volume"
         )
     else:
-        sentence = f"{sentence}; {GONE}"
+        sentence = f"{sentence}; its pods are gone, and what they said with them"
     remedy = (first and first.remedy) or REMEDIES["deadline-exceeded"]
     return dataclasses.replace(
         first or Cause("", ""), reason="deadline-exceeded", sentence=sentence, remedy=remedy, when=when
@@ -88,7 +88,8 @@ def left_behind(run: Run) -> Cause | None:
         first = next(e for e in run.events if e.get("reason") == "Failed" and events.about(e) == events.about(found))
         reason, text = "image", f"could not begin: {image_told(events.message(first))}"
     else:
-        reason, text = "volume", f"could not get its volume: {unmounted(template, told)}"
+        reason, text = unmounted(template, told)
+        text = f"could not get its volume: {text}"
     return Cause(reason, f"a worker {text}", REMEDIES[reason], when=events.when(found))
 
 
@@ -111,7 +112,8 @@ def words(ending: Ending) -> str:
     """A worker's end in a sentence."""
     how = "ended" if ending.code is None else f"ended with {ending.code}"
     told = ending.message or "it said nothing of it"
-    return f"worker {ending.rank} {how} ({ending.reason}): {told}"
+    by = f"; the cluster ended it ({ending.disruption}), which is not counted" if ending.disruption else ""
+    return f"worker {ending.rank} {how} ({ending.reason}): {told}{by}"
 
 
 def of_ending(run: Run, ending: Ending) -> Cause:
@@ -141,8 +143,10 @@ def ends_so_far(run: Run) -> Cause | None:
     found = of_ending(run, own[-1])
     counted = len([ending for ending in ends if ending.rank == found.rank and ending.counted])
     most = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
-    count = f" (end {counted} of the {most} after which it is given up)" if counted else ""
-    return dataclasses.replace(found, sentence=f"{found.sentence}; it is replaced{count}")
+    count = f" (end {counted} of the {most} after which it is given up)" if counted and own[-1].counted else ""
+    # What it was told from outside is no fault of its own.
+    remedy = "nothing: it goes on from its last checkpoint" if own[-1].reason in FOLLOWING else found.remedy
+    return dataclasses.replace(found, sentence=f"{found.sentence}; it is replaced{count}", remedy=remedy)
 
 
 def at_work(run: Run) -> Cause:

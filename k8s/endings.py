@@ -29,7 +29,7 @@ class Ending:
     """How a worker's container ended: as in its termination message, or by Kubernetes' own words.
 
     code is its exit code, None where no container began. when is RFC 3339; accuracy the share of test examples that
-    the published model classifies rightly. counted is whether it counts against the run.
+    the published model classifies rightly. disruption is why the cluster ended it, as EvictionByEvictionAPI, if it did.
     """
 
     rank: int
@@ -41,7 +41,12 @@ class Ending:
     when: str
     step: int | None = None
     accuracy: float | None = None
-    counted: bool = True
+    disruption: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether the Job counts it against the worker."""
+        return not self.disruption
 
 
 def endings(pods: Iterable[Object]) -> list[Ending]:
@@ -55,10 +60,10 @@ def ended(pod: Object) -> Ending | None:
     terminated, status = container_state(pod).get("terminated"), pod["status"]
     if not terminated and status.get("phase") != "Failed":
         return None
-    rank, name, counted = rank_of(pod), pod["metadata"]["name"], not disruption(pod)
+    rank, name, by = rank_of(pod), pod["metadata"]["name"], disruption(pod)
     if not terminated:  # evicted, or refused by the kubelet, before a container could say anything
         reason, message = kebab(status.get("reason") or "failed"), plain(status.get("message", ""))
-        return Ending(rank, name, None, reason, message, "", created(pod), counted=counted)
+        return Ending(rank, name, None, reason, message, "", created(pod), disruption=by)
     code, told = int(terminated["exitCode"]), told_by(terminated)
     if status.get("reason") not in (None, "") and not told:
         told = {"reason": kebab(status["reason"]), "message": plain(status.get("message", ""))}
@@ -74,7 +79,7 @@ def ended(pod: Object) -> Ending | None:
         when=terminated.get("finishedAt") or created(pod),
         step=told.get("step"),
         accuracy=told.get("accuracy"),
-        counted=counted,
+        disruption=by,
     )
 
 

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING
 from k8s import events, scheduling
 from k8s.contract import claim_of, rank_of, trainer_of
 from k8s.endings import kebab, plain
-from k8s.pods import (
-    NO_IMAGE,
-    UNREACHABLE,
-    container_state,
-    created,
-    disruption,
-    hindrance,
-    is_over,
-    is_scheduled,
-    started,
-)
+from k8s.pods import NO_IMAGE, container_state, created, hindrance, is_cut_off, is_over, is_scheduled, started
 from k8s.pods import pod_condition as condition
 from k8s.troubles import REMEDIES, Cause
 
@@ -30,6 +20,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION = {"CreateContainerConfigError", "CreateContainerError"}
 UNMOUNTED = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+PASSING = "no relationship found between node"  # the API server did not know yet that the pod has this node
 # What is in a refusal of the API server's, and the reason as in TROUBLES.
 REFUSALS = {
     "exceeded quota": "quota",
@@ -108,11 +99,11 @@ def refused_pods(run: Run) -> Iterator[Cause]:
 def dead_node(run: Run, pod: Object) -> tuple[str, str, str] | None:
     """A pod whose node does not answer."""
     node, leaving = pod["spec"].get("nodeName"), "deletionTimestamp" in pod["metadata"]
-    # Who may not look at nodes still sees why the pod is to end.
-    down = node in run.down if run.down is not None else leaving and disruption(pod) == UNREACHABLE
+    # Who may not look at nodes still sees it by the pod.
+    down = node in run.down if run.down is not None else is_cut_off(pod)
     if not node or not down:
         return None
-    since = (condition(pod, "DisruptionTarget") or condition(pod, "Ready", "False") or {}).get("lastTransitionTime", "")
+    since = (condition(pod, "Ready", "False") or {}).get("lastTransitionTime", "")
     if leaving:
         text = f"waits for nothing but its end: its node {node} does not answer, and it is replaced once it is known"
         return "dead-node", f"{text} that it ended", since
@@ -155,7 +146,7 @@ def not_started(run: Run, pod: Object) -> tuple[str, str, str] | None:
     """A pod whose container does not begin."""
     name, waits = pod["metadata"]["name"], hindrance(pod)
     waiting = container_state(pod).get("waiting", {})
-    own = [event for event in run.events if events.about(event) == name]
+    own = [e for e in run.events if events.about(e) == name and PASSING not in events.message(e)]
     if waits in NO_IMAGE:
         first = next((event for event in own if event.get("reason") in ("Failed", "InspectFailed", waits)), None)
         told = image_told(waiting.get("message") or waits)
@@ -165,7 +156,8 @@ def not_started(run: Run, pod: Object) -> tuple[str, str, str] | None:
         reason = "configuration" if waits in CONFIGURATION else kebab(waits)
         return reason, f"cannot start ({waits}): {plain(waiting.get('message', ''))}", created(pod)
     if said := events.last(own, *UNMOUNTED):
-        return "volume", f"cannot get its volume: {unmounted(pod, events.message(said))}", events.when(said)
+        reason, text = unmounted(pod, events.message(said))
+        return reason, f"cannot get its volume: {text}", events.when(said)
     if said := events.last(own, "FailedCreatePodSandBox"):
         return "refused", f"cannot start: {plain(events.message(said))}", events.when(said)
     return None
@@ -178,10 +170,10 @@ def image_told(message: str) -> str:
     return re.sub(r"failed to resolve reference \"[^\"]*\": ", "", told) or "it could not be pulled, and is tried again"
 
 
-def unmounted(pod: Object, message: str) -> str:
-    """Why a volume cannot be had."""
+def unmounted(pod: Object, message: str) -> tuple[str, str]:
+    """Why a volume cannot be had: the reason as in TROUBLES, and the rest of a sentence."""
     if "Multi-Attach" in message:
         user = re.search(r"already used by pod\(s\) (.+)$", message)
-        holder = f"pod {user[1].strip()} uses" if user else "another node has"
-        return f"{holder} the claim {claim_of(pod)}, which one node alone can have (ReadWriteOnce)"
-    return message
+        holder = f"{user[1].strip()}, on another node, uses" if user else "another node has"
+        return "volume", f"{holder} the claim {claim_of(pod)}, which one node alone can have (ReadWriteOnce)"
+    return "configuration" if re.search(r'(configmap|secret) "\S+" not found', message) else "volume", message

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 ON_ITS_WAY = {"ContainerCreating", "PodInitializing", ""}
 # And those for which it waits for an image in vain.
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
-UNREACHABLE = "DeletionByTaintManager"  # why a pod is to end whose node does not answer
 
 
 def container_state(pod: Object) -> Object:
@@ -59,6 +58,12 @@ def pod_condition(pod: Object, kind: str, status: str = "True") -> Object | None
     return next((c for c in found if c["type"] == kind and c["status"] == status), None)
 
 
+def is_cut_off(pod: Object) -> bool:
+    """Whether a pod's node does not answer: then the cluster alone says that it is not ready, and not its kubelet."""
+    unready, containers = pod_condition(pod, "Ready", "False"), pod_condition(pod, "ContainersReady")
+    return not is_over(pod) and unready is not None and containers is not None
+
+
 def disruption(pod: Object) -> str:
     """Why the cluster ended a pod, or is about to, as EvictionByEvictionAPI; the Job does not count such an end."""
     return str((pod_condition(pod, "DisruptionTarget") or {}).get("reason", ""))
@@ -77,3 +82,10 @@ def stage(pod: Object) -> str:
         return f"cannot start on {pod['spec']['nodeName']} ({reason})"
     doing = "runs" if started(pod) else "gets its image" if is_pulling(pod) else "is being set up"
     return f"{doing} on {pod['spec']['nodeName']}"
+
+
+def failures(pod: Object) -> int:
+    """How many pods of its rank had failed before this one was made, counted by the Job or not."""
+    annotations = pod["metadata"].get("annotations", {})
+    kinds = ("failure-count", "ignored-failure-count")
+    return sum(int(annotations.get(f"batch.kubernetes.io/job-index-{kind}", 0)) for kind in kinds)

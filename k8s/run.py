@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from job import telemetry
 from job.errors import Exit
-from k8s.contract import APP, CANCELLED, CONTAINER, NAME_LABEL, QUEUE_LABEL, Object, pods_of, rank_of
+from k8s.contract import APP, CANCELLED, CONTAINER, NAME_LABEL, QUEUE_LABEL, UID_LABEL, Object, pods_of, rank_of
 from k8s.endings import Ending, endings, first_cause, kebab
 from k8s.errors import ApiError, LauncherError, Status
-from k8s.pods import NO_IMAGE, created, hindrance, is_over, is_pulling, is_scheduled, started
+from k8s.pods import NO_IMAGE, created, hindrance, is_cut_off, is_over, is_pulling, is_scheduled, started
 from k8s.troubles import OF_CODE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from job.telemetry import Record
     from k8s.cluster import Cluster
 
@@ -95,7 +97,13 @@ def gather(cluster: Cluster, name: str) -> Run:
     if job["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
         message = f"the Job {name} in namespace {cluster.namespace} is no run of {APP}"
         raise LauncherError(Status.REFUSED, message, "its labels do not say so")
-    return Run(job, tuple(cluster.select("Pod", pods_of(name))))
+    return Run(job, own(job, cluster.select("Pod", pods_of(name))))
+
+
+def own(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
+    """A Job's own pods among those of its name: a Job before it may have left some."""
+    uid = job["metadata"]["uid"]
+    return tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get(UID_LABEL, uid) == uid)
 
 
 def state(run: Run) -> State:
@@ -166,7 +174,11 @@ def before_records(run: Run) -> State | None:
         pulling = hindered in NO_IMAGE if hindered else any(is_pulling(pod) for pod in live)
         detail = f"{len(begun)} of {len(live)} run" + (f", {hindered}" if hindered else "")
         return State("pulling" if pulling else "starting", detail)
-    return None if run.record else State("starting", f"{len(live)} of {run.workers} run")
+    if run.record:
+        return None
+    if 0 in pods and is_cut_off(pods[0]):  # its log is there, but cannot be read
+        return State("out of reach", f"node {pods[0]['spec']['nodeName']} does not answer")
+    return State("starting", f"{len(live)} of {run.workers} run")
 
 
 def at_work(record: Record | None, workers: int) -> State:

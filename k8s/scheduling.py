@@ -15,7 +15,7 @@ WORDS = (
     (r"volume node affinity conflict|PersistentVolume's node affinity", "no way to its volume", "volume-node"),
     (r"didn't find available persistent volumes", "no free volume for its claim", "claim-unbound"),
     (r"max volume count", "no room for one more volume", "scheduling"),
-    (r"(was|were) unschedulable", "no new pods to take (cordoned)", "scheduling"),
+    (r"(was|were) unschedulable", "been cordoned", "scheduling"),
     (r"untolerated taint\(?s?\)?\s*\{([^}]*?):? *\}", "the taint {}, which it does not tolerate", "scheduling"),
     (r"untolerated taint", "a taint that it does not tolerate", "scheduling"),
     (r"didn't match pod affinity rules", "none of the run's other workers, with which it must be", "volume-node"),

@@ -9,21 +9,22 @@ import dataclasses
 import json
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from k8s.contract import JOB_NAME_LABEL, RUNS
-from k8s.endings import ended, endings
-from k8s.events import when
-from k8s.pods import created, hindrance, is_pulling, is_scheduled
-from k8s.run import Run, age_s, last_record, state
+from job import telemetry
+from k8s.contract import CONTAINER, JOB_NAME_LABEL, RUNS
+from k8s.errors import ApiError
+from k8s.pods import created
+from k8s.run import Run, last_record, own, state
+from k8s.summary import detailed, restarts, summary
 from k8s.why import gather_all
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rich.console import RenderableType
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 8
 EVERY_S = 2.0
-EVENTS = 8
+TAIL = 2000  # lines of a log, for the reasons of restarts
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,10 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
 def look(cluster: Cluster, name: str | None) -> dict[str, Any]:
     """What is shown, as JSON."""
     now = datetime.now(UTC)
-    return one(gather_all(cluster, name), now) if name else {"runs": [summary(seen, now) for seen in every(cluster)]}
+    if name is None:
+        return {"runs": [summary(seen, now) for seen in every(cluster)]}
+    seen = gather_all(cluster, name)
+    return detailed(seen, now, restart_reasons(cluster, seen))
 
 
 def every(cluster: Cluster) -> list[Run]:
@@ -65,7 +69,7 @@ def every(cluster: Cluster) -> list[Run]:
     for pod in cluster.select("Pod", RUNS):
         pods[pod["metadata"]["labels"].get(JOB_NAME_LABEL, "")].append(pod)
     jobs = sorted(cluster.select("Job", RUNS), key=created, reverse=True)
-    runs = [Run(job, tuple(pods[job["metadata"]["name"]])) for job in jobs]
+    runs = [Run(job, own(job, pods[job["metadata"]["name"]])) for job in jobs]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         return list(pool.map(lambda seen: with_record(cluster, seen), runs))
 
@@ -77,68 +81,20 @@ def with_record(cluster: Cluster, seen: Run) -> Run:
     return dataclasses.replace(seen, record=last_record(cluster, seen))
 
 
-def summary(seen: Run, now: datetime) -> dict[str, Any]:
-    """A run in a line."""
-    is_now = state(seen)
-    return {
-        "name": seen.name,
-        "state": str(is_now),
-        "ended": is_now.ended,
-        "code": is_now.code,
-        "workers": seen.workers,
-        "age_s": round(age_s(created(seen.job), now)),
-        "accuracy": is_now.accuracy,
-    }
+def restart_reasons(cluster: Cluster, seen: Run) -> dict[int, Counter[str]]:
+    """Why the trainers of workers were started again, from their own logs; of a few workers only."""
+    ranks = [rank for rank in range(seen.workers) if rank in seen.newest and restarts(seen, rank)][:AT_A_TIME]
 
+    def read(rank: int) -> Counter[str]:
+        try:
+            lines = list(cluster.logs(seen.newest[rank]["metadata"]["name"], CONTAINER, tail=TAIL))
+        except (ApiError, OSError):
+            return Counter()
+        records = [record for line in lines if (record := telemetry.parse(line))]
+        return Counter(record.reason or "unknown" for record in records if record.phase == "restarting")
 
-def one(seen: Run, now: datetime) -> dict[str, Any]:
-    """A run rank by rank."""
-    record = seen.record
-    figures = ("epoch", "step", "steps", "loss", "examples_per_s", "eta_s", "checkpoint")
-    return {
-        **summary(seen, now),
-        "progress": {name: getattr(record, name) for name in figures} if record else None,
-        "ranks": [rank_line(seen, rank) for rank in range(seen.workers)],
-        "events": [event_line(event) for event in seen.events[-EVENTS:]],
-    }
-
-
-def event_line(event: Object) -> dict[str, Any]:
-    """An event."""
-    about = event["involvedObject"].get("name")
-    return {"when": when(event), "about": about, "reason": event.get("reason"), "message": event.get("message")}
-
-
-def rank_line(seen: Run, rank: int) -> dict[str, Any]:
-    """A worker: where it is, what it does, how often it was replaced and its trainer started again."""
-    pod = seen.newest.get(rank)
-    others = (seen.record.workers if seen.record else None) or {}
-    told = others.get(str(rank), {})
-    restarts = (seen.record.restarts if seen.record else 0) if rank == 0 else told.get("restarts", 0)
-    reasons = [e.reason for e in endings(p for p in seen.pods if p is not pod) if e.rank == rank]
-    return {
-        "rank": rank,
-        "phase": phase_of(seen, pod, told),
-        "node": pod["spec"].get("nodeName") if pod else None,
-        "pod": pod["metadata"]["name"] if pod else None,
-        "restarts": restarts,
-        "replaced": reasons,
-    }
-
-
-def phase_of(seen: Run, pod: Object | None, told: dict[str, Any]) -> str:
-    """What a worker does: rank 0 tells of those that do something else than itself."""
-    if pod is None:
-        return "no pod"
-    if end := ended(pod):
-        return "ended" if end.code is None else f"ended with {end.code}"
-    if not is_scheduled(pod):
-        return "waits for a node"
-    if hindered := hindrance(pod):
-        return hindered
-    if pod["status"].get("phase") != "Running":
-        return "pulling" if is_pulling(pod) else "starting"
-    return str(told.get("phase") or (seen.record.phase if seen.record else "starting"))
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return dict(zip(ranks, pool.map(read, ranks), strict=True))
 
 
 def show(seen: dict[str, Any], output: str) -> None:
@@ -167,15 +123,19 @@ def drawn(seen: dict[str, Any]) -> RenderableType:
         parts += [Text(f"step {progress['step'] or 0:,} of {progress['steps']:,}{loss}{rate}{left}")]
     if seen["accuracy"] is not None:
         parts += [Text(f"accuracy {seen['accuracy']:.4f}")]
-    rows = [
-        [r["rank"], r["phase"], r["node"] or "", r["restarts"], ", ".join(r["replaced"]), r["pod"] or ""]
-        for r in seen["ranks"]
-    ]
-    parts += [table(["rank", "phase", "node", "restarts", "replaced after", "pod"], rows)]
+    rows = [rank_row(found) for found in seen["ranks"]]
+    parts += [table(["rank", "phase", "node", "restarts", "replaced", "pod"], rows)]
     if seen["events"]:
         events = [[e["when"], e["about"], e["reason"], e["message"]] for e in seen["events"]]
         parts += [Text(""), table(["last events", "about", "reason", "message"], events)]
     return Group(*parts)
+
+
+def rank_row(found: dict[str, Any]) -> list[Any]:
+    """A worker, in a row."""
+    restarts, replaced = found["restarted_after"], found["replaced_after"]
+    again = [counted(found["restarts"], restarts), counted(sum(replaced.values()), replaced)]
+    return [found["rank"], found["phase"], found["node"], *again, found["pod"]]
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> RenderableType:
@@ -220,6 +180,12 @@ def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
         if seen.get("ended"):
             return
         time.sleep(EVERY_S)
+
+
+def counted(number: int, reasons: Mapping[str, int]) -> str:
+    """How often, and why: 3 (2 killed, 1 stalled)."""
+    why = ", ".join(f"{times} {reason}" for reason, times in reasons.items())
+    return f"{number} ({why})" if why else str(number)
 
 
 def ago(seconds: float) -> str:

@@ -1,0 +1,102 @@
+"""Jobs, pods and events with the statuses that Kubernetes 1.35 gives them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from job.telemetry import Record
+from k8s.contract import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL
+
+if TYPE_CHECKING:
+    from k8s.contract import Object
+
+TIME = "2026-01-01T00:00:{:02d}Z"
+
+
+def job(workers: int = 2, condition: str = "", reason: str = "", message: str = "", **status: Any) -> Object:
+    """A Job with one condition that holds, or none."""
+    told = {"type": condition, "status": "True", "reason": reason, "message": message}
+    conditions = [told | {"lastTransitionTime": TIME.format(59)}] if condition else []
+    claims = [{"name": "output", "persistentVolumeClaim": {"claimName": "output"}}]
+    template = {"spec": {"containers": [container()], "volumes": claims}}
+    spec = {"completions": workers, "backoffLimitPerIndex": 3, "activeDeadlineSeconds": 600, "template": template}
+    metadata = {"name": "demo", "uid": "job", "labels": {NAME_LABEL: APP}, "creationTimestamp": TIME.format(0)}
+    return {"metadata": metadata, "spec": spec, "status": {"conditions": conditions, **status}}
+
+
+def container() -> Object:
+    """The trainer."""
+    resources = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+    return {"name": CONTAINER, "image": "registry.example/mnist-job:1", "resources": resources}
+
+
+def pod(rank: int = 0, *, number: int = 0, node: str | None = "node-1", **status: Any) -> Object:
+    """A worker's pod; number is how many of its rank came before it."""
+    labels = {NAME_LABEL: APP, JOB_NAME_LABEL: "demo", INDEX_LABEL: str(rank)}
+    metadata = {"name": f"demo-{rank}-aaaa{number}", "labels": labels, "creationTimestamp": TIME.format(10 * number)}
+    claims = [{"name": "output", "persistentVolumeClaim": {"claimName": "output"}}]
+    spec: Object = {"containers": [container()], "volumes": claims}
+    if node:
+        spec["nodeName"] = node
+    return {"metadata": metadata, "spec": spec, "status": {"phase": "Pending", **status}}
+
+
+def unscheduled(rank: int, message: str) -> Object:
+    """A pod for which the scheduler finds no node."""
+    return pod(
+        rank, node=None, conditions=[condition("PodScheduled", "False", reason="Unschedulable", message=message)]
+    )
+
+
+def waiting(rank: int, reason: str = "ContainerCreating", message: str = "", *, sandbox: bool = False) -> Object:
+    """A pod whose container has not begun; sandbox is whether all but its image is there."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    conditions = [condition("PodReadyToStartContainers", "True" if sandbox else "False")]
+    return pod(rank, containerStatuses=[{"name": CONTAINER, "state": state}], conditions=conditions)
+
+
+def running(rank: int, number: int = 0, **status: Any) -> Object:
+    """A pod whose container runs."""
+    state = {"running": {"startedAt": TIME.format(10 * number + 1)}}
+    conditions = [condition("Ready"), condition("ContainersReady")]
+    status = {"phase": "Running", "conditions": conditions, **status}
+    return pod(rank, number=number, containerStatuses=[{"name": CONTAINER, "state": state}], **status)
+
+
+def cut_off(rank: int) -> Object:
+    """A pod whose node does not answer: the cluster, and not its kubelet, says that it is not ready."""
+    return running(rank, conditions=[condition("Ready", "False"), condition("ContainersReady")])
+
+
+def ended(rank: int, code: int, number: int = 0, reason: str = "Error", message: str = "", **status: Any) -> Object:
+    """A pod whose container has ended."""
+    terminated: Object = {"exitCode": code, "reason": reason, "finishedAt": TIME.format(10 * number + 5)}
+    if message:
+        terminated["message"] = message
+    status = {"phase": "Failed" if code else "Succeeded", **status}
+    return pod(
+        rank, number=number, containerStatuses=[{"name": CONTAINER, "state": {"terminated": terminated}}], **status
+    )
+
+
+def told(code: int, reason: str, message: str, hint: str = "", **fields: Any) -> str:
+    """A worker's termination message."""
+    return json.dumps({"code": code, "reason": reason, "message": message, "hint": hint, **fields})
+
+
+def condition(kind: str, status: str = "True", **fields: str) -> Object:
+    """A pod's condition."""
+    return {"type": kind, "status": status, "lastTransitionTime": TIME.format(30), **fields}
+
+
+def event(kind: str, name: str, reason: str, message: str, second: int = 20) -> Object:
+    """An event."""
+    involved = {"kind": kind, "name": name, "uid": "job" if kind == "Job" else name}
+    when = TIME.format(second)
+    return {"involvedObject": involved, "reason": reason, "message": message, "lastTimestamp": when}
+
+
+def record(phase: str, **fields: Any) -> Record:
+    """A record of rank 0's."""
+    return Record(1.0, "demo", 0, phase, **fields)
