@@ -19,7 +19,7 @@ from job import config
 from job.config import usage
 from job.errors import JobError
 from k8s import render, storage, submit
-from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
+from k8s.contract import CANCELLED, QUEUE_LABEL, Object, pods_of, trainer_of
 from k8s.control import refused
 from k8s.errors import LauncherError, Status
 from k8s.render import Submission
@@ -167,7 +167,9 @@ def until_ended(cluster: Cluster, name: str) -> None:
         LauncherError: 2, one has not ended, as on a node that is gone.
     """
     deadline = time.monotonic() + GONE_S
-    while left := [pod for pod in gather(cluster, name).pods if pod["status"]["phase"] in ("Pending", "Running")]:
+    while left := [
+        pod for pod in cluster.select("Pod", pods_of(name)) if pod["status"]["phase"] in ("Pending", "Running")
+    ]:
         if time.monotonic() > deadline:
             pod = left[0]
             where = pod["spec"].get("nodeName", "no node yet")
