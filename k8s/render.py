@@ -64,6 +64,9 @@ class Submission:
                 raise usage(f"{flag} must be a Kubernetes quantity as 500m, 2 or 1Gi, not {value!r}")
         if self.gpus is not None and self.gpus not in (0, 1):
             raise usage(f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: give more --workers")
+        where = "overlay" if self.overlay == "gpu" else "component" if "gpu" in self.components else ""
+        if self.gpus == 0 and where:
+            raise usage(f"--gpus 0 and the gpu {where} contradict each other", "leave one of them out")
         check_arguments(self.arguments)
 
 

@@ -1,0 +1,135 @@
+"""The launcher's command line: help, wrong flags, what is imported, and the edge where errors become sentences."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import k8s.__main__ as entry
+from job.config import usage
+from k8s import status
+from k8s.__main__ import COMMANDS, main
+from k8s.errors import LauncherError, Status
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ["kubernetes", "tensorflow", "yaml", "numpy", "urllib3"]
+
+
+def ended(code: str | int | None) -> int:
+    """The exit status in a SystemExit."""
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command has a help that says what it does, where it looks, how it tells it, and the exit statuses."""
+    with pytest.raises(SystemExit) as caught:
+        main([*([command] if command else []), "--help"])
+    assert ended(caught.value.code) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "exit statuses: 0; 1 the run failed" in text
+    if command:
+        assert text.startswith(f"usage: mnist-job {command} ")
+        for flag in ("--namespace NAMESPACE", "--context CONTEXT", "--output {text,json}"):
+            assert flag in text
+    else:
+        assert all(f" {name} " in text for name in COMMANDS)
+
+
+def test_help_imports_little() -> None:
+    """What talks to a cluster, reads YAML or trains is not imported for a help or a wrong flag: that takes its time."""
+    code = f"""
+import json, sys
+from k8s.__main__ import main
+statuses = []
+for words in (["submit", "--help"], ["status", "--help"]):
+    try:
+        main(words)
+    except SystemExit as end:
+        statuses.append(end.code)
+statuses.append(main(["submit", "--", "--epochs=0"]))
+print(json.dumps([statuses, [name for name in {HEAVY} if name in sys.modules]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 64], []]
+    assert done.stderr == "error: --epochs must be at least 1, not 0\n"
+
+
+def test_a_run_imports_no_tensorflow(tmp_path: Path) -> None:
+    """The launcher needs no TensorFlow: a command is refused by the cluster alone."""
+    code = """
+import sys
+from k8s.__main__ import main
+status = main(["status"])
+assert "kubernetes" in sys.modules
+assert not any(name.startswith(("tensorflow", "keras", "numpy")) for name in sys.modules)
+sys.exit(status)
+"""
+    environ = {"PATH": "/usr/bin:/bin", "KUBECONFIG": str(tmp_path / "none"), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    sentence = r"error: there is no cluster to talk to: "
+    assert (done.returncode, done.stderr[: len(sentence)]) == (3, sentence)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["submit", "--worker=2"], "unrecognized arguments: --worker=2; see `mnist-job --help`"),
+        (["submit", "--workers=0"], "--workers must be from 1 to 1000, not 0"),
+        (
+            ["submit", "--workers=two"],
+            "argument --workers: invalid int value: 'two'; see `mnist-job submit --help`",
+        ),
+        (["submit", "--deadline=soon"], "a duration must be a number of s, m, h or d, as 90m, not 'soon'"),
+        (
+            ["submit", "--", "--epochs", "none"],
+            "argument --epochs: invalid int value: 'none'; see `python -m job train --help`",
+        ),
+        (["submit", "--", "--workers=2"], "--workers cannot be given after the --; give it before the --"),
+        (["preflight", "--cpu=lots"], "--cpu must be a Kubernetes quantity as 500m, 2 or 1Gi, not 'lots'"),
+        (["why", "x", "--", "--epochs=1"], "why takes no training flags; leave out what follows --"),
+        (["why"], "the following arguments are required: NAME; see `mnist-job why --help`"),
+        ([], "the following arguments are required: COMMAND; see `mnist-job --help`"),
+    ],
+)
+def test_wrong_flags(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong flag, the launcher's or the training's, is one sentence before any cluster is asked."""
+    monkeypatch.setattr(entry, "connect", unreachable)
+    assert main(words) == 64
+    assert capsys.readouterr() == ("", f"error: {sentence}\n")
+
+
+def unreachable(*_: object) -> None:
+    """In place of connect()."""
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (LauncherError(Status.REFUSED, "it was refused", "do this"), 2, "error: it was refused; do this\n"),
+        (LauncherError(Status.UNREACHED, "nobody answers"), 3, "error: nobody answers\n"),
+        (usage("--x is wrong"), 64, "error: --x is wrong\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_at_the_edge(
+    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a command ends with is a sentence and an exit status, and no traceback."""
+
+    def run(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(status, "run", run)
+    assert main(["status"]) == code
+    assert capsys.readouterr() == ("", told)
