@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONTAINER = "helper"
 HELPERS = "app.kubernetes.io/part-of=mnist-job,app.kubernetes.io/component=helper"
+# What this module does; a user who may not is told before there is a pod that he could not delete.
+NEEDED = (("create", "Pod", ""), ("get", "Pod", "exec"), ("delete", "Pod", ""))
 START_S = 300.0  # for it to start: its image may have to be pulled
 UNSCHEDULED_S = 20.0  # for a node: an autoscaler's new one would not come for this
 POLL_S = 0.25
@@ -130,6 +132,7 @@ def opened(cluster: Cluster, place: Place, *, writes: bool = False) -> Iterator[
     Raises:
         LauncherError: it cannot be, or does not start; the sentence says why.
     """
+    _permitted(cluster)
     node = node_for(cluster, place.claim)
     for pod in cluster.select("Pod", HELPERS):  # those that ended by themselves
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
@@ -226,6 +229,13 @@ def obstacle(pod: Object, events: Sequence[Object], waited_s: float) -> Launcher
         why = f"{START_S:.0f} s have passed" + (f"; {warnings[-1]}" if warnings else "")
         return failed(why, REMEDIES["volume"])
     return None
+
+
+def _permitted(cluster: Cluster) -> None:
+    lacking = [f"{verb} {kind}{'/' * bool(sub)}{sub}" for verb, kind, sub in NEEDED if not cluster.may(verb, kind, sub)]
+    if lacking:
+        message = f"this user may not {', '.join(lacking)} in namespace {cluster.namespace}, to look at the volume"
+        raise LauncherError(Status.REFUSED, message, "bind the role mnist-job-fetcher of k8s/manifests/rbac")
 
 
 def _until_started(cluster: Cluster, name: str) -> None:

@@ -32,6 +32,7 @@ class FakeCluster:
         texts: the logs, by pod's name.
         command: what runs in a container.
         pod_status: the status of a pod that is created.
+        forbidden: what may not be done: verb, kind and subresource.
     """
 
     def __init__(self, *objects: Object) -> None:
@@ -41,6 +42,7 @@ class FakeCluster:
         self.texts: dict[str, Log] = {}
         self.command: Callable[[Sequence[str], Callable[[bytes], Any]], Ended] | None = None
         self.pod_status: Object = {"phase": "Running"}
+        self.forbidden: set[tuple[str, str, str]] = set()
         self._numbers = itertools.count(1)
 
     def given(self) -> Cluster:
@@ -101,6 +103,10 @@ class FakeCluster:
         self.asked.append(("delete", kind, name))
         if uid in ("", self.objects[kind, name]["metadata"]["uid"]):
             del self.objects[kind, name]
+
+    def may(self, verb: str, kind: str, subresource: str = "") -> bool:
+        """Whether that may be done."""
+        return (verb, kind, subresource) not in self.forbidden
 
     def logs(self, pod: str, container: str, *, follow: bool, since_time: str, timestamps: bool) -> Iterator[str]:
         """A log's lines."""

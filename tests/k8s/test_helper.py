@@ -299,3 +299,14 @@ def test_nothing_can_be_run(error: Exception, said: str) -> None:
     with pytest.raises(LauncherError) as told:
         helper.Helper(cluster.given(), "h", "output").output(["cat"])
     assert str(told.value) == said
+
+
+def test_who_may_not() -> None:
+    """A user who could make the pod but neither use nor delete it is told so, and none is made."""
+    cluster = FakeCluster(claim("ReadWriteMany"))
+    cluster.forbidden = {("get", "Pod", "exec"), ("delete", "Pod", "")}
+    with pytest.raises(LauncherError) as refused, helper.opened(cluster.given(), Place("digits:1", "output")):
+        pass
+    said = "this user may not get Pod/exec, delete Pod in namespace here, to look at the volume"
+    assert str(refused.value) == f"{said}; bind the role mnist-job-fetcher of k8s/manifests/rbac"
+    assert (refused.value.status, cluster.asked) == (2, [])

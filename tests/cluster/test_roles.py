@@ -1,0 +1,59 @@
+"""The launcher with the roles of k8s/manifests/rbac and no other right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k8s import submit
+from k8s.render import MANIFESTS
+from tests.cluster.access import log_in
+from tests.cluster.lab import conditions, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cluster.lab import Lab
+
+LONG = ("--epochs=100000", "--evaluate-every=0")
+
+
+def test_who_runs_and_who_fetches(shared: Lab, tmp_path: Path) -> None:
+    """A runner submits, follows, explains, stops and retries runs; a fetcher fetches; neither does the other's."""
+    submit.set_up(shared.cluster, shared.render("any"))  # an admin does that before
+    shared.kubectl("apply", "-k", str(MANIFESTS / "rbac"))
+    runner = log_in(shared, "mnist-job-runner", tmp_path / "runner")
+    fetcher = log_in(shared, "mnist-job-fetcher", tmp_path / "fetcher")
+
+    def run(command: str, *arguments: str, code: int = 0) -> str:
+        return shared.launcher(command, *arguments, code=code, kubeconfig=runner)
+
+    said = run("preflight", *shared.submission("short"))
+    assert "not checked nodes: this user may not ask" in said
+    assert "failed" not in said
+    said = run("submit", "--wait", *shared.submission("short", "--epochs=1", workers=1))
+    assert "short is published" in said
+    assert "nothing is wrong: it is published" in run("why", "short")
+    assert "phase=published" in run("logs", "short")
+
+    run("submit", *shared.submission("long", *LONG, workers=1))
+    shared.until_step("long", 500)
+    said = run("status", "long")
+    assert "training" in said
+    run("suspend", "long")
+    until(lambda: "Suspended" in conditions(shared.job("long")), "the suspension")
+    run("resume", "long")
+    run("cancel", "long")
+    run("retry", "long")
+    shared.until_step("long", 1)
+    run("cancel", "long")
+    said = run("status")
+    assert "published" in said
+    assert "cancelled" in said
+
+    folder = tmp_path / "fetched"
+    assert "may not" in run("fetch", "short", str(folder), code=2)
+    for name in ("short", "latest"):
+        shared.launcher("fetch", name, str(folder), kubeconfig=fetcher)
+    assert (folder / "short" / "report.html").is_file()
+    said = shared.launcher("submit", *shared.submission("other", workers=1), code=2, kubeconfig=fetcher)
+    assert "failed      permissions: this user may not create Job" in said
