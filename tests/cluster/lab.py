@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -62,9 +63,11 @@ class Lab:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def launcher(self, command: str, *arguments: str, code: int = 0) -> str:
+    def launcher(self, command: str, *arguments: str, code: int = 0, kubeconfig: Path | None = None) -> str:
         """What a command of the launcher prints; it must end with that code."""
-        done = subprocess.run(self.command(command, *arguments), capture_output=True, text=True, check=False, cwd=ROOT)
+        words = self.command(command, *arguments)
+        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)} if kubeconfig else None
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
         assert done.returncode == code, f"{command} {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
