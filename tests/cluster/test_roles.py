@@ -51,7 +51,7 @@ def test_who_runs_and_who_fetches(shared: Lab, tmp_path: Path) -> None:
     assert "cancelled" in said
 
     folder = tmp_path / "fetched"
-    assert "may not" in run("fetch", "short", str(folder), code=2)
+    assert "bind the role mnist-job-fetcher" in run("fetch", "short", str(folder), code=2)
     for name in ("short", "latest"):
         shared.launcher("fetch", name, str(folder), kubeconfig=fetcher)
     assert (folder / "short" / "report.html").is_file()
