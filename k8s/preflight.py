@@ -167,10 +167,20 @@ def pod_of(cluster: Cluster, job: Object) -> Object:
     run = job["metadata"]["name"]
     labels = {**template["metadata"]["labels"], JOB_NAME_LABEL: run, UID_LABEL: UID, INDEX_LABEL: "0"}
     # It may not be there yet; what it may do is nothing in any case.
-    if cluster.get("ServiceAccount", template["spec"]["serviceAccountName"]) is None:
+    if is_missing(cluster, "ServiceAccount", template["spec"]["serviceAccountName"]):
         del template["spec"]["serviceAccountName"]
     metadata = {**template["metadata"], "generateName": f"{run}-0-", "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+
+
+def is_missing(cluster: Cluster, kind: str, name: str) -> bool:
+    """Whether an object is not there; one that this user may not look at is taken to be."""
+    try:
+        return cluster.get(kind, name) is None
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return False
 
 
 def queue(cluster: Cluster, job: Object) -> Check:

@@ -156,7 +156,7 @@ def check(cluster: Cluster, new: Object) -> None:
     """
     trial = copy.deepcopy(new)
     trial["metadata"]["name"] = f"{new['metadata']['name'][:40].rstrip('-')}-trial"
-    claim = cluster.get("PersistentVolumeClaim", storage.claim_name(trial))
+    claim = storage.find(cluster, trial)
     submit.approve(cluster, trial, claim, new["metadata"]["name"])
 
 

@@ -6,11 +6,24 @@ from typing import TYPE_CHECKING
 
 from k8s import troubles
 from k8s.check import Check
-from k8s.contract import CLAIM, claim_of
+from k8s.contract import CLAIM, Object, claim_of
+from k8s.errors import ApiError
 
 if TYPE_CHECKING:
     from k8s.cluster import Cluster
-    from k8s.contract import Object
+
+
+UNSEEN: Object = {"spec": {"accessModes": []}}  # in place of a claim that this user may not look at
+
+
+def find(cluster: Cluster, job: Object) -> Object | None:
+    """The claim that a rendered Job mounts: None where there is none, UNSEEN where this user may not look."""
+    try:
+        return cluster.get("PersistentVolumeClaim", claim_name(job))
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return UNSEEN
 
 
 def volume(job: Object, claim: Object | None) -> Check:
@@ -21,6 +34,8 @@ def volume(job: Object, claim: Object | None) -> Check:
         return Check("volume", "ok", f"submit makes the claim {wanted}{together}")
     if claim is None:
         return Check("volume", "failed", f"there is no claim {wanted}", troubles.REMEDIES["claim-missing"])
+    if claim is UNSEEN:
+        return Check("volume", "not checked", f"this user may not look at the claim {wanted}{together}")
     modes = set(claim["spec"]["accessModes"])
     said = f"the claim {wanted} is {', '.join(sorted(modes))}"
     if modes == {"ReadWriteOncePod"} and workers > 1:
@@ -33,6 +48,8 @@ def volume(job: Object, claim: Object | None) -> Check:
 
 def storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
     """Whether the claim has a volume, or a storage class that can make it one."""
+    if claim is UNSEEN:
+        return Check("storage class", "not checked", f"this user may not look at the claim {claim_name(job)}")
     state, message, remedy = of_absent(cluster, claim_name(job)) if claim is None else of_claim(cluster, claim)
     return Check("storage class", state, message, remedy)
 
@@ -79,5 +96,5 @@ def claim_name(job: Object) -> str:
 
 
 def needs_one_node(claim: Object | None) -> bool:
-    """Whether all pods that use a claim must be on one node; one that is not there yet will be made so."""
+    """Whether all pods that use a claim must be on one node; an absent or unseen one is taken to need it."""
     return claim is None or not {"ReadWriteMany"} & set(claim["spec"]["accessModes"])

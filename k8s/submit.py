@@ -99,7 +99,7 @@ def read(arguments: argparse.Namespace, now: datetime) -> Submission:
 def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
     """The Job of a submission, on one node if its claim needs that; and the claim, None where there is none yet."""
     job = render.job(submission)
-    claim = cluster.get("PersistentVolumeClaim", storage.claim_name(job))
+    claim = storage.find(cluster, job)
     if storage.needs_one_node(claim) and "one-node" not in submission.components:
         job = render.job(dataclasses.replace(submission, one_node=True))
     return job, claim
@@ -145,7 +145,8 @@ def set_up(cluster: Cluster, job: Object) -> None:
     """
     for new in render.setup():
         kind, name = new["kind"], new["metadata"]["name"]
-        if (kind == "PersistentVolumeClaim" and name != storage.claim_name(job)) or cluster.get(kind, name) is not None:
+        other = kind == "PersistentVolumeClaim" and name != storage.claim_name(job)
+        if other or not preflight.is_missing(cluster, kind, name):
             continue
         try:
             cluster.create(new)

@@ -184,6 +184,17 @@ def test_what_may_not_be_asked(job: Object) -> None:
     assert {check.state for check in found.values()} == {"ok"}
 
 
+def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
+    """It is not checked either, and taken to need one node."""
+    cluster = ready_cluster(forbidden=["PersistentVolumeClaim"]).given()
+    rendered, claim = submit.prepare(cluster, Submission("digits"))
+    assert rendered == render.job(Submission("digits", one_node=True))
+    found = {check.name: check for check in preflight.checks(cluster, job, claim)}
+    message = f"this user may not look at the claim {CLAIM}"
+    assert found["volume"] == Check("volume", "not checked", f"{message}; all workers go to one node")
+    assert found["storage class"] == Check("storage class", "not checked", message)
+
+
 def test_an_error_is_no_check(job: Object, monkeypatch: pytest.MonkeyPatch) -> None:
     """An API server that fails is the command's error, and no line among the others."""
     cluster = ready_cluster()
@@ -644,3 +655,14 @@ def test_a_setup_that_this_user_may_not_make() -> None:
         "have who may apply the setup: `kubectl apply -k k8s/manifests/setup -n here`"
     )
     assert ("create", "Job") not in [(verb, kind) for verb, kind, _ in cluster.asked]
+
+
+def test_a_setup_that_this_user_may_not_look_at() -> None:
+    """It is taken to be there, and the Job is sent."""
+    cluster = ready_cluster(forbidden=["ServiceAccount", "Service", "NetworkPolicy", "PersistentVolumeClaim"])
+    submit.send(cluster.given(), Submission("digits"))
+    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [
+        ("dry-run", "Pod"),
+        ("dry-run", "Job"),
+        ("create", "Job"),
+    ]
