@@ -170,7 +170,7 @@ def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:
     record = seen.record
     result = {
         "name": name,
-        "state": now.word.rstrip(":"),
+        "state": now.word,
         "code": int(code),
         "reason": found.reason,
         "accuracy": now.accuracy if now.accuracy is not None else record and record.accuracy,

@@ -81,7 +81,7 @@ class State:
     done: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.word} {self.detail}".strip()
+        return f"{self.word}{':' if self.word == 'failed' else ''} {self.detail}".strip()
 
 
 def gather(cluster: Cluster, name: str) -> Run:
@@ -126,7 +126,7 @@ def failed(run: Run) -> State:
     reason = found.reason if found else OF_CODE.get(code or 0, kebab((run.condition(*FAILED) or {}).get("reason", "")))
     if code == Exit.REJECTED:
         return State("rejected", ended=True, code=code, accuracy=found.accuracy if found else None)
-    return State("failed:", reason, ended=True, code=code)
+    return State("failed", reason, ended=True, code=code)
 
 
 def culprit(run: Run) -> Ending | None:

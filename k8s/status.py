@@ -18,7 +18,7 @@ from job import telemetry
 from k8s.contract import CONTAINER, JOB_NAME_LABEL, RUNS
 from k8s.errors import ApiError
 from k8s.pods import created
-from k8s.run import Run, last_record, own, state
+from k8s.run import Run, State, last_record, own, state
 from k8s.summary import detailed, restarts, summary
 from k8s.why import gather_all
 
@@ -113,9 +113,9 @@ def drawn(seen: dict[str, Any]) -> RenderableType:
     from rich.text import Text  # noqa: PLC0415
 
     if "runs" in seen:
-        rows = [[r["name"], r["state"], r["workers"], ago(r["age_s"]), figure(r["accuracy"])] for r in seen["runs"]]
+        rows = [[r["name"], shown(r), r["workers"], ago(r["age_s"]), figure(r["accuracy"])] for r in seen["runs"]]
         return table(["run", "state", "workers", "age", "accuracy"], rows) if rows else Text("there are no runs")
-    parts: list[RenderableType] = [Text(f"{seen['name']}: {seen['state']}, {ago(seen['age_s'])} old")]
+    parts: list[RenderableType] = [Text(f"{seen['name']}: {shown(seen)}, {ago(seen['age_s'])} old")]
     if (progress := seen["progress"]) and progress["steps"] and not seen["ended"]:
         left = "" if progress["eta_s"] is None else f", {ago(progress['eta_s'])} left"
         loss = "" if progress["loss"] is None else f", loss {progress['loss']:.4f}"
@@ -166,20 +166,24 @@ def watch_live(cluster: Cluster, name: str | None) -> None:
 
 
 def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
-    """Print what changes, a line each."""
+    """Print what changes, a line each: of a run its state, and as JSON all there is of it."""
     cluster.patience_s = float("inf")
-    shown: dict[str, str] = {}
+    told: dict[str, Any] = {}
     while True:
         seen = look(cluster, name)
-        if name and output == "json":
-            print(json.dumps(seen), flush=True)
         for each in seen.get("runs", [seen]):
-            if shown.get(each["name"]) != each["state"] and not (name and output == "json"):
-                shown[each["name"]] = each["state"]
-                print(json.dumps(each) if output == "json" else f"{each['name']}: {each['state']}", flush=True)
+            news = {**each, "age_s": 0} if output == "json" else shown(each)
+            if told.get(each["name"]) != news:
+                told[each["name"]] = news
+                print(json.dumps(each) if output == "json" else f"{each['name']}: {news}", flush=True)
         if seen.get("ended"):
             return
         time.sleep(EVERY_S)
+
+
+def shown(seen: Mapping[str, Any]) -> str:
+    """A run's state."""
+    return str(State(seen["state"], seen["detail"]))
 
 
 def counted(number: int, reasons: Mapping[str, int]) -> str:

@@ -26,7 +26,8 @@ def summary(seen: Run, now: datetime) -> dict[str, Any]:
     is_now = state(seen)
     return {
         "name": seen.name,
-        "state": str(is_now),
+        "state": is_now.word,
+        "detail": is_now.detail,
         "ended": is_now.ended,
         "code": is_now.code,
         "workers": seen.workers,

@@ -148,6 +148,11 @@ TROUBLES: dict[str, Trouble] = {
         "the worker's first process was killed, by a fault in native code or from outside",
         "`mnist-job retry`; if it comes back, report it with the lines of the log",
     ),
+    "container-status-unknown": Trouble(
+        "failed: container-status-unknown",
+        "the worker's node was away, or started anew, while it ended",
+        "nothing, if it is replaced; else see that the nodes stay up",
+    ),
     "deadline-exceeded": Trouble(
         "failed: deadline-exceeded", "it was not done in time", "give it longer: retry with --deadline"
     ),

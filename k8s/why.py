@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     seen = gather_all(cluster, arguments.name)
     found = explain(cluster, seen)
     if arguments.output == "json":
-        told = dataclasses.asdict(found)
-        print(json.dumps({"name": seen.name, "state": str(state(seen)), **told}))
+        now = state(seen)
+        print(json.dumps({"name": seen.name, "state": now.word, "detail": now.detail, **dataclasses.asdict(found)}))
         return 0
     print(f"{seen.name}: {state(seen)}")
     print(found)

@@ -150,6 +150,21 @@ def test_ended_by_the_kubelet_before_it_began(status: Object, said: str) -> None
     assert why(Run(job(), (running(0), lost)))[0] == f"{said}{by} (2026-01-01T00:00:00Z)"
 
 
+def test_lost_with_its_node() -> None:
+    """A node that comes back after its pods were given up knows nothing of their containers any more."""
+    by = condition("DisruptionTarget", reason="DeletionByTaintManager")
+    lost = ended(1, 137, 0, "ContainerStatusUnknown", "The container could not be located", conditions=[by])
+    lost["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = None
+    assert why(Run(job(), (running(0), lost))) == [
+        (
+            "worker 1 ended with 137 (container-status-unknown): The container could not be located; "
+            "the cluster ended it (DeletionByTaintManager), which is not counted; it is replaced (2026-01-01T00:00:00Z)"
+        ),
+        KILLED,
+        "do: nothing, if it is replaced; else see that the nodes stay up",
+    ]
+
+
 def test_drained() -> None:
     """A worker that was told to stop has done nothing wrong; who told it is said."""
     by = condition("DisruptionTarget", reason="EvictionByEvictionAPI", message="Eviction API: evicting")

@@ -71,8 +71,8 @@ def test_failed_at_once() -> None:
         ended(0, 75, message=told(75, "stopped", "told to stop")),
         ended(1, 64, message=told(64, "run-taken", "no")),
     )
-    assert state(Run(failed, pods)) == State("failed:", "run-taken", ended=True, code=64)
-    assert state(Run(failed)) == State("failed:", "usage", ended=True, code=64)
+    assert state(Run(failed, pods)) == State("failed", "run-taken", ended=True, code=64)
+    assert state(Run(failed)) == State("failed", "usage", ended=True, code=64)
 
 
 def test_given_up() -> None:
@@ -83,14 +83,14 @@ def test_given_up() -> None:
         ended(1, 137, 0, "OOMKilled"),
         ended(1, 75, 1, message=told(75, "restarts-used-up", "gave up")),
     )
-    assert state(Run(failed, pods)) == State("failed:", "out-of-memory", ended=True, code=75)
-    assert state(Run(failed)) == State("failed:", "max-failed-indexes-exceeded", ended=True)
+    assert state(Run(failed, pods)) == State("failed", "out-of-memory", ended=True, code=75)
+    assert state(Run(failed)) == State("failed", "max-failed-indexes-exceeded", ended=True)
 
 
 def test_too_late() -> None:
     """A run that passed its deadline failed without a worker's code."""
     failed = job(2, "FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline")
-    assert state(Run(failed)) == State("failed:", "deadline-exceeded", ended=True)
+    assert state(Run(failed)) == State("failed", "deadline-exceeded", ended=True)
 
 
 def test_suspended() -> None:
