@@ -397,7 +397,7 @@ def connect(context: str | None, namespace: str | None, say: Callable[[str], Non
         api = config.new_client_from_config(context=chosen["name"], client_configuration=settings)
         inside = chosen["context"].get("namespace")
     except unusable as error:
-        why = " ".join(str(error).split())
+        why = " ".join(str(error).split()).rstrip(".")
         if context:
             raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {why}") from None
         try:
