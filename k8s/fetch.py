@@ -189,7 +189,7 @@ def promoted(pod: Helper) -> str:
     code, found, _ = pod.output(["readlink", f"{OUTPUT}/{LATEST}"])
     if code:
         message = f"no model is promoted yet: there is no `{LATEST}` on the claim {pod.claim}"
-        raise failure(message, "fetch a run by its name, or `mnist-job promote` it")
+        raise failure(message, "fetch a run by its name")
     leads_to = found.decode(errors="replace").strip()
     folder, _, name = leads_to.rpartition("/")
     if folder != "models":

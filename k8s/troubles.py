@@ -159,7 +159,7 @@ TROUBLES: dict[str, Trouble] = {
     "rejected": Trouble(
         "rejected",
         "the model is below --min-accuracy or worse than the present one; it is published, and `latest` unmoved",
-        "`mnist-job promote` makes it `latest` all the same",
+        "`python -m job promote` makes it `latest` all the same, where the volume is mounted",
     ),
     "usage": Trouble(
         "failed: usage", "a flag or an environment value is wrong", "mend what the sentence names, and submit it again"

@@ -206,7 +206,7 @@ def test_latest(
     """`latest` is followed, and it is told where it leads."""
     assert failed(volume, tmp_path, monkeypatch, "latest") == (
         "no model is promoted yet: there is no `latest` on the claim output; "
-        "fetch a run by its name, or `mnist-job promote` it"
+        "fetch a run by its name"
     )
     (tmp_path / "volume/latest").symlink_to("models/digits")
     get(volume, tmp_path, monkeypatch, "latest")
