@@ -63,7 +63,9 @@ def too_late(run: Run, when: str) -> Cause:
     ending = first_cause([e for e in endings(run.pods) if e.reason not in FOLLOWING])
     first = of_ending(run, ending) if ending else next(obstacles(run), None) or left_behind(run)
     if first:
-        sentence = f"{sentence}; what held it up: {first.sentence}"
+        # A worker that ended may have been replaced and gone on for long.
+        held = "before that" if ending else "what held it up"
+        sentence = f"{sentence}; {held}: {first.sentence}"
     elif events.last(run.events, "Started"):
         sentence = (
             f"{sentence}; its workers ran, and how far they came is in runs/{run.name}/events.jsonl on its volume"

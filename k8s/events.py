@@ -25,9 +25,10 @@ def of_run(events: Iterable[Object], job: Object, pods: Iterable[Object], claim:
 
 
 def when(event: Object) -> str:
-    """When an event was last seen, RFC 3339."""
+    """When an event was last seen, RFC 3339, in whole seconds as most events have it."""
     series = event.get("series") or {}
-    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
+    seen = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or ""
+    return re.sub(r"\.\d+", "", seen)
 
 
 def message(event: Object) -> str:

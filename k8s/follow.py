@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LAST_WORDS_S = 5.0  # for rank 0's last records to come once the Job has ended
 RETRY_S = 0.5
 # States in which no worker tells anything yet.
-BEFORE_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting"}
+BEFORE_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting", "out of reach"}
 
 
 class Follower:

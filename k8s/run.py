@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DONE = {"SuccessCriteriaMet", "Complete"}
 FAILED = {"FailureTarget", "Failed"}
+TOO_OFTEN = {"MaxFailedIndexesExceeded", "FailedIndexes"}
 # What the Job controller says of an exit code that fails a Job at once.
 BY_CODE = re.compile(r"pod \S*?/?([^/\s]+) failed with exit code (\d+)")
 LAST_LINES = 5
@@ -155,7 +156,8 @@ def fatal_pod(run: Run) -> tuple[str, int] | None:
 
 def used_up(run: Run) -> set[int]:
     """The ranks that ended too often, of a Job that failed for it."""
-    failed = run.job.get("status", {}).get("failedIndexes", "") if run.condition(*FAILED) else ""
+    reason = (run.condition(*FAILED) or {}).get("reason")
+    failed = run.job.get("status", {}).get("failedIndexes", "") if reason in TOO_OFTEN else ""
     ranges = [part.partition("-") for part in failed.split(",") if part]
     return {rank for first, _, last in ranges for rank in range(int(first), int(last or first) + 1)}
 

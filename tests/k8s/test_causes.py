@@ -302,6 +302,15 @@ def test_what_held_up_a_run_until_its_deadline(kind: str, message: str, said: st
     )
 
 
+def test_a_worker_that_ended_before_the_deadline() -> None:
+    """It may have been replaced since, and so is not said to have held the run up."""
+    killed = ended(1, 137, reason="OOMKilled")
+    assert why(Run(LATE, (killed, ended(0, 75, message=told(75, "stopped", "told to stop")))))[0] == (
+        "it was not done within its deadline of 600 s; before that: worker 1 ended with 137 (out-of-memory): "
+        "the kernel killed the worker for memory, for its limit is 2Gi (2026-01-01T00:00:59Z)"
+    )
+
+
 def test_too_late_and_nothing_left() -> None:
     """After an hour the events are gone too; that is said, and no cause invented."""
     assert why(Run(LATE)) == [
