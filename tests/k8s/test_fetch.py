@@ -205,8 +205,7 @@ def test_latest(
 ) -> None:
     """`latest` is followed, and it is told where it leads."""
     assert failed(volume, tmp_path, monkeypatch, "latest") == (
-        "no model is promoted yet: there is no `latest` on the claim output; "
-        "fetch a run by its name"
+        "no model is promoted yet: there is no `latest` on the claim output; fetch a run by its name"
     )
     (tmp_path / "volume/latest").symlink_to("models/digits")
     get(volume, tmp_path, monkeypatch, "latest")

@@ -13,7 +13,8 @@ from k8s.run import Run, state
 from k8s.troubles import TROUBLES
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
-ITS_OWN = {"published", "running", "unknown-code", "join-timeout"}  # reasons that need no entry: what is told says it all
+# Reasons that need no entry: what is told says it all.
+ITS_OWN = {"published", "running", "unknown-code", "join-timeout"}
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
