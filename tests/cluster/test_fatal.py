@@ -27,16 +27,22 @@ BUG = "def init(seed):\n    raise ValueError('no such seed')\n"
 
 
 def fails(lab: Lab, job: Object, code: int, sentence: str) -> None:
-    """The Job fails after one pod with a code, and `why` says a sentence, a regular expression."""
+    """The Job fails with a code after one pod of each rank, and `why` says a sentence, a regular expression."""
     name = job["metadata"]["name"]
     lab.send(job)
     failed = lab.until_failed(name)
     [condition] = [c for c in failed["status"]["conditions"] if c["type"] in ("FailureTarget", "Failed")][:1]
     assert condition["reason"] == "PodFailurePolicy", condition
     assert f"exit code {code} " in condition["message"]
-    assert len(lab.pods(name)) == 1
+    assert made(lab, failed) == job["spec"]["completions"]
     said = lab.why(name)
     assert re.search(sentence, said), said
+
+
+def made(lab: Lab, job: Object) -> int:
+    """How many pods were made for a Job, those that are deleted too."""
+    uid = job["metadata"]["uid"]
+    return len(lab.cluster.select("Event", fields=f"involvedObject.uid={uid},reason=SuccessfulCreate"))
 
 
 def with_arguments(job: Object, *arguments: str) -> Object:
@@ -53,7 +59,7 @@ def mount_of(job: Object) -> Object:
 
 
 def test_fatal_codes(shared: Lab) -> None:
-    """Each fatal exit code that one worker alone can end with, one run after the other."""
+    """Fatal exit codes one after the other, of one worker and of two."""
     usage = with_arguments(shared.render("usage"), "--epochs=0")
     fails(shared, usage, 64, r"worker 0 ended with 64 \(usage\): --epochs must be at least 1, not 0")
 
@@ -68,8 +74,8 @@ def test_fatal_codes(shared: Lab) -> None:
     mount_of(read_only)["readOnly"] = True
     fails(shared, read_only, 73, r"worker 0 ended with 73 \(output-not-writable\): .*Read-only file system")
 
-    infinite = shared.render("infinite", "--learning-rate=1e38", "--epochs=1")
-    fails(shared, infinite, 76, r"worker 0 ended with 76 \(loss-not-finite\): ")
+    infinite = shared.render("infinite", "--learning-rate=1e38", "--epochs=1", workers=2)
+    fails(shared, infinite, 76, r"worker [01] ended with 76 \(loss-not-finite\): ")
 
     rejected = shared.render("rejected", "--epochs=1", "--min-accuracy=0.99")
     fails(shared, rejected, 69, r"worker 0 ended with 69 \(rejected\): accuracy 0\.\d+ is below the minimum 0\.99")
@@ -96,6 +102,8 @@ def test_out_of_memory(shared: Lab) -> None:
         r"worker 0 ended with (71|137) \(out-of-memory\): the kernel killed the (trainer|worker) for", said
     )
     assert "do: give it more" in said
+    if "ended with 71" in said:
+        assert made(shared, shared.until_failed("small")) == 1
 
 
 def test_other_settings(shared: Lab) -> None:
