@@ -65,6 +65,8 @@ class Follower:
             news = self._news.get(timeout=seconds)
         except queue.Empty:
             return None
+        if isinstance(news, LauncherError):
+            raise news
         if isinstance(news, Record):
             self.run = dataclasses.replace(self.run, record=news)
             return news
@@ -80,8 +82,11 @@ class Follower:
         return None
 
     def _watch(self, kind: str, what: dict[str, str]) -> None:
-        for objects in self._cluster.watch(kind, **what, stop=self._over):
-            self._news.put((kind, list(objects.values())))
+        try:
+            for objects in self._cluster.watch(kind, **what, stop=self._over):
+                self._news.put((kind, list(objects.values())))
+        except LauncherError as error:  # as where this user may not watch
+            self._news.put(error)
 
     def _read_log(self, pods: list[Object]) -> None:
         """Read the log of rank 0's newest pod, if it has one and is not read already."""
@@ -102,7 +107,7 @@ class Follower:
                         self._said = record.time
                         self._news.put(record)
             except ApiError as error:
-                if error.code == 404:
+                if error.code in (403, 404):
                     return
             except OSError:
                 pass  # an API server, or a node, that is away

@@ -9,7 +9,7 @@ import pytest
 
 from job import telemetry
 from job.telemetry import Record
-from k8s.errors import LauncherError
+from k8s.errors import ApiError, LauncherError
 from k8s.follow import Follower
 
 if TYPE_CHECKING:
@@ -107,3 +107,22 @@ def test_a_deleted_job_ends_it() -> None:
     """A Job that is deleted meanwhile is no run any more."""
     with pytest.raises(LauncherError, match=r"^run demo was deleted; its model is on the volume if it was published$"):
         heard(Cluster([[job()], []], [[]], {}), 1)
+
+
+def test_who_may_not_watch_is_told() -> None:
+    """A user who may not watch the Job hears the API server's sentence, and does not wait for ever."""
+    cluster = Cluster([], [[]], {})
+    refusal = ApiError(403, "Forbidden", "jobs is forbidden", "watch jobs")
+    cluster.watch = refuse(refusal)  # type: ignore[method-assign]
+    with pytest.raises(ApiError, match=r"^the API server refused to watch jobs: jobs is forbidden$"):
+        heard(cluster, 1)
+
+
+def refuse(error: Exception) -> Any:
+    """A watch that is refused."""
+
+    def watch(*_: object, **__: object) -> Iterator[dict[str, Object]]:
+        raise error
+        yield {}
+
+    return watch
