@@ -103,6 +103,8 @@ def check_name(name: str, workers: int, what: str = "--name") -> None:
     if not NAME.fullmatch(name):
         form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
         raise usage(f"{what} must be {form}, not {name!r}")
+    if name == "latest":
+        raise usage(f"{what} cannot be 'latest', which is the newest good model's", "use another name")
     if len(name) > limit:
         raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
 

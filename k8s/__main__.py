@@ -65,7 +65,7 @@ def parser() -> Parser:
     for name, module in COMMANDS.items():
         text = str(module.__doc__).split(":", 1)[1].strip().splitlines()[0].rstrip(".")
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=STATUSES)
-        command.set_defaults(takes_training=name in ("submit", "retry"))
+        command.set_defaults(takes_training=name in ("submit", "preflight", "retry"))
         common = command.add_argument_group("where, and how it is told")
         common.add_argument("-n", "--namespace", help="default: the context's")
         common.add_argument("--context", help="a context of the kubeconfig (default: the present one)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import threading
@@ -74,11 +75,14 @@ class Cluster:
     def get(self, kind: str, name: str) -> Object | None:
         """An object; None where there is none of that name."""
         try:
-            return self._json("GET", self._path(kind, name))
+            found = self._json("GET", self._path(kind, name))
         except ApiError as error:
             if error.code == 404:
                 return None
             raise
+        if "metadata" not in found:
+            raise self._stranger()
+        return found
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects that a label and a field selector name, page by page; in all namespaces if everywhere."""
@@ -240,8 +244,8 @@ class Cluster:
 
     def _path(self, kind: str, name: str = "") -> str:
         api, plural, namespaced = KINDS[kind]
-        within = f"/namespaces/{quote(self.namespace)}" if namespaced else ""
-        return f"{api}{within}/{plural}" + (f"/{quote(name)}" if name else "")
+        within = f"/namespaces/{quote(self.namespace, safe='')}" if namespaced else ""
+        return f"{api}{within}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     def _list(self, kind: str, selector: str, fields: str, *, everywhere: bool = False) -> tuple[list[Object], str]:
         items: list[Object] = []
@@ -249,6 +253,8 @@ class Cluster:
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
         while True:
             page = self._json("GET", path, query)
+            if "items" not in page:
+                raise self._stranger()
             items += page["items"]
             if not (token := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]
@@ -298,10 +304,12 @@ class Cluster:
         try:
             found: Object = json.loads(text or b"{}")
         except ValueError:  # as where a proxy shows its own page
-            message = f"what answers at {self._client.configuration.host} is no API server"
-            hint = "see the server's address in the kubeconfig"
-            raise LauncherError(Status.UNREACHED, message, hint) from None
+            raise self._stranger() from None
         return found
+
+    def _stranger(self) -> LauncherError:
+        message = f"what answers at {self._client.configuration.host} is no API server"
+        return LauncherError(Status.UNREACHED, message, "see the server's address in the kubeconfig")
 
     def _stream(
         self, path: str, query: Mapping[str, str], silence_s: float | None, *, torn: bool = False
@@ -338,6 +346,8 @@ class Cluster:
             OSError: there was no answer.
             LauncherError: this machine has no right to ask.
         """
+        from ssl import SSLCertVerificationError  # noqa: PLC0415
+
         from urllib3 import Timeout  # noqa: PLC0415
         from urllib3.exceptions import SSLError  # noqa: PLC0415
 
@@ -357,7 +367,8 @@ class Cluster:
             if response.status >= 400 or ("watch" not in query and "follow" not in query):
                 response.read(cache_content=True)
         except _http_errors() as error:
-            if isinstance(error, SSLError):  # which no trying again mends
+            # No trying again mends these; a server that goes away in the handshake is another matter.
+            if isinstance(error, SSLError) and isinstance(innermost(error), SSLCertVerificationError):
                 message = f"the API server at {self._client.configuration.host} is not to be trusted: {plainly(error)}"
                 raise LauncherError(Status.UNREACHED, message, "see the certificates in the kubeconfig") from None
             raise ConnectionError(plainly(error)) from None
@@ -386,19 +397,25 @@ def connect(context: str | None, namespace: str | None, say: Callable[[str], Non
     from yaml import YAMLError  # noqa: PLC0415
 
     # What is no kubeconfig at all meets the client's code unchecked.
+    kubeconfig = os.environ.get("KUBECONFIG") or (Path.home() / ".kube" / "config").exists()
     unusable = (config.ConfigException, YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError)
     try:
-        contexts, active = config.list_kube_config_contexts()
+        try:
+            contexts, active = config.list_kube_config_contexts()
+        except config.ConfigException:
+            if not context:
+                raise
+            contexts, active = [], None  # the client lists none where none is the present one
         chosen = next((c for c in contexts if c["name"] == context), None) if context else active
-        if chosen is None:
+        if chosen is None and contexts:
             names = ", ".join(c["name"] for c in contexts)
             raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
         settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
-        api = config.new_client_from_config(context=chosen["name"], client_configuration=settings)
-        inside = chosen["context"].get("namespace")
+        api = config.new_client_from_config(context=context, client_configuration=settings)
+        inside = chosen["context"].get("namespace") if chosen else None
     except unusable as error:
         why = " ".join(str(error).split()).rstrip(".")
-        if context:
+        if context or kubeconfig:  # a pod's own cluster is not the one that was meant
             raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {why}") from None
         try:
             settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
@@ -422,12 +439,18 @@ def refusal(code: int, text: bytes, what: str) -> ApiError:
 
 def plainly(error: BaseException) -> str:
     """The last cause of a connection's end, without the objects, numbers and places that its message holds."""
-    while inner := next((cause for cause in reversed(error.args) if isinstance(cause, BaseException)), None):
-        error = inner
+    error = innermost(error)
     text = str(getattr(error, "strerror", None) or error)
     text = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
     text = re.sub(r"\[[^\]]*\] | \((_ssl\.c:|read timeout=)[^)]*\)", "", text)
     return text.rstrip(".") or type(error).__name__
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error that others wrap."""
+    while inner := next((cause for cause in reversed(error.args) if isinstance(cause, BaseException)), None):
+        error = inner
+    return error
 
 
 def _http_errors() -> tuple[type[Exception], ...]:

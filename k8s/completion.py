@@ -15,7 +15,7 @@ SHELLS = ("bash", "zsh")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `completion` takes."""
-    parser.add_argument("shell", choices=SHELLS, help="the shell; put into its start-up file: source <(... SHELL)")
+    parser.add_argument("shell", choices=SHELLS, help="the shell; its start-up file takes: eval `... SHELL`")
 
 
 def run(arguments: argparse.Namespace, _: Callable[[], Cluster]) -> int:

@@ -43,7 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     """Fetch a model; returns the exit status."""
-    check_name(arguments.name, 1, "NAME")
+    if arguments.name != LATEST:
+        check_name(arguments.name, 1, "NAME")
     cluster = reach()
     name = arguments.name
     place = helper.place(cluster, None if name == LATEST else name, arguments.image, arguments.claim)

@@ -18,9 +18,12 @@ from job.telemetry import Record
 from k8s import why
 from k8s.contract import CONTAINER, claim_of, pods_of, rank_of
 from k8s.errors import ApiError, LauncherError, Status
-from k8s.run import Run, state
+from k8s.loglines import has_ended
+from k8s.run import Run, is_settled, own, state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from k8s.cluster import Cluster
     from k8s.contract import Object
 
@@ -72,8 +75,8 @@ class Follower:
             return news
         kind, objects = news
         if kind == "Pod":
-            self.run = dataclasses.replace(self.run, pods=tuple(objects))
-            self._read_log(objects)
+            self.run = dataclasses.replace(self.run, pods=own(self.run.job, objects))
+            self._read_log(self.run.pods)
         elif objects:
             self.run = dataclasses.replace(self.run, job=objects[0])
         else:
@@ -88,18 +91,25 @@ class Follower:
         except LauncherError as error:  # as where this user may not watch
             self._news.put(error)
 
-    def _read_log(self, pods: list[Object]) -> None:
+    def _read_log(self, pods: Iterable[Object]) -> None:
         """Read the log of rank 0's newest pod, if it has one and is not read already."""
         begun = [p for p in pods if rank_of(p) == 0 and p["status"]["phase"] not in ("Pending", "Unknown")]
         newest = max(begun, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
         if newest and newest["metadata"]["uid"] != self._logged:
-            self._logged = newest["metadata"]["uid"]
+            self._logged, self._said = newest["metadata"]["uid"], 0.0  # another node has another clock
             self._log = threading.Thread(target=self._listen, args=(newest["metadata"],), daemon=True)
             self._log.start()
 
+    def _has_ended(self, uid: str) -> bool:
+        return has_ended(next((pod for pod in self.run.pods if pod["metadata"]["uid"] == uid), None))
+
     def _listen(self, pod: Object) -> None:
-        """Put the records of a pod's log into the queue, each once, however often the connection breaks."""
+        """Put the records of a pod's log into the queue, each once, however often the connection breaks.
+
+        A stream may end in good order though the container has not: where the way from API server to node breaks.
+        """
         while not self._over.is_set() and pod["uid"] == self._logged:
+            over = self._has_ended(pod["uid"])
             try:
                 for line in self._cluster.logs(pod["name"], CONTAINER, follow=True):
                     record = telemetry.parse(line)
@@ -109,10 +119,14 @@ class Follower:
             except ApiError as error:
                 if error.code in (403, 404):
                     return
+            except LauncherError as error:
+                self._news.put(error)
+                return
             except OSError:
                 pass  # an API server, or a node, that is away
             else:
-                return
+                if over:
+                    return
             self._over.wait(RETRY_S)
 
     def last_words(self) -> list[Record]:
@@ -155,7 +169,7 @@ def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
     began, shown = time.monotonic(), ""
     display = display_of(output, workers, name)
     with display, Follower(cluster, job) as follower:
-        while not state(follower.run).ended:
+        while not is_settled(follower.run.job):
             if record := follower.next(RETRY_S):
                 display.show(record)
             elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:

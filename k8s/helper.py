@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONTAINER = "helper"
 HELPERS = "app.kubernetes.io/part-of=mnist-job,app.kubernetes.io/component=helper"
 # What this module does; a user who may not is told before there is a pod that he could not delete.
-NEEDED = (("create", "Pod", ""), ("get", "Pod", "exec"), ("delete", "Pod", ""))
+NEEDED = (("create", "Pod", ""), ("get", "Pod", "exec"), ("create", "Pod", "exec"), ("delete", "Pod", ""))
 START_S = 300.0  # for it to start: its image may have to be pulled
 UNSCHEDULED_S = 20.0  # for a node: an autoscaler's new one would not come for this
 POLL_S = 0.25
@@ -106,8 +106,9 @@ def place(cluster: Cluster, run: str | None, image: str | None, claim: str | Non
         job = max(cluster.select("Job", RUNS), key=created, default=None)
     if job is None:
         if not image:
-            what = f"the Job of {run} is gone" if run else "there is no Job"
-            raise usage(f"{what} in namespace {cluster.namespace}", "name the job's image with --image")
+            what = f"there is no Job {run}" if run else "there is no Job"
+            hint = "see the names and the namespace; if the Job is gone, name its image with --image"
+            raise usage(f"{what} in namespace {cluster.namespace}", hint)
         return Place(image, claim or CLAIM)
     template = job["spec"]["template"]
     trainer, spec = trainer_of(template), template["spec"]

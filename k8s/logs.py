@@ -20,7 +20,7 @@ from k8s.errors import LauncherError
 from k8s.loglines import Cursor, Line, Unreadable
 from k8s.pods import created, started
 from k8s.render import seconds
-from k8s.run import Run, gather, state
+from k8s.run import Run, gather, is_settled, state
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     show = Shown(ranks, pattern, as_json=arguments.output == "json")
     logs = Logs(cluster, job, set(arguments.rank or range(ranks)), since, show)
     logs.past()
-    if not arguments.no_follow and not is_over(job):
+    if not arguments.no_follow and not is_settled(job):
         logs.follow()
     return 0
 
@@ -163,7 +163,7 @@ class Logs:
                     reading |= self._read()
                 elif kind == "Job" and not self._over:
                     self._job = news.get(uid, {})
-                    if is_over(self._job):
+                    if is_settled(self._job):
                         self._select()  # the watch may not have shown the last of them yet
                         reading |= self._read()
                         self._over = True
@@ -219,11 +219,6 @@ class Logs:
         self._news.put(("closed", uid))
 
 
-def is_over(job: Object) -> bool:
-    """Whether a run has ended, is cancelled or, without a Job, deleted: nothing comes any more."""
-    return not job or (now := state(Run(job))).ended or now.word == "cancelled"
-
-
 def conclusion(name: str, job: Object, pods: Iterable[Object]) -> str:
     """What to say once all is shown."""
     if not job:
@@ -238,7 +233,7 @@ def gone(job: Object, pods: Sequence[Object], ranks: set[int]) -> list[str]:
     found = []
     of_rank = {rank: sorted((p for p in pods if rank_of(p) == rank), key=created) for rank in sorted(ranks)}
     none = [rank for rank, there in of_rank.items() if not there]
-    if none and is_over(job):
+    if none and is_settled(job):
         found.append(f"the logs of {named(none)} are gone: they were deleted with their pods when the run ended")
     elif none and job["spec"].get("suspend"):
         found.append(f"{named(none)} had no pods while suspended, and what the earlier ones wrote is gone with them")

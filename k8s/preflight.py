@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from k8s.contract import Object
 
 AT_A_TIME = 11  # one for each check
+NO_DRY_RUN = "does not support dry run"  # what the API server says of such a webhook
 UID = "00000000-0000-0000-0000-000000000000"  # a Job gets its own when it is made
 OLDEST = (1, 31)  # the first with all that the Job's spec says: success policy, limits for each index
 # What the launcher does with a run.
@@ -155,6 +156,8 @@ def pod(cluster: Cluster, job: Object) -> Check:
             raise
         if error.code == 404:
             return Check("pod", "not checked", told)  # there is no namespace
+        if NO_DRY_RUN in told:
+            return Check("pod", "not checked", told)
         kinds = {"exceeded quota": "quota", "violates PodSecurity": "pod-security"}
         reason = next((kind for text, kind in kinds.items() if text in told), "refused")
         return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", troubles.REMEDIES[reason])

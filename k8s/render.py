@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import config
 from job.config import usage
-from k8s.contract import QUEUE_LABEL, Object, trainer_of
+from k8s.contract import CONTAINER, QUEUE_LABEL, Object, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,8 @@ class Submission:
         where = "overlay" if self.overlay == "gpu" else "component" if "gpu" in self.components else ""
         if self.gpus == 0 and where:
             raise usage(f"--gpus 0 and the gpu {where} contradict each other", "leave one of them out")
+        if self.claim is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", self.claim):
+            raise usage(f"--claim must be a claim's name, not {self.claim!r}")
         check_arguments(self.arguments)
 
 
@@ -97,8 +99,27 @@ def job(submission: Submission) -> Object:
     components |= {"one-node": None} if submission.one_node else {}
     components |= {"gpu": None} if submission.gpus and submission.overlay != "gpu" else {}
     components |= {"kueue": None} if submission.queue else {}
-    [found] = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
-    return fill(found, submission)
+    found = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
+    return fill(only_job(found, submission.overlay), submission)
+
+
+def only_job(found: Sequence[Object], overlay: str) -> Object:
+    """The Job that an overlay makes, if it is one that can be a run; else a sentence says what it lacks."""
+    problem = ""
+    if len(found) != 1 or found[0].get("kind") != "Job":
+        problem = f"makes {', '.join(str(each.get('kind')) for each in found) or 'nothing'}, and not one Job alone"
+    else:
+        spec = found[0]["spec"]["template"]["spec"]
+        trainers = [container for container in spec.get("containers", []) if container.get("name") == CONTAINER]
+        if not trainers:
+            problem = f"has no container {CONTAINER}"
+        elif not {"args", "resources"} <= trainers[0].keys() or "WORKERS" not in environment(trainers[0]):
+            problem = f"has a container {CONTAINER} without args, resources or the variable WORKERS"
+        elif sum("persistentVolumeClaim" in volume for volume in spec.get("volumes", [])) != 1:
+            problem = "does not mount one claim"
+    if problem:
+        raise usage(f"the overlay {overlay} {problem}", "build it on k8s/manifests/run, as the overlays there")
+    return found[0]
 
 
 def fill(job: Object, submission: Submission) -> Object:
@@ -112,13 +133,7 @@ def fill(job: Object, submission: Submission) -> Object:
     config.check_name(submission.name, spec["completions"])
     if submission.image is not None:
         trainer["image"] = submission.image
-    for resource, value in (("cpu", submission.cpu), ("memory", submission.memory)):
-        if value is not None:
-            trainer["resources"]["requests"][resource] = trainer["resources"]["limits"][resource] = value
-    if submission.gpus is not None:
-        trainer["resources"]["limits"].pop(GPU, None)
-        if submission.gpus:
-            trainer["resources"]["limits"][GPU] = submission.gpus
+    set_resources(trainer, submission)
     if submission.queue is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = submission.queue
     if submission.deadline_s is not None:
@@ -155,9 +170,23 @@ def helper(image: str, claim: str, *, writes: bool = False, tolerations: Sequenc
     return pod
 
 
+def set_resources(trainer: Object, submission: Submission) -> None:
+    """Set what a worker asks for and may have."""
+    resources = trainer["resources"]
+    for resource, value in (("cpu", submission.cpu), ("memory", submission.memory)):
+        if value is not None:
+            for kind in ("requests", "limits"):
+                resources.setdefault(kind, {})[resource] = value
+    if submission.gpus is not None:
+        limits = resources.setdefault("limits", {})
+        limits.pop(GPU, None)
+        if submission.gpus:
+            limits[GPU] = submission.gpus
+
+
 def environment(container: Object) -> dict[str, Object]:
     """A container's environment, by name."""
-    return {variable["name"]: variable for variable in container["env"]}
+    return {variable["name"]: variable for variable in container.get("env", [])}
 
 
 def set_claim(template: Object, claim: str) -> None:

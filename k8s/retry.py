@@ -70,8 +70,8 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     found = gather(cluster, arguments.name)
     refuse_unended(found)
     new = again(found.job, submission)
+    until_ended(cluster, arguments.name)  # first, for what its pods take up counts in the checks
     check(cluster, new)
-    until_ended(cluster, arguments.name)
     made = replace(cluster, found.job, new)
     name, workers = arguments.name, made["spec"]["completions"]
     if arguments.output == "json":

@@ -26,7 +26,7 @@ FAILED = {"FailureTarget", "Failed"}
 TOO_OFTEN = {"MaxFailedIndexesExceeded", "FailedIndexes"}
 # What the Job controller says of an exit code that fails a Job at once.
 BY_CODE = re.compile(r"pod \S*?/?([^/\s]+) failed with exit code (\d+)")
-LAST_LINES = 5
+LAST_LINES = 200  # a traceback may stand behind the last record
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def gather(cluster: Cluster, name: str) -> Run:
     job = cluster.get("Job", name)
     if job is None:
         message = f"there is no run {name} in namespace {cluster.namespace}"
-        raise LauncherError(Status.REFUSED, message, "`mnist-job status` lists the runs")
+        hint = f"`mnist-job status` lists the runs; `submit --name {name} -- --continue` takes up one whose Job is gone"
+        raise LauncherError(Status.REFUSED, message, hint)
     if job["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
         message = f"the Job {name} in namespace {cluster.namespace} is no run of {APP}"
         raise LauncherError(Status.REFUSED, message, "its labels do not say so")
@@ -119,6 +120,11 @@ def state(run: Run) -> State:
         queued = "queued" if QUEUE_LABEL in metadata.get("labels", {}) else "suspended"
         return State("cancelled" if CANCELLED in metadata.get("annotations", {}) else queued)
     return before_records(run) or at_work(run.record, run.workers)
+
+
+def is_settled(job: Object) -> bool:
+    """Whether a run has ended, is cancelled or, without a Job, deleted: nothing comes any more by itself."""
+    return not job or (now := state(Run(job))).ended or now.word == "cancelled"
 
 
 def failed(run: Run) -> State:

@@ -160,7 +160,7 @@ def watch_live(cluster: Cluster, name: str | None) -> None:
         while True:
             seen = look(cluster, name)
             live.update(drawn(seen))
-            if seen.get("ended"):
+            if is_last(seen):
                 return
             time.sleep(EVERY_S)
 
@@ -169,6 +169,8 @@ def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
     """Print what changes, a line each: of a run its state, and as JSON all there is of it."""
     cluster.patience_s = float("inf")
     told: dict[str, Any] = {}
+    if output == "text" and look(cluster, name) == {"runs": []}:
+        print("there are no runs", flush=True)
     while True:
         seen = look(cluster, name)
         for each in seen.get("runs", [seen]):
@@ -176,9 +178,14 @@ def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
             if told.get(each["name"]) != news:
                 told[each["name"]] = news
                 print(json.dumps(each) if output == "json" else f"{each['name']}: {news}", flush=True)
-        if seen.get("ended"):
+        if is_last(seen):
             return
         time.sleep(EVERY_S)
+
+
+def is_last(seen: Mapping[str, Any]) -> bool:
+    """Whether nothing comes any more of the one run that is watched."""
+    return bool(seen.get("ended")) or seen.get("state") == "cancelled"
 
 
 def shown(seen: Mapping[str, Any]) -> str:

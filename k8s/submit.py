@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     if arguments.dry_run:
         import yaml  # noqa: PLC0415
 
-        print(yaml.safe_dump(job, sort_keys=False), end="")
+        print(json.dumps(job) if arguments.output == "json" else yaml.safe_dump(job, sort_keys=False).rstrip())
         return 0
     name = job["metadata"]["name"]
     if arguments.output == "json":
@@ -129,12 +129,17 @@ def approve(cluster: Cluster, job: Object, claim: Object | None, name: str) -> N
     Raises:
         LauncherError: 2, when a check says that it cannot run, or the API server refuses it.
     """
-    failed = [check for check in preflight.checks(cluster, job, claim) if check.failed]
-    if failed:
-        for check in failed:
+    found = preflight.checks(cluster, job, claim)
+    for check in found:
+        if check.state in ("failed", "warning"):
             print(check, file=sys.stderr)
+    if any(check.failed for check in found):
         raise LauncherError(Status.REFUSED, f"{name} was not submitted", "see above")
-    cluster.create(job, dry_run=True)
+    try:
+        cluster.create(job, dry_run=True)
+    except ApiError as error:
+        if preflight.NO_DRY_RUN not in error.message:
+            raise
 
 
 def set_up(cluster: Cluster, job: Object) -> None:

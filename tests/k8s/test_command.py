@@ -74,7 +74,7 @@ sys.exit(status)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
-    sentence = r"error: there is no cluster to talk to: "
+    sentence = r"error: the kubeconfig cannot be used: "
     assert (done.returncode, done.stderr[: len(sentence)]) == (3, sentence)
 
 

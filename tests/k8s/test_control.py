@@ -153,7 +153,10 @@ def test_cancelled_in_a_queue() -> None:
     [
         (
             [],
-            "there is no run digits in namespace here; `mnist-job status` lists the runs",
+            (
+                "there is no run digits in namespace here; `mnist-job status` lists the runs; "
+                "`submit --name digits -- --continue` takes up one whose Job is gone"
+            ),
         ),
         (
             [{"kind": "Job", "metadata": {"name": "digits", "uid": "1"}}],

@@ -9,8 +9,11 @@ import pytest
 
 from job import telemetry
 from job.telemetry import Record
-from k8s.errors import ApiError, LauncherError
-from k8s.follow import Follower
+from k8s import why
+from k8s.contract import CANCELLED
+from k8s.errors import ApiError, LauncherError, Status
+from k8s.follow import Follower, follow
+from k8s.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,3 +129,21 @@ def refuse(error: Exception) -> Any:
         yield {}
 
     return watch
+
+
+def test_a_log_that_ends_too_early_is_read_on() -> None:
+    """A stream that ends in good order, though the container runs on, is asked for again."""
+    log = [[line(1, 1)], [line(1, 1), line(2, 2)]]
+    cluster = Cluster([[job()]], [[pod("a")]], {"demo-0-a": log})
+    assert heard(cluster, 2) == [1, 2]
+
+
+def test_a_cancelled_run_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Following ends with 1 and the remedy once the run is cancelled."""
+    cancelled = job()
+    cancelled["metadata"]["annotations"] = {CANCELLED: "now"}
+    cancelled["spec"]["suspend"] = True
+    cluster = Cluster([[job()], [cancelled]], [[]], {})
+    monkeypatch.setattr(why, "gather_all", lambda *_: Run(cancelled))
+    assert follow(cluster, job()) == Status.FAILED  # type: ignore[arg-type]
+    assert "it was cancelled, its checkpoint kept\ndo: `mnist-job retry`" in capsys.readouterr().err

@@ -129,7 +129,10 @@ def test_no_image() -> None:
     """Where nothing tells the image, the flag is asked for."""
     with pytest.raises(JobError) as refused:
         helper.place(FakeCluster().given(), "digits", None, None)
-    assert str(refused.value) == "the Job of digits is gone in namespace here; name the job's image with --image"
+    assert str(refused.value) == (
+        "there is no Job digits in namespace here; see the names and the namespace; "
+        "if the Job is gone, name its image with --image"
+    )
 
 
 def test_the_pod() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
     from k8s.contract import Object
 
+# The output on no claim.
+NO_CLAIM = {
+    "target": {"kind": "Job"},
+    "patch": '[{"op": "replace", "path": "/spec/template/spec/volumes/0", "value": {"name": "output"}}]',
+}
 LABELS = {"app.kubernetes.io/name": "mnist-job", "app.kubernetes.io/part-of": "mnist-job"}
 USER = 65532
 SMALL = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
@@ -398,3 +405,23 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
     cluster = FakeCluster(*found)
     job, _ = submit.prepare(cluster.given(), Submission("digits"))
     assert job == render.job(Submission("digits", one_node=one_node))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            {"resources": ["SETUP"]},
+            "makes ServiceAccount, Service, PersistentVolumeClaim, NetworkPolicy, and not one Job",
+        ),
+        ({"resources": ["RUN"], "patches": [NO_CLAIM]}, "does not mount one claim"),
+    ],
+)
+def test_an_overlay_that_is_no_run(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
+    """An overlay of one's own that makes something else is refused, and what it lacks is named."""
+    folders = {"SETUP": "setup", "RUN": "run"}
+    base = [os.path.relpath(render.MANIFESTS / folders[name], tmp_path.resolve()) for name in content["resources"]]
+    (tmp_path / "kustomization.yaml").write_text(json.dumps({**content, "resources": base}), encoding="utf-8")
+    with pytest.raises(JobError) as refused:
+        render.job(Submission("digits", overlay=f"{tmp_path}/"))
+    assert str(refused.value).startswith(f"the overlay {tmp_path}/ {problem}")

@@ -175,7 +175,10 @@ def test_no_such_run() -> None:
     """2, and how to find those that are."""
     with pytest.raises(LauncherError) as refused:
         run(Asked([]), "demo")
-    assert str(refused.value) == "there is no run demo in namespace here; `mnist-job status` lists the runs"
+    assert str(refused.value) == (
+        "there is no run demo in namespace here; `mnist-job status` lists the runs; "
+        "`submit --name demo -- --continue` takes up one whose Job is gone"
+    )
     assert refused.value.status == 2
 
 
