@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import socket
 import threading
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from job.cluster import Cluster
 
 EVERY_S = 1.0
+# Before a name is asked for the first time. A pod that starts beside rank 0's is there before DNS knows that one, and
+# DNS keeps its answer that there is no such name for 5 s and more.
+NAME_S = 1.5
 ANSWER_S = 3.0  # an answer takes up to EVERY_S while others are waited for
 
 
@@ -83,6 +87,8 @@ class Member:
 
     def _ask(self) -> None:
         leader = self._cluster.supervisors[0]
+        if self._join is None and is_name(leader.rpartition(":")[0]):
+            time.sleep(NAME_S)
         while True:
             request, asked_at = self.request, time.monotonic()
             answer: Answer | str
@@ -115,3 +121,12 @@ def check_apart(addresses: tuple[str, ...]) -> None:
         if (first := addresses.index(address)) < rank:
             message = f"workers {first} and {rank} both gave the address {address}"
             raise JobError(Exit.TRY_AGAIN, "same-address", message, "give each a POD_IP or a port of its own")
+
+
+def is_name(host: str) -> bool:
+    """Whether a host has to be found by DNS."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host != "localhost"
+    return False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.gathering import FRESH_S, NAMED, Answer, Gathering, Refused, Request, ask, to_json
+from job.member import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -356,3 +357,12 @@ def test_nobody_there_is_an_os_error() -> None:
         ask(f"127.0.0.1:{port}", waiting(1), 60)
     with pytest.raises(OSError, match="no worker 0 is there"):
         ask(f"{'x' * 64}..y:{port}", waiting(1), 60)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("run-0.mnist-job", True), ("localhost", False), ("127.0.0.1", False), ("10.0.0.7", False), ("[fd00::1]", False)],
+)
+def test_what_dns_has_to_find(host: str, named: bool) -> None:
+    """A name is left time to become known before it is asked for; an address, or this machine, is not."""
+    assert is_name(host) is named
