@@ -17,7 +17,6 @@ PART_OF_LABEL = "app.kubernetes.io/part-of"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-UID_LABEL = "batch.kubernetes.io/controller-uid"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CANCELLED = "mnist-job/cancelled"  # the annotation of a Job that `cancel` suspended
 

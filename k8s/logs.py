@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import usage
 from k8s import loglines
-from k8s.contract import pods_of, rank_of
+from k8s.contract import UID_LABEL, pods_of, rank_of
 from k8s.errors import LauncherError
 from k8s.loglines import Cursor, Line, Unreadable
 from k8s.pods import created, started
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from k8s.cluster import Cluster
     from k8s.contract import Object
 
-UID_LABEL = "batch.kubernetes.io/controller-uid"
 EARLIER = ("batch.kubernetes.io/job-index-failure-count", "batch.kubernetes.io/job-index-ignored-failure-count")
 COLOURS = ("36", "33", "32", "35", "34", "31")
 QUEUED = 1000  # lines that wait to be shown
