@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from job.config import Parser, usage
 from job.errors import Exit, JobError
 from k8s import cancel, completion, fetch, logs, preflight, resume, retry, status, submit, suspend, why
-from k8s.cluster import connect
+from k8s.connect import connect
 from k8s.errors import MEANINGS, LauncherError
 
 if TYPE_CHECKING:

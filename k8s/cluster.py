@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import re
 import threading
-import time
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from k8s import remote
-from k8s.errors import ApiError, LauncherError, Status
+from k8s.api import PASSING, TIMEOUT_S, Api
+from k8s.errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from k8s.contract import Object
     from k8s.remote import Ended
@@ -41,16 +37,9 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues", True),
     "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads", True),
 }
-POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 PAGE = 500
-PATIENCE_S = 30.0  # for how long a request is tried again
-SILENT_S = 10.0  # and after how long that is told
-TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of an answer
 SILENCE_S = 60.0  # of a log that is followed, before it is asked for anew
 WATCH_S = 60  # of one watch request, and then another: for so long nobody notices that its connection is dead
-CONNECTIONS = 32  # kept open for the threads that ask at the same time; urllib3 complains of each beyond it
-PASSING = {429, 500, 502, 503, 504}
-AWAY = PASSING - {500}  # not its own word on the request, as 500 is where a webhook does not answer
 
 
 class Cluster:
@@ -60,28 +49,32 @@ class Cluster:
         client: a kubernetes.client.ApiClient.
         namespace: where the runs are.
         say: shows one line that tells of an API server that does not answer.
-
-    Attributes:
-        patience_s: for how long requests are tried again while the API server is away; set it to infinity to follow.
     """
 
     def __init__(self, client: Any, namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
-        self._client, self.namespace, self._say = client, namespace, say
-        self.patience_s = PATIENCE_S
-        self._told = False  # whether it was said that the API server is away
+        self._api, self.namespace = Api(client, say), namespace
+
+    @property
+    def patience_s(self) -> float:
+        """For how long requests are tried again while the API server is away; infinite while a run is followed."""
+        return self._api.patience_s
+
+    @patience_s.setter
+    def patience_s(self, seconds: float) -> None:
+        self._api.patience_s = seconds
 
     # Objects
 
     def get(self, kind: str, name: str) -> Object | None:
         """An object; None where there is none of that name."""
         try:
-            found = self._json("GET", self._path(kind, name))
+            found = self._api.json("GET", self._path(kind, name))
         except ApiError as error:
             if error.code == 404:
                 return None
             raise
         if "metadata" not in found:
-            raise self._stranger()
+            raise self._api.stranger()
         return found
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
@@ -93,7 +86,7 @@ class Cluster:
         query = {"dryRun": "All"} if dry_run else {}
         kind, lost = new["kind"], threading.Event()
         try:
-            return self._json("POST", self._path(kind), query, new, lost=lost)
+            return self._api.json("POST", self._path(kind), query, new, lost=lost)
         except ApiError as error:
             # An answer was lost before: it is this very object.
             if error.reason != "AlreadyExists" or not lost.is_set() or dry_run:
@@ -104,7 +97,7 @@ class Cluster:
 
     def patch(self, kind: str, name: str, change: Object) -> Object:
         """Change an object by a JSON merge patch (RFC 7386)."""
-        return self._json("PATCH", self._path(kind, name), {}, change, "application/merge-patch+json")
+        return self._api.json("PATCH", self._path(kind, name), {}, change, "application/merge-patch+json")
 
     def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "") -> None:
         """Delete an object, and what it owns after it; that it is gone already is no error.
@@ -121,7 +114,7 @@ class Cluster:
         if uid:
             options["preconditions"] = {"uid": uid}
         try:
-            self._json("DELETE", self._path(kind, name), {}, options)
+            self._api.json("DELETE", self._path(kind, name), {}, options)
         except ApiError as error:
             if error.code != 404 and not (uid and error.code == 409):
                 raise
@@ -141,7 +134,8 @@ class Cluster:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
             try:
-                with suppress(OSError, ValueError), closing(self._stream(self._path(kind), query, WATCH_S)) as lines:
+                lines = self._api.stream(self._path(kind), query, WATCH_S)
+                with suppress(OSError, ValueError), closing(lines):
                     for line in lines:
                         event = json.loads(line)
                         if stop.is_set() or event["type"] == "ERROR":  # 410 Gone: the version is too old
@@ -197,7 +191,7 @@ class Cluster:
             query["tailLines"] = str(tail)
         # A connection that is dead is as silent as a worker that waits for others.
         silence_s = SILENCE_S if follow else TIMEOUT_S[1]
-        yield from self._stream(f"{self._path('Pod', pod)}/log", query, silence_s, torn=not follow)
+        yield from self._api.stream(f"{self._path('Pod', pod)}/log", query, silence_s, torn=not follow)
 
     def run_in(self, pod: str, container: str, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
         """Run a command in a container, its standard output going to write() as it comes.
@@ -210,15 +204,15 @@ class Cluster:
 
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("command", word) for word in command]
-        _, url, headers, _, _ = self._request_of("GET", f"{self._path('Pod', pod)}/exec", {})
+        _, url, headers, _, _ = self._api.request_of("GET", f"{self._path('Pod', pod)}/exec", {})
         url = get_websocket_url(url, query)
-        return remote.run(self._client.configuration, url, headers, write, f"run a command in pod {pod}")
+        return remote.run(self._api.client.configuration, url, headers, write, f"run a command in pod {pod}")
 
     # Questions
 
     def version(self) -> tuple[int, int]:
         """The API server's version, as (1, 31)."""
-        answer = self._json("GET", "/version")
+        answer = self._api.json("GET", "/version")
         return int(answer["major"]), int(answer["minor"].rstrip("+"))
 
     def may(self, verb: str, kind: str, subresource: str = "") -> bool:
@@ -237,10 +231,8 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": asked},
         }
-        answer = self._json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, review)
+        answer = self._api.json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, review)
         return bool(answer["status"]["allowed"])
-
-    # Requests
 
     def _path(self, kind: str, name: str = "") -> str:
         api, plural, namespaced = KINDS[kind]
@@ -252,210 +244,10 @@ class Cluster:
         path = "/".join(KINDS[kind][:2]) if everywhere else self._path(kind)
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
         while True:
-            page = self._json("GET", path, query)
+            page = self._api.json("GET", path, query)
             if "items" not in page:
-                raise self._stranger()
+                raise self._api.stranger()
             items += page["items"]
             if not (token := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = token
-
-    def _json(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-        *,
-        lost: threading.Event | None = None,
-    ) -> Object:
-        """One request and its whole answer, tried again while the API server is away or too busy."""
-        began, wait_s = time.monotonic(), 0.2
-        while True:
-            try:
-                response = self._send(method, path, query or {}, body, content_type, TIMEOUT_S)
-                text: bytes = response.data
-                if response.status < 400:
-                    self._told = False
-                    return self._read(text)
-                refused = refusal(response.status, text, f"{method.lower()} {path}")
-                if refused.code not in PASSING:
-                    raise refused
-                why = refused.message
-            except OSError as error:
-                refused, why = None, plainly(error)
-            if lost and not (refused and refused.code == 429):
-                lost.set()
-            passed = time.monotonic() - began
-            if passed > self.patience_s:
-                if refused and refused.code not in AWAY:
-                    raise refused
-                host = self._client.configuration.host
-                message = f"the API server at {host} does not answer: {why}"
-                raise LauncherError(Status.UNREACHED, message, "see whether the cluster is up") from None
-            if passed > SILENT_S and not self._told:
-                self._told = True
-                self._say(f"the API server has not answered for {passed:.0f} s ({why}); still trying")
-            time.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-            wait_s = min(2 * wait_s, 5.0)
-
-    def _read(self, text: bytes) -> Object:
-        try:
-            found: Object = json.loads(text or b"{}")
-        except ValueError:  # as where a proxy shows its own page
-            raise self._stranger() from None
-        return found
-
-    def _stranger(self) -> LauncherError:
-        message = f"what answers at {self._client.configuration.host} is no API server"
-        return LauncherError(Status.UNREACHED, message, "see the server's address in the kubeconfig")
-
-    def _stream(
-        self, path: str, query: Mapping[str, str], silence_s: float | None, *, torn: bool = False
-    ) -> Generator[str]:
-        """The lines of an answer, as they come; the last one without its end only if torn ones are wanted."""
-        response = self._send("GET", path, query, None, "application/json", (TIMEOUT_S[0], silence_s))
-        if response.status >= 400:
-            raise refusal(response.status, response.data, f"get {path}")
-        rest = b""
-        try:
-            for chunk in response.stream(2**16):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line.decode(errors="replace")
-            if rest and torn:
-                yield rest.decode(errors="replace")
-        except _http_errors() as error:
-            raise ConnectionError(plainly(error)) from None
-        finally:
-            response.close()
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: Object | None,
-        content_type: str,
-        timeout_s: tuple[float, float | None],
-    ) -> Any:
-        """Send a request; returns urllib3's response.
-
-        Raises:
-            OSError: there was no answer.
-            LauncherError: this machine has no right to ask.
-        """
-        from ssl import SSLCertVerificationError  # noqa: PLC0415
-
-        from urllib3 import Timeout  # noqa: PLC0415
-        from urllib3.exceptions import SSLError  # noqa: PLC0415
-
-        _, url, headers, _, _ = self._request_of(method, path, query)
-        headers |= {"Accept": "application/json", "Content-Type": content_type}
-        data = None if body is None else json.dumps(body)
-        try:
-            response = self._client.rest_client.pool_manager.request(
-                method,
-                url,
-                body=data,
-                headers=headers,
-                timeout=Timeout(*timeout_s),
-                retries=False,
-                preload_content=False,
-            )
-            if response.status >= 400 or ("watch" not in query and "follow" not in query):
-                response.read(cache_content=True)
-        except _http_errors() as error:
-            # No trying again mends these; a server that goes away in the handshake is another matter.
-            if isinstance(error, SSLError) and isinstance(innermost(error), SSLCertVerificationError):
-                message = f"the API server at {self._client.configuration.host} is not to be trusted: {plainly(error)}"
-                raise LauncherError(Status.UNREACHED, message, "see the certificates in the kubeconfig") from None
-            raise ConnectionError(plainly(error)) from None
-        if response.status == 401:
-            message = "the API server does not accept the credentials (401 Unauthorized)"
-            raise LauncherError(Status.UNREACHED, message, "log in to the cluster again")
-        return response
-
-    def _request_of(self, method: str, path: str, query: Mapping[str, str]) -> Any:
-        values = [(name, value) for name, value in query.items() if value]
-        return self._client.param_serialize(method, path, query_params=values, auth_settings=["BearerToken"])
-
-
-def connect(context: str | None, namespace: str | None, say: Callable[[str], None]) -> Cluster:
-    """The cluster of the kubeconfig's context, or the one around this pod.
-
-    Args:
-        context: a context of the kubeconfig; its present one where None.
-        namespace: the context's, or the pod's, where None.
-        say: as in Cluster.
-
-    Raises:
-        LauncherError: 3, when there is neither, or no such context.
-    """
-    from kubernetes import client, config  # noqa: PLC0415
-    from yaml import YAMLError  # noqa: PLC0415
-
-    # What is no kubeconfig at all meets the client's code unchecked.
-    kubeconfig = os.environ.get("KUBECONFIG") or (Path.home() / ".kube" / "config").exists()
-    unusable = (config.ConfigException, YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError)
-    try:
-        try:
-            contexts, active = config.list_kube_config_contexts()
-        except config.ConfigException:
-            if not context:
-                raise
-            contexts, active = [], None  # the client lists none where none is the present one
-        chosen = next((c for c in contexts if c["name"] == context), None) if context else active
-        if chosen is None and contexts:
-            names = ", ".join(c["name"] for c in contexts)
-            raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
-        settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
-        api = config.new_client_from_config(context=context, client_configuration=settings)
-        inside = chosen["context"].get("namespace") if chosen else None
-    except unusable as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        if context or kubeconfig:  # a pod's own cluster is not the one that was meant
-            raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {why}") from None
-        try:
-            settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
-            config.load_incluster_config(client_configuration=settings)
-            api = client.ApiClient(settings)
-            inside = POD_NAMESPACE.read_text(encoding="utf-8").strip()
-        except (config.ConfigException, OSError):
-            message = f"there is no cluster to talk to: {why}"
-            raise LauncherError(Status.UNREACHED, message, "set KUBECONFIG, or make ~/.kube/config") from None
-    return Cluster(api, namespace or inside or "default", say)
-
-
-def refusal(code: int, text: bytes, what: str) -> ApiError:
-    """The error in an answer, which is mostly a Status object."""
-    try:
-        status = json.loads(text)
-        return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what)
-    except (ValueError, AttributeError):
-        return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
-
-
-def plainly(error: BaseException) -> str:
-    """The last cause of a connection's end, without the objects, numbers and places that its message holds."""
-    error = innermost(error)
-    text = str(getattr(error, "strerror", None) or error)
-    text = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
-    text = re.sub(r"\[[^\]]*\] | \((_ssl\.c:|read timeout=)[^)]*\)", "", text)
-    return text.rstrip(".") or type(error).__name__
-
-
-def innermost(error: BaseException) -> BaseException:
-    """The error that others wrap."""
-    while inner := next((cause for cause in reversed(error.args) if isinstance(cause, BaseException)), None):
-        error = inner
-    return error
-
-
-def _http_errors() -> tuple[type[Exception], ...]:
-    import http.client  # noqa: PLC0415
-
-    from urllib3.exceptions import HTTPError  # noqa: PLC0415
-
-    return HTTPError, http.client.HTTPException, OSError

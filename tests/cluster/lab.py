@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from job import telemetry
 from k8s import render, submit
 from k8s.__main__ import note
-from k8s.cluster import connect
+from k8s.connect import connect
 from k8s.contract import pods_of, rank_of
 from k8s.errors import ApiError
 

@@ -13,9 +13,12 @@ import pytest
 from kubernetes import client, config
 from urllib3.exceptions import ProtocolError
 
-import k8s.cluster
-from k8s.cluster import Cluster, connect, plainly
+import k8s.api
+import k8s.connect
+from k8s.cluster import Cluster
+from k8s.connect import connect
 from k8s.errors import ApiError, LauncherError, Status
+from k8s.failures import plainly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,7 +170,7 @@ def test_a_hiccup_is_tried_again(plays: Callable[..., Server], hiccup: Answer) -
 
 def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     """That nobody listens is said once when it lasts, and forgotten once somebody does."""
-    monkeypatch.setattr(k8s.cluster, "SILENT_S", 0.0)
+    monkeypatch.setattr(k8s.api, "SILENT_S", 0.0)
     first = plays()
     first.end()
     said: list[str] = []
@@ -493,7 +496,7 @@ def test_in_a_pod(nowhere: Path, secured: Server, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(secured.port))
     monkeypatch.setattr(config.incluster_config, "SERVICE_TOKEN_FILENAME", str(folder / "token"))
     monkeypatch.setattr(config.incluster_config, "SERVICE_CERT_FILENAME", str(folder / "cert.pem"))
-    monkeypatch.setattr(k8s.cluster, "POD_NAMESPACE", folder / "namespace")
+    monkeypatch.setattr(k8s.connect, "POD_NAMESPACE", folder / "namespace")
     secured.answers += [named("a")]
     cluster = connect(None, None, print)
     assert cluster.get("Job", "a") == named("a")
