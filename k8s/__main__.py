@@ -10,6 +10,7 @@ from job.config import Parser, usage
 from job.errors import Exit, JobError
 from k8s import cancel, completion, fetch, logs, preflight, resume, retry, status, submit, suspend, why
 from k8s.connect import connect
+from k8s.console import note
 from k8s.errors import MEANINGS, LauncherError
 
 if TYPE_CHECKING:
@@ -72,11 +73,6 @@ def parser() -> Parser:
         common.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: text")
         module.add_flags(command)
     return top
-
-
-def note(line: str) -> None:
-    """Tell something beside the result."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def fail(error: Exception, status: int) -> int:

@@ -17,6 +17,7 @@ from job.config import check_name
 from job.files import sha256
 from k8s import helper
 from k8s.checksums import CHECKSUMS, damaged, entries, inside
+from k8s.console import note
 from k8s.contract import OUTPUT
 from k8s.errors import ApiError, LauncherError, Status
 from k8s.helper import CONTAINER, RETRY_S
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     with helper.opened(cluster, place) as pod:
         if name == LATEST:
             name = promoted(pod)
-            tell(f"latest is {name}")
+            note(f"latest is {name}")
         fetched = Model(pod, name, arguments.directory / name).fetch()
     folder = arguments.directory / name
     report = folder / "report.html"
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         print(f"  model   {folder / 'saved_model' / '1'}")
         print(f"  report  {report}")
     if arguments.report and not webbrowser.open(report.resolve().as_uri()):
-        tell(f"there is no browser to open {report} with")
+        note(f"there is no browser to open {report} with")
     return 0
 
 
@@ -202,11 +203,6 @@ def promoted(pod: Helper) -> str:
 def failure(message: str, hint: str = "") -> LauncherError:
     """The error of a model that cannot be had."""
     return LauncherError(Status.FAILED, message, hint)
-
-
-def tell(line: str) -> None:
-    """Tell something beside the result."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import queue
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +15,7 @@ from job.config import Config
 from job.errors import PUBLISHED
 from job.telemetry import Record
 from k8s import why
+from k8s.console import note
 from k8s.contract import CONTAINER, claim_of, pods_of, rank_of
 from k8s.errors import ApiError, LauncherError, Status
 from k8s.loglines import has_ended
@@ -208,5 +208,5 @@ def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:
         print(f"  {result['message']}")
         print(f"  mnist-job fetch {name} {where}    brings the model and its report here")
     if code:
-        print(f"error: {found}", file=sys.stderr)
+        note(f"error: {found}")
     return code

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.config import usage
-from k8s import render
+from k8s import permissions, render
 from k8s.contract import CLAIM, RUNS, Object, claim_of, trainer_of
 from k8s.errors import ApiError, LauncherError, Status
 from k8s.events import when
@@ -150,9 +150,7 @@ def opened(cluster: Cluster, place: Place, *, writes: bool = False) -> Iterator[
 
 def pod_for(place: Place, name: str, node: str, *, writes: bool = False) -> Object:
     """The pod to create; node is the one on which it must be, empty for any."""
-    pod = render.helper(place.image, place.claim, writes=writes, tolerations=place.tolerations)
-    del pod["metadata"]["generateName"]
-    pod["metadata"]["name"] = name
+    pod = render.helper(name, place.image, place.claim, writes=writes, tolerations=place.tolerations)
     pod["spec"]["containers"][0]["imagePullPolicy"] = place.pull_policy
     if place.pull_secrets:
         pod["spec"]["imagePullSecrets"] = list(place.pull_secrets)
@@ -233,9 +231,9 @@ def obstacle(pod: Object, events: Sequence[Object], waited_s: float) -> Launcher
 
 
 def _permitted(cluster: Cluster) -> None:
-    lacking = [f"{verb} {kind}{'/' * bool(sub)}{sub}" for verb, kind, sub in NEEDED if not cluster.may(verb, kind, sub)]
-    if lacking:
-        message = f"this user may not {', '.join(lacking)} in namespace {cluster.namespace}, to look at the volume"
+    if lacking := permissions.lacking(cluster, NEEDED):
+        message = f"this user may not {permissions.named(lacking)} in namespace {cluster.namespace}"
+        message += ", to look at the volume"
         raise LauncherError(Status.REFUSED, message, "bind the role mnist-job-fetcher of k8s/manifests/rbac")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import usage
 from k8s import loglines
+from k8s.console import note
 from k8s.contract import UID_LABEL, pods_of, rank_of
 from k8s.errors import LauncherError
 from k8s.loglines import Cursor, Line, Unreadable
@@ -94,7 +95,7 @@ class Shown:
 
     def remark(self, text: str) -> None:
         """Say what is to be known beside the lines."""
-        print(text, file=sys.stderr, flush=True)
+        note(text)
 
 
 class Logs:

@@ -10,7 +10,7 @@ from k8s.contract import claim_of, rank_of, trainer_of
 from k8s.endings import kebab, plain
 from k8s.pods import NO_IMAGE, container_state, created, hindrance, is_cut_off, is_over, is_scheduled, started
 from k8s.pods import pod_condition as condition
-from k8s.troubles import REMEDIES, Cause
+from k8s.troubles import REMEDIES, Cause, of_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 CONFIGURATION = {"CreateContainerConfigError", "CreateContainerError"}
 UNMOUNTED = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 PASSING = "no relationship found between node"  # the API server did not know yet that the pod has this node
-# What is in a refusal of the API server's, and the reason as in TROUBLES.
-REFUSALS = {
-    "exceeded quota": "quota",
-    "failed quota": "quota",
-    "violates PodSecurity": "pod-security",
-    "per Container": "limits",
-    "per Pod": "limits",
-    "error looking up service account": "service-account",
-}
 QUOTA = re.compile(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)")
 
 
@@ -85,7 +76,7 @@ def refused_pods(run: Run) -> Iterator[Cause]:
     if not refused or len(there) >= run.workers or (made and events.when(made) > events.when(refused)):
         return
     told = re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", events.message(refused))
-    reason = next((kind for text, kind in REFUSALS.items() if text in told), "refused")
+    reason = of_refusal(told)
     if found := QUOTA.search(told):
         asked, used, most = (dict(part.split("=") for part in text.split(",")) for text in found.groups()[1:])
         parts = [

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k8s import capacity, storage, troubles
+from k8s import capacity, permissions, storage, troubles
 from k8s.check import Check
 from k8s.contract import INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL
 from k8s.errors import ApiError, Status
@@ -79,7 +79,7 @@ def checks(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
     asked: list[tuple[str, Callable[[], Check]]] = [
         ("server version", functools.partial(version, cluster)),
         ("namespace", functools.partial(namespace, cluster)),
-        ("permissions", functools.partial(permissions, cluster)),
+        ("permissions", functools.partial(permitted, cluster)),
         ("name", functools.partial(name, cluster, job)),
         ("volume", functools.partial(storage.volume, job, claim)),
         ("storage class", functools.partial(storage.storage_class, cluster, job, claim)),
@@ -121,20 +121,14 @@ def namespace(cluster: Cluster) -> Check:
     return Check("namespace", "ok", name)
 
 
-def permissions(cluster: Cluster) -> Check:
+def permitted(cluster: Cluster) -> Check:
     """Whether this user may do what the launcher does with a run."""
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        allowed = list(pool.map(lambda needed: cluster.may(*needed), NEEDED))
-    lacking = [
-        f"{verb} {kind}{'/' + sub if sub else ''}"
-        for (verb, kind, sub), may in zip(NEEDED, allowed, strict=True)
-        if not may
-    ]
+    lacking = permissions.lacking(cluster, NEEDED)
     if not lacking:
         return Check("permissions", "ok", f"this user may run jobs in namespace {cluster.namespace}")
-    vital = [what for what in lacking if what.startswith("create Job")]
-    message = f"this user may not {', '.join(lacking)} in namespace {cluster.namespace}"
-    return Check("permissions", "failed" if vital else "warning", message, "bind the role in k8s/manifests/rbac")
+    message = f"this user may not {permissions.named(lacking)} in namespace {cluster.namespace}"
+    state = "failed" if ("create", "Job", "") in lacking else "warning"
+    return Check("permissions", state, message, "bind the role in k8s/manifests/rbac")
 
 
 def name(cluster: Cluster, job: Object) -> Check:
@@ -158,9 +152,8 @@ def pod(cluster: Cluster, job: Object) -> Check:
             return Check("pod", "not checked", told)  # there is no namespace
         if NO_DRY_RUN in told:
             return Check("pod", "not checked", told)
-        kinds = {"exceeded quota": "quota", "violates PodSecurity": "pod-security"}
-        reason = next((kind for text, kind in kinds.items() if text in told), "refused")
-        return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", troubles.REMEDIES[reason])
+        remedy = troubles.REMEDIES[troubles.of_refusal(told)]
+        return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", remedy)
     return Check("pod", "ok", "the API server would take a worker's pod")
 
 

@@ -34,8 +34,8 @@ NOT_TRAINING = {
 class Submission:
     """What submit's flags ask for; None leaves what the overlay says.
 
-    arguments are the training's flags, as `python -m job train` takes them. one_node is whether the claim needs all
-    workers on one node. deadline_s is in seconds; cpu and memory are Kubernetes quantities, for each worker.
+    arguments are the training's flags, as `python -m job train` takes them. deadline_s is in seconds; cpu and memory
+    are Kubernetes quantities, for each worker.
 
     Raises:
         JobError: 64, naming the value that is wrong and what to give instead.
@@ -52,7 +52,6 @@ class Submission:
     queue: str | None = None
     deadline_s: int | None = None
     claim: str | None = None
-    one_node: bool = False
     arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,7 +95,6 @@ def seconds(text: str) -> int:
 def job(submission: Submission) -> Object:
     """The Job of a submission."""
     components = dict.fromkeys(submission.components)
-    components |= {"one-node": None} if submission.one_node else {}
     components |= {"gpu": None} if submission.gpus and submission.overlay != "gpu" else {}
     components |= {"kueue": None} if submission.queue else {}
     found = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
@@ -144,22 +142,35 @@ def fill(job: Object, submission: Submission) -> Object:
     return job
 
 
+def put_on_one_node(job: Object) -> None:
+    """Have all workers of a rendered Job on one node, as the component one-node does; the Job is changed in place."""
+    import yaml  # noqa: PLC0415 - not needed for a command's --help
+
+    patch = yaml.safe_load((MANIFESTS / "components/one-node/affinity.yaml").read_text(encoding="utf-8"))
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    [term] = patch["spec"]["template"]["spec"]["affinity"]["podAffinity"][required]
+    affinity = job["spec"]["template"]["spec"].setdefault("affinity", {}).setdefault("podAffinity", {})
+    if term not in affinity.setdefault(required, []):
+        affinity[required].append(term)
+
+
 def setup() -> list[Object]:
     """What every run uses."""
     return kustomize(MANIFESTS / "setup")
 
 
-def helper(image: str, claim: str, *, writes: bool = False, tolerations: Sequence[Object] = ()) -> Object:
+def helper(name: str, image: str, claim: str, *, writes: bool = False, tolerations: Sequence[Object] = ()) -> Object:
     """The pod that looks at a volume, or changes it.
 
     Args:
+        name: of the pod.
         image: the job's.
         claim: the name of the claim that holds the output.
         writes: whether it may write there.
         tolerations: those of the job's pods, for it may have to run on their node.
     """
     [pod] = kustomize(MANIFESTS / "helper")
-    pod["metadata"]["generateName"] = pod["metadata"].pop("name") + "-"  # which kustomize would refuse
+    pod["metadata"]["name"] = name
     [container] = pod["spec"]["containers"]
     container["image"] = image
     set_claim(pod, claim)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -19,6 +18,7 @@ from job import config
 from job.config import usage
 from job.errors import JobError
 from k8s import render, storage, submit
+from k8s.console import note
 from k8s.contract import CANCELLED, QUEUE_LABEL, Object, pods_of, trainer_of
 from k8s.control import refused
 from k8s.errors import LauncherError, Status
@@ -196,7 +196,7 @@ def replace(cluster: Cluster, old: Object, new: Object) -> Object:
         )
         if isinstance(error, LauncherError):
             raise LauncherError(Status(error.status), f"{error}; {told}") from None
-        print(told, file=sys.stderr)
+        note(told)
         raise
     kept.unlink(missing_ok=True)
     return made

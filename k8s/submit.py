@@ -5,13 +5,12 @@ Render (pure) -> preflight -> server-side dry run -> send unchanged.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s import follow, preflight, render, storage
+from k8s.console import note
 from k8s.contract import CLAIM
 from k8s.errors import ApiError, LauncherError, Status
 
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     try:
         return follow.follow(cluster, job, arguments.output)
     except KeyboardInterrupt:
-        print(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch", file=sys.stderr)
+        note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
         raise
 
 
@@ -100,8 +99,8 @@ def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | 
     """The Job of a submission, on one node if its claim needs that; and the claim, None where there is none yet."""
     job = render.job(submission)
     claim = storage.find(cluster, job)
-    if storage.needs_one_node(claim) and "one-node" not in submission.components:
-        job = render.job(dataclasses.replace(submission, one_node=True))
+    if storage.needs_one_node(claim):
+        render.put_on_one_node(job)
     return job, claim
 
 
@@ -132,7 +131,7 @@ def approve(cluster: Cluster, job: Object, claim: Object | None, name: str) -> N
     found = preflight.checks(cluster, job, claim)
     for check in found:
         if check.state in ("failed", "warning"):
-            print(check, file=sys.stderr)
+            note(str(check))
     if any(check.failed for check in found):
         raise LauncherError(Status.REFUSED, f"{name} was not submitted", "see above")
     try:

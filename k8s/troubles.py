@@ -198,3 +198,17 @@ OF_CODE: dict[int, str] = {
     Exit.NOT_FINITE: "loss-not-finite",
     Exit.SETTINGS: "other-settings",
 }
+# What is in the API server's refusal of a pod.
+REFUSALS = {
+    "exceeded quota": "quota",
+    "failed quota": "quota",
+    "violates PodSecurity": "pod-security",
+    "per Container": "limits",
+    "per Pod": "limits",
+    "error looking up service account": "service-account",
+}
+
+
+def of_refusal(told: str) -> str:
+    """The reason for which the API server refuses a pod, as in TROUBLES, by what it says."""
+    return next((reason for text, reason in REFUSALS.items() if text in told), "refused")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from job import telemetry
 from k8s import render, submit
-from k8s.__main__ import note
 from k8s.connect import connect
+from k8s.console import note
 from k8s.contract import pods_of, rank_of
 from k8s.errors import ApiError
 
@@ -188,8 +188,7 @@ class Lab:
     def reader(self) -> str:
         """The name of a pod in which the volume can be looked at."""
         if not self.cluster.get("Pod", "reader"):
-            pod = render.helper(self.image, self.output_claim, writes=True)
-            pod["metadata"] = {"name": "reader", "labels": pod["metadata"]["labels"]}
+            pod = render.helper("reader", self.image, self.output_claim, writes=True)
             del pod["spec"]["serviceAccountName"]  # the tests may need it where nothing was submitted yet
             self.cluster.create(pod)
         until(

@@ -138,8 +138,7 @@ def test_no_image() -> None:
 def test_the_pod() -> None:
     """It is the manifest's pod with the job's image, claim and secrets, on its node."""
     made = helper.pod_for(Place("mine:2", "output", "Never", ({"name": "s"},), ({"key": "a"},)), "h", "n1")
-    expected = render.helper("mine:2", "output", tolerations=[{"key": "a"}])
-    expected["metadata"] = {"name": "h", "labels": expected["metadata"]["labels"]}
+    expected = render.helper("h", "mine:2", "output", tolerations=[{"key": "a"}])
     expected["spec"]["containers"][0]["imagePullPolicy"] = "Never"
     expected["spec"]["imagePullSecrets"] = [{"name": "s"}]
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}

@@ -188,7 +188,7 @@ def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
     """It is not checked either, and taken to need one node."""
     cluster = ready_cluster(forbidden=["PersistentVolumeClaim"]).given()
     rendered, claim = submit.prepare(cluster, Submission("digits"))
-    assert rendered == render.job(Submission("digits", one_node=True))
+    assert rendered == render.job(Submission("digits", components=("one-node",)))
     found = {check.name: check for check in preflight.checks(cluster, job, claim)}
     message = f"this user may not look at the claim {CLAIM}"
     assert found["volume"] == Check("volume", "not checked", f"{message}; all workers go to one node")
@@ -246,7 +246,7 @@ def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
     """Who may not create Jobs cannot run any; who may not read logs can."""
     message = f"this user may not {lacking} in namespace here"
     remedy = "bind the role in k8s/manifests/rbac"
-    assert preflight.permissions(AskedCluster(may_not=may_not).given()) == Check("permissions", state, message, remedy)
+    assert preflight.permitted(AskedCluster(may_not=may_not).given()) == Check("permissions", state, message, remedy)
 
 
 def test_the_runner_role_allows_all_that_is_needed() -> None:
@@ -376,6 +376,8 @@ def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
     [
         ('violates PodSecurity "restricted:latest": runAsNonRoot != true', "pod-security"),
         ("exceeded quota: small, requested: cpu=2", "quota"),
+        ("maximum cpu usage per Container is 1, but limit is 2", "limits"),
+        ("not by us", "refused"),
     ],
 )
 def test_pod_refused(job: Object, told: str, remedy: str) -> None:
@@ -386,6 +388,8 @@ def test_pod_refused(job: Object, told: str, remedy: str) -> None:
     remedies = {
         "pod-security": "use the manifests' own security settings, or another namespace",
         "quota": QUOTA,
+        "limits": "ask for what the sentence names (--cpu, --memory), or have the LimitRange changed",
+        "refused": "change what the sentence names, or ask who runs the cluster",
     }
     assert preflight.pod(cluster, job) == Check("pod", "failed", message, remedies[remedy])
 
@@ -631,7 +635,7 @@ def test_a_submission(job: Object) -> None:
     [account] = [found for found in render.setup() if found["kind"] == "ServiceAccount"]
     cluster.objects["ServiceAccount", APP] = account
     sent = submit.send(cluster.given(), Submission("digits"))
-    one_node = render.job(Submission("digits", one_node=True))
+    one_node = render.job(Submission("digits", components=("one-node",)))
     assert trainer_of(one_node["spec"]["template"]) == trainer_of(job["spec"]["template"])
     assert sent["spec"] == one_node["spec"]
     made = [(verb, kind) for verb, kind, _ in cluster.asked]

@@ -28,6 +28,7 @@ NO_CLAIM = {
     "target": {"kind": "Job"},
     "patch": '[{"op": "replace", "path": "/spec/template/spec/volumes/0", "value": {"name": "output"}}]',
 }
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 LABELS = {"app.kubernetes.io/name": "mnist-job", "app.kubernetes.io/part-of": "mnist-job"}
 USER = 65532
 SMALL = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
@@ -71,7 +72,6 @@ def test_a_job_with_every_flag() -> None:
         queue="night",
         deadline_s=5400,
         claim="mine",
-        one_node=True,
         arguments=("--epochs", "3", "--batch-size=64"),
     )
     assert render.job(submission) == {
@@ -327,7 +327,7 @@ def test_helper() -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "generateName": "mnist-job-helper-",
+            "name": "h",
             "labels": {"app.kubernetes.io/part-of": "mnist-job", "app.kubernetes.io/component": "helper"},
         },
         "spec": {
@@ -362,9 +362,9 @@ def test_helper() -> None:
             ],
         },
     }
-    assert render.helper("mine:1", "mine", tolerations=tolerations) == expected
+    assert render.helper("h", "mine:1", "mine", tolerations=tolerations) == expected
     expected["spec"]["containers"][0]["volumeMounts"][0] = output
-    assert render.helper("mine:1", "mine", writes=True, tolerations=tolerations) == expected
+    assert render.helper("h", "mine:1", "mine", writes=True, tolerations=tolerations) == expected
 
 
 def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace:
@@ -404,7 +404,21 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
     """All workers are put on one node exactly where the claim needs it."""
     cluster = FakeCluster(*found)
     job, _ = submit.prepare(cluster.given(), Submission("digits"))
-    assert job == render.job(Submission("digits", one_node=one_node))
+    assert job == render.job(Submission("digits", components=("one-node",) if one_node else ()))
+
+
+def test_one_node_once() -> None:
+    """A Job that the component keeps on one node stays as it is, and an affinity of the user's own is kept."""
+    on_one = render.job(Submission("digits", overlay="local"))
+    render.put_on_one_node(on_one)
+    assert on_one == render.job(Submission("digits", overlay="local"))
+    [term] = on_one["spec"]["template"]["spec"]["affinity"]["podAffinity"][REQUIRED]
+    job = render.job(Submission("digits"))
+    near = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "cache"}}}
+    job["spec"]["template"]["spec"]["affinity"] = {"podAffinity": {REQUIRED: [near]}, "nodeAffinity": {}}
+    render.put_on_one_node(job)
+    expected = {"podAffinity": {REQUIRED: [near, term]}, "nodeAffinity": {}}
+    assert job["spec"]["template"]["spec"]["affinity"] == expected
 
 
 @pytest.mark.parametrize(
