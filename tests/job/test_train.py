@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from job.cluster import Cluster
 from job.config import Config, settings_hash
 from job.dataset import Dataset, load
 from job.errors import Exit, JobError
+from job.prepare import prepare
 from job.publish import Output
 from job.trainer import description
 from tests.job import plain_sgd, processes
@@ -408,17 +410,23 @@ def test_loss_that_is_not_finite_is_76(tmp_path: Path, prepared: Path) -> None:
     assert not (run.folder / "verdict.json").exists()
 
 
-def test_another_model_file_trains_and_reports(tmp_path: Path, prepared: Path, dataset: Dataset) -> None:
-    """Whoever overwrites model.py by two layers trains, publishes and gets a report with its own canvas."""
+def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, dataset: Dataset) -> None:
+    """Whoever overwrites model.py by the example's trains, publishes and gets a report with its own canvas.
+
+    Its Fashion-MNIST is played by the synthetic images, in the same form and under that name.
+    """
+    example = processes.ROOT / "examples" / "two_layer_fashion_mnist"
     shutil.copytree(processes.ROOT / "job", tmp_path / "job", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(__file__).with_name("two_layer.py"), tmp_path / "job" / "model.py")
-    run = started(tmp_path / "output", prepared, "deep", FLAGS | {"workers": 2}, tmp_path)
+    shutil.copytree(example, tmp_path / "job", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    prepare(Config(data=tmp_path / "data", dataset="fashion_mnist"), raw, lambda _: None)
+    flags = FLAGS | {"dataset": "fashion_mnist", "workers": 2}
+    run = started(tmp_path / "output", tmp_path / "data", "deep", flags, tmp_path)
     assert run.code == 0, run.error
     params = run.params()
     assert {name: value.shape for name, value in params.items()} == {
-        "hidden_weights": (784, 32),
-        "hidden_bias": (32,),
-        "out_weights": (32, 10),
+        "hidden_weights": (784, 128),
+        "hidden_bias": (128,),
+        "out_weights": (128, 10),
         "out_bias": (10,),
     }
     found = run.json("report.json")
@@ -430,6 +438,8 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, prepared: Path, d
     assert found["test"]["correct"] == np.count_nonzero(predicted == labels)
     page = (run.model / "report.html").read_text()
     assert '<canvas id="pad"' in page
+    assert re.findall(r'"activation": "(\w+)"', page) == ["relu", "linear"]
+    assert "Sneaker" in page
 
 
 class Told(list[dict[str, Any]]):

@@ -1,4 +1,7 @@
-"""Another model.py: a hidden layer of rectified units, its gradient left to TensorFlow."""
+"""Another model.py: a hidden layer of rectified units before the softmax, its gradient left to TensorFlow.
+
+For Fashion-MNIST: the same shapes as MNIST, and too hard for a linear model. README shows how it is put in place.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,40 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-HIDDEN = 32
+PIXELS = 28 * 28
+HIDDEN = 128
+CLASSES = 10
 
 
 def init(seed: int) -> dict[str, NDArray[np.float32]]:
-    """Two layers' weights, drawn at He's scale, and zero biases."""
-    random = np.random.default_rng(seed)
+    """The parameters before the first step: weights drawn at He's scale, for zeros would never part; zero biases.
+
+    He et al., Delving Deep into Rectifiers, 2015.
+    """
+    random = np.random.RandomState(seed)  # its stream is frozen: the same seed is the same model for ever
 
     def drawn(inputs: int, outputs: int) -> NDArray[np.float32]:
         return random.normal(0, (2 / inputs) ** 0.5, (inputs, outputs)).astype(np.float32)
 
     return {
-        "hidden_weights": drawn(784, HIDDEN),
+        "hidden_weights": drawn(PIXELS, HIDDEN),
         "hidden_bias": np.zeros([HIDDEN], np.float32),
-        "out_weights": drawn(HIDDEN, 10),
-        "out_bias": np.zeros([10], np.float32),
+        "out_weights": drawn(HIDDEN, CLASSES),
+        "out_bias": np.zeros([CLASSES], np.float32),
     }
 
 
 def loss_and_gradient(
     params: Mapping[str, tf.Tensor], images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """The summed cross-entropy and its gradient."""
+    """The cross-entropy in nats and its gradient, both summed over the examples and not averaged.
+
+    Args:
+        params: as init() names them, float32.
+        images: uint8 [n, 28, 28].
+        labels: int32 [n], 0 to 9.
+        weights: float32 [n]: what each example counts, 0 for padding.
+    """
     with tf.GradientTape() as tape:
         tape.watch(params)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, _logits(params, images))
@@ -42,12 +57,12 @@ def loss_and_gradient(
 
 
 def predict(params: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """Probabilities float32 [n, 10]."""
+    """Probabilities float32 [n, 10] of images uint8 [n, 28, 28]."""
     return tf.nn.softmax(_logits(params, images))
 
 
 def layers(params: Mapping[str, NDArray[np.float32]]) -> list[tuple[NDArray[np.float32], NDArray[np.float32], str]]:
-    """Both layers, for the report's page."""
+    """(weights [inputs, outputs], bias [outputs], activation) of both layers, for the canvas of the report's page."""
     return [
         (params["hidden_weights"], params["hidden_bias"], "relu"),
         (params["out_weights"], params["out_bias"], "linear"),
@@ -55,6 +70,6 @@ def layers(params: Mapping[str, NDArray[np.float32]]) -> list[tuple[NDArray[np.f
 
 
 def _logits(params: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    pixels = tf.cast(tf.reshape(images, [-1, 784]), tf.float32) / 255
+    pixels = tf.cast(tf.reshape(images, [-1, PIXELS]), tf.float32) * (1 / 255)
     hidden = tf.nn.relu(pixels @ params["hidden_weights"] + params["hidden_bias"])
     return hidden @ params["out_weights"] + params["out_bias"]
