@@ -103,7 +103,7 @@ def given_up(run: Run, when: str) -> Cause:
     first = culprit(run)
     if first is None:
         sentence = f"{sentence}; the pods are gone, and what they said with them"
-        return Cause("restarts-used-up", sentence, REMEDIES["killed"], ranks[0], when=when)
+        return Cause("restarts-used-up", sentence, REMEDIES["restarts-used-up"], ranks[0], when=when)
     found = of_ending(run, first)
     last = [ending for ending in endings(run.pods) if ending.rank in ranks and ending.code != Exit.OK][-1:]
     latest = "".join(f"; the last time: {words(e)}" for e in last if words(e) != words(first))
@@ -147,7 +147,7 @@ def ends_so_far(run: Run) -> Cause | None:
     most = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
     count = f" (end {counted} of the {most} after which it is given up)" if counted and own[-1].counted else ""
     # What it was told from outside is no fault of its own.
-    remedy = "nothing: it goes on from its last checkpoint" if own[-1].reason in FOLLOWING else found.remedy
+    remedy = REMEDIES[own[-1].reason] if own[-1].reason in FOLLOWING else found.remedy
     return dataclasses.replace(found, sentence=f"{found.sentence}; it is replaced{count}", remedy=remedy)
 
 

@@ -1,6 +1,7 @@
 """What keeps a run in a cluster from going or ends it: the symptom, the cause and the remedy of each, as data.
 
-`why` and preflight take their remedies from here, and README its table.
+`why` and preflight take their remedies from here, and docs/troubleshooting.md is printed from it: `python -m
+k8s.troubles`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Cause:
         return "\n".join(shown)
 
 
+GOES_ON = "nothing: it goes on from its last checkpoint"
 TROUBLES: dict[str, Trouble] = {
     # Before the pods are there
     "queued": Trouble(
@@ -132,7 +134,78 @@ TROUBLES: dict[str, Trouble] = {
         "bring the node back, delete the Node, "
         "or taint it: `kubectl taint node NODE node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`",
     ),
+    # Until they have met
+    "peers-missing": Trouble(
+        "joining 3/4",
+        "a worker has not come within --join-timeout, or does not reach rank 0 at port 9100",
+        "see why it did not start: `mnist-job status NAME`; and that the network lets the workers reach each other",
+    ),
+    "not-joined": Trouble(
+        "joining 4/4, and ranks that start again (not-joined)",
+        "all workers have come, and do not reach each other at TensorFlow's port",
+        "open port 2222 between them: the setup's NetworkPolicy does, if no other one of the namespace forbids it",
+    ),
+    "port-taken": Trouble(
+        "joining, and ranks that start again (port-taken)",
+        "another process has TensorFlow's port, 2222, or the supervisor's, 9100",
+        "end what uses it; pods that share their node's network cannot share a node",
+    ),
+    "same-address": Trouble(
+        "joining, and ranks that are replaced (same-address)",
+        "two workers were given one address",
+        "give each a POD_IP or a port of its own",
+    ),
+    "run-in-use": Trouble(
+        "starting, and rank 0 replaced (run-in-use)",
+        "a process that trains this run holds its lock: rank 0's last pod, whose end the volume has not seen yet",
+        "nothing, if it goes on once it is replaced; else end the process or the pod that trains the run",
+    ),
     # Once they run
+    "stopped": Trouble(
+        "a worker replaced (stopped)", "it was told to stop, as by a drain, an eviction or `kubectl delete`", GOES_ON
+    ),
+    "stopped-by-peer": Trouble(
+        "a worker started again (stopped-by-peer)", "another worker was told to stop, and all stop together", GOES_ON
+    ),
+    "peer-lost": Trouble("a worker started again (peer-lost)", "another worker ended: see that one's reason", GOES_ON),
+    "gathering": Trouble(
+        "a worker started again (gathering)", "another worker started again, and all start together", GOES_ON
+    ),
+    "peers-lost": Trouble(
+        "failed: peers-lost, or a worker replaced for it",
+        "the other workers were lost time and again without a new step",
+        "see why they end, and whether TensorFlow's port, 2222, is open between all of them",
+    ),
+    "stalled": Trouble(
+        "a worker started again (stalled)",
+        "its trainer made no step for --stall-timeout, or was itself stopped",
+        "nothing, if it goes on; else see its node's load, or give a longer --stall-timeout",
+    ),
+    "trainer-hangs": Trouble(
+        "a worker replaced (trainer-hangs)",
+        "its trainer cannot even be killed, as where its volume does not answer",
+        "see that the volume's server is up, and the node sound",
+    ),
+    "output-io": Trouble(
+        "a worker started again, or replaced (output-io)",
+        "the output volume failed for a moment: a stale handle, an input/output error, a time-out",
+        "nothing, if it goes on; else see that the volume's server is up",
+    ),
+    "dataset-io": Trouble(
+        "a worker replaced (dataset-io)",
+        "the dataset could not be read to its end",
+        "nothing, if it goes on; else see the volume or the image that it is on",
+    ),
+    "restarts-used-up": Trouble(
+        "failed: restarts-used-up, or a worker replaced for it",
+        "a worker was started again and again, and made no new step",
+        "`mnist-job logs NAME --rank RANK` has its last words; mend that, then `mnist-job retry`",
+    ),
+    "unknown-code": Trouble(
+        "failed: unknown-code, or a worker replaced for it",
+        "a process ended with a code that is none of the job's own, and said nothing of it",
+        "see the lines of the log; the image's entry point must be this project's",
+    ),
     "out-of-memory": Trouble(
         "failed: out-of-memory",
         "a worker took more memory than its limit",
@@ -164,6 +237,11 @@ TROUBLES: dict[str, Trouble] = {
     "usage": Trouble(
         "failed: usage", "a flag or an environment value is wrong", "mend what the sentence names, and submit it again"
     ),
+    "run-taken": Trouble(
+        "failed: run-taken",
+        "the volume holds a run of this name that another Job began",
+        "use another --name, or take it up: `mnist-job submit --name NAME -- --continue`",
+    ),
     "dataset-damaged": Trouble(
         "failed: dataset-damaged",
         "the dataset is damaged, or another one than the run began with",
@@ -172,17 +250,52 @@ TROUBLES: dict[str, Trouble] = {
     "dataset-missing": Trouble(
         "failed: dataset-missing", "there is no dataset at /data", "use an image with the dataset in it: `make image`"
     ),
+    "dataset-unprepared": Trouble(
+        "failed: dataset-unprepared",
+        "the folder of the dataset has no fingerprint.json",
+        "prepare it: `python -m job data`",
+    ),
+    "dataset-unreadable": Trouble(
+        "failed: dataset-unreadable",
+        "the workers may not read the dataset",
+        "make it readable for user and group 65532",
+    ),
+    "dataset-other": Trouble(
+        "failed: dataset-other",
+        "the dataset is not the one that the run began with, or not the one that its folder is named for",
+        "give it that data again, or use another --name",
+    ),
     "bug": Trouble("failed: bug", "an uncaught exception", "report it with the lines of the log"),
     "output-not-writable": Trouble(
         "failed: output-not-writable",
         "the volume is full, read-only, or not the pod's user's to write",
         "make room, or see the volume's mode and owner: the workers write as user and group 65532",
     ),
+    "output-link": Trouble(
+        "failed: output-link",
+        "a symbolic link stands where the run writes, and nothing is written through one",
+        "remove the link that the sentence names",
+    ),
+    "output-damaged": Trouble(
+        "failed: output-damaged",
+        "a file that this run wrote earlier is damaged",
+        "put back what the sentence names, or use another --name",
+    ),
     "loss-not-finite": Trouble("failed: loss-not-finite", "the training diverged", "a smaller --learning-rate"),
     "other-settings": Trouble(
         "failed: other-settings",
         "the run was begun with other flags, or none of its checkpoints is sound",
         "give the same flags again, or another --name",
+    ),
+    "other-workers": Trouble(
+        "failed: other-workers",
+        "the run has --sync-every above 1, and was begun with another number of workers",
+        "`mnist-job retry NAME --workers N` with the number that the sentence names",
+    ),
+    "checkpoints-damaged": Trouble(
+        "failed: checkpoints-damaged",
+        "none of its checkpoints is sound",
+        "put a sound one there, or use another --name to begin anew",
     ),
 }
 REMEDIES = {reason: trouble.remedy for reason, trouble in TROUBLES.items()}
@@ -212,3 +325,23 @@ REFUSALS = {
 def of_refusal(told: str) -> str:
     """The reason for which the API server refuses a pod, as in TROUBLES, by what it says."""
     return next((reason for text, reason in REFUSALS.items() if text in told), "refused")
+
+
+HEAD = """\
+# When something is wrong on Kubernetes
+
+`mnist-job why NAME` tells which of these it is, of which worker, since when, with the last lines of its log.
+
+| `status` shows | reason | cause | what to do |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """docs/troubleshooting.md: each trouble in a row, in the order in which a run could meet them."""
+    rows = (f"| {t.symptom} | {reason} | {t.cause} | {t.remedy} |\n" for reason, t in TROUBLES.items())
+    return HEAD + "".join(rows)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
