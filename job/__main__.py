@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,8 @@ def main() -> int:
         print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
         return Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence
+        import traceback  # noqa: PLC0415 - which no supervisor needs
+
         traceback.print_exc()
         message, hint = f"{type(error).__name__}: {error}", "please report it with the lines above"
         print(f"error: {message}; {hint}", file=sys.stderr)
@@ -77,17 +78,21 @@ def run_train(arguments: argparse.Namespace) -> int:
     # From here on, for a container's first process is not even ended by a signal that it does not handle. What is
     # imported next takes a while, and then puts handlers of its own in its place.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TRY_AGAIN))
-    from job import cluster, local, supervise  # noqa: PLC0415
+    from job import cluster  # noqa: PLC0415
 
     given = {name: value for name, value in vars(arguments).items() if name != "run"}
     settings = config.Config(**given)
     member = cluster.identify(os.environ)
     if member is None:
+        from job import local  # noqa: PLC0415 - with its progress bar, which no worker has
+
         return local.run(settings)
     for name in ("workers", "name"):
         if name in given:
             message = f"{config.flag(name)} cannot be given to a worker in a cluster, whose environment says it"
             raise config.usage(message, "leave it out")
+    from job import supervise  # noqa: PLC0415
+
     return supervise.supervise(settings, member)
 
 

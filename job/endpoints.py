@@ -70,7 +70,8 @@ class Server:
         self._answering: set[socket.socket] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(listening, selectors.EVENT_READ)
-        self._closed = False
+        self._open, self._watched = socket.socketpair()  # to close the one wakes the thread
+        self._selector.register(self._watched, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
         self._thread.start()
 
@@ -84,14 +85,12 @@ class Server:
 
     def close(self) -> None:
         """Free the port; answers that are under way are still given."""
-        self._closed = True
-        with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread, on Linux
+        self._open.close()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed:
-            for key, _ in self._selector.select(TICK_S):
+        while self._open.fileno() >= 0:
+            for key, _ in self._selector.select(TICK_S if self._reading else None):
                 if key.fileobj is self._listening:
                     self._accept()
                 elif key.fileobj in self._reading:  # it may just have made room
@@ -101,6 +100,7 @@ class Server:
         while self._reading:
             self._drop_oldest()
         self._selector.close()
+        self._watched.close()
         self._listening.close()
 
     def _accept(self) -> None:

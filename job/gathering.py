@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import socket
 import threading
 import time
-import uuid
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -172,7 +172,7 @@ class Gathering:
 
     def _open(self) -> None:
         """Begin a new gathering, with nobody in it."""
-        self._id = uuid.uuid4().hex
+        self._id = os.urandom(16).hex()
         self._members: dict[int, Request] = {}
         self._absent = list(range(self._workers))  # sorted, so that the lowest are at hand
         self._addresses: tuple[str, ...] = ()  # known when it is complete

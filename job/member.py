@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,7 @@ class Member:
 
     def wait(self) -> None:
         """Begin an attempt to join."""
-        attempt, address = uuid.uuid4().hex, own_address(self._cluster)
+        attempt, address = os.urandom(16).hex(), own_address(self._cluster)
         self.request = dataclasses.replace(self.request, attempt=attempt, gathering="", address=address)
         self._changed.set()
         if not self._thread.is_alive():

@@ -16,6 +16,7 @@ PIPE = "TELEMETRY_FD"  # the environment variable with the number of the trainer
 RESTARTS = "RESTARTS"  # and the one that says how often the trainer was started again
 
 _PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
+_BARE = re.compile(r'[^\s"=\\]+')
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}".rstrip("0").rstrip(".")
     text = json.dumps(value) if isinstance(value, dict) else str(value)
-    return text if re.fullmatch(r'[^\s"=\\]+', text) else json.dumps(text)
+    return text if _BARE.fullmatch(text) else json.dumps(text)
 
 
 def parse(line: str) -> Record | None:
