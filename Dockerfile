@@ -28,6 +28,7 @@ RUN chmod -R a+rX /data /app \
 
 FROM ${BASE} AS runtime
 LABEL org.opencontainers.image.title="mnist-job" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.description="One worker of a distributed batch training job: TensorFlow on MNIST"
 # In / the flags' defaults, data and output, are /data and /output. A number as user, for Kubernetes can tell only of a
 # number that it is not root. A new volume on /output takes the folder's owner over.
