@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from k8s import remote
-from k8s.api import PASSING, TIMEOUT_S, Api
+from k8s.api import PASSING, TIMEOUT_S, Api, request_of
 from k8s.errors import ApiError
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ class Cluster:
     """One namespace of a cluster.
 
     Args:
-        client: a kubernetes.client.ApiClient.
+        log_in: gives a kubernetes.client.ApiClient with credentials, anew each time.
         namespace: where the runs are.
         say: shows one line that tells of an API server that does not answer.
     """
 
-    def __init__(self, client: Any, namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
-        self._api, self.namespace = Api(client, say), namespace
+    def __init__(self, log_in: Callable[[], Any], namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
+        self._api, self.namespace = Api(log_in, say), namespace
 
     @property
     def patience_s(self) -> float:
@@ -83,15 +84,17 @@ class Cluster:
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
         """Create an object as it is; in a dry run the API server only says what it would make of it."""
-        query = {"dryRun": "All"} if dry_run else {}
         kind, lost = new["kind"], threading.Event()
+        # The API server keeps in the object who made it, so that an object whose answer was lost is known again.
+        query = {"dryRun": "All"} if dry_run else {"fieldManager": field_manager()}
         try:
             return self._api.json("POST", self._path(kind), query, new, lost=lost)
         except ApiError as error:
-            # An answer was lost before: it is this very object.
             if error.reason != "AlreadyExists" or not lost.is_set() or dry_run:
                 raise
-            if (found := self.get(kind, new["metadata"]["name"])) is None:
+            found = self.get(kind, new["metadata"]["name"])
+            managers = (found or {}).get("metadata", {}).get("managedFields", [])
+            if found is None or query["fieldManager"] not in [manager.get("manager") for manager in managers]:
                 raise
             return found
 
@@ -204,9 +207,13 @@ class Cluster:
 
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("command", word) for word in command]
-        _, url, headers, _, _ = self._api.request_of("GET", f"{self._path('Pod', pod)}/exec", {})
-        url = get_websocket_url(url, query)
-        return remote.run(self._api.client.configuration, url, headers, write, f"run a command in pod {pod}")
+
+        def run(client: Any) -> Ended:
+            url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
+            url = get_websocket_url(url, query)
+            return remote.run(client.configuration, url, headers, write, f"run a command in pod {pod}")
+
+        return self._api.logged_in(run)
 
     # Questions
 
@@ -251,3 +258,8 @@ class Cluster:
             if not (token := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = token
+
+
+def field_manager() -> str:
+    """A name for whoever makes one object, which nobody else has."""
+    return f"mnist-job-{secrets.token_hex(8)}"

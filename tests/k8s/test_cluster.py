@@ -14,6 +14,7 @@ from kubernetes import client, config
 from urllib3.exceptions import ProtocolError
 
 import k8s.api
+import k8s.cluster
 import k8s.connect
 from k8s.cluster import Cluster
 from k8s.connect import connect
@@ -95,6 +96,12 @@ class Server(http.server.ThreadingHTTPServer):
         self.server_close()
 
 
+@pytest.fixture(autouse=True)
+def by_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes an object is `me`."""
+    monkeypatch.setattr(k8s.cluster, "field_manager", lambda: "me")
+
+
 @pytest.fixture
 def plays() -> Iterator[Callable[..., Server]]:
     """Starts servers that play answers."""
@@ -115,7 +122,7 @@ def at(port: int, say: Callable[[str], None] = lambda _: None) -> Cluster:
     settings = client.Configuration()
     settings.host = f"http://127.0.0.1:{port}"
     settings.api_key["BearerToken"] = "Bearer secret"
-    return Cluster(client.ApiClient(settings), "here", say)
+    return Cluster(lambda: client.ApiClient(settings), "here", say)
 
 
 def named(name: str, kind: str = "Job", **fields: Any) -> Object:
@@ -135,6 +142,8 @@ def page(*items: Object, version: str = "7", more: str = "") -> Object:
 
 BUSY = refused(429, "TooManyRequests", "too many requests")
 AWAY = (503, b"upstream away")
+CONFLICT = refused(409, "Conflict", 'Operation cannot be fulfilled on resourcequotas "q"')
+UNAUTHORIZED = refused(401, "Unauthorized", "Unauthorized")
 EXISTS = refused(409, "AlreadyExists", 'jobs.batch "a" already exists')
 
 
@@ -196,18 +205,24 @@ def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch
             Status.UNREACHED,
             (
                 "the API server at {host} does not answer: Remote end closed connection without response; "
-                "see whether the cluster is up"
+                "see whether the cluster is up, and the server's address in the kubeconfig"
             ),
         ),
         (
             AWAY,
             Status.UNREACHED,
-            "the API server at {host} does not answer: HTTP 503: upstream away; see whether the cluster is up",
+            (
+                "the API server at {host} does not answer: HTTP 503: upstream away; "
+                "see whether the cluster is up, and the server's address in the kubeconfig"
+            ),
         ),
         (
             BUSY,
             Status.UNREACHED,
-            "the API server at {host} does not answer: too many requests; see whether the cluster is up",
+            (
+                "the API server at {host} does not answer: too many requests; "
+                "see whether the cluster is up, and the server's address in the kubeconfig"
+            ),
         ),
         (
             refused(500, "InternalError", 'failed calling webhook "guard"'),
@@ -223,17 +238,12 @@ def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch
             ),
         ),
         (
-            refused(401, "Unauthorized", "Unauthorized"),
-            Status.UNREACHED,
-            "the API server does not accept the credentials (401 Unauthorized); log in to the cluster again",
-        ),
-        (
             (200, b"<html>"),
             Status.UNREACHED,
             "what answers at {host} is no API server; see the server's address in the kubeconfig",
         ),
     ],
-    ids=["cut", "503", "429", "500", "403", "401", "no API server"],
+    ids=["cut", "503", "429", "500", "403", "no API server"],
 )
 def test_giving_up(plays: Callable[..., Server], answer: Answer, status: Status, sentence: str) -> None:
     """What does not pass, or lasts longer than the patience, is one sentence and the exit status of its kind."""
@@ -252,13 +262,37 @@ def test_create(plays: Callable[..., Server]) -> None:
     cluster = at(server.port)
     assert cluster.create(named("a")) == named("a", resourceVersion="1")
     cluster.create(named("a"), dry_run=True)
-    assert server.asked == [("POST", JOBS, named("a")), ("POST", f"{JOBS}?dryRun=All", named("a"))]
+    assert server.asked == [("POST", f"{JOBS}?fieldManager=me", named("a")), ("POST", f"{JOBS}?dryRun=All", named("a"))]
 
 
 def test_what_was_created_by_a_request_whose_answer_was_lost(plays: Callable[..., Server]) -> None:
-    """It is there by the second try, and that is no error."""
-    server = plays(CUT, EXISTS, named("a", resourceVersion="1"))
-    assert at(server.port).create(named("a")) == named("a", resourceVersion="1")
+    """It is there by the second try, as made by this very request, and that is no error."""
+    made = named("a", managedFields=[{"manager": "kube-controller-manager"}, {"manager": "me"}])
+    server = plays(CUT, EXISTS, made)
+    assert at(server.port).create(named("a")) == made
+    assert [path for _, path, _ in server.asked] == [f"{JOBS}?fieldManager=me"] * 2 + [f"{JOBS}/a"]
+
+
+@pytest.mark.parametrize("managers", [[{"manager": "another"}], []], ids=["another's", "nobody's"])
+def test_what_another_created_while_an_answer_was_lost(plays: Callable[..., Server], managers: list[Object]) -> None:
+    """An object of that name that this request did not make is not taken for its own."""
+    server = plays(CUT, EXISTS, named("a", managedFields=managers))
+    with pytest.raises(ApiError, match="already exists"):
+        at(server.port).create(named("a"))
+
+
+def test_a_conflict_is_tried_again(plays: Callable[..., Server]) -> None:
+    """What others change at the same time, as a quota's count, is tried again; nothing was made by it."""
+    server = plays(CONFLICT, CONFLICT, EXISTS)
+    with pytest.raises(ApiError, match="already exists"):
+        at(server.port).create(named("a"))
+    assert len(server.asked) == 3
+    server = plays(CONFLICT)
+    cluster = at(server.port)
+    cluster.patience_s = 0
+    with pytest.raises(ApiError, match="Operation cannot be fulfilled on resourcequotas") as caught:
+        cluster.create(named("a"))
+    assert caught.value.status == Status.REFUSED
 
 
 def test_what_was_there_before_is_an_error(plays: Callable[..., Server]) -> None:
@@ -268,6 +302,84 @@ def test_what_was_there_before_is_an_error(plays: Callable[..., Server]) -> None
         with pytest.raises(ApiError, match=sentence) as caught:
             at(plays(*answers).port).create(named("a"), dry_run=dry_run)
         assert (caught.value.code, caught.value.reason) == (409, "AlreadyExists")
+
+
+# Credentials
+
+
+def logging_in(port: int, *tokens: str | LauncherError) -> Cluster:
+    """The cluster at a port of this machine; each time somebody logs in the next token is the one, or the error."""
+    left = list(tokens)
+
+    def log_in() -> client.ApiClient:
+        token = left.pop(0)
+        if isinstance(token, LauncherError):
+            raise token
+        settings = client.Configuration()
+        settings.host, settings.api_key["BearerToken"] = f"http://127.0.0.1:{port}", f"Bearer {token}"
+        return client.ApiClient(settings)
+
+    return Cluster(log_in, "here")
+
+
+def tokens_of(server: Server) -> list[str]:
+    """The tokens that came with the requests."""
+    return [headers["authorization"].removeprefix("Bearer ") for headers in server.headers]
+
+
+def test_credentials_that_are_rotated(plays: Callable[..., Server]) -> None:
+    """What is not accepted is asked again with new credentials, requests, streams and lists alike."""
+    server = plays(UNAUTHORIZED, named("a"), named("b"), UNAUTHORIZED, page(named("c")), UNAUTHORIZED, (200, b"line\n"))
+    cluster = logging_in(server.port, "one", "two", "three", "four")
+    assert [cluster.get("Job", name) for name in "ab"] == [named("a"), named("b")]
+    assert cluster.select("Job") == [named("c")]
+    assert list(cluster.logs("p", "trainer")) == ["line"]
+    assert tokens_of(server) == ["one", "two", "two", "two", "three", "three", "four"]
+
+
+def test_credentials_that_are_not_accepted_for_a_moment(
+    plays: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where some were accepted before, new ones are asked for again and again, also where there are none meanwhile."""
+    monkeypatch.setattr(k8s.api, "LOGIN_EVERY_S", 0.0)
+    nobody = LauncherError(Status.UNREACHED, "the plugin fails", "log in")
+    server = plays(named("a"), *[UNAUTHORIZED] * 4, page(named("b")))
+    cluster = logging_in(server.port, "one", "two", nobody, "three", "four")
+    cluster.get("Job", "a")
+    stop = threading.Event()
+    for found in cluster.watch("Job", stop=stop):
+        assert found == {"b-uid": named("b")}
+        stop.set()
+        server.answers = [[]]
+    assert tokens_of(server)[:6] == ["one", "one", "two", "two", "three", "four"]
+
+
+@pytest.mark.parametrize(
+    ("log_in", "sentence"),
+    [
+        (
+            "two",
+            "the API server does not accept the credentials (401 Unauthorized); log in to the cluster again",
+        ),
+        (LauncherError(Status.UNREACHED, "the plugin fails", "log in"), "the plugin fails; log in"),
+    ],
+)
+def test_credentials_that_are_not_accepted(
+    plays: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, log_in: str | LauncherError, sentence: str
+) -> None:
+    """It is said after one more try; after a time, where some were accepted before."""
+    server = plays(*[UNAUTHORIZED] * 2)
+    with pytest.raises(LauncherError) as caught:
+        logging_in(server.port, "one", log_in).get("Pod", "a")
+    assert (str(caught.value), caught.value.status, server.answers) == (sentence, Status.UNREACHED, [])
+    monkeypatch.setattr(k8s.api, "LOGIN_S", 0.0)
+    server = plays(named("a"), *[UNAUTHORIZED] * 2)
+    cluster = logging_in(server.port, "one", log_in)
+    cluster.get("Pod", "a")
+    cluster.patience_s = float("inf")
+    with pytest.raises(LauncherError) as caught:
+        cluster.get("Pod", "a")
+    assert (str(caught.value), server.answers) == (sentence, [])
 
 
 def test_patch(plays: Callable[..., Server]) -> None:
@@ -452,15 +564,28 @@ def test_kubeconfig(nowhere: Path, plays: Callable[..., Server]) -> None:
     assert server.headers[0]["authorization"] == "Bearer secret"
 
 
+UNUSABLE = "the kubeconfig cannot be used"
+NO_ADDRESS = "is no address of an API server; write it as https://HOST:PORT"
+NOWHERE = ("", "a:6443", "localhost", "127.0.0.1:6443", "https://a:66666", "https://a b", "ftp://a")
+
+
 @pytest.mark.parametrize(
     ("content", "context", "sentence"),
     [
-        (None, None, "there is no cluster to talk to: .*; set KUBECONFIG, or make ~/.kube/config"),
-        ("{", None, "there is no cluster to talk to: .*; set KUBECONFIG, or make ~/.kube/config"),
-        ("words", None, "there is no cluster to talk to: .*; set KUBECONFIG, or make ~/.kube/config"),
-        ("", "two", "the kubeconfig cannot be used: .*"),
+        (
+            None,
+            None,
+            (
+                "there is no cluster to talk to: there is no kubeconfig, and none around this process "
+                r"\(Service host/port is not set\); set KUBECONFIG, or make ~/.kube/config"
+            ),
+        ),
+        ("{", None, f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
+        ("words", None, f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
+        ("", "two", f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
         (kubeconfig("http://a"), "three", "the kubeconfig has no context 'three'; it has one, two, broken"),
-        (kubeconfig("http://a"), "broken", "the kubeconfig cannot be used: .*"),
+        (kubeconfig("http://a"), "broken", f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
+        *((kubeconfig(server), None, f"the kubeconfig's server '{server}' {NO_ADDRESS}") for server in NOWHERE),
     ],
 )
 def test_no_way_in(nowhere: Path, content: str | Object | None, context: str | None, sentence: str) -> None:
@@ -471,6 +596,57 @@ def test_no_way_in(nowhere: Path, content: str | Object | None, context: str | N
         connect(context, None, print)
     assert "\n" not in str(caught.value)
     assert caught.value.status == Status.UNREACHED
+
+
+VERSION = "client.authentication.k8s.io/v1"
+
+
+def credential(status: Object) -> str:
+    """What a credential plugin prints."""
+    return json.dumps({"apiVersion": VERSION, "kind": "ExecCredential", "status": status})
+
+
+def by_plugin(server: str, *command: str) -> Object:
+    """A kubeconfig whose user's credentials come from a command."""
+    content = kubeconfig(server)
+    plugin = {"apiVersion": VERSION, "command": command[0], "args": list(command[1:]), "interactiveMode": "Never"}
+    content["users"][0]["user"] = {"exec": plugin}
+    return content
+
+
+def test_credential_plugin(nowhere: Path, plays: Callable[..., Server]) -> None:
+    """A plugin gives the token, and another one when that is not accepted any more."""
+    server = plays(named("a"), UNAUTHORIZED, named("b"))
+    token = nowhere.with_name("token")
+    nowhere.write_text(json.dumps(by_plugin(f"http://127.0.0.1:{server.port}", "cat", str(token))))
+    token.write_text(credential({"token": "one", "expirationTimestamp": "2020-01-01T00:00:00Z"}))
+    cluster = connect(None, None, print)
+    token.write_text(credential({"token": "two"}))
+    assert [cluster.get("Job", name) for name in "ab"] == [named("a"), named("b")]
+    assert tokens_of(server) == ["one", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["no-such-plugin"], "No such file or directory: 'no-such-plugin'"),
+        (["sh", "-c", "echo expired. >&2; exit 3"], "process returned 3. expired"),
+        (["true"], "it prints no ExecCredential"),
+        (["echo", "{}"], "malformed response. missing key 'apiVersion'"),
+        (["echo", credential({})], "missing token or clientCertificateData field in plugin output"),
+    ],
+)
+def test_a_credential_plugin_that_fails(
+    nowhere: Path, capfd: pytest.CaptureFixture[str], command: list[str], why: str
+) -> None:
+    """It is told at once, in a sentence and with nothing beside it, instead of going on without credentials."""
+    nowhere.write_text(json.dumps(by_plugin("http://127.0.0.1:1", *command)))
+    with pytest.raises(LauncherError) as caught:
+        connect(None, None, print)
+    remedy = "see that it is installed, and log in to the cluster again"
+    assert str(caught.value) == f"the kubeconfig's credential plugin (exec) fails: {why}; {remedy}"
+    assert caught.value.status == Status.UNREACHED
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture
