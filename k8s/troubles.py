@@ -192,7 +192,7 @@ TROUBLES: dict[str, Trouble] = {
         "nothing, if it goes on; else see that the volume's server is up",
     ),
     "dataset-io": Trouble(
-        "a worker replaced (dataset-io)",
+        "a worker started again, or replaced (dataset-io)",
         "the dataset could not be read to its end",
         "nothing, if it goes on; else see the volume or the image that it is on",
     ),
