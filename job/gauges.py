@@ -41,6 +41,7 @@ class Gauges:
         self._workers = workers
         self._restarts: dict[str, int] = {}
         self._checkpoint: tuple[int, float] | None = None  # its step, and when it was first heard of
+        self._furthest, self._ahead_at = 0, clock()
 
     def show(self, record: Record) -> None:
         """Take over what a record says; what it does not say stays."""
@@ -49,6 +50,8 @@ class Gauges:
             for field in SHOWN:
                 if (value := getattr(record, field)) is not None:
                     self._values[field] = value
+            if record.step is not None and record.step > self._furthest:
+                self._furthest, self._ahead_at = record.step, self._clock()
             if record.checkpoint is not None and (not self._checkpoint or record.checkpoint != self._checkpoint[0]):
                 self._checkpoint = record.checkpoint, self._clock()
 
@@ -62,13 +65,16 @@ class Gauges:
         from job.prometheus import text  # noqa: PLC0415 - it takes as long to import as half of the supervisor
 
         with self._lock:
-            age_s = self._clock() - self._checkpoint[1] if self._checkpoint else None
+            now = self._clock()
+            step_age_s = now - self._ahead_at
+            age_s = now - self._checkpoint[1] if self._checkpoint else None
             shown = {
                 name: (help_, self._values[field]) for field, (name, help_) in SHOWN.items() if field in self._values
             }
             restarts = self._restarts.copy()
             phase = self._phase
         shown["workers"] = "Workers that train the run.", self._workers
+        shown["step_age_seconds"] = "Seconds since this worker made a step beyond all before, or began.", step_age_s
         if age_s is not None:
             shown["checkpoint_age_seconds"] = "Seconds since this worker heard of its newest checkpoint.", age_s
         return text(self._labels, phase, shown, restarts)

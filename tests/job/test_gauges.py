@@ -40,11 +40,12 @@ def everything() -> Gauges:
 
 
 def test_what_is_not_known_is_absent() -> None:
-    """At first only the number of workers is known, and with a first record only what it says."""
-    gauges = Gauges("r", 1, 4)
-    assert shown(gauges) == {("workers", ()): 4}
+    """At first there are only the number of workers and no step, and with a first record what it says."""
+    gauges = Gauges("r", 1, 4, clock=lambda: 0.0)
+    first = {("workers", ()): 4, ("step_age_seconds", ()): 0}
+    assert shown(gauges) == first
     gauges.show(record("waiting", joined=0))
-    assert shown(gauges) == {("workers", ()): 4, ("phase", ("waiting",)): 1, ("workers_joined", ()): 0}
+    assert shown(gauges) == first | {("phase", ("waiting",)): 1, ("workers_joined", ()): 0}
 
 
 def test_every_metric() -> None:
@@ -58,6 +59,7 @@ def test_every_metric() -> None:
         ("examples_per_second", ()): 2e5,
         ("workers", ()): 4,
         ("workers_joined", ()): 4,
+        ("step_age_seconds", ()): 0,
         ("checkpoint_age_seconds", ()): 0,
         ("restarts_total", ("killed",)): 1,
     }
@@ -83,6 +85,18 @@ def test_the_age_of_a_checkpoint() -> None:
         now += 1  # noqa: PLW2901
         ages.append(shown(gauges)["checkpoint_age_seconds", ()])
     assert ages == [1, 6, 1, 10]
+
+
+def test_the_age_of_a_step() -> None:
+    """It is counted from the worker's start, and from zero at a step beyond all before; one made again is no news."""
+    now = 100.0
+    gauges = Gauges("r", 1, 4, clock=lambda: now)
+    ages = []
+    for now, step in ((110.0, None), (120.0, 4), (130.0, 4), (140.0, 2), (150.0, 5)):
+        gauges.show(Record(time=1.0, run="r", rank=1, phase="training", step=step))
+        now += 1  # noqa: PLW2901
+        ages.append(shown(gauges)["step_age_seconds", ()])
+    assert ages == [11, 1, 11, 21, 1]
 
 
 def test_restarts_are_counted_by_cause() -> None:

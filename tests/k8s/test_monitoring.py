@@ -1,0 +1,183 @@
+"""Monitoring: what Prometheus and Grafana are given names only what there is, and its alerts fire when they should."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from job.cluster import SUPERVISOR_PORT
+from k8s.contract import APP, NAME_LABEL, PART_OF_LABEL, trainer_of
+from k8s.render import MANIFESTS, kustomize
+from tests import monitoring
+from tests.job.test_gauges import everything
+from tests.k8s.test_manifests import check_schemas
+
+if TYPE_CHECKING:
+    from k8s.contract import Object
+
+HERE = Path(__file__).parent
+UNDERSCORES = str.maketrans("./-", "___")  # what Prometheus makes of a label's name
+# Of kube-state-metrics; its documentation calls all stable but the last, which it calls experimental.
+KUBE = {
+    "kube_service_info": {"namespace", "service"},
+    "kube_job_failed": {"namespace", "job_name", "condition"},
+    "kube_job_complete": {"namespace", "job_name", "condition"},
+    "kube_job_status_start_time": {"namespace", "job_name"},
+    "kube_job_spec_active_deadline_seconds": {"namespace", "job_name"},
+    "kube_cronjob_next_schedule_time": {"namespace", "cronjob"},
+    "kube_cronjob_spec_starting_deadline_seconds": {"namespace", "cronjob"},
+    "kube_cronjob_spec_suspend": {"namespace", "cronjob"},
+    "kube_job_status_suspended": {"namespace", "job_name"},
+}
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+
+
+def metrics() -> dict[str, set[str]]:
+    """The labels of every metric that there may be, by its name: the supervisors' with those of a pod."""
+    families = text_string_to_metric_families(everything().text().decode())
+    own = {sample.name: {"namespace", "pod", *sample.labels} for family in families for sample in family.samples}
+    return KUBE | own
+
+
+def expressions() -> list[str]:
+    """The expressions of all alerts and panels."""
+    return [rule["expr"] for rule in monitoring.rules()] + list(monitoring.queries("ml", "digits").values())
+
+
+def check_rules(spec: Object, folder: Path) -> None:
+    """Have promtool read a rule file, every expression in it."""
+    (folder / "rules.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    monitoring.promtool("check", "rules", folder / "rules.yaml")
+
+
+@needs_promtool
+def test_when_alerts_fire(tmp_path: Path) -> None:
+    """The PrometheusRule's spec is a rule file, whose alerts come and go as alerts.yaml says."""
+    check_rules(monitoring.objects()["PrometheusRule"]["spec"], tmp_path)
+    shutil.copy(HERE / "alerts.yaml", tmp_path)
+    monitoring.promtool("test", "rules", tmp_path / "alerts.yaml")
+
+
+def test_three_alerts() -> None:
+    """Each names its run or schedule at first sight, and the command that says more."""
+    found = {rule["alert"]: rule for rule in monitoring.rules()}
+    assert sorted(found) == ["MnistJobNoProgress", "MnistJobRunFailed", "MnistJobScheduleMissed"]
+    for name, rule in found.items():
+        label = "cronjob" if name == "MnistJobScheduleMissed" else "run"
+        assert f"{{{{ $labels.{label} }}}}" in rule["annotations"]["summary"]
+        assert "`mnist-job why " in rule["annotations"]["description"]
+        assert "--namespace {{ $labels.namespace }}" in rule["annotations"]["description"]
+
+
+def test_only_metrics_that_there_are() -> None:
+    """Alerts and panels name the supervisors' metrics and kube-state-metrics', and no label that these do not have."""
+    known = metrics()
+    variables = " ".join(variable.get("definition", "") for variable in monitoring.dashboard()["templating"]["list"])
+    used = set()
+    for expression in [*expressions(), variables]:
+        for name, labels in re.findall(r"\b((?:mnist_job|kube)_\w+)(?:\{([^}]*)\})?", expression):
+            assert set(re.findall(r"(\w+)=", labels)) <= known[name], name
+            used.add(name)
+    assert KUBE.keys() <= used
+    # Every metric of the supervisors is to be seen somewhere.
+    assert {name for name in known if name.startswith("mnist_job_")} <= used
+
+
+@needs_promtool
+def test_the_dashboards_queries_are_promql(tmp_path: Path) -> None:
+    """Each is taken as the expression of a recording rule; one with a brace too few is not."""
+    queries = list(monitoring.queries("ml", "digits").values())
+    rules = [{"record": "panel", "expr": query, "labels": {"panel": str(n)}} for n, query in enumerate(queries)]
+    check_rules({"groups": [{"name": "panels", "rules": rules}]}, tmp_path)
+    rules[0]["expr"] = str(rules[0]["expr"]).replace("}", "", 1)
+    with pytest.raises(AssertionError, match="could not parse expression"):
+        check_rules({"groups": [{"name": "panels", "rules": rules}]}, tmp_path)
+
+
+def test_the_dashboard() -> None:
+    """Panels have ids and places of their own, and every query goes to the data source that is chosen."""
+    found = monitoring.dashboard()
+    panels = found["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    variables = {variable["name"]: variable for variable in found["templating"]["list"]}
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    targets = [target for panel in panels for target in panel["targets"]]
+    for part in [*panels, *targets, variables["namespace"], variables["run"]]:
+        assert part["datasource"] == source
+    assert {name for target in targets for name in re.findall(r"\$(\w+)", target["expr"])} == {"namespace", "run"}
+    for panel in panels:
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references) > 0
+        assert 0 <= panel["gridPos"]["x"] <= 24 - panel["gridPos"]["w"]
+    for one, other in combinations([panel["gridPos"] for panel in panels], 2):
+        apart = [one[x] + one[w] <= other[x] or other[x] + other[w] <= one[x] for x, w in (("x", "w"), ("y", "h"))]
+        assert any(apart), f"{one} and {other} overlap"
+
+
+def test_the_objects() -> None:
+    """The folder makes four; Kubernetes' own fit the schemas of every version, and Grafana finds the dashboard."""
+    found = monitoring.objects()
+    assert sorted(found) == ["ConfigMap", "NetworkPolicy", "PodMonitor", "PrometheusRule"]
+    for kind in ("ConfigMap", "NetworkPolicy"):
+        check_schemas(found[kind])
+    for kind in ("PodMonitor", "PrometheusRule"):
+        assert found[kind]["apiVersion"] == "monitoring.coreos.com/v1"
+        with pytest.raises(kubernetes_validate.SchemaNotFoundError):  # so there is nothing to check them against
+            check_schemas(found[kind])
+    assert found["ConfigMap"]["metadata"] == {
+        "name": "mnist-job-dashboard",
+        "labels": {PART_OF_LABEL: APP, "grafana_dashboard": "1"},
+    }
+
+
+def test_whom_prometheus_asks() -> None:
+    """PodMonitor and README select the workers' pods and the supervisor's port, and the network lets only that in."""
+    [job] = kustomize(MANIFESTS / "run")
+    labels = {NAME_LABEL: APP}
+    assert labels.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    [port] = [port["name"] for port in trainer_of(job["spec"]["template"])["ports"] if port["name"] == "supervisor"]
+    found = monitoring.objects()
+    assert found["PodMonitor"]["spec"] == {
+        "selector": {"matchLabels": labels},
+        "podMetricsEndpoints": [{"port": port, "interval": "10s"}],
+    }
+    scraper = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {NAME_LABEL: "prometheus"}},
+    }
+    assert found["NetworkPolicy"]["spec"] == {
+        "podSelector": {"matchLabels": labels},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [scraper], "ports": [{"protocol": "TCP", "port": SUPERVISOR_PORT}]}],
+    }
+    pod = "__meta_kubernetes_pod"
+    assert monitoring.scrape_config() == {
+        "job_name": APP,
+        "scrape_interval": "10s",
+        "kubernetes_sd_configs": [{"role": "pod"}],
+        # What the operator makes of the PodMonitor, less the labels that nothing here uses.
+        "relabel_configs": [
+            {"action": "keep", "source_labels": [f"{pod}_label_{NAME_LABEL.translate(UNDERSCORES)}"], "regex": APP},
+            {"action": "keep", "source_labels": [f"{pod}_container_port_name"], "regex": port},
+            {"action": "drop", "source_labels": [f"{pod}_phase"], "regex": "Failed|Succeeded"},
+            {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+            {"source_labels": [f"{pod}_name"], "target_label": "pod"},
+        ],
+    }
+
+
+@needs_promtool
+def test_prometheus_takes_the_readmes_configuration(tmp_path: Path) -> None:
+    """It is one, but for the discovery of pods, which promtool may be built without."""
+    path = tmp_path / "prometheus.yaml"
+    path.write_text(monitoring.configuration([]), encoding="utf-8")
+    monitoring.promtool("check", "config", path)

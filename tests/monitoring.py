@@ -1,0 +1,96 @@
+"""What the monitoring manifests and the README give to Prometheus and Grafana, as their tests read it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from k8s.render import MANIFESTS, kustomize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from k8s.contract import Object
+
+FOLDER = MANIFESTS / "monitoring"
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def objects() -> dict[str, Object]:
+    """The objects of the folder, by kind."""
+    return {found["kind"]: found for found in kustomize(FOLDER)}
+
+
+def rules() -> list[Object]:
+    """The alerting rules."""
+    [group] = objects()["PrometheusRule"]["spec"]["groups"]
+    found: list[Object] = group["rules"]
+    return found
+
+
+def dashboard() -> Object:
+    """The dashboard, as the ConfigMap holds it."""
+    found: Object = json.loads(objects()["ConfigMap"]["data"]["dashboard.json"])
+    return found
+
+
+def queries(namespace: str, run: str) -> dict[str, str]:
+    """The dashboard's queries of one run, by the title of their panel, and by that of each of several targets."""
+    found = {}
+    for panel in dashboard()["panels"]:
+        for target in panel["targets"]:
+            title = f"{panel['title']} {target['refId']}" if len(panel["targets"]) > 1 else panel["title"]
+            found[title] = target["expr"].replace("$namespace", namespace).replace("$run", run)
+    return found
+
+
+def scrape_config() -> dict[str, Any]:
+    """How a Prometheus without an operator scrapes, as the README has it."""
+    block = re.search(r"```yaml\n(scrape_configs:\n.*?)```", README, re.DOTALL)
+    assert block, "the README has no scrape_configs"
+    [found] = yaml.safe_load(block[1])["scrape_configs"]
+    return dict(found)
+
+
+def configuration(discovered: Sequence[Object], **more: Any) -> str:
+    """The README's configuration of Prometheus with what it would discover in it.
+
+    Debian's Prometheus is built without the discovery of pods: the test's own does what its documentation says.
+
+    Args:
+        discovered: the pods.
+        more: further keys of the configuration.
+    """
+    scrape = scrape_config()
+    del scrape["kubernetes_sd_configs"]
+    scrape["static_configs"] = [target for pod in discovered for target in targets(pod)]
+    return str(yaml.safe_dump({"scrape_configs": [scrape], **more}))
+
+
+def targets(pod: Object) -> list[Object]:
+    """A pod as the discovery of the role `pod` shows it: a target for each port of each container."""
+    meta = "__meta_kubernetes_pod"
+    name, labels = pod["metadata"]["name"], pod["metadata"].get("labels", {})
+    shown = {"__meta_kubernetes_namespace": pod["metadata"]["namespace"], f"{meta}_name": name}
+    shown[f"{meta}_phase"] = pod["status"]["phase"]
+    shown |= {f"{meta}_label_{re.sub('[^a-zA-Z0-9_]', '_', key)}": value for key, value in labels.items()}
+    ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", [])]
+    return [
+        {
+            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
+            "labels": {**shown, f"{meta}_container_port_name": port["name"]},
+        }
+        for port in ports
+    ]
+
+
+def promtool(*arguments: str | Path) -> str:
+    """What promtool says, which must be content."""
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
