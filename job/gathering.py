@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FRESH_S = 5.0  # how long a worker that says nothing still counts as there
 NAMED = 20  # so many missing ranks are named: all of a thousand would make each of a thousand answers long
+HELD = 100  # so many answers are held back at most, for each costs a thread and a connection, which pods may lack
 ANSWER_BYTES = 2**20  # what a thousand addresses need, three times
 REFUSAL_BYTES = 1000
 TEXT = re.compile(r"[!-~]{0,300}")  # ASCII without blanks or control characters, for it may be shown in a log line
@@ -118,6 +119,7 @@ class Gathering:
         self._settings, self._workers, self._clock = settings, workers, clock
         self._heard: OrderedDict[int, tuple[float, Request]] = OrderedDict()  # by rank, the longest silent first
         self._changed = threading.Condition()
+        self._held = 0
         self._open()
 
     def join(self, request: Request, wait_s: float = 0) -> Answer:
@@ -125,8 +127,9 @@ class Gathering:
 
         Args:
             request: what it says.
-            wait_s: seconds, below FRESH_S, for which one that waits is kept until the gathering is complete.
-                That another one has come ends no wait: each of N workers would be answered N times.
+            wait_s: seconds, below FRESH_S, for which one that waits is kept until the gathering is complete, if
+                not HELD others are. That another one has come ends no wait: each of N workers would be answered
+                N times.
 
         Raises:
             Refused: it belongs to another run, has other settings, or cannot be one of the workers.
@@ -138,8 +141,7 @@ class Gathering:
             self._heard.move_to_end(request.rank)
             if not request.gathering:
                 self._register(request)
-                present = self._id
-                self._changed.wait_for(lambda: self._addresses or self._id != present, wait_s)
+                self._hold(wait_s)
                 self._forget_silent()
             return self._answer(request)
 
@@ -189,6 +191,15 @@ class Gathering:
         if not self._absent:
             self._addresses = tuple(self._members[rank].address for rank in range(self._workers))
             self._changed.notify_all()
+
+    def _hold(self, wait_s: float) -> None:
+        """Wait until the present gathering is complete or over, where not too many do so already."""
+        if self._held == HELD:
+            return
+        present = self._id
+        self._held += 1
+        self._changed.wait_for(lambda: self._addresses or self._id != present, wait_s)
+        self._held -= 1
 
     def _forget_silent(self) -> None:
         """Count those out that wait no more; of a complete gathering nobody is forgotten."""

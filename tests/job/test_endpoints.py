@@ -250,6 +250,20 @@ def test_the_oldest_makes_room(serving: Serving) -> None:
                 connection.recv(1)
 
 
+def test_there_is_room_where_few_files_are_allowed() -> None:
+    """As a shell or a container allows 1,024: a process may allow itself more, and does so only then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2 * endpoints.CONNECTIONS if hard == resource.RLIM_INFINITY else min(2 * endpoints.CONNECTIONS, hard)
+    try:
+        for before, after in ((most - 1, most), (most, most), (hard, hard)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+            with serve("127.0.0.1", 0, lambda: b"", None) as server:
+                assert server._room == most // 2
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (after, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_workers_that_wait_take_no_room_from_others() -> None:
     """While they fill it, one more is sent away, and none of them."""
     gathering = Gathering("r", "u", "5e77", 2)

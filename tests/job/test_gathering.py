@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job.gathering import FRESH_S, NAMED, Answer, Gathering, Refused, Request, ask, to_json
+from job.gathering import FRESH_S, HELD, NAMED, Answer, Gathering, Refused, Request, ask, to_json
 from job.member import is_name
 
 if TYPE_CHECKING:
@@ -182,13 +182,28 @@ def test_a_stranger_is_refused(field: str, value: Any, sentence: str) -> None:
 
 def test_all_who_wait_hear_of_the_last_one_at_once() -> None:
     """Their requests are kept until then, far longer here than any test waits."""
-    workers = 100
+    workers = HELD
     gathering = Gathering("r", "u", HASH, workers)
     with ThreadPoolExecutor(workers) as threads:
         futures = [threads.submit(gathering.join, waiting(rank, workers=workers), 600) for rank in range(workers)]
         answers = [future.result(timeout=60) for future in futures]
     assert set(answers) == {answers[0]}
     assert answers[0].addresses == tuple(f"10.0.0.{rank}:2222" for rank in range(workers))
+
+
+def test_no_more_than_a_hundred_are_kept() -> None:
+    """One more is answered at once, and a place is free again once the others are answered."""
+    workers = HELD + 2
+    gathering = Gathering("r", "u", HASH, workers)
+    with ThreadPoolExecutor(HELD) as threads:
+        kept = [threads.submit(gathering.join, waiting(rank, workers=workers), 600) for rank in range(HELD)]
+        deadline = time.monotonic() + 60
+        while gathering._held < HELD and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gathering.join(waiting(HELD, workers=workers), 600).missing == (HELD + 1,)
+        assert gathering.join(waiting(HELD + 1, workers=workers), 600).addresses
+        assert all(future.result(timeout=60).addresses for future in kept)
+    assert gathering._held == 0
 
 
 def test_a_wait_is_bounded() -> None:
