@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import tempfile
 import time
 from contextlib import suppress
@@ -216,15 +217,19 @@ def until_gone(cluster: Cluster, name: str, uid: str) -> None:
 
 
 def keep(new: Object) -> Path:
-    """Write a Job to a file here, or among the temporary ones where nothing can be written here."""
+    """Write a Job to a file here, or among the temporary ones where nothing can be written here.
+
+    Nobody else reads it, and nobody knows its name beforehand: the folder may be everybody's.
+    """
     import yaml  # noqa: PLC0415 - not needed for a command's --help
 
     text = yaml.safe_dump(new, sort_keys=False)
-    name = f"{new['metadata']['name']}.retry.yaml"
+    name = f"{new['metadata']['name']}.retry."
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         with suppress(OSError):
-            (folder / name).write_text(text, encoding="utf-8")
-            return folder / name
-    raise refused(
-        f"{name} can be written neither here nor in {tempfile.gettempdir()}", "it keeps the Job until it runs"
-    )
+            number, path = tempfile.mkstemp(".yaml", name, folder)
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(text)
+            return Path(path)
+    message = f"{name}*.yaml can be written neither here nor in {tempfile.gettempdir()}"
+    raise refused(message, "it keeps the Job until it runs")

@@ -212,7 +212,8 @@ def test_nothing_is_lost(
     with pytest.raises((LauncherError, KeyboardInterrupt)) as error:
         again(cluster)
     assert ("Job", "digits") not in cluster.objects
-    file = here / "digits.retry.yaml"
+    [file] = here.glob("digits.retry.*.yaml")
+    assert file.stat().st_mode & 0o777 == 0o600
     told = f"the new Job is in {file}: once the old one is gone, `kubectl apply -n here -f` creates it"
     if interrupted:
         assert capsys.readouterr().err == told + "\n"
@@ -232,4 +233,4 @@ def test_job_that_stays(submitted: Object, monkeypatch: pytest.MonkeyPatch, here
         LauncherError, match="the old Job digits is not gone 0 s after its deletion; see its finalizers"
     ):
         again(cluster)
-    assert (here / "digits.retry.yaml").is_file()
+    assert len(list(here.glob("digits.retry.*.yaml"))) == 1
