@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from k8s.__main__ import COMMANDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def script(shell: str) -> str:
@@ -40,8 +45,35 @@ def test_bash(words: list[str], offered: set[str]) -> None:
     assert {word for word in done.stdout.split() if not word.startswith("-") or words[-1]} == offered
 
 
-def test_zsh() -> None:
-    """Zsh gets a script of its own, which names every command."""
-    text = script("zsh")
-    assert text.startswith("#compdef mnist-job")
-    assert [name for name in COMMANDS if f"\n    {name}:'" not in text] == []
+# Types words and a tab into an interactive zsh with the completion, and then a command that prints the line it made.
+TYPE = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "stty rows 100 cols 200; autoload -Uz compinit && compinit -D -u"
+zpty -w shell "eval \\"\\$(cat $1)\\"; print set-\\"\\"up"
+zpty -r shell shown '*set-up*'
+zpty -w -n shell "mnist-job $2"$'\\t'
+zpty -w shell $'\\C-aprint -r -- "<\\C-e>"; print all-""typed'
+zpty -r shell shown '*all-typed*'
+print -r -- $shown
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("", [rf"{name} +-- [A-Z]" for name in COMMANDS]),
+        ("res", ["<mnist-job resume>"]),
+        ("logs --ra", ["--rank +-- only this rank"]),
+        ("completion z", ["<mnist-job completion zsh>"]),
+    ],
+    ids=["commands", "a command", "a flag", "a choice"],
+)
+def test_zsh(words: str, shown: list[str], tmp_path: Path) -> None:
+    """Zsh offers the same, as the README has it set up."""
+    if not shutil.which("zsh"):
+        pytest.skip("there is no zsh")
+    (tmp_path / "completion").write_text(script("zsh"))
+    command = ["zsh", "-f", "-c", TYPE, "zsh", str(tmp_path / "completion"), words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    assert [wanted for wanted in shown if not re.search(wanted, done.stdout)] == []
