@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -64,12 +65,21 @@ def parser() -> config.Parser:
     compare = commands.add_parser("compare", help="compare the published runs of an output folder")
     compare.add_argument("output", type=Path, metavar="OUTPUT", help="the folder given to train as --output")
     compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
     compare.set_defaults(run=run_compare)
 
     promote = commands.add_parser("promote", help="move `latest` to a published run by hand, forwards or back")
     promote.add_argument("name", metavar="RUN", help="a published run; neither its verdict nor its age matters")
+    promote.add_argument("--json", action="store_true", help="print JSON")
     config.add_flags(promote, "output")
     promote.set_defaults(run=run_promote)
+
+    prune = commands.add_parser("prune", help="remove old runs with their models, after saying which")
+    prune.add_argument("names", nargs="*", metavar="RUN", help="prune nothing but these (default: all that may go)")
+    config.add_flags(prune, "output")
+    config.add_prune_flags(prune)
+    prune.add_argument("--json", action="store_true", help="print JSON")
+    prune.set_defaults(run=run_prune)
     return top
 
 
@@ -117,7 +127,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Compare published runs."""
     from job import compare  # noqa: PLC0415
 
-    compare.run(arguments.output, as_json=arguments.json)
+    compare.run(arguments.output, as_json=arguments.json, html=arguments.html)
     return 0
 
 
@@ -127,7 +137,19 @@ def run_promote(arguments: argparse.Namespace) -> int:
 
     settings = config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"})
     before = publish.move_latest(settings.output, arguments.name)
-    print(f"latest is {arguments.name}; it was {before or 'not there'}")
+    if arguments.json:
+        print(json.dumps({"latest": arguments.name, "before": before}))
+    else:
+        print(f"latest is {arguments.name}; it was {before or 'not there'}")
+    return 0
+
+
+def run_prune(arguments: argparse.Namespace) -> int:
+    """Remove old runs."""
+    from job import prune  # noqa: PLC0415
+
+    settings = config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"})
+    prune.run(settings.output, arguments)
     return 0
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from job import metrics
+from job import files, metrics
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -24,22 +24,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIGNIFICANCE = 0.05
+BLOCKS = "▁▂▃▄▅▆▇█"
+LETTERS = 10  # of a learning curve, at most
 # These say where and under what name a run was made, not what was trained.
 NOT_COMPARED = ("name", "data", "output", "log_every", "evaluate_every", "promote", "min_accuracy")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published run as its folder tells it; right says of each test example whether the model got it right [n]."""
+    """One published run as its folder tells it; right says of each test example whether the model got it right [n].
+
+    reason is promotion's sentence on the verdict; curve the moments of the training, as in report.json.
+    """
 
     name: str
     started: str
     settings: Mapping[str, Any]
+    train_sha256: str
     test_sha256: str
     accuracy: float
     interval: tuple[float, float]
     verdict: str
+    reason: str
     latest: bool
+    curve: Sequence[Mapping[str, Any]]
     right: NDArray[np.bool_]
 
 
@@ -63,7 +71,8 @@ class Difference:
 class Comparison:
     """All published runs, newest first, each compared with the reference: `latest`, or without it the most accurate.
 
-    not_comparable are tested on other data than the reference; damaged gives a sentence for each folder that cannot be
+    not_comparable are tested on other data than the reference, other_training on the same after a training on other
+    data; damaged gives a sentence for each folder that cannot be
     read; unpublished are runs begun and without a model.
     """
 
@@ -71,18 +80,32 @@ class Comparison:
     runs: Sequence[Published]
     differences: Mapping[str, Difference]
     not_comparable: Sequence[str]
+    other_training: Sequence[str]
     damaged: Mapping[str, str]
     unpublished: Sequence[str]
 
 
-def run(output: Path, *, as_json: bool = False) -> None:
+def run(output: Path, *, as_json: bool = False, html: Path | None = None) -> None:
     """Print the comparison of an output folder's published runs, as a table or as JSON (see Comparison).
 
+    Args:
+        output: the folder.
+        as_json: print JSON.
+        html: where to write it as a page of its own as well.
+
     Raises:
-        JobError: 66 when there is no published run; 65, after everything that can be read is printed, when a run's
-            folder is damaged.
+        JobError: 66 when there is no published run; 73 when the page cannot be written; 65, after everything that can
+            be read is printed, when a run's folder is damaged.
     """
     found = compare(output)
+    if html:
+        from job import compare_page  # noqa: PLC0415 - matplotlib takes 0.5 s
+
+        try:
+            files.write(html, compare_page.render(found).encode())
+        except OSError as error:
+            message = f"{html} cannot be written: {error.strerror or error}"
+            raise JobError(Exit.OUTPUT, "page-not-writable", message, "give another file with --html") from error
     if as_json:
         sys.stdout.write(json.dumps(_plain(found), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -125,6 +148,7 @@ def compare(output: Path) -> Comparison:
         runs=runs,
         differences=_differences(reference, same),
         not_comparable=[one.name for one in runs if one.test_sha256 != reference.test_sha256],
+        other_training=[one.name for one in same if one.train_sha256 != reference.train_sha256],
         damaged=damaged,
         unpublished=unpublished,
     )
@@ -153,25 +177,30 @@ def _read(folder: Path, run_folder: Path, *, latest: bool) -> Published:
     if right.shape != (test["examples"],) or right.sum() != test["correct"]:
         raise _DamageError("report.json and predictions.npz do not belong together")
     low, high = test["accuracy_interval"]
+    verdict, reason = _verdict(run_folder / "verdict.json")
     return Published(
         name=folder.name,
         started=str(report["run"]["started"]),
         settings={str(key): value for key, value in report["settings"].items()},
+        train_sha256=str(report["dataset"]["train"]["sha256"]),
         test_sha256=str(report["dataset"]["test"]["sha256"]),
         accuracy=float(test["accuracy"]),
         interval=(float(low), float(high)),
-        verdict=_verdict(run_folder / "verdict.json"),
+        verdict=verdict,
+        reason=reason,
         latest=latest,
+        curve=[{key: moment[key] for key in ("epoch", "step", "loss", "accuracy")} for moment in report["curve"]],
         right=right,
     )
 
 
-def _verdict(path: Path) -> str:
-    """promoted, kept or rejected; `-` where the run's folder is gone or promotion has not been decided."""
+def _verdict(path: Path) -> tuple[str, str]:
+    """promoted, kept or rejected, and why; `-` where the run's folder is gone or promotion has not been decided."""
     try:
-        return str(json.loads(path.read_bytes())["verdict"])
+        found = json.loads(path.read_bytes())
+        return str(found["verdict"]), str(found["reason"])
     except FileNotFoundError:
-        return "-"
+        return "-", ""
     except (KeyError, TypeError, ValueError):
         raise _DamageError("verdict.json cannot be read") from None
 
@@ -220,6 +249,7 @@ def _plain(found: Comparison) -> dict[str, Any]:
         "reference": found.reference,
         "runs": runs,
         "not_comparable": found.not_comparable,
+        "other_training": found.other_training,
         "damaged": found.damaged,
         "unpublished": found.unpublished,
     }
@@ -233,6 +263,7 @@ def _print(found: Comparison, console: Console) -> None:
     table.add_column("accuracy", justify="right")
     table.add_column("95% interval")
     table.add_column("difference", justify="right")
+    table.add_column("by epoch")
     table.add_column("verdict")
     for key in settings:
         table.add_column(key, justify="right")
@@ -243,12 +274,13 @@ def _print(found: Comparison, console: Console) -> None:
             f"{100 * one.accuracy:.2f}%",
             f"{100 * one.interval[0]:.2f} to {100 * one.interval[1]:.2f}%",
             _points(found, one.name),
+            _course(found, one),
             escape(one.verdict),
             *(escape(str(one.settings.get(key, "-"))) for key in settings),
         )
     console.print(table)
     console.print()
-    for line in _sentences(found):
+    for line in (*_differences_told(found), *notes(found)):
         console.print(line, soft_wrap=True, markup=False)
 
 
@@ -261,10 +293,24 @@ def _points(found: Comparison, name: str) -> str:
     return f"{'* ' if one.beyond_chance else ''}{100 * one.difference:+.2f}"
 
 
-def _sentences(found: Comparison) -> list[str]:
-    """What the table means, in words."""
-    reference = next(one for one in found.runs if one.name == found.reference)
-    called = f"{reference.name} ({'latest' if reference.latest else 'the most accurate; nothing is latest'})"
+def _course(found: Comparison, one: Published) -> str:
+    """The test accuracy after its epochs, all runs on one scale: a learning curve in a few letters."""
+    course = measured(one)
+    stride = max(1, -(-len(course) // LETTERS))
+    scale = [accuracy for other in found.runs for _, accuracy in measured(other)]
+    low, height = min(scale, default=0.0), (max(scale, default=1.0) - min(scale, default=0.0)) or 1.0
+    last = len(BLOCKS) - 1
+    return "".join(BLOCKS[round(last * (accuracy - low) / height)] for _, accuracy in course[::-1][::stride][::-1])
+
+
+def measured(one: Published) -> list[tuple[int, float]]:
+    """The steps at which a run's test accuracy was measured, each with it."""
+    return [(moment["step"], moment["accuracy"]) for moment in one.curve if moment["accuracy"] is not None]
+
+
+def _differences_told(found: Comparison) -> list[str]:
+    """Which differences are beyond chance, in words."""
+    called = _called(found)
     beyond = [one for one in found.differences.values() if one.beyond_chance]
     within = [one for one in found.differences.values() if not one.beyond_chance]
     lines = []
@@ -272,12 +318,23 @@ def _sentences(found: Comparison) -> list[str]:
         lines.append(f"Beside {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):")
     lines += [
         f"  {one.run} is {'better' if one.difference > 0 else 'worse'}: {one.only_run} examples only it gets right, "
-        f"{one.only_reference} only {reference.name} (p = {one.p_value:.2g})"
+        f"{one.only_reference} only {found.reference} (p = {one.p_value:.2g})"
         for one in beyond
     ]
     if within:
         told = ", ".join(f"{one.run} (p = {one.p_value:.2g})" for one in within)
         lines.append(f"  no difference beyond chance: {told}")
+    return lines
+
+
+def notes(found: Comparison) -> list[str]:
+    """What else there is to know of the runs, in words."""
+    called, newest = _called(found), found.runs[0]
+    lines = []
+    if newest.verdict in ("rejected", "kept"):
+        lines.append(f"{newest.name}, the newest, was {newest.verdict}: {newest.reason}")
+    if found.other_training:
+        lines.append(f"Trained on other data than {called}: {', '.join(found.other_training)}")
     if found.not_comparable:
         lines.append(f"Tested on other data than {called}, so not comparable: {', '.join(found.not_comparable)}")
     if len(found.runs) == 1:
@@ -285,3 +342,8 @@ def _sentences(found: Comparison) -> list[str]:
     if found.unpublished:
         lines.append(f"Begun and not published: {', '.join(found.unpublished)}")
     return lines
+
+
+def _called(found: Comparison) -> str:
+    latest = any(one.latest for one in found.runs)
+    return f"{found.reference} ({'latest' if latest else 'the most accurate; nothing is latest'})"

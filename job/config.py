@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME_LIMIT = 62
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DATASET = re.compile(r"[a-z][a-z0-9_]*")
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def setting(
@@ -109,6 +110,18 @@ def check_name(name: str, workers: int, what: str = "--name") -> None:
         raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
 
 
+def seconds(text: str) -> int:
+    """A duration as 90s, 30m, 6h or 7d in seconds.
+
+    Raises:
+        JobError: 64.
+    """
+    found = re.fullmatch(r"([0-9]+)([smhd]?)", text)
+    if not found or int(found[1]) == 0:
+        raise usage(f"a duration must be a number of s, m, h or d, as 90m, not {text!r}")
+    return int(found[1]) * SECONDS[found[2]]
+
+
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     name, bounds = flag(field.name), field.metadata
     if bounds["choices"] and value not in bounds["choices"]:
@@ -161,6 +174,15 @@ def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
             else kind.__name__.upper(),
             help=field.metadata["text"] + default,
         )
+
+
+def add_prune_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `prune` that the launcher's takes too."""
+    add = parser.add_argument
+    add("--keep", type=int, required=True, metavar="N", help="the newest N models stay, and all that began since")
+    add("--older-than", metavar="TIME", help="what began within it stays too, as 12h or 30d")
+    add("--dry-run", action="store_true", help="say what would be pruned, and prune nothing")
+    add("--yes", action="store_true", help="do not ask")
 
 
 def settings_to_match(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:

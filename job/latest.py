@@ -57,6 +57,7 @@ class Latest:
     def move(self) -> str | None:
         """Move `latest` to this run, whatever its verdict and age; returns the run that it was, if any."""
         with self._alone():
+            self._model.stat()  # it may have been pruned
             before = self._target()
             if before != self._run:
                 self._move()
@@ -64,14 +65,10 @@ class Latest:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the promotion lock, alone among all processes that use this output folder."""
-        lock = descriptor(self._root / ".promotion-lock")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Hold the promotion lock, and remove what a promotion of this run that was killed has left."""
+        with alone(self._root):
             (self._root / f".latest.{self._run}").unlink(missing_ok=True)
             yield
-        finally:
-            os.close(lock)
 
     def _move(self) -> None:
         """Have `latest` name this run, and the one that it leaves marked: it was promoted, and is not to be again."""
@@ -107,6 +104,17 @@ class Latest:
         with own(path):
             decided = read_json(path)
             return None if decided is None else Verdict(**decided)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the promotion lock, alone among all processes that use this output folder."""
+    lock = descriptor(root / ".promotion-lock")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def descriptor(path: Path) -> int:

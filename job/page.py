@@ -53,22 +53,15 @@ def render(
     names = report["dataset"]["classes"]
     shown = _mistakes(names, labels, probabilities, images)
     drawable = layers is not None and _drawable(layers, images[0].size, len(names)) and _is_field(images)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "seconds": seconds, "moment": moment, "number": "{:,}".format}
-    script = environment.get_template("page.js").render()
-    return environment.get_template("page.html").render(
+    templates = environment()
+    script = templates.get_template("page.js").render()
+    return templates.get_template("page.html").render(
         report=report,
         test=report["test"],
         names=names,
         long_names=max(map(len, names)) > 2,
         digits=names == [str(number) for number in range(10)],
-        scale=_scale(*report["test"]["accuracy_interval"]),
+        scale=scale(*report["test"]["accuracy_interval"]),
         plots=plots.learning_curves(report["curve"]),
         moments=[point for point in report["curve"] if point["accuracy"] is not None],
         largest=max(_off_diagonal(report["test"]["confusion"]).max(), 1),
@@ -80,6 +73,19 @@ def render(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def environment() -> Environment:
+    """The templates, with what writes figures in them."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"percent": percent, "seconds": seconds, "moment": moment, "number": "{:,}".format}
+    return made
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -106,7 +112,7 @@ def moment(started: str) -> str:
         return started
 
 
-def _scale(low: float, high: float) -> tuple[float, float]:
+def scale(low: float, high: float) -> tuple[float, float]:
     """The ends of the bar that shows an interval: the whole twentieths around it."""
     return math.floor(20 * low) / 20, math.ceil(20 * high) / 20
 

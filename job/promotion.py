@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Candidate:
     """What promotion minds of a published model.
 
-    run is its name and started the time at which it began; test is the SHA-256 of the test set, and low where the 95%
-    interval of its accuracy begins; policy and min_accuracy are --promote and --min-accuracy.
+    run is its name and started the time at which it began; test is the SHA-256 of the test set, and low and high where
+    the 95% interval of its accuracy begins and ends; policy and min_accuracy are --promote and --min-accuracy.
     """
 
     run: str
@@ -24,6 +24,7 @@ class Candidate:
     test: str
     accuracy: float
     low: float
+    high: float
     policy: str
     min_accuracy: float
 
@@ -41,6 +42,7 @@ class Candidate:
                 str(report["dataset"]["test"]["sha256"]),
                 float(report["test"]["accuracy"]),
                 float(report["test"]["accuracy_interval"][0]),
+                float(report["test"]["accuracy_interval"][1]),
                 str(report["settings"]["promote"]),
                 float(report["settings"]["min_accuracy"]),
             )
@@ -89,6 +91,10 @@ def _decide(  # noqa: PLR0911 - a list of rules, the first that applies
     if latest.test != new.test:
         return "kept", Exit.OK, f"the present latest, {latest.run}, was tested on other data"
     if new.accuracy < latest.low:
-        interval = f"{latest.run}'s 95% interval, which begins at {latest.low:.4f}"
-        return "rejected", Exit.REJECTED, f"{accuracy} is below {interval}"
+        interval = f"{latest.accuracy:.4f} (95% interval {latest.low:.4f} to {latest.high:.4f})"
+        return (
+            "rejected",
+            Exit.REJECTED,
+            f"{accuracy} is worse than that of the present latest, {latest.run}: {interval}",
+        )
     return "promoted", Exit.OK, f"not worse than {latest.run}, whose accuracy is {latest.accuracy:.4f}"

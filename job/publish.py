@@ -119,11 +119,8 @@ class Output:
         with self.errors():
             self._refuse_links()
             self._check_owner()
-            make_folder(self.folder)
-            lock = descriptor(self.folder / "lock")
+            lock = self._lock()
         try:
-            with self.errors():
-                self._hold(lock)
             published = self.verdict()
             if published is None:
                 with self.errors():
@@ -160,6 +157,19 @@ class Output:
             shutil.rmtree(folder, ignore_errors=True)
         sweep(self.folder)
         sweep(self.checkpoints)
+
+    def _lock(self) -> int:
+        """The run's lock, held: that of the folder that is there, and not of one that was pruned in the meantime."""
+        path = self.folder / "lock"
+        while True:
+            make_folder(self.folder)
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as unless_held:
+                lock = descriptor(path)
+                unless_held.callback(os.close, lock)
+                self._hold(lock)
+                if os.path.samestat(os.fstat(lock), path.lstat()):
+                    unless_held.pop_all()
+                    return lock
 
     def _hold(self, lock: int) -> None:
         deadline = time.monotonic() + (0 if self.job_uid == LOCAL_UID else LOCK_WAIT_S)
@@ -254,26 +264,31 @@ class Output:
                 raise JobError(Exit.USAGE, "not-published", f"run {self.run!r} is not published in {self.root}", hint)
             return Latest(self.root, self.run).move()
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn what the file system refuses into a JobError: 75 where it may pass, else 73."""
-        try:
-            yield
-        except OSError as error:
-            where, what = error.filename or self.root, error.strerror or str(error)
-            if error.errno in PASSING:
-                raise JobError(
-                    Exit.TRY_AGAIN,
-                    "output-io",
-                    f"the output folder failed at {where}: {what}",
-                    "the run can be started again",
-                ) from error
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """output_errors() of this folder."""
+        return output_errors(self.root)
+
+
+@contextlib.contextmanager
+def output_errors(root: Path) -> Iterator[None]:
+    """Turn what the file system refuses of an output folder into a JobError: 75 where it may pass, else 73."""
+    try:
+        yield
+    except OSError as error:
+        where, what = error.filename or root, error.strerror or str(error)
+        if error.errno in PASSING:
             raise JobError(
-                Exit.OUTPUT,
-                "output-not-writable",
-                f"the output folder cannot be written at {where}: {what}",
-                "give a folder that can be written with --output, or make room",
+                Exit.TRY_AGAIN,
+                "output-io",
+                f"the output folder failed at {where}: {what}",
+                "the run can be started again",
             ) from error
+        raise JobError(
+            Exit.OUTPUT,
+            "output-not-writable",
+            f"the output folder cannot be written at {where}: {what}",
+            "give a folder that can be written with --output, or make room",
+        ) from error
 
 
 def move_latest(root: Path, run: str) -> str | None:

@@ -13,14 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from job.config import usage
+from job.config import seconds, usage
 from k8s import loglines
 from k8s.console import note
 from k8s.contract import UID_LABEL, pods_of, rank_of
 from k8s.errors import LauncherError
 from k8s.loglines import Cursor, Line, Unreadable
 from k8s.pods import created, started
-from k8s.render import seconds
 from k8s.run import Run, gather, is_settled, state
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MANIFESTS = Path(__file__).parent / "manifests"
 GPU = "nvidia.com/gpu"
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 # What the manifests say of a training, or the launcher's own flags.
 NOT_TRAINING = {
     "workers": "give it before the --",
@@ -78,18 +77,6 @@ def check_arguments(arguments: Sequence[str]) -> config.Config:
         if argument.startswith("--") and name in NOT_TRAINING:
             raise usage(f"--{name} cannot be given after the --", NOT_TRAINING[name])
     return config.parse(arguments)
-
-
-def seconds(text: str) -> int:
-    """A duration as 90s, 30m, 6h or 7d in seconds.
-
-    Raises:
-        JobError: 64.
-    """
-    found = re.fullmatch(r"([0-9]+)([smhd]?)", text)
-    if not found or int(found[1]) == 0:
-        raise usage(f"a duration must be a number of s, m, h or d, as 90m, not {text!r}")
-    return int(found[1]) * SECONDS[found[2]]
 
 
 def job(submission: Submission) -> Object:

@@ -9,6 +9,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from job import config
 from k8s import follow, preflight, render, storage
 from k8s.console import note
 from k8s.contract import CLAIM
@@ -89,7 +90,7 @@ def read(arguments: argparse.Namespace, now: datetime) -> Submission:
         memory=arguments.memory,
         gpus=arguments.gpus,
         queue=arguments.queue,
-        deadline_s=render.seconds(arguments.deadline) if arguments.deadline else None,
+        deadline_s=config.seconds(arguments.deadline) if arguments.deadline else None,
         claim=arguments.claim,
         arguments=arguments.training,
     )

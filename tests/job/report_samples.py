@@ -140,5 +140,5 @@ def publish(
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
     np.savez(folder / "predictions.npz", labels=evaluated.labels.astype(np.uint8), predicted=predicted)
     (output / "runs" / name).mkdir(parents=True)
-    (output / "runs" / name / "verdict.json").write_text(json.dumps({"verdict": verdict}))
+    (output / "runs" / name / "verdict.json").write_text(json.dumps({"verdict": verdict, "reason": f"it is {verdict}"}))
     return folder

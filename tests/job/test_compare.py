@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from selenium.webdriver.common.by import By
 
 from job import compare, metrics
 from job.errors import Exit, JobError
 from tests.job import report_samples as samples
+from tests.job.test_page import CONTRASTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from selenium import webdriver
 
 
 def right(*wrong: range) -> NDArray[np.bool_]:
@@ -28,7 +33,7 @@ def right(*wrong: range) -> NDArray[np.bool_]:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Four published runs: the latest, a clearly worse one, one much like it, and one tested on other data."""
+    """Five published runs: the latest, a clearly worse one, one like it, and two trained or tested on other data."""
     samples.publish(tmp_path, "base", right(range(100)))
     samples.publish(
         tmp_path,
@@ -41,6 +46,15 @@ def output(tmp_path: Path) -> Path:
     samples.publish(tmp_path, "twin", right(range(3, 104)), "kept", started="2026-11-25T01:00:00+00:00")
     other = dict(samples.run().fingerprint) | {"classes": ["no", "yes"], "test": {"sha256": "e" * 64, "count": 1000}}
     samples.publish(tmp_path, "other", right(), fingerprint=other, started="2026-11-22T01:00:00+00:00")
+    samples.publish(
+        tmp_path,
+        "retrained",
+        right(range(95)),
+        started="2026-11-23T01:00:00+00:00",
+        fingerprint=dict(samples.run().fingerprint)
+        | {"classes": ["no", "yes"], "train": {"sha256": "f" * 64, "count": 9}},
+        curve=[],
+    )
     (tmp_path / "latest").symlink_to("models/base")
     (tmp_path / "runs" / "begun").mkdir()
     (tmp_path / "models" / ".half.uid").mkdir()
@@ -54,13 +68,16 @@ def test_runs_are_compared_with_latest(output: Path) -> None:
         ("twin", "kept", False),
         ("slow", "rejected", False),
         ("base", "promoted", True),
+        ("retrained", "promoted", False),
         ("other", "promoted", False),
     ]
     assert found.reference == "base"
     assert found.differences == {
         "twin": compare.Difference("twin", -0.001, 3, 4, 1.0, beyond_chance=False),
-        "slow": compare.Difference("slow", -0.06, 0, 60, 2 * metrics.mcnemar(0, 60), beyond_chance=True),
+        "slow": compare.Difference("slow", -0.06, 0, 60, 3 * metrics.mcnemar(0, 60), beyond_chance=True),
+        "retrained": compare.Difference("retrained", 0.005, 5, 0, 0.125, beyond_chance=False),
     }
+    assert found.other_training == ["retrained"]
     assert (found.not_comparable, found.damaged, found.unpublished) == (["other"], {}, ["begun"])
     assert compare.differing(found.runs) == ["learning_rate", "schedule"]
 
@@ -70,16 +87,22 @@ def test_table_says_what_is_beyond_chance(output: Path, capsys: pytest.CaptureFi
     compare.run(output)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     called = "base (latest)"
+    table = """
+run             started (UTC)     accuracy  95% interval      difference  by epoch  verdict   learning_rate  schedule
+twin            2026-11-25 01:00    89.90%  87.88 to 91.62%        -0.10  ▁█        kept               1.25    cosine
+slow            2026-11-24 01:00    84.00%  81.60 to 86.14%      * -6.00  ▁█        rejected           0.01  constant
+base <- latest  2026-11-23 06:54    90.00%  87.98 to 91.71%    reference  ▁█        promoted           1.25    cosine
+retrained       2026-11-23 01:00    90.50%  88.52 to 92.17%        +0.50            promoted           1.25    cosine
+other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  ▁█        promoted           1.25    cosine
+"""
     assert printed == [
-        "run             started (UTC)     accuracy  95% interval      difference  verdict   learning_rate  schedule",
-        "twin            2026-11-25 01:00    89.90%  87.88 to 91.62%        -0.10  kept               1.25    cosine",
-        "slow            2026-11-24 01:00    84.00%  81.60 to 86.14%      * -6.00  rejected           0.01  constant",
-        "base <- latest  2026-11-23 06:54    90.00%  87.98 to 91.71%    reference  promoted           1.25    cosine",
-        "other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  promoted           1.25    cosine",
+        *table.strip().splitlines(),
         "",
         f"Beside {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):",
-        "  slow is worse: 0 examples only it gets right, 60 only base (p = 3.5e-18)",
-        "  no difference beyond chance: twin (p = 1)",
+        "  slow is worse: 0 examples only it gets right, 60 only base (p = 5.2e-18)",
+        "  no difference beyond chance: twin (p = 1), retrained (p = 0.12)",
+        "twin, the newest, was kept: it is kept",
+        f"Trained on other data than {called}: retrained",
         f"Tested on other data than {called}, so not comparable: other",
         "Begun and not published: begun",
     ]
@@ -92,12 +115,79 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
     slow = next(one for one in printed["runs"] if one["name"] == "slow")
     assert slow["vs_reference"]["beyond_chance"] is True
     assert slow["settings"]["learning_rate"] == 0.01
-    assert {key: printed[key] for key in ("reference", "not_comparable", "damaged", "unpublished")} == {
+    assert (slow["reason"], slow["curve"]) == ("it is rejected", samples.run().curve)
+    assert {key: value for key, value in printed.items() if key != "runs"} == {
         "reference": "base",
         "not_comparable": ["other"],
+        "other_training": ["retrained"],
         "damaged": {},
         "unpublished": ["begun"],
     }
+
+
+def test_learning_curve_in_letters(tmp_path: Path) -> None:
+    """One for each epoch, at most ten and the last among them, on one scale for all runs."""
+    courses = {"long": [0.5 + step / 100 for step in range(25)], "flat": [0.5, 0.5], "none": []}
+    for name, course in courses.items():
+        curve = [{"epoch": 1, "step": at, "loss": 1.0, "accuracy": value} for at, value in enumerate(course)]
+        samples.publish(tmp_path, name, right(), curve=curve)
+    found = compare.compare(tmp_path)
+    assert {one.name: compare._course(found, one) for one in found.runs} == {
+        "long": "▁▂▃▄▅▅▆▇█",
+        "flat": "▁▁",
+        "none": "",
+    }
+
+
+def page_of(output: Path) -> str:
+    """The page, as the command writes it."""
+    compare.run(output, html=output / "page.html")
+    return (output / "page.html").read_text(encoding="utf-8")
+
+
+def test_page_holds_all_and_needs_nothing(output: Path) -> None:
+    """Every run's figures are in it, which is latest, why one is not, and what was trained on which data."""
+    page = page_of(output)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
+    for told in (
+        "base is latest",
+        "5 published runs",
+        "base latest 2026-11-23 06:54 90.00% 87.98 to 91.71% reference",
+        "slow 2026-11-24 01:00 84.00% 81.60 to 86.14% -6.00 5.2e-18 rejected it is rejected bbbbbbbb cccccccc 0.01",
+        "twin, the newest, was kept: it is kept",
+        "Trained on other data than base (latest): retrained",
+    ):
+        assert told in text
+    outside = set(re.findall(r"https?://[^\s\"'<)]+", page))
+    assert outside <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)|<script", page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    (output / "latest").unlink()
+    assert "other is the most accurate; nothing is latest" in page_of(output)
+
+
+def test_page_that_cannot_be_written(output: Path) -> None:
+    """73 and a sentence, and nothing half-written."""
+    with pytest.raises(JobError, match=r"nowhere/page\.html cannot be written: No such file") as caught:
+        compare.run(output, html=output / "nowhere" / "page.html")
+    assert caught.value.code == Exit.OUTPUT
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_legible_quiet_and_fits(output: Path, visit: Callable[..., webdriver.Chrome], scheme: str) -> None:
+    """In Chromium: contrast of at least 4.5 to 1, nothing on the console, no wider than a phone; names never run."""
+    name = "<img src=x onerror=alert(1)>"
+    samples.publish(output, name, right(range(90)), "kept", started="2026-11-26T01:00:00+00:00")
+    page_of(output)
+    browser = visit(output / "page.html", width=360, scheme=scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+    found = browser.execute_script(CONTRASTS)
+    assert len(found) > 100
+    assert [pair for pair in found if pair[0] < 4.5] == []
+    assert browser.find_elements(By.TAG_NAME, "img") == []
+    assert name in [cell.text.split("\n")[0] for cell in browser.find_elements(By.CSS_SELECTOR, "tbody th")]
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
 def test_without_latest_the_most_accurate_is_the_reference(output: Path) -> None:

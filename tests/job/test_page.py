@@ -6,24 +6,22 @@ import base64
 import itertools
 import json
 import re
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from job import digit
 from tests.job import report_samples as samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from selenium import webdriver
 
     from job.page import Layer
 
@@ -108,40 +106,6 @@ def test_ids_are_unique_and_figures_are_told(tmp_path: Path) -> None:
         "23 November 2026, 06:54 UTC",
     ):
         assert told in text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    """The system's Chromium, which tells of every message and request."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("chromium and chromedriver (Debian's chromium-driver) are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
-
-
-@pytest.fixture
-def visit(browser: webdriver.Chrome) -> Callable[..., webdriver.Chrome]:
-    """Opens a page at that width, in the light or the dark scheme, with empty logs."""
-
-    def go(page: Path, width: int = 1100, scheme: str = "light") -> webdriver.Chrome:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        browser.get("about:blank")
-        for log in ("browser", "performance"):
-            browser.get_log(log)  # type: ignore[no-untyped-call]
-        browser.get(page.as_uri())
-        return browser
-
-    return go
 
 
 def settle(browser: webdriver.Chrome) -> None:

@@ -60,7 +60,14 @@ BELOW = "accuracy 0.9000 is below the minimum 0.91"
             BASE,
             "unless-worse",
             0,
-            ("rejected", "accuracy 0.9099 is below base's 95% interval, which begins at 0.9100", "base"),
+            (
+                "rejected",
+                (
+                    "accuracy 0.9099 is worse than that of the present latest, base: "
+                    "0.9200 (95% interval 0.9100 to 1.0000)"
+                ),
+                "base",
+            ),
         ),
         (
             report("new", 0.91, started=9),

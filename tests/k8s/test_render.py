@@ -305,20 +305,6 @@ def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         render.job(Submission("digits"))
 
 
-@pytest.mark.parametrize(("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("6h", 21_600), ("7d", 604_800)])
-def test_durations(text: str, value: int) -> None:
-    """A duration is a number with a unit, seconds where it has none."""
-    assert render.seconds(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "0h", "1.5h", "-1h", "1w", "h"])
-def test_wrong_durations(text: str) -> None:
-    """What is none is refused."""
-    with pytest.raises(JobError) as caught:
-        render.seconds(text)
-    assert str(caught.value) == f"a duration must be a number of s, m, h or d, as 90m, not {text!r}"
-
-
 def test_helper() -> None:
     """The pod that looks at a volume is no worker, writes nothing unless told, and runs where the workers can."""
     tolerations = [{"key": "team", "operator": "Exists"}]
