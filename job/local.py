@@ -104,14 +104,33 @@ def addresses(count: int) -> Iterator[tuple[str, ...]]:
 def start(config: Config, cluster: Cluster, share: list[int]) -> subprocess.Popen[str]:
     """Start one worker's supervisor, in a session of its own: a terminal's Ctrl-C is for this process alone."""
     arguments = configs.argv(dataclasses.replace(config, name="", workers=1))
+    environment = {**os.environ, **cluster.environment()}
+    if config.device == "gpu":
+        environment["CUDA_VISIBLE_DEVICES"] = own_gpu(cluster.rank, os.environ.get("CUDA_VISIBLE_DEVICES"))
     return process.start(
         [sys.executable, "-m", "job", "train", *arguments],
-        {**os.environ, **cluster.environment()},
+        environment,
         share,
         stdout=process.PIPE,
         stderr=process.PIPE,
         start_new_session=True,
     )
+
+
+def own_gpu(rank: int, visible: str | None) -> str:
+    """The one GPU that a worker is to see, as in a pod: NCCL refuses two workers on one.
+
+    Args:
+        rank: the worker's.
+        visible: CUDA_VISIBLE_DEVICES, where it bounds what may be taken.
+
+    Returns:
+        The worker's CUDA_VISIBLE_DEVICES; -1, which is none, where there are too few.
+    """
+    if visible is None:
+        return str(rank)  # CUDA passes over a number that it does not have
+    gpus = visible.split(",")
+    return gpus[rank] if rank < len(gpus) else "-1"
 
 
 def follow(workers: int, events: Events, display: Lines, begin: Callable[[int], None]) -> int:

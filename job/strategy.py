@@ -68,7 +68,8 @@ def configure(device: str, threads: int) -> None:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise usage(
-            "--device gpu: TensorFlow finds no GPU here", "use --device cpu, or a machine, driver and image with one"
+            "--device gpu: TensorFlow finds no GPU here",
+            "use --device cpu, or a machine, driver and image with one for each worker",
         )
     tf.config.set_visible_devices(gpus[0], "GPU")
     tf.config.experimental.set_memory_growth(gpus[0], True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # How a collective ends when a peer goes away or, the last one, hangs, by the names of TensorFlow's errors.
 LOST_PEER = {"AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
+# And by NCCL's words, which TensorFlow passes on as an InternalError.
+NCCL_LOST_PEER = re.compile("remote process exited or there was a network error|unhandled system error")
 BEAT_S = 1.0
 
 
@@ -109,7 +111,8 @@ def explain(error: Exception, workers: int) -> JobError:
     if isinstance(error, JobError):
         return error
     name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0]
-    if workers > 1 and type(error).__module__.startswith("tensorflow") and name in LOST_PEER:
+    lost = name in LOST_PEER or NCCL_LOST_PEER.search(str(error))
+    if workers > 1 and type(error).__module__.startswith("tensorflow") and lost:
         # Its first line says that a graph failed, and one far below why: `Collective ops is aborted by: ...`.
         cause = re.search(r"aborted by: (.+)", str(error))
         what = cause[1] if cause else first_line

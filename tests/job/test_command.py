@@ -193,7 +193,8 @@ def test_a_gpu_that_is_not_there_is_refused(prepared: Path, output: Path) -> Non
     """64, never a silent run on the CPU."""
     if Path("/dev/nvidia0").exists():
         pytest.skip("there is a GPU here")
-    sentence = "--device gpu: TensorFlow finds no GPU here; use --device cpu, or a machine, driver and image with one"
+    hint = "use --device cpu, or a machine, driver and image with one for each worker"
+    sentence = f"--device gpu: TensorFlow finds no GPU here; {hint}"
     check(Exit.USAGE, sentence, output, "--data", prepared, "--device=gpu")
 
 

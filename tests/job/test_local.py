@@ -334,3 +334,12 @@ def test_the_supervisors_ports_are_held() -> None:
                 socket.create_connection(("127.0.0.1", port)).close()
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1", "2"]), ("4,6,7", ["4", "6", "7"]), ("GPU-ab,GPU-cd", ["GPU-ab", "GPU-cd", "-1"])],
+)
+def test_each_worker_sees_a_gpu_of_its_own(visible: str | None, expected: list[str]) -> None:
+    """By its rank, of those that this process may see; where there are too few, none, and so it is refused."""
+    assert [local.own_gpu(rank, visible) for rank in range(3)] == expected

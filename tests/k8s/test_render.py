@@ -185,8 +185,8 @@ def test_a_job_with_every_flag() -> None:
                     ],
                     "volumes": [
                         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                        {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
                         {"name": "output", "persistentVolumeClaim": {"claimName": "mine"}},
-                        {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
                     ],
                 },
             },
