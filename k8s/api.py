@@ -160,9 +160,9 @@ class Api:
 def passes(refused: ApiError, method: str) -> bool:
     """Whether what the API server refuses may go well the next time.
 
-    A conflict is where others change the same at once, as a quota's count; of a deletion it is the precondition's.
+    A conflict of a creation is where others change a quota's count at once; of a change or a deletion it is theirs.
     """
-    return refused.code in PASSING or (refused.reason == "Conflict" and method != "DELETE")
+    return refused.code in PASSING or (refused.reason == "Conflict" and method == "POST")
 
 
 def request_of(client: Any, method: str, path: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -293,6 +293,10 @@ def test_a_conflict_is_tried_again(plays: Callable[..., Server]) -> None:
     with pytest.raises(ApiError, match="Operation cannot be fulfilled on resourcequotas") as caught:
         cluster.create(named("a"))
     assert caught.value.status == Status.REFUSED
+    server = plays(CONFLICT)
+    with pytest.raises(ApiError, match="Operation cannot be fulfilled"):  # of another version than the change is for
+        at(server.port).patch("Job", "a", {"metadata": {"resourceVersion": "1"}})
+    assert len(server.asked) == 1
 
 
 def test_what_was_there_before_is_an_error(plays: Callable[..., Server]) -> None:
