@@ -1,4 +1,4 @@
-"""Whether quotas and nodes have room for all workers of a run."""
+"""Whether quotas and nodes have room for all workers of a run, and a worker for itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s import troubles
 from k8s.check import Check
-from k8s.contract import trainer_of
+from k8s.contract import QUEUE_LABEL, trainer_of
 from k8s.errors import ApiError
 from k8s.render import GPU
 
@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 
     from k8s.cluster import Cluster
     from k8s.contract import Object
+
+
+# What shows that nodes come by themselves: the Cluster Autoscaler's status, and Karpenter's pools.
+AUTOSCALERS = (("ConfigMap", "metadata.name=cluster-autoscaler-status"), ("NodePool", ""))
+# Two epochs by one worker end in 500 MiB, and are killed for memory in 450.
+LEAST_MEMORY = 450 * 2**20
+PEAK_MEMORY = 850e6  # bytes of a worker, its libraries included
+
+
+def memory(job: Object) -> Check:
+    """Whether a worker's limit leaves it the memory that TensorFlow takes."""
+    limit = trainer_of(job["spec"]["template"])["resources"].get("limits", {}).get("memory")
+    if limit is None or amount(limit) >= PEAK_MEMORY:
+        return Check("memory", "ok", f"a worker's limit is {limit}" if limit else "a worker has no limit")
+    remedy = "give it more: --memory 1Gi"
+    if amount(limit) <= LEAST_MEMORY:
+        return Check("memory", "failed", f"a worker's limit is {limit}, and TensorFlow cannot train in 450Mi", remedy)
+    return Check("memory", "warning", f"a worker's limit is {limit}, and it takes up to 850 MB", remedy)
 
 
 def quota(cluster: Cluster, job: Object) -> Check:
@@ -77,7 +95,7 @@ def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
         all_nodes = "no node alone, as the volume needs, can" if one_node else "all nodes together cannot"
         problem = f"{all_nodes} hold {workers} workers, each of which asks for {wanted}"
     if problem:
-        return Check("nodes", "failed", problem, troubles.REMEDIES["scheduling"])
+        return Check("nodes", *of_lacking_nodes(cluster, job, problem, troubles.REMEDIES["scheduling"]))
     try:
         pods = cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
     except ApiError as error:
@@ -101,13 +119,37 @@ def gpus(cluster: Cluster, job: Object) -> Check:
         return Check("gpus", "ok", "none is asked for")
     having = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
     if not having:
-        return Check("gpus", "failed", "no node has a GPU", troubles.REMEDIES["gpu"])
+        return Check("gpus", *of_lacking_nodes(cluster, job, "no node has a GPU", troubles.REMEDIES["gpu"]))
     count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in having if takes(node, template))
     if not count:
         names = ", ".join(sorted(node["metadata"]["name"] for node in having))
         message = f"the nodes with GPUs ({names}) are not ready, or do not take this job's pods"
-        return Check("gpus", "failed", message, "see their taints and labels: `kubectl describe node`")
+        remedy = "see their taints and labels: `kubectl describe node`"
+        return Check("gpus", *of_lacking_nodes(cluster, job, message, remedy))
     return Check("gpus", "ok", f"there are {count} on nodes that take this job")
+
+
+def of_lacking_nodes(cluster: Cluster, job: Object, problem: str, remedy: str) -> tuple[str, str, str]:
+    """State, message and remedy where no node will do: they may come by themselves, also where there are none yet."""
+    if QUEUE_LABEL in job["metadata"].get("labels", {}):
+        return "warning", problem, f"Kueue lets it start once it finds room; if it never does: {remedy}"
+    if is_scaled(cluster):
+        return "warning", problem, f"the run waits for the cluster's autoscaler; if that adds no such node: {remedy}"
+    return "failed", problem, remedy
+
+
+def is_scaled(cluster: Cluster) -> bool:
+    """Whether nodes may come by themselves; they may where this user must not look."""
+    for kind, fields in AUTOSCALERS:
+        try:
+            if cluster.select(kind, fields=fields, everywhere=True):
+                return True
+        except ApiError as error:
+            if error.code == 403:
+                return True
+            if error.code != 404:  # there is no Karpenter
+                raise
+    return False
 
 
 def taken(pods: Iterable[Object]) -> dict[str, dict[str, float]]:

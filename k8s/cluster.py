@@ -35,6 +35,8 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "CronJob": ("/apis/batch/v1", "cronjobs", True),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
     "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
+    "ConfigMap": ("/api/v1", "configmaps", True),
+    "NodePool": ("/apis/karpenter.sh/v1", "nodepools", False),
     "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues", True),
     "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads", True),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +37,9 @@ class AskedCluster(FakeCluster):
         may_not: verbs with their kinds, as `create Job`, that a review denies.
         refuses: what the API server says of a new object, by kind.
         runs: the version.
+
+    Attributes:
+        listed: what the API server says to a list, by kind.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class AskedCluster(FakeCluster):
         super().__init__(*objects)
         self._forbidden, self._may_not, self._runs = set(forbidden), set(may_not), runs
         self._refuses = refuses or {}
+        self.listed: dict[str, ApiError] = {}
 
     def version(self) -> tuple[int, int]:
         """The version."""
@@ -66,6 +71,11 @@ class AskedCluster(FakeCluster):
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """All of a kind, if they may be asked for."""
         self._permit(kind, "list")
+        if kind in self.listed:
+            raise self.listed[kind]
+        if everywhere and kind != "Pod":
+            found = super().select(kind, selector)
+            return [one for one in found if fields in ("", f"metadata.name={one['metadata']['name']}")]
         assert fields == ("status.phase!=Succeeded,status.phase!=Failed" if everywhere else "")
         return super().select(kind, selector)
 
@@ -160,6 +170,7 @@ def test_everything_is_well(job: Object) -> None:
         Check("volume", "ok", "submit makes the claim mnist-job-output; all workers go to one node"),
         Check("storage class", "ok", "fast, the default one, makes the volume"),
         Check("pod", "ok", "the API server would take a worker's pod"),
+        Check("memory", "ok", "a worker's limit is 2Gi"),
         Check("quota", "ok", "there is room for 2 workers"),
         Check("nodes", "ok", "there is room: 2 workers ask for 500m of cpu, 1Gi of memory each"),
         Check("gpus", "ok", "none is asked for"),
@@ -566,6 +577,72 @@ def test_gpus(gpu_job: Object, nodes: list[Object], state: str, message: str, re
     assert capacity.gpus(AskedCluster(*nodes).given(), gpu_job) == Check("gpus", state, message, remedy)
 
 
+STATUS = named("ConfigMap", "cluster-autoscaler-status")
+WAITS = "the run waits for the cluster's autoscaler; if that adds no such node"
+
+
+@pytest.mark.parametrize(
+    ("more", "forbidden", "state"),
+    [
+        ([STATUS], [], "warning"),
+        ([named("NodePool", "default")], [], "warning"),
+        ([], ["ConfigMap"], "warning"),
+        ([], ["NodePool"], "warning"),
+        ([named("ConfigMap", "other")], [], "failed"),
+    ],
+    ids=["the Cluster Autoscaler's", "Karpenter's", "unseen configmaps", "unseen pools", "none"],
+)
+def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forbidden: list[str], state: str) -> None:
+    """Where nothing fits yet, a sign of an autoscaler lets the run be submitted, as does that it cannot be seen."""
+    cluster = AskedCluster(*more, forbidden=forbidden).given()
+    gpu = "add a node with GPUs and NVIDIA's device plugin, or train on CPUs: --overlay cpu"
+    expected = {
+        "nodes": ("no node is ready and takes this job's pods, by its labels and taints", SCHEDULING),
+        "gpus": ("no node has a GPU", gpu),
+    }
+    found = [capacity.nodes(cluster, gpu_job, one_node=False), capacity.gpus(cluster, gpu_job)]
+    waits = f"{WAITS}: " if state == "warning" else ""
+    assert found == [Check(name, state, told, waits + remedy) for name, (told, remedy) in expected.items()]
+
+
+def test_nodes_without_karpenter(job: Object) -> None:
+    """An API that the cluster does not have is no sign of an autoscaler; an API server that fails is an error."""
+    cluster = AskedCluster()
+    for code, raises in ((404, False), (500, True)):
+        cluster.listed["NodePool"] = ApiError(code, "", "no", "list them")
+        with pytest.raises(ApiError) if raises else nullcontext():
+            assert capacity.nodes(cluster.given(), job, one_node=False).failed
+
+
+def test_nodes_of_a_queue(job: Object) -> None:
+    """In a queue it is Kueue that finds room."""
+    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
+    found = capacity.nodes(AskedCluster(node("a", "100m")).given(), job, one_node=False)
+    message = "no node that takes this job can hold a worker, which asks for 500m of cpu, 1Gi of memory"
+    remedy = f"Kueue lets it start once it finds room; if it never does: {SCHEDULING}"
+    assert found == Check("nodes", "warning", message, remedy)
+
+
+@pytest.mark.parametrize(
+    ("limit", "state", "message"),
+    [
+        ("1Gi", "ok", "a worker's limit is 1Gi"),
+        ("850M", "ok", "a worker's limit is 850M"),
+        ("512Mi", "warning", "a worker's limit is 512Mi, and it takes up to 850 MB"),
+        ("450Mi", "failed", "a worker's limit is 450Mi, and TensorFlow cannot train in 450Mi"),
+        ("2", "failed", "a worker's limit is 2, and TensorFlow cannot train in 450Mi"),
+        (None, "ok", "a worker has no limit"),
+    ],
+)
+def test_memory(job: Object, limit: str | None, state: str, message: str) -> None:
+    """A limit in which TensorFlow cannot train is refused, and one that may not do is told."""
+    limits = trainer_of(job["spec"]["template"])["resources"]["limits"]
+    del limits["memory"]
+    limits |= {"memory": limit} if limit else {}
+    remedy = "" if state == "ok" else "give it more: --memory 1Gi"
+    assert capacity.memory(job) == Check("memory", state, message, remedy)
+
+
 def test_queue(job: Object) -> None:
     """A queue that is asked for is there, or nothing would ever start the run."""
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
@@ -597,7 +674,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each check with its remedy; warnings alone are no failure."""
     assert run(ready_cluster(may_not=["list Event"])) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert lines[:4] == [
         "ok          server version: 1.35",
         "ok          namespace: here",
