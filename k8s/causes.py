@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from job.errors import Exit
 from k8s import events
+from k8s.contract import QUEUE_LABEL
 from k8s.endings import FOLLOWING, endings, first_cause, kebab, meaning_of
 from k8s.obstacles import UNMOUNTED, image_told, named, obstacles, unmounted, without_node
 from k8s.pods import is_over, stage, started
@@ -30,7 +31,11 @@ def cause(run: Run) -> Cause:
     if run.condition(*FAILED):
         return failed(run)
     if now.word in ("queued", "suspended", "cancelled"):
-        sentences = {"queued": "Kueue has not let it start yet", "suspended": "it is suspended, its checkpoint kept"}
+        queue = run.job["metadata"].get("labels", {}).get(QUEUE_LABEL)
+        sentences = {
+            "queued": f"it waits in the queue {queue}: Kueue does not let it run now",
+            "suspended": "it is suspended, its checkpoint kept",
+        }
         return Cause(now.word, sentences.get(now.word, "it was cancelled, its checkpoint kept"), REMEDIES[now.word])
     return next(obstacles(run), None) or ends_so_far(run) or at_work(run)
 

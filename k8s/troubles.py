@@ -50,7 +50,7 @@ GOES_ON = "nothing: it goes on from its last checkpoint"
 TROUBLES: dict[str, Trouble] = {
     # Before the pods are there
     "queued": Trouble(
-        "queued", "Kueue has not let it start yet", "nothing: Kueue starts it when there is room; see its Workload"
+        "queued", "Kueue does not let it run now", "nothing: Kueue starts it when there is room; see its Workload"
     ),
     "suspended": Trouble("suspended", "somebody suspended it", "`mnist-job resume` goes on from the last checkpoint"),
     "cancelled": Trouble(

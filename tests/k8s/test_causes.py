@@ -328,7 +328,7 @@ def test_queued_and_cancelled() -> None:
     run.job["spec"]["suspend"] = True
     run.job["metadata"]["labels"][QUEUE_LABEL] = "night"
     assert why(run) == [
-        "Kueue has not let it start yet",
+        "it waits in the queue night: Kueue does not let it run now",
         "do: nothing: Kueue starts it when there is room; see its Workload",
     ]
     run.job["metadata"]["annotations"] = {CANCELLED: "2026"}
