@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.figures import Figure, table
 from benchmarks.measure import PROJECT
-from benchmarks.recovery import Figure, table
 from job import telemetry
 from tests.cluster.lab import Lab, conditions, until
 

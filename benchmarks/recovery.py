@@ -9,17 +9,13 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
+from benchmarks.figures import Figure, as_json, table
 from benchmarks.measure import PROJECT, environment
 from tests.faults.team import Team
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")  # where a Team has others
 ENDLESS = "--epochs=100000"
@@ -56,27 +52,6 @@ _measured()
 """
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What was measured in each round, or each part of one; the bar is for the median, for the most if worst."""
-
-    name: str
-    unit: str
-    values: list[float]
-    bar: float | None = None
-    worst: bool = False
-
-    @property
-    def value(self) -> float:
-        """What the bar is for."""
-        return max(self.values) if self.worst else median(self.values)
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the bar is met; None where there is none."""
-        return None if self.bar is None else self.value <= self.bar
-
-
 def main() -> int:
     """Measure everything, print the table, write the JSON. Exit status 1 when a bar is not met."""
     args = parse()
@@ -93,8 +68,7 @@ def main() -> int:
         supervisors(data, args.rounds, args.minutes * 60),
     ]
     print(table(figures))
-    document = {**around, "figures": [{**asdict(each), "value": each.value, "met": each.met} for each in figures]}
-    print(f"\n{results.keep(document, args.json, 'recovery-')}")
+    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, args.json, 'recovery-')}")
     return int(any(each.met is False for each in figures))
 
 
@@ -217,17 +191,6 @@ def cpu_s(pid: int) -> float:
     """Seconds of CPU time that a process has taken, in its own and the system's code, without its children's."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def table(figures: Sequence[Figure]) -> str:
-    """The figures in Markdown."""
-    lines = ["", "| measured | median | all | bar | met |", "|---|---:|---|---:|---|"]
-    for each in figures:
-        values = ", ".join(f"{value:.2f}" for value in each.values)
-        bar = "" if each.bar is None else f"{each.bar:.2f} {each.unit}"
-        met = {True: "yes", False: "NO", None: ""}[each.met]
-        lines.append(f"| {each.name} | {median(each.values):.2f} {each.unit} | {values} | {bar} | {met} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import threading
+import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from k8s import remote
 from k8s.api import PASSING, TIMEOUT_S, Api, request_of
-from k8s.errors import ApiError
+from k8s.errors import ApiError, LauncherError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads", True),
 }
 PAGE = 500
+FIRST_WAIT_S, LAST_WAIT_S = 0.2, 5.0  # between two watches
 SILENCE_S = 60.0  # of a log that is followed, before it is asked for anew
 WATCH_S = 60  # of one watch request, and then another: for so long nobody notices that its connection is dead
 
@@ -56,6 +59,8 @@ class Cluster:
 
     def __init__(self, log_in: Callable[[], Any], namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
         self._api, self.namespace = Api(log_in, say), namespace
+        # What keep() knows, by kind and selector, or why it knows it no more.
+        self._kept: dict[tuple[str, str], list[Object] | LauncherError] = {}
 
     @property
     def patience_s(self) -> float:
@@ -82,6 +87,10 @@ class Cluster:
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects that a label and a field selector name, page by page; in all namespaces if everywhere."""
+        if not fields and not everywhere and (kept := self._kept.get((kind, selector))) is not None:
+            if isinstance(kept, LauncherError):
+                raise kept
+            return kept
         return self._list(kind, selector, fields, everywhere=everywhere)[0]
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
@@ -129,34 +138,65 @@ class Cluster:
     ) -> Iterator[dict[str, Object]]:
         """The selected objects by UID, first as they are, then again after each change, until stop is set.
 
-        A watch that breaks off is begun again from a new list.
+        A watch that ends in good order goes on where it ended; one that breaks off is begun again from a new list,
+        after a while that grows as long as none brings anything.
         """
         stop = stop or threading.Event()
+        version, wait_s = "", FIRST_WAIT_S
         while not stop.is_set():
-            items, version = self._list(kind, selector, fields)
-            known = {item["metadata"]["uid"]: item for item in items}
-            yield dict(known)
+            if not version:
+                items, version = self._list(kind, selector, fields)
+                known = {item["metadata"]["uid"]: item for item in items}
+                yield dict(known)
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
+            version, news, began = "", False, time.monotonic()
             try:
                 lines = self._api.stream(self._path(kind), query, WATCH_S)
                 with suppress(OSError, ValueError), closing(lines):
+                    last = query["resourceVersion"]
                     for line in lines:
                         event = json.loads(line)
                         if stop.is_set() or event["type"] == "ERROR":  # 410 Gone: the version is too old
                             break
+                        item, news = event["object"], True
+                        last = item["metadata"]["resourceVersion"]
                         if event["type"] == "BOOKMARK":
                             continue
-                        item = event["object"]
                         if event["type"] == "DELETED":
                             known.pop(item["metadata"]["uid"], None)
                         else:
                             known[item["metadata"]["uid"]] = item
                         yield dict(known)
+                    else:
+                        version = last
             except ApiError as error:
                 if error.code not in PASSING | {410}:
                     raise
-            stop.wait(0.2)
+            lasted = news or time.monotonic() - began > LAST_WAIT_S
+            wait_s = FIRST_WAIT_S if lasted else min(2 * wait_s, LAST_WAIT_S)
+            stop.wait(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+
+    def keep(self, kind: str, selector: str) -> None:
+        """From now on know these objects by one watch: select() needs no list each time. Returns once they are known.
+
+        Raises:
+            LauncherError: they may not be listed or watched; where that changes later, select() raises it.
+        """
+        known = threading.Event()
+
+        def watch() -> None:
+            try:
+                for found in self.watch(kind, selector):
+                    self._kept[kind, selector] = list(found.values())
+                    known.set()
+            except LauncherError as error:
+                self._kept[kind, selector] = error
+                known.set()
+
+        threading.Thread(target=watch, daemon=True).start()
+        known.wait()
+        self.select(kind, selector)
 
     # Pods
 
@@ -256,6 +296,8 @@ class Cluster:
             page = self._api.json("GET", path, query)
             if "items" not in page:
                 raise self._api.stranger()
+            for item in page["items"]:
+                item["metadata"].pop("managedFields", None)  # a third of a pod, and nobody reads it here
             items += page["items"]
             if not (token := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from k8s.contract import Object
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-CONNECTIONS = 32  # kept open for the threads that ask at the same time; urllib3 complains of each beyond it
+CONNECTIONS = 64  # kept open for the threads that ask at the same time; urllib3 complains of each beyond it
 
 
 def connect(context: str | None, namespace: str | None, say: Callable[[str], None]) -> Cluster:

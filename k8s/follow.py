@@ -44,6 +44,8 @@ class Follower:
     def __init__(self, cluster: Cluster, job: Object) -> None:
         self._cluster, self._name = cluster, job["metadata"]["name"]
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._latest: dict[str, list[Object]] = {}  # of each kind that is in the queue
+        self._taking = threading.Lock()
         self._over = threading.Event()
         self._log: threading.Thread | None = None
         self._logged = ""  # the UID of the pod whose log is read
@@ -73,8 +75,9 @@ class Follower:
         if isinstance(news, Record):
             self.run = dataclasses.replace(self.run, record=news)
             return news
-        kind, objects = news
-        if kind == "Pod":
+        with self._taking:
+            objects = self._latest.pop(news)
+        if news == "Pod":
             self.run = dataclasses.replace(self.run, pods=own(self.run.job, objects))
             self._read_log(self.run.pods)
         elif objects:
@@ -87,7 +90,10 @@ class Follower:
     def _watch(self, kind: str, what: dict[str, str]) -> None:
         try:
             for objects in self._cluster.watch(kind, **what, stop=self._over):
-                self._news.put((kind, list(objects.values())))
+                with self._taking:  # a thousand pods change faster than each change can be looked at
+                    if kind not in self._latest:
+                        self._news.put(kind)
+                    self._latest[kind] = list(objects.values())
         except LauncherError as error:  # as where this user may not watch
             self._news.put(error)
 

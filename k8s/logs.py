@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from job.config import seconds, usage
 from k8s import loglines
 from k8s.console import note
-from k8s.contract import UID_LABEL, pods_of, rank_of
+from k8s.contract import INDEX_LABEL, UID_LABEL, pods_of, rank_of
 from k8s.errors import LauncherError
 from k8s.loglines import Cursor, Line, Unreadable
 from k8s.pods import created, started
-from k8s.run import Run, gather, is_settled, state
+from k8s.run import Run, is_settled, job_of, state
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EARLIER = ("batch.kubernetes.io/job-index-failure-count", "batch.kubernetes.io/job-index-ignored-failure-count")
 COLOURS = ("36", "33", "32", "35", "34", "31")
+AT_A_TIME = 50  # ranks: each takes a connection, through the API server to a node, and a thread
 QUEUED = 1000  # lines that wait to be shown
 PATIENCE_S = 15.0  # for a log that cannot be read where nothing more can come
 
@@ -53,13 +54,17 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         raise usage(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
     since = int(time.time()) - seconds(arguments.since) if arguments.since else 0
     cluster = reach()
-    found = gather(cluster, arguments.name)
-    job, ranks = found.job, found.workers
+    job = job_of(cluster, arguments.name)
+    workers = Run(job).workers
     for rank in arguments.rank:
-        if not 0 <= rank < ranks:
-            raise usage(f"--rank must be from 0 to {ranks - 1} for {arguments.name}, not {rank}")
-    show = Shown(ranks, pattern, as_json=arguments.output == "json")
-    logs = Logs(cluster, job, set(arguments.rank or range(ranks)), since, show)
+        if not 0 <= rank < workers:
+            raise usage(f"--rank must be from 0 to {workers - 1} for {arguments.name}, not {rank}")
+    show = Shown(workers, pattern, as_json=arguments.output == "json")
+    ranks = sorted(set(arguments.rank or range(workers)))
+    if len(ranks) > AT_A_TIME:
+        left = f"{ranks[0]} to {ranks[AT_A_TIME - 1]} of {len(ranks)}"
+        show.remark(f"at most {AT_A_TIME} ranks are shown at a time, here {left}; --rank names others")
+    logs = Logs(cluster, job, set(ranks[:AT_A_TIME]), since, show)
     logs.past()
     if not arguments.no_follow and not is_settled(job):
         logs.follow()
@@ -112,6 +117,8 @@ class Logs:
         self._cluster, self._job, self._ranks, self._since, self._show = cluster, job, ranks, since, show
         # Not those of an earlier Job of this name.
         self._selector = f"{pods_of(job['metadata']['name'])},{UID_LABEL}={job['metadata']['uid']}"
+        if len(ranks) < Run(job).workers:
+            self._selector += f",{INDEX_LABEL} in ({','.join(map(str, sorted(ranks)))})"
         self._pods: dict[str, Object] = {}
         self._cursors: dict[str, Cursor] = {}
         self._begun: dict[str, Object] = {}  # the pods whose logs are read, or were

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from job import telemetry
@@ -54,7 +55,7 @@ class Run:
         """How many workers it has."""
         return int(self.job["spec"]["completions"])
 
-    @property
+    @cached_property
     def newest(self) -> dict[int, Object]:
         """Each rank's newest pod, in order."""
         found = {rank_of(pod): pod for pod in sorted(self.pods, key=created)}
@@ -91,6 +92,16 @@ def gather(cluster: Cluster, name: str) -> Run:
     Raises:
         LauncherError: 2, when there is no such run, or the Job of that name is something else.
     """
+    job = job_of(cluster, name)
+    return Run(job, own(job, cluster.select("Pod", pods_of(name))))
+
+
+def job_of(cluster: Cluster, name: str) -> Object:
+    """A run's Job.
+
+    Raises:
+        LauncherError: as above.
+    """
     job = cluster.get("Job", name)
     if job is None:
         message = f"there is no run {name} in namespace {cluster.namespace}"
@@ -99,7 +110,7 @@ def gather(cluster: Cluster, name: str) -> Run:
     if job["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
         message = f"the Job {name} in namespace {cluster.namespace} is no run of {APP}"
         raise LauncherError(Status.REFUSED, message, "its labels do not say so")
-    return Run(job, own(job, cluster.select("Pod", pods_of(name))))
+    return job
 
 
 def own(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
-from k8s.contract import CONTAINER, JOB_NAME_LABEL, RUNS
+from k8s.contract import CONTAINER, JOB_NAME_LABEL, RUNS, pods_of
 from k8s.errors import ApiError
 from k8s.pods import created
 from k8s.run import Run, State, last_record, own, state
@@ -47,7 +47,15 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     cluster = reach()
     if not arguments.watch:
         show(look(cluster, arguments.name), arguments.output)
-    elif arguments.output == "text" and sys.stdout.isatty():
+        return 0
+    cluster.patience_s = float("inf")
+    # What may be a long list; the Job of one run is not.
+    if arguments.name:
+        cluster.keep("Pod", pods_of(arguments.name))
+    else:
+        cluster.keep("Pod", RUNS)
+        cluster.keep("Job", RUNS)
+    if arguments.output == "text" and sys.stdout.isatty():
         watch_live(cluster, arguments.name)
     else:
         watch_lines(cluster, arguments.name, arguments.output)
@@ -155,7 +163,6 @@ def watch_live(cluster: Cluster, name: str | None) -> None:
     """Show it in one place, again and again."""
     from rich.live import Live  # noqa: PLC0415
 
-    cluster.patience_s = float("inf")
     with Live(refresh_per_second=4) as live:
         while True:
             seen = look(cluster, name)
@@ -167,7 +174,6 @@ def watch_live(cluster: Cluster, name: str | None) -> None:
 
 def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
     """Print what changes, a line each: of a run its state, and as JSON all there is of it."""
-    cluster.patience_s = float("inf")
     told: dict[str, Any] = {}
     if output == "text" and look(cluster, name) == {"runs": []}:
         print("there are no runs", flush=True)

@@ -14,7 +14,7 @@ from k8s.errors import ApiError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from k8s.cluster import Cluster
     from k8s.contract import Object
@@ -59,9 +59,8 @@ class FakeCluster:
             fields = fields.removeprefix("involvedObject.name=")
             return [e for (its, _), e in self.objects.items() if its == kind and e["involvedObject"]["name"] == fields]
         assert not fields
-        wanted = dict(part.split("=") for part in selector.split(",") if part)
         found = [one for (its, _), one in self.objects.items() if its == kind]
-        return [copy.deepcopy(one) for one in found if wanted.items() <= one["metadata"].get("labels", {}).items()]
+        return [copy.deepcopy(one) for one in found if selects(selector, one["metadata"].get("labels", {}))]
 
     def watch(self, kind: str, selector: str, fields: str, stop: threading.Event) -> Iterator[dict[str, Object]]:
         """The objects as they are, whenever that changes."""
@@ -122,6 +121,12 @@ class FakeCluster:
         assert container == "helper"
         assert self.command
         return self.command(command, write)
+
+
+def selects(selector: str, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector of `a=b` and `a in (b,c)` selects what has these labels."""
+    parts = re.findall(r"([^,= ]+)(?:=([^,]*)| in \(([^)]*)\))", selector)
+    return all(labels.get(name) in (values.split(",") if values else [value]) for name, value, values in parts)
 
 
 class Log:

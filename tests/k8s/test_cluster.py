@@ -7,6 +7,7 @@ import json
 import ssl
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -414,29 +415,28 @@ def test_delete(plays: Callable[..., Server]) -> None:
 
 
 def test_watch(plays: Callable[..., Server]) -> None:
-    """Objects are given as they are, then after each change; a watch that ends or is too old begins from a new list."""
-    a, b, c, d = (named(name) for name in "abcd")
+    """Objects are given as they are, then after each change; a watch that ends goes on, a broken one begins anew."""
+    a, b, c, d = (named(name, resourceVersion="6") for name in "abcd")
     gone: Object = {"type": "ERROR", "object": {"kind": "Status", "code": 410}}
-    mark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}
+    mark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "10"}}}
     newer = named("b", resourceVersion="8")
     server = plays(
         page(a, version="7"),
-        [{"type": "ADDED", "object": b}, mark, {"type": "MODIFIED", "object": newer}, {"type": "DELETED", "object": a}],
-        page(b, version="10"),
+        [{"type": "ADDED", "object": b}, {"type": "MODIFIED", "object": newer}, {"type": "DELETED", "object": a}, mark],
         [{"type": "ADDED", "object": c}, gone, {"type": "ADDED", "object": d}],
         page(c, version="20"),
         (410, {"kind": "Status", "message": "too old"}),
         page(version="30"),
         (200, b'{"type": "ADDED", "obj'),
-        page(d, version="40"),
+        [{"type": "ADDED", "object": d}],
         CUT,
         page(a, version="50"),
     )
-    stop = threading.Event()
+    stop = Waits()
     seen: list[dict[str, Object]] = []
     for now in at(server.port).watch("Pod", "app=a", stop=stop):
         seen.append(now)
-        if len(seen) == 10:
+        if len(seen) == 9:
             stop.set()
             server.answers = [[]]
     assert seen == [
@@ -444,8 +444,7 @@ def test_watch(plays: Callable[..., Server]) -> None:
         {"a-uid": a, "b-uid": b},
         {"a-uid": a, "b-uid": newer},
         {"b-uid": newer},
-        {"b-uid": b},
-        {"b-uid": b, "c-uid": c},
+        {"b-uid": newer, "c-uid": c},
         {"c-uid": c},
         {},
         {"d-uid": d},
@@ -454,8 +453,73 @@ def test_watch(plays: Callable[..., Server]) -> None:
     watches = [path for _, path, _ in server.asked if "watch=1" in path]
     assert watches[:5] == [
         f"{PODS}?labelSelector=app%3Da&watch=1&resourceVersion={version}&timeoutSeconds=60&allowWatchBookmarks=true"
-        for version in (7, 10, 20, 30, 40)
+        for version in (7, 10, 20, 30, 30)
     ]
+
+
+class Waits(threading.Event):
+    """An event for which nobody waits long; keeps for how long they would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it is set."""
+        self.seconds.append(timeout or 0.0)
+        return self.is_set()
+
+
+@pytest.mark.parametrize("broken", [[], CUT, (503, b"away"), (410, b"")])
+def test_a_watch_that_brings_nothing_waits_longer_each_time(plays: Callable[..., Server], broken: Answer) -> None:
+    """Up to 5 s, whether it ends, breaks off or is refused; news begins anew. What ended in good order lists once."""
+    lists = 1 if broken == [] else 7
+    answers = [page(version="7"), broken] if lists == 1 else []
+    answers += [broken] * 5 if lists == 1 else [page(version="7"), broken] * 6
+    answers += [] if lists == 1 else [page(version="7")]
+    server = plays(*answers, [{"type": "ADDED", "object": named("a", resourceVersion="8")}], [])
+    stop = Waits()
+    for now in at(server.port).watch("Pod", stop=stop):
+        if now:
+            stop.set()
+    for found, expected in zip(stop.seconds, (0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 0.2), strict=True):
+        assert 0.75 * expected <= found <= 1.25 * expected
+    assert len([path for _, path, _ in server.asked if "limit=" in path]) == lists
+
+
+def test_what_is_kept_is_listed_once_and_watched_once(plays: Callable[..., Server]) -> None:
+    """However often it is selected; other selectors are asked for. A watch that is refused later is told."""
+    old, new = named("a", resourceVersion="6", managedFields=[{}]), named("b", resourceVersion="8")
+    other = page(named("c"))
+    server = plays(
+        page(old, more="t"), page(version="7"), [{"type": "ADDED", "object": new}], refused(403, "Forbidden", "no more")
+    )
+    cluster = at(server.port)
+    cluster.keep("Pod", "app=a")
+    found = cluster.select("Pod", "app=a")
+    deadline = time.monotonic() + 60
+    while len(found) < 2 and time.monotonic() < deadline:
+        found = cluster.select("Pod", "app=a")
+    assert [one["metadata"] for one in found] == [
+        {"name": "a", "uid": "a-uid", "resourceVersion": "6"},
+        new["metadata"],
+    ]
+
+    def until_refused() -> None:
+        while time.monotonic() < deadline:
+            cluster.select("Pod", "app=a")
+
+    with pytest.raises(ApiError, match="no more"):
+        until_refused()
+    assert len(server.asked) == 4
+    server.answers = [other]
+    assert cluster.select("Pod", "app=b") == other["items"]
+
+
+def test_what_may_not_be_watched_is_not_kept(plays: Callable[..., Server]) -> None:
+    """That it may not be listed is told at once."""
+    with pytest.raises(ApiError, match="no listing"):
+        at(plays(refused(403, "Forbidden", "no listing")).port).keep("Pod", "app=a")
 
 
 def test_watch_that_is_not_allowed(plays: Callable[..., Server]) -> None:

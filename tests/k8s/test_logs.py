@@ -142,6 +142,24 @@ def test_no_follow(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "rank 0 | zero joins\nrank 0 | zero trains\n"
 
 
+@pytest.mark.parametrize("conditions", [(), ("Complete",)])
+def test_a_thousand_ranks(conditions: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """No more than 50 logs are read, whether the run goes on or not, and that is told; --rank names others."""
+    large, workers = job("digits", *conditions), 1000
+    large["spec"]["completions"] = workers
+    cluster = FakeCluster(large, *(pod(f"p{rank}", rank, "terminated") for rank in range(workers)))
+    for rank in range(workers):
+        cluster.texts[f"p{rank}"] = Log(stamped((f"{rank % 60:02}.5", f"this is {rank}")))
+        cluster.texts[f"p{rank}"]._written = 1
+    show(cluster, no_follow=True)
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"rank {rank:>3} | this is {rank}" for rank in range(50)]
+    assert shown.err == "at most 50 ranks are shown at a time, here 0 to 49 of 1000; --rank names others\n"
+    assert [name for name, log in cluster.texts.items() if log.connections] == [f"p{rank}" for rank in range(50)]
+    show(cluster, no_follow=True, rank=[999])
+    assert capsys.readouterr() == ("rank 999 | this is 999\n", "")
+
+
 def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Ranks have colours on a terminal, unless NO_COLOR asks for none."""
     monkeypatch.delenv("NO_COLOR", raising=False)

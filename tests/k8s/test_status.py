@@ -10,7 +10,7 @@ import pytest
 
 from job import telemetry
 from k8s import status
-from k8s.contract import JOB_NAME_LABEL, Object
+from k8s.contract import JOB_NAME_LABEL, Object, pods_of
 from k8s.errors import ApiError, LauncherError
 from tests.k8s.objects import ended, event, job, pod, record, running, told, waiting
 
@@ -57,6 +57,10 @@ class Asked:
         if kind == "Event" or (kind == "Job" and len(self._moments) > 1):
             self._moments[1:] and self._moments.pop(0)
         return found
+
+    def keep(self, kind: str, selector: str) -> None:
+        """What is kept changes as what is asked for does."""
+        self.asked.append(f"watch of {kind} {selector}")
 
     def logs(self, name: str, _container: str, *, tail: int) -> Iterator[str]:
         """The last lines, with a torn one."""
@@ -188,7 +192,9 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr(status, "EVERY_S", 0.0)
     moments = [[job(2), waiting(0), waiting(1)]] * 2 + [[job(2), running(0), waiting(1)]]
     moments += [[job(2, "Complete"), ended(0, 0, message=told(0, "promoted", "first", accuracy=0.9261)), ended(1, 0)]]
-    run(Asked(*moments, demo_0_aaaa0=[]), "demo", output, watch=True)
+    cluster = Asked(*moments, demo_0_aaaa0=[])
+    run(cluster, "demo", output, watch=True)
+    assert [what for what in cluster.asked if "watch" in what] == [f"watch of Pod {pods_of('demo')}"]
     lines = capsys.readouterr().out.splitlines()
     if output == "text":
         assert lines == ["demo: starting 0 of 2 run", "demo: starting 1 of 2 run", "demo: published"]

@@ -1,0 +1,93 @@
+"""`python -m benchmarks.launcher`: time the launcher, and its memory, beside 500 runs and one of 1,000 workers.
+
+On the cluster that KUBECONFIG names, in a namespace of its own, which is deleted afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import machine, results
+from benchmarks.crowd import Crowd
+from benchmarks.figures import Figure, as_json, table
+from benchmarks.measure import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+LARGE = "large"
+AT_WORK = 10  # of the runs; the others are published
+SECONDS, MEGABYTES = 2.0, 150.0
+
+
+def main() -> int:
+    """Make the objects, time the commands, print the table. Exit status 1 when a bar is not met."""
+    arguments = parse()
+    around = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine.describe(None),
+        "settings": {"runs": arguments.runs, "workers": arguments.workers, "rounds": arguments.rounds},
+    }
+    with Crowd() as crowd:
+        began = time.monotonic()
+        names = [f"run-{number:03}" for number in range(arguments.runs)]
+        crowd.runs(names[:AT_WORK], 2)
+        crowd.runs(names[AT_WORK:], 2, published=True)
+        crowd.runs([LARGE], arguments.workers, events=True)
+        print(f"{crowd.requests} requests made the objects in {time.monotonic() - began:.0f} s", flush=True)
+        figures = list(measured(crowd.namespace, arguments.workers, arguments.rounds))
+    print(table(figures))
+    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, arguments.json, 'launcher-')}")
+    return int(any(each.met is False for each in figures))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.launcher", description=__doc__)
+    parser.add_argument("--runs", type=int, default=500, help="of two workers (default: 500)")
+    parser.add_argument("--workers", type=int, default=1000, help="of the large run (default: 1000)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each command is timed (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where the results go (default: output/benchmarks)")
+    arguments = parser.parse_args()
+    if arguments.runs <= AT_WORK or arguments.rounds < 1:
+        parser.error(f"--runs must be above {AT_WORK} and --rounds above 0")
+    return arguments
+
+
+def measured(namespace: str, workers: int, rounds: int) -> Iterator[Figure]:
+    """Seconds and peak memory of each command."""
+    commands = {
+        "status": ("status",),
+        "status NAME": ("status", LARGE),
+        "why NAME": ("why", LARGE),
+        "logs NAME --rank N --no-follow": ("logs", LARGE, f"--rank={workers - 1}", "--no-follow"),
+        "logs NAME --no-follow": ("logs", LARGE, "--no-follow"),
+    }
+    for name, words in commands.items():
+        ran = [timed([words[0], f"--namespace={namespace}", *words[1:]]) for _ in range(rounds)]
+        yield Figure(name, "s", [seconds for seconds, _ in ran], SECONDS)
+        yield Figure(f"{name}, peak memory", "MB", [megabytes for _, megabytes in ran], MEGABYTES)
+
+
+def timed(words: Sequence[str]) -> tuple[float, float]:
+    """Seconds that a command of the launcher takes, and its peak memory in MB."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "k8s", *words]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        said = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}: {said[-500:]}")
+    return seconds, usage.ru_maxrss * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
