@@ -29,7 +29,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.DATA_MISSING: "there is no dataset at the path given",
     Exit.REJECTED: "published, but rejected: 'latest' was not moved",
     Exit.BUG: "an uncaught exception: a bug",
-    Exit.OUT_OF_MEMORY: "out of memory: the kernel killed the trainer",
+    Exit.OUT_OF_MEMORY: "out of memory: the container's, the machine's or the GPU's",
     Exit.OUTPUT: "the output folder cannot be written",
     Exit.TRY_AGAIN: "stopped before the end; the same command may succeed when run again",
     Exit.NOT_FINITE: "the loss was not finite",

@@ -35,6 +35,7 @@ Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]
 
 ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one, each time anew
 STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
+TOLD_S = 9.0  # and where this process was told by SIGTERM: `docker stop` kills after 10 s
 END_S = 1.0  # how long a worker may live on when another's end has told how it went; rank 0 may be about to publish
 
 
@@ -52,14 +53,14 @@ def run(config: Config) -> int:
     display = progress.display(config, name)
     workers: dict[int, subprocess.Popen[str]] = {}
     events: Events = queue.SimpleQueue()
-    asked = False
+    asked: int | None = None
 
     def stop(number: int, _: FrameType | None) -> None:
         # Raised here, the error could come between the start of a worker and the note that there is one.
         nonlocal asked
         if asked:
             kill(workers)
-        asked = True
+        asked = number
         code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN
         events.put((0, JobError(code, "stopped", MEANINGS[code])))
 
@@ -81,7 +82,7 @@ def run(config: Config) -> int:
             with display:
                 code = follow(config.workers, events, display, begin)
         finally:
-            end(workers)
+            end(workers, TOLD_S if asked == signal.SIGTERM else STOP_S)
     if code in PUBLISHED:
         display.summary(code)
     return code
@@ -198,12 +199,12 @@ def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
     events.put((rank, code if code >= 0 else 128 - code))
 
 
-def end(workers: dict[int, subprocess.Popen[str]]) -> None:
-    """Have every worker leave, killing those that take too long."""
+def end(workers: dict[int, subprocess.Popen[str]], seconds: float) -> None:
+    """Have every worker leave within so many seconds, killing those that take longer."""
     for worker in workers.values():
         if worker.poll() is None:
             worker.terminate()
-    deadline = time.monotonic() + STOP_S
+    deadline = time.monotonic() + seconds
     for worker in workers.values():
         with suppress(subprocess.TimeoutExpired):
             worker.wait(max(0.0, deadline - time.monotonic()))

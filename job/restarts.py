@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 # Reasons of a trainer's end that only followed another worker's: no fault of its own, and not counted.
 FOLLOWED = {"peer-lost", "stopped-by-peer", "stopped", "gathering"}
@@ -25,7 +25,7 @@ class Restarts:
     total: int = 0
     in_a_row: int = 0
     followed: int = 0
-    _furthest: int = field(default=0)
+    _furthest: int = 0
 
     def reached(self, step: int) -> None:
         """A step was made, counted from 1."""

@@ -112,11 +112,15 @@ def explain(error: Exception, workers: int) -> JobError:
         return error
     name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0]
     lost = name in LOST_PEER or NCCL_LOST_PEER.search(str(error))
-    if workers > 1 and type(error).__module__.startswith("tensorflow") and lost:
+    tensorflows = type(error).__module__.startswith("tensorflow")
+    if workers > 1 and tensorflows and lost:
         # Its first line says that a graph failed, and one far below why: `Collective ops is aborted by: ...`.
-        cause = re.search(r"aborted by: (.+)", str(error))
+        cause = re.search(r"aborted by: (.+)", str(error)) or re.search(r"(NCCL: .+)", str(error))
         what = cause[1] if cause else first_line
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {what}", "start the run again")
+    if isinstance(error, MemoryError) or (tensorflows and name == "ResourceExhaustedError"):
+        hint = "give it more memory, or a smaller --batch-size"
+        return JobError(Exit.OUT_OF_MEMORY, "out-of-memory", f"memory ran out: {name}: {first_line}", hint)
     # The last place in this project's own code: below it are TensorFlow's depths, and code that it generated.
     frames = traceback.extract_tb(error.__traceback__)
     place = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent][-1]

@@ -120,6 +120,27 @@ def test_workers_that_do_not_leave_are_killed(times: int, endless: list[object])
     assert local.STOP_S - 0.5 < seconds < CTRL_C_S if times == 1 else seconds < local.STOP_S - 0.5
 
 
+def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None:
+    """Whoever stops a service waits, so one that is slow to write its checkpoint is not killed as after Ctrl-C."""
+    with Watched(*endless) as run:
+        run.until(*BOTH_STARTED)
+        supervisors = run.supervisors()
+        for pid in supervisors:
+            os.kill(pid, signal.SIGSTOP)
+        run.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 2 * local.STOP_S
+        while time.monotonic() < deadline:
+            assert all(not pending(pid, signal.SIGKILL) for pid in supervisors)
+            time.sleep(0.1)
+        for pid in supervisors:
+            os.kill(pid, signal.SIGCONT)
+        found, errors, _ = run.ended()
+    assert (found, errors) == (
+        Exit.TRY_AGAIN,
+        "error: stopped before the end; the same command may succeed when run again\n",
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> None:
     """Killed outright or by its terminal's end, it takes supervisors and trainers with it."""

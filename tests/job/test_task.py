@@ -46,3 +46,20 @@ def test_a_peer_that_nccl_lost(message: str) -> None:
 def test_what_is_wrong_with_this_worker_is_a_bug(message: str, workers: int) -> None:
     """Another error of NCCL's, or a worker that has no peer, is no lost peer."""
     assert explain(raised(tf.errors.InternalError(None, None, message)), workers).code == Exit.BUG
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError("unable to allocate 3 GiB"), "MemoryError: unable to allocate 3 GiB"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM on GPU:0"), "ResourceExhaustedError: OOM on GPU:0"),
+    ],
+)
+def test_memory_that_is_refused(error: Exception, words: str) -> None:
+    """NumPy's or a GPU's: as out of memory as a worker that the kernel kills, and no bug."""
+    found = explain(raised(error), 2)
+    assert (found.code, found.reason, str(found)) == (
+        Exit.OUT_OF_MEMORY,
+        "out-of-memory",
+        f"memory ran out: {words}; give it more memory, or a smaller --batch-size",
+    )
