@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,10 @@ class Latest:
             decided = self._decided()
             if decided is None:
                 decided = decide(new, latest)
-                write_json(self._folder / "verdict.json", asdict(decided))
+                if decided.verdict == "promoted" and latest is None and (before := self._target()):
+                    reason = f"the report of the present latest, {before}, cannot be read"
+                    decided = dataclasses.replace(decided, reason=reason)
+                write_json(self._folder / "verdict.json", dataclasses.asdict(decided))
             # A verdict that is found moves `latest` only where a crash came between the two. It does not move back
             # over a newer run, nor over one to which somebody has gone back since: who moves `latest` away from a
             # run has marked that run as promoted.

@@ -394,10 +394,11 @@ def test_latest_that_was_moved_back_by_hand_stays_there(tmp_path: Path) -> None:
 
 
 def test_latest_with_a_damaged_report_is_as_none(tmp_path: Path) -> None:
-    """What cannot be read is not compared with."""
+    """What cannot be read is not compared with, and the verdict says so."""
     published(tmp_path, "first").promote()
     (tmp_path / "models" / "first" / "report.json").write_text("{")
-    assert published(tmp_path, "second").promote().verdict == "promoted"
+    reason = "the report of the present latest, first, cannot be read"
+    assert published(tmp_path, "second").promote() == Verdict("promoted", 0, reason, None)
     assert latest(tmp_path) == "models/second"
 
 
