@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.config import check_name, seconds, usage
@@ -28,7 +29,6 @@ from job.publish import output_errors
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 PRUNED, LOCK = ".pruned", "lock"
 # So long an unpublished run may lie still and its lock be free, and yet it goes on: its workers wait for each other.
@@ -51,11 +51,13 @@ class Plan:
 
     before is the time, UTC in ISO 8601, since which everything stays; None where there are too few models to prune any.
     kept says of each other run why it stays, where that is not its age alone.
+    left are the bytes that a prune which was killed has left; they go in any case.
     """
 
     before: str | None
     prune: Sequence[Found]
     kept: Mapping[str, str]
+    left: int
 
 
 def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> Plan:
@@ -73,6 +75,7 @@ def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = 
         JobError: 73 where the folder is not one that it would be safe to prune.
     """
     latest, kept, runs = _latest(output), {}, []
+    left = sum(map(_size, _left(output)))
     there = {path.name: path for kind in ("models", "runs") for path in _entries(output / kind)}
     for name in sorted(there):
         try:
@@ -88,7 +91,7 @@ def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = 
     runs.sort()
     models = [started for started, name in runs if (output / "models" / name).is_dir()]
     if len(models) < keep:
-        return Plan(None, [], kept)
+        return Plan(None, [], kept, left)
     young = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
     before = min(models[-keep], young.isoformat(timespec="microseconds"))
     prune = []
@@ -100,7 +103,7 @@ def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = 
         else:
             parts = [output / kind / name for kind in ("models", "runs")]
             prune.append(Found(name, started, parts[0].is_dir(), sum(map(_size, parts))))
-    return Plan(before, prune, kept)
+    return Plan(before, prune, kept, left)
 
 
 def prune(output: Path, planned: Plan) -> list[str]:
@@ -111,11 +114,12 @@ def prune(output: Path, planned: Plan) -> list[str]:
     Raises:
         JobError: 73 or 75 from the file system.
     """
-    gone = []
+    gone: list[str] = []
+    if not (planned.prune or _left(output)):
+        return gone
     with output_errors(output), _locked(output) as pruned:
-        for left in pruned.iterdir():
-            if left.name != LOCK:
-                _delete(left)
+        for left in _left(output):
+            _delete(left)
         for found in planned.prune:
             away = _rename_away(output, pruned, found.name)
             if away:
@@ -142,10 +146,11 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(planned) | {"pruned": gone}))
         return
     print("\n".join(told(dataclasses.asdict(planned))))
-    if arguments.dry_run or not (planned.prune and (arguments.yes or agreed())):
+    if arguments.dry_run or not (arguments.yes or not planned.prune or agreed()):
         return
     gone = prune(output, planned)
-    print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
+    if planned.prune:
+        print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
 
 
 def check(arguments: argparse.Namespace, *, as_json: bool) -> int:
@@ -166,6 +171,8 @@ def told(planned: Mapping[str, Any]) -> list[str]:
     """A Plan as JSON has it, in lines for a person."""
     runs = planned["prune"]
     lines = [f"nothing of {name!r} is touched: {why}" for name, why in planned["kept"].items() if why]
+    if planned.get("left"):
+        lines.append(f"an earlier prune that was killed has left {planned['left'] / 1e6:.1f} MB, which goes")
     if not runs:
         return [*lines, "there is nothing to prune"]
     width = max(len(found["name"]) for found in runs)
@@ -254,6 +261,12 @@ def _in_use(output: Path, name: str) -> str:
     return ""
 
 
+def _left(output: Path) -> list[Path]:
+    """What prunes that were killed have left."""
+    pruned = output / PRUNED
+    return [path for path in pruned.iterdir() if path.name != LOCK] if pruned.is_dir() else []
+
+
 def _size(folder: Path) -> int:
     """The bytes of the files in a folder."""
     found = 0
@@ -293,7 +306,7 @@ def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
         parts = [path for path in (model, folder) if path.is_dir() and not path.is_symlink()]
         if not parts:
             return None
-        away = pruned / tempfile.mkdtemp(prefix=f"{name}.", dir=pruned)
+        away = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=pruned))
         # The model first: a run that has lost it only makes it again, one that has lost the rest is another's.
         for path in parts:
             path.rename(away / path.parent.name)

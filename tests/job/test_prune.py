@@ -295,6 +295,35 @@ def test_command_says_what_goes_and_asks(
     assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "latest leads to it")
 
 
+def test_command_in_a_relative_folder(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the default is."""
+    monkeypatch.chdir(output.parent)
+    assert command(monkeypatch, f"--output={output.name}", "--keep=2", "--yes") == 0
+    assert "models/first" not in left(output)
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--output=."])
+def test_command_clears_up_after_a_prune_that_was_killed(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    """Also where nothing else is due, which alone changes nothing; and says what it is."""
+    monkeypatch.chdir(output)
+    assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--yes") == 0
+    assert not (output / ".pruned").exists()
+    (output / ".pruned/first.x/runs").mkdir(parents=True)
+    (output / ".pruned/first.x/runs/file").write_bytes(bytes(200_000))
+    capsys.readouterr()
+    assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--dry-run") == 0
+    said = capsys.readouterr().out
+    if flag == "--json":
+        assert json.loads(said)["left"] == 200_000
+    else:
+        assert said == "an earlier prune that was killed has left 0.2 MB, which goes\nthere is nothing to prune\n"
+    assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--yes") == 0
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
