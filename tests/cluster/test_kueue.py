@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 QUEUES = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
-    "metadata": {
-        "name": "localqueues.kueue.x-k8s.io",
-        "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for a test"},
-    },
+    "metadata": {"name": "localqueues.kueue.x-k8s.io"},
     "spec": {
         "group": "kueue.x-k8s.io",
         "names": {"kind": "LocalQueue", "plural": "localqueues"},
