@@ -147,6 +147,7 @@ def test_whom_prometheus_asks() -> None:
     [port] = [port["name"] for port in trainer_of(job["spec"]["template"])["ports"] if port["name"] == "supervisor"]
     found = monitoring.objects()
     assert found["PodMonitor"]["spec"] == {
+        "namespaceSelector": {"any": True},
         "selector": {"matchLabels": labels},
         "podMetricsEndpoints": [{"port": port, "interval": "10s"}],
     }
