@@ -98,9 +98,9 @@ def usage(message: str, hint: str = "") -> JobError:
     return JobError(Exit.USAGE, "usage", message, hint)
 
 
-def check_name(name: str, workers: int, what: str = "--name") -> None:
-    """Refuse a run's name that could not name a Job of that many pods, or that could leave its folder."""
-    limit = NAME_LIMIT - len(str(workers - 1))
+def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") -> None:
+    """Refuse a name that, with a suffix, could not name a Job of that many pods, or that could leave its folder."""
+    limit = NAME_LIMIT - len(suffix) - len(str(workers - 1))
     if not NAME.fullmatch(name):
         form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
         raise usage(f"{what} must be {form}, not {name!r}")

@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING
 
 from job.config import Parser, usage
 from job.errors import Exit, JobError
-from k8s import cancel, completion, fetch, logs, preflight, resume, retry, status, submit, suspend, why
+from k8s import (
+    cancel,
+    completion,
+    fetch,
+    logs,
+    preflight,
+    resume,
+    retry,
+    schedule,
+    status,
+    submit,
+    suspend,
+    trigger,
+    why,
+)
 from k8s.connect import connect
 from k8s.console import note
 from k8s.errors import MEANINGS, LauncherError
@@ -27,6 +41,8 @@ COMMANDS = {
     "suspend": suspend,
     "resume": resume,
     "retry": retry,
+    "schedule": schedule,
+    "trigger": trigger,
     "fetch": fetch,
     "completion": completion,
 }
@@ -70,7 +86,7 @@ def parser() -> Parser:
     for name, module in COMMANDS.items():
         text = str(module.__doc__).split(":", 1)[1].strip().splitlines()[0].rstrip(".")
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=STATUSES)
-        command.set_defaults(takes_training=name in ("submit", "preflight", "retry"))
+        command.set_defaults(takes_training=name in ("submit", "preflight", "retry", "schedule"))
         common = command.add_argument_group("where, and how it is told")
         common.add_argument("-n", "--namespace", help="default: the context's")
         common.add_argument("--context", help="a context of the kubeconfig (default: the present one)")

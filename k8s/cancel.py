@@ -1,4 +1,7 @@
-"""cancel: end a run before it is done; its checkpoint is kept, and `retry` starts it again."""
+"""cancel: end a run before it is done; its checkpoint is kept, and `retry` starts it again. Or end a schedule.
+
+A schedule's CronJob is deleted, and its Jobs, which are nobody's then, stay.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import functools
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k8s import control
+from k8s import control, overlap, schedules
 from k8s.contract import CANCELLED
 from k8s.control import Decision, add_flags
 from k8s.errors import ApiError
@@ -18,15 +21,28 @@ if TYPE_CHECKING:
 
     from k8s.cluster import Cluster
     from k8s.run import Run
+    from k8s.schedules import Schedule
 
 __all__ = ["add_flags", "run"]
 
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
-    """Cancel a run; returns the exit status."""
+    """Cancel a run or a schedule; returns the exit status."""
     cluster = reach()
+    if found := schedules.find(cluster, arguments.name):
+        return cancel_schedule(arguments, cluster, schedules.gather(cluster, found))
     decide_now = functools.partial(decide, at=datetime.now(UTC))
-    return control.decide_and_send(arguments, cluster, decide_now, functools.partial(leave_queue, cluster))
+    leaving = functools.partial(leave_queue, cluster)
+    return control.decide_and_send(arguments, cluster, decide_now, leaving, functools.partial(overlap.leave, cluster))
+
+
+def cancel_schedule(arguments: argparse.Namespace, cluster: Cluster, schedule: Schedule) -> int:
+    """Delete a schedule without its runs; returns the exit status."""
+    cluster.delete("CronJob", schedule.name, uid=schedule.cronjob["metadata"]["uid"], orphan=True)
+    text = f"{schedule.name} is cancelled: its CronJob is deleted; its runs and their models stay"
+    if run := schedule.going_on:
+        text = f"{text}; {run.name} is left alone: `mnist-job cancel {run.name}` ends it too"
+    return control.tell(arguments, cluster, Decision("cancelled", text, {}))
 
 
 def decide(run: Run, at: datetime) -> Decision:

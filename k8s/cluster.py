@@ -109,11 +109,17 @@ class Cluster:
                 raise
             return found
 
-    def patch(self, kind: str, name: str, change: Object) -> Object:
-        """Change an object by a JSON merge patch (RFC 7386)."""
-        return self._api.json("PATCH", self._path(kind, name), {}, change, "application/merge-patch+json")
+    def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
+        """Change an object, or its status, by a JSON merge patch (RFC 7386)."""
+        path = self._path(kind, name) + (f"/{subresource}" if subresource else "")
+        return self._api.json("PATCH", path, {}, change, "application/merge-patch+json")
 
-    def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "") -> None:
+    def replace(self, new: Object, *, dry_run: bool = False) -> Object:
+        """Put an object in the place of the one of its name, if that is still of its resourceVersion."""
+        query = {"dryRun": "All"} if dry_run else {}
+        return self._api.json("PUT", self._path(new["kind"], new["metadata"]["name"]), query, new)
+
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "", orphan: bool = False) -> None:
         """Delete an object, and what it owns after it; that it is gone already is no error.
 
         Args:
@@ -121,8 +127,9 @@ class Cluster:
             name: its name.
             grace_s: seconds that a pod gets to end; its own where None.
             uid: its UID, if one of the same name that came in its place is to stay.
+            orphan: whether what it owns is to stay, and be nobody's.
         """
-        options: Object = {"propagationPolicy": "Background"}
+        options: Object = {"propagationPolicy": "Orphan" if orphan else "Background"}
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
         if uid:

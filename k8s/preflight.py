@@ -17,6 +17,7 @@ from k8s import capacity, permissions, storage, troubles
 from k8s.check import Check
 from k8s.contract import INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL
 from k8s.errors import ApiError, Status
+from k8s.run import optional
 
 if TYPE_CHECKING:
     import argparse
@@ -135,10 +136,14 @@ def permitted(cluster: Cluster) -> Check:
 def name(cluster: Cluster, job: Object) -> Check:
     """Whether the run's name is free."""
     run = job["metadata"]["name"]
-    if cluster.get("Job", run) is None:
-        return Check("name", "ok", run)
-    remedy = f"give another --name, or `mnist-job retry {run}`"
-    return Check("name", "failed", f"there is a Job {run} already", remedy)
+    if cluster.get("Job", run):
+        remedy = f"give another --name, or `mnist-job retry {run}`"
+        return Check("name", "failed", f"there is a Job {run} already", remedy)
+    if optional(cluster, "CronJob", run):
+        return Check(
+            "name", "failed", f"there is a schedule {run}", f"give another --name, or `mnist-job trigger {run}`"
+        )
+    return Check("name", "ok", run)
 
 
 def pod(cluster: Cluster, job: Object) -> Check:

@@ -1,12 +1,15 @@
-"""resume: go on with a suspended run from its checkpoint."""
+"""resume: go on with a suspended run from its checkpoint, or with a suspended schedule."""
 
 from __future__ import annotations
 
+import functools
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k8s import control
+from k8s import control, overlap, schedules
 from k8s.control import Decision, add_flags
 from k8s.run import state
+from k8s.schedules import Schedule
 
 if TYPE_CHECKING:
     import argparse
@@ -19,8 +22,25 @@ __all__ = ["add_flags", "run"]
 
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
-    """Resume a run; returns the exit status."""
-    return control.decide_and_send(arguments, reach(), decide)
+    """Resume a run or a schedule; returns the exit status."""
+    cluster = reach()
+    if found := schedules.find(cluster, arguments.name):
+        return schedules.change(arguments, cluster, decide_schedule(schedules.Schedule(found), datetime.now(UTC)))
+    return control.decide_and_send(arguments, cluster, decide, functools.partial(overlap.enter, cluster))
+
+
+def decide_schedule(schedule: Schedule, now: datetime) -> Decision:
+    """What to do with a schedule that is to go on."""
+    if not schedule.suspended:
+        return Decision("resumed", f"{schedule.name} is not suspended: it goes on as it is")
+    change = {"spec": {"suspend": False}}
+    resumed = Schedule({**schedule.cronjob, "spec": schedule.cronjob["spec"] | change["spec"]})
+    text = f"{schedule.name} goes on"
+    if coming := resumed.next(now):
+        text = f"{text}: the next run starts at {coming:%Y-%m-%d %H:%M} {schedule.zone}"
+    if resumed.starts_late(now):
+        text = f"{text}, and that of {resumed.missed(now):%H:%M}, which was missed, at once"
+    return Decision("resumed", text, change)
 
 
 def decide(run: Run) -> Decision:

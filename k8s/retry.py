@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from job import config
 from job.config import usage
 from job.errors import JobError
-from k8s import render, storage, submit
+from k8s import overlap, render, storage, submit
 from k8s.console import note
-from k8s.contract import CANCELLED, QUEUE_LABEL, Object, pods_of, trainer_of
-from k8s.control import refused
+from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
+from k8s.control import GONE_S, POLL_S, refused, until_ended
 from k8s.errors import LauncherError, Status
 from k8s.render import Submission
 from k8s.run import gather, state
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from k8s.run import Run
 
 CONTINUE = "--continue"
-GONE_S = 60.0  # for the old pods, and then the old Job, to be gone; pods get 20 s to end
-POLL_S = 0.2
 # What Kubernetes adds to a Job.
 ADDED = ("batch.kubernetes.io/", "kubectl.kubernetes.io/")
 ADDED_LABELS = ("controller-uid", "job-name")
@@ -71,9 +69,12 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     found = gather(cluster, arguments.name)
     refuse_unended(found)
     new = again(found.job, submission)
+    queue = belong(cluster, found, new)
     until_ended(cluster, arguments.name)  # first, for what its pods take up counts in the checks
     check(cluster, new)
     made = replace(cluster, found.job, new)
+    if overlap.owner_of(made):
+        go_on(cluster, made, queue)
     name, workers = arguments.name, made["spec"]["completions"]
     if arguments.output == "json":
         fields = {"name": name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "workers": workers}
@@ -127,6 +128,44 @@ def again(job: Object, submission: Submission) -> Object:
     return new
 
 
+def belong(cluster: Cluster, run: Run, new: Object) -> str | None:
+    """Have a new Job belong to the schedule of the old one, suspended until no other run of that goes on.
+
+    Args:
+        cluster: where they are.
+        run: the old one; it is left as it is where it belongs to no schedule, or to one that is gone.
+        new: the new Job; it is changed in place.
+
+    Returns:
+        the queue of Kueue that is to start it, if one is.
+
+    Raises:
+        LauncherError: 2, another run of the schedule has not ended.
+    """
+    owner = overlap.owner_of(run.job)
+    schedule = cluster.get("CronJob", owner) if owner else None
+    if schedule is None:
+        return None
+    overlap.check_rights(cluster)
+    overlap.refuse_taken(cluster, schedule, run.job["metadata"]["uid"])
+    new["metadata"]["ownerReferences"] = overlap.owned_by(schedule)
+    return overlap.hold(new)
+
+
+def go_on(cluster: Cluster, made: Object, queue: str | None) -> None:
+    """Have a schedule's new Job go on.
+
+    Raises:
+        LauncherError: 2, another run of the schedule was faster.
+    """
+    try:
+        overlap.go_on(cluster, made, queue)
+    except LauncherError as error:
+        name = made["metadata"]["name"]
+        told = f"{name} is submitted again, and suspended: `mnist-job resume {name}` goes on with it"
+        raise LauncherError(error.status, f"{error}; {told}") from None
+
+
 def as_given(metadata: Object) -> Object:
     """The labels and annotations that Kubernetes did not add."""
     labels = {k: v for k, v in metadata.get("labels", {}).items() if not k.startswith(ADDED) and k not in ADDED_LABELS}
@@ -159,24 +198,6 @@ def check(cluster: Cluster, new: Object) -> None:
     trial["metadata"]["name"] = f"{new['metadata']['name'][:40].rstrip('-')}-trial"
     claim = storage.find(cluster, trial)
     submit.approve(cluster, trial, claim, new["metadata"]["name"])
-
-
-def until_ended(cluster: Cluster, name: str) -> None:
-    """Wait until no pod of the old Job can write any more.
-
-    Raises:
-        LauncherError: 2, one has not ended, as on a node that is gone.
-    """
-    deadline = time.monotonic() + GONE_S
-    while left := [
-        pod for pod in cluster.select("Pod", pods_of(name)) if pod["status"]["phase"] in ("Pending", "Running")
-    ]:
-        if time.monotonic() > deadline:
-            pod = left[0]
-            where = pod["spec"].get("nodeName", "no node yet")
-            message = f"pod {pod['metadata']['name']} of the old Job has not ended within {GONE_S:.0f} s (on {where})"
-            raise refused(message, f"`mnist-job why {name}` says what holds it")
-        time.sleep(POLL_S)
 
 
 def replace(cluster: Cluster, old: Object, new: Object) -> Object:

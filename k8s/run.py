@@ -104,6 +104,9 @@ def job_of(cluster: Cluster, name: str) -> Object:
     """
     job = cluster.get("Job", name)
     if job is None:
+        if optional(cluster, "CronJob", name):
+            hint = f"`mnist-job status {name}` lists its runs"
+            raise LauncherError(Status.REFUSED, f"{name} is a schedule, and no run", hint)
         message = f"there is no run {name} in namespace {cluster.namespace}"
         hint = f"`mnist-job status` lists the runs; `submit --name {name} -- --continue` takes up one whose Job is gone"
         raise LauncherError(Status.REFUSED, message, hint)

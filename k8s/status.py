@@ -1,6 +1,6 @@
-"""status: show all runs, or one of them rank by rank.
+"""status: show all runs and schedules, or one run rank by rank, or one schedule with its runs.
 
-All runs take two lists, and a look into the log of those that train just now.
+All of them take three lists, and a look into the log of those that train just now.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
+from k8s import schedules
 from k8s.contract import CONTAINER, JOB_NAME_LABEL, RUNS, pods_of
 from k8s.errors import ApiError
 from k8s.pods import created
@@ -38,7 +39,7 @@ TAIL = 2000  # lines of a log, for the reasons of restarts
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `status` takes."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the run; all of them without it")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the run or the schedule; all of them without it")
     parser.add_argument("--watch", action="store_true", help="show it again and again, until the run has ended")
 
 
@@ -66,7 +67,11 @@ def look(cluster: Cluster, name: str | None) -> dict[str, Any]:
     """What is shown, as JSON."""
     now = datetime.now(UTC)
     if name is None:
-        return {"runs": [summary(seen, now) for seen in every(cluster)]}
+        runs = every(cluster)
+        times = [schedules.line(seen, now) for seen in schedules.every(cluster, runs)]
+        return {"runs": [summary(seen, now) for seen in runs], "schedules": times}
+    if cronjob := schedules.find(cluster, name):
+        return schedules.detailed(schedules.gather(cluster, cronjob), now)
     seen = gather_all(cluster, name)
     return detailed(seen, now, restart_reasons(cluster, seen))
 
@@ -121,8 +126,10 @@ def drawn(seen: dict[str, Any]) -> RenderableType:
     from rich.text import Text  # noqa: PLC0415
 
     if "runs" in seen:
-        rows = [[r["name"], shown(r), r["workers"], ago(r["age_s"]), figure(r["accuracy"])] for r in seen["runs"]]
-        return table(["run", "state", "workers", "age", "accuracy"], rows) if rows else Text("there are no runs")
+        found = run_table(seen["runs"]) if seen["runs"] else Text("there are no runs")
+        return Group(found, Text(""), schedule_table(seen["schedules"])) if seen["schedules"] else found
+    if "cron" in seen:
+        return drawn_schedule(seen)
     parts: list[RenderableType] = [Text(f"{seen['name']}: {shown(seen)}, {ago(seen['age_s'])} old")]
     if (progress := seen["progress"]) and progress["steps"] and not seen["ended"]:
         left = "" if progress["eta_s"] is None else f", {ago(progress['eta_s'])} left"
@@ -133,10 +140,44 @@ def drawn(seen: dict[str, Any]) -> RenderableType:
         parts += [Text(f"accuracy {seen['accuracy']:.4f}")]
     rows = [rank_row(found) for found in seen["ranks"]]
     parts += [table(["rank", "phase", "node", "restarts", "replaced", "pod"], rows)]
-    if seen["events"]:
-        events = [[e["when"], e["about"], e["reason"], e["message"]] for e in seen["events"]]
-        parts += [Text(""), table(["last events", "about", "reason", "message"], events)]
-    return Group(*parts)
+    return Group(*parts, *event_table(seen["events"]))
+
+
+def drawn_schedule(seen: dict[str, Any]) -> RenderableType:
+    """One schedule on a terminal."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    runs = [Text("it has no runs yet")] if not seen["history"] else [Text(""), run_table(seen["history"])]
+    return Group(schedule_table([seen]), *runs, *event_table(seen["events"]))
+
+
+def schedule_table(found: list[dict[str, Any]]) -> RenderableType:
+    """Schedules, a row each; times are in the schedule's zone."""
+
+    def row(seen: dict[str, Any]) -> list[Any]:
+        last, coming, missed = (
+            seen["last"],
+            *(when and when[:16].replace("T", " ") for when in (seen["next"], seen["missed"])),
+        )
+        told = f"{shown(last)} {figure(last['accuracy'])}" if last else ""
+        return [seen["name"], shown(seen), f"{seen['cron']} {seen['timezone']}", coming, missed, told, seen["failures"]]
+
+    return table(["schedule", "state", "starts", "next", "missed", "last run", "failures"], [row(s) for s in found])
+
+
+def run_table(found: list[dict[str, Any]]) -> RenderableType:
+    """Runs, a row each."""
+    rows = [[r["name"], shown(r), r["workers"], ago(r["age_s"]), figure(r["accuracy"])] for r in found]
+    return table(["run", "state", "workers", "age", "accuracy"], rows)
+
+
+def event_table(found: list[dict[str, Any]]) -> list[RenderableType]:
+    """The last events, if there are any, under an empty line."""
+    from rich.text import Text  # noqa: PLC0415
+
+    events = [[e["when"], e["about"], e["reason"], e["message"]] for e in found]
+    return [Text(""), table(["last events", "about", "reason", "message"], events)] if events else []
 
 
 def rank_row(found: dict[str, Any]) -> list[Any]:
@@ -175,11 +216,11 @@ def watch_live(cluster: Cluster, name: str | None) -> None:
 def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
     """Print what changes, a line each: of a run its state, and as JSON all there is of it."""
     told: dict[str, Any] = {}
-    if output == "text" and look(cluster, name) == {"runs": []}:
+    if output == "text" and look(cluster, name).get("runs") == []:
         print("there are no runs", flush=True)
     while True:
         seen = look(cluster, name)
-        for each in seen.get("runs", [seen]):
+        for each in [*seen["runs"], *seen["schedules"]] if "runs" in seen else [seen]:
             news = {**each, "age_s": 0} if output == "json" else shown(each)
             if told.get(each["name"]) != news:
                 told[each["name"]] = news

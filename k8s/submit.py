@@ -32,10 +32,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [FLAGS] [-- TRAINING FLAGS]"
 
 
-def add_submission_flags(parser: argparse.ArgumentParser) -> None:
+def add_submission_flags(
+    parser: argparse.ArgumentParser, name: str = "name of the run and its Job (default: <dataset>-<UTC time>)"
+) -> None:
     """Add the flags that say what a run is to be."""
     add = parser.add_argument
-    add("--name", help="name of the run and its Job (default: <dataset>-<UTC time>)")
+    add("--name", help=name)
     add("--overlay", default="cpu", metavar="NAME", help="cpu, gpu, local, or a folder of yours (default: cpu)")
     add("--component", action="append", default=[], metavar="NAME", help="add a component; may be given several times")
     add("--image", help="the job's image (default: the overlay's)")
@@ -54,9 +56,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     cluster = reach()
     job = send(cluster, submission) if not arguments.dry_run else prepare(cluster, submission)[0]
     if arguments.dry_run:
-        import yaml  # noqa: PLC0415
-
-        print(json.dumps(job) if arguments.output == "json" else yaml.safe_dump(job, sort_keys=False).rstrip())
+        show(job, arguments.output)
         return 0
     name = job["metadata"]["name"]
     if arguments.output == "json":
@@ -71,6 +71,13 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     except KeyboardInterrupt:
         note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
         raise
+
+
+def show(new: Object, output: str) -> None:
+    """Print what would be sent."""
+    import yaml  # noqa: PLC0415
+
+    print(json.dumps(new) if output == "json" else yaml.safe_dump(new, sort_keys=False).rstrip())
 
 
 def read(arguments: argparse.Namespace, now: datetime) -> Submission:

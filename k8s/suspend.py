@@ -1,10 +1,10 @@
-"""suspend: stop a run until `resume`; its checkpoint is kept."""
+"""suspend: stop a run or a schedule until `resume`; a run's checkpoint is kept."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k8s import control
+from k8s import control, schedules
 from k8s.control import Decision, add_flags
 from k8s.run import state
 
@@ -14,13 +14,28 @@ if TYPE_CHECKING:
 
     from k8s.cluster import Cluster
     from k8s.run import Run
+    from k8s.schedules import Schedule
 
 __all__ = ["add_flags", "run"]
 
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
-    """Suspend a run; returns the exit status."""
-    return control.decide_and_send(arguments, reach(), decide)
+    """Suspend a run or a schedule; returns the exit status."""
+    cluster = reach()
+    if found := schedules.find(cluster, arguments.name):
+        return schedules.change(arguments, cluster, decide_schedule(schedules.gather(cluster, found)))
+    return control.decide_and_send(arguments, cluster, decide)
+
+
+def decide_schedule(schedule: Schedule) -> Decision:
+    """What to do with a schedule that is to be suspended."""
+    name = schedule.name
+    if schedule.suspended:
+        return Decision("suspended", f"{name} is suspended already; `mnist-job resume {name}` goes on with it")
+    text = f"{name} is suspended: it starts no run until `mnist-job resume {name}`"
+    if run := schedule.going_on:
+        text = f"{text}; {run.name} is left alone: `mnist-job suspend {run.name}` stops it too"
+    return Decision("suspended", text, {"spec": {"suspend": True}})
 
 
 def decide(run: Run) -> Decision:

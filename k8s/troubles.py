@@ -56,6 +56,22 @@ TROUBLES: dict[str, Trouble] = {
     "cancelled": Trouble(
         "cancelled", "somebody cancelled it", "`mnist-job retry` takes it up again from its last checkpoint"
     ),
+    "schedule-suspended": Trouble(
+        "schedule: suspended", "somebody suspended the schedule", "`mnist-job resume` has it start runs again"
+    ),
+    "schedule-held-up": Trouble(
+        "schedule: held up",
+        "a run of the schedule is suspended or cancelled half-way, and no two of its runs may overlap",
+        "`mnist-job resume` of the run goes on with it, `mnist-job cancel` of it makes way for the next",
+    ),
+    "schedule-overlap": Trouble(
+        "schedule: missed", "a run was due while another one went on", "more time between the starts, or a faster run"
+    ),
+    "schedule-missed": Trouble(
+        "schedule: missed",
+        "the cluster started no run in time",
+        "see whether the kube-controller-manager runs; `mnist-job trigger` starts a run now",
+    ),
     "quota": Trouble(
         "starting 0 of 4 pods made",
         "the namespace's quota has no room for another worker",

@@ -1,4 +1,4 @@
-"""why: say why a run failed, or what it waits for, and what to do.
+"""why: say why a run or a schedule's last one failed, or what it waits for, and what to do.
 
 The first cause, not the last symptom: what failed the Job at once, else what the workers ended with first, else what
 keeps its pods from being. What is known comes from the Job's conditions, the pods' statuses and termination messages,
@@ -11,13 +11,14 @@ import dataclasses
 import json
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from k8s import causes, events
+from k8s import causes, events, schedules
 from k8s.contract import CONTAINER, claim_of
 from k8s.errors import ApiError
-from k8s.run import Run, gather, last_record, optional, state
+from k8s.run import Run, State, gather, last_record, optional, state
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from k8s.cluster import Cluster
     from k8s.contract import Object
+    from k8s.schedules import Schedule
     from k8s.troubles import Cause
 
 LAST_LINES, TAIL = 8, 40
@@ -37,21 +39,35 @@ BESIDE_IT = re.compile(
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `why` takes."""
-    parser.add_argument("name", metavar="NAME", help="the run")
+    parser.add_argument("name", metavar="NAME", help="the run or the schedule")
 
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     """Explain a run; returns the exit status."""
     cluster = reach()
-    seen = gather_all(cluster, arguments.name)
-    found = explain(cluster, seen)
+    if cronjob := schedules.find(cluster, arguments.name):
+        schedule = schedules.gather(cluster, cronjob)
+        now, found = State(*schedules.standing(schedule)), explain_schedule(cluster, schedule)
+    else:
+        seen = gather_all(cluster, arguments.name)
+        now, found = state(seen), explain(cluster, seen)
     if arguments.output == "json":
-        now = state(seen)
-        print(json.dumps({"name": seen.name, "state": now.word, "detail": now.detail, **dataclasses.asdict(found)}))
+        told = {"name": arguments.name, "state": now.word, "detail": now.detail}
+        print(json.dumps({**told, **dataclasses.asdict(found)}))
         return 0
-    print(f"{seen.name}: {state(seen)}")
+    print(f"{arguments.name}: {now}")
     print(found)
     return 0
+
+
+def explain_schedule(cluster: Cluster, seen: Schedule) -> Cause:
+    """Why a schedule starts nothing, or else why its last run failed."""
+    now = datetime.now(UTC)
+    if found := schedules.cause(seen, now):
+        return found
+    if seen.last and state(seen.last).code != Exit.OK:
+        return schedules.of_run(seen, seen.last, explain(cluster, gather_all(cluster, seen.last.name)))
+    return schedules.well(seen, now)
 
 
 def gather_all(cluster: Cluster, name: str) -> Run:

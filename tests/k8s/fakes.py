@@ -90,18 +90,34 @@ class FakeCluster:
             self.objects[key] = made
         return copy.deepcopy(made)
 
-    def patch(self, kind: str, name: str, change: Object) -> Object:
-        """Change an object."""
-        self.asked.append(("patch", kind, change))
-        self.objects[kind, name] = merged(self.objects[kind, name], change)
+    def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
+        """Change an object, if it is still of the version in the change."""
+        self.asked.append(("patch", f"{kind}/{subresource}" if subresource else kind, change))
+        there, version = self.objects[kind, name], change.get("metadata", {}).get("resourceVersion")
+        if version not in (None, there["metadata"].get("resourceVersion")):
+            raise ApiError(409, "Conflict", "the object has been modified", "change it")
+        self.objects[kind, name] = self._next_version(merged(there, change))
         return copy.deepcopy(self.objects[kind, name])
 
-    def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "") -> None:
-        """Delete an object."""
+    def replace(self, new: Object, *, dry_run: bool = False) -> Object:
+        """Put an object in the place of one."""
+        self.asked.append(("dry-run" if dry_run else "replace", new["kind"], copy.deepcopy(new)))
+        made = copy.deepcopy(new)
+        if not dry_run:
+            self.objects[new["kind"], new["metadata"]["name"]] = self._next_version(made)
+        return made
+
+    def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "", orphan: bool = False) -> None:
+        """Delete an object, and forget whose its Jobs were."""
         assert grace_s in (None, 0)
-        self.asked.append(("delete", kind, name))
+        self.asked.append(("orphan" if orphan else "delete", kind, name))
         if uid in ("", self.objects[kind, name]["metadata"]["uid"]):
             del self.objects[kind, name]
+
+    def _next_version(self, one: Object) -> Object:
+        if "resourceVersion" in one["metadata"]:
+            one["metadata"]["resourceVersion"] = str(next(self._numbers))
+        return one
 
     def may(self, verb: str, kind: str, subresource: str = "") -> bool:
         """Whether that may be done."""

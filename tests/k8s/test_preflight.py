@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s import capacity, preflight, render, storage, submit
+from k8s import capacity, overlap, preflight, render, storage, submit
 from k8s.__main__ import parser
 from k8s.check import Check
 from k8s.contract import APP, CLAIM, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, PART_OF_LABEL, UID_LABEL, trainer_of
@@ -261,11 +261,13 @@ def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
 
 
 def test_the_runner_role_allows_all_that_is_needed() -> None:
-    """Each verb that preflight asks about is one that the role for running gives."""
+    """Each verb that preflight, or a schedule, asks about is one that the role for running gives."""
     [rules] = [found["rules"] for found in render.kustomize(render.MANIFESTS / "rbac") if "runner" in str(found)]
     given = {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     plural = {"Job": "jobs", "Pod": "pods", "Event": "events", "PersistentVolumeClaim": "persistentvolumeclaims"}
-    assert {(verb, plural[kind] + (f"/{sub}" if sub else "")) for verb, kind, sub in preflight.NEEDED} <= given
+    plural["CronJob"] = "cronjobs"
+    needed = (*preflight.NEEDED, *overlap.NEEDED)
+    assert {(verb, plural[kind] + (f"/{sub}" if sub else "")) for verb, kind, sub in needed} <= given
 
 
 def test_name_taken(job: Object) -> None:
@@ -273,6 +275,14 @@ def test_name_taken(job: Object) -> None:
     cluster = AskedCluster(named("Job", "digits")).given()
     message, remedy = "there is a Job digits already", "give another --name, or `mnist-job retry digits`"
     assert preflight.name(cluster, job) == Check("name", "failed", message, remedy)
+
+
+def test_name_of_a_schedule(job: Object) -> None:
+    """A schedule of the same name would be taken for the run."""
+    message, remedy = "there is a schedule digits", "give another --name, or `mnist-job trigger digits`"
+    assert preflight.name(AskedCluster(named("CronJob", "digits")).given(), job) == Check(
+        "name", "failed", message, remedy
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from job.errors import JobError
-from k8s import preflight, render, retry
+from k8s import control, preflight, render, retry
 from k8s.contract import CANCELLED, QUEUE_LABEL, trainer_of
 from k8s.errors import ApiError, LauncherError
 from k8s.render import Submission
@@ -28,8 +28,9 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder; checks that all pass; and waits that are short."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(preflight, "checks", lambda *_: [])
-    monkeypatch.setattr(retry, "GONE_S", 0.05)
-    monkeypatch.setattr(retry, "POLL_S", 0.001)
+    for module in (control, retry):
+        monkeypatch.setattr(module, "GONE_S", 0.05)
+        monkeypatch.setattr(module, "POLL_S", 0.001)
     return tmp_path
 
 
@@ -167,7 +168,7 @@ def test_pod_that_does_not_end(submitted: Object) -> None:
     with pytest.raises(LauncherError) as refused:
         again(cluster)
     assert str(refused.value) == (
-        "pod digits-0-x of the old Job has not ended within 0 s (on n1); `mnist-job why digits` says what holds it"
+        "pod digits-0-x has not ended within 0 s (on n1); `mnist-job why digits` says what holds it"
     )
     assert cluster.asked == []
 

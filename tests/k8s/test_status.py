@@ -95,7 +95,7 @@ def run(cluster: Asked, name: str | None = None, output: str = "text", *, watch:
 
 
 def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """They take two lists, and the log of those that are at work; the newest comes first."""
+    """They take three lists, and the log of those that are at work; the newest comes first."""
     done = job(2, "Complete", "SuccessPolicy")
     done_pods = [ended(0, 0, message=told(0, "promoted", "first", accuracy=0.9261)), ended(1, 0)]
     new = renamed(job(2), "new")
@@ -103,7 +103,7 @@ def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
     new_pods = [renamed(running(0), "new"), renamed(running(1), "new")]
     cluster = Asked([done, new, *done_pods, *new_pods], new_0_aaaa0=[record("training", step=45, steps=100)])
     run(cluster, output="json")
-    assert cluster.asked == ["Pod", "Job", "log new-0-aaaa0"]
+    assert cluster.asked == ["Pod", "Job", "log new-0-aaaa0", "CronJob"]
     first, second = json.loads(capsys.readouterr().out)["runs"]
     assert first.pop("age_s") < second.pop("age_s")
     training = {"state": "training", "detail": "45%", "ended": False, "code": None, "workers": 2, "accuracy": None}

@@ -1,0 +1,169 @@
+"""schedule: train again and again, at the times that a cron expression names.
+
+The CronJob's jobTemplate is the Job that `submit` would send, labels and spec.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from job import config
+from job.config import usage
+from k8s import cron, render, submit
+from k8s.contract import APP, NAME_LABEL, QUEUE_LABEL, Object
+from k8s.control import refused
+from k8s.errors import ApiError
+from k8s.schedules import Schedule
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from k8s.cluster import Cluster
+
+# A run's name is its schedule's with a hyphen and at most ten digits: the minute at which it was due, or the second at
+# which it was triggered, since 1970.
+SUFFIX = "-0000000000"
+LATEST_START_S = 3600  # a start that is missed by more is left out
+KEPT = {"successfulJobsHistoryLimit": 3, "failedJobsHistoryLimit": 10}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `schedule` takes: a time, and submit's flags."""
+    add = parser.add_argument
+    add("cron", metavar="CRON", help="when runs start, quoted: '0 2 * * *' or @daily")
+    add("--timezone", default="UTC", metavar="ZONE", help="of the times, as Europe/Berlin (default: UTC)")
+    add("--dry-run", action="store_true", help="print what would be sent, as YAML, and send nothing")
+    submit.add_submission_flags(parser, "name of the schedule, with which its runs' begin (default: <dataset>)")
+    parser.usage = "%(prog)s CRON [FLAGS] [-- TRAINING FLAGS]"
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Make a schedule, or change the one of that name; returns the exit status."""
+    times, _ = cron.parse(arguments.cron), cron.time_zone(arguments.timezone)
+    arguments.name = arguments.name or render.check_arguments(arguments.training).dataset.replace("_", "-")
+    config.check_name(arguments.name, arguments.workers or 1, suffix=SUFFIX)
+    submission = submit.read(arguments, datetime.now(UTC))
+    if submission.deadline_s and submission.deadline_s >= (times.period_s or 0):
+        message = f"--deadline must be below the {times.period_s} s that may lie between two starts"
+        raise usage(f"{message}, not {submission.deadline_s} s", "a run that hangs would hold up the next one")
+    cluster = reach()
+    job, claim = submit.prepare(cluster, submission)
+    config.check_name(arguments.name, job["spec"]["completions"], suffix=SUFFIX)
+    new = cron_job(job, arguments.cron, arguments.timezone)
+    if arguments.dry_run:
+        submit.show(new, arguments.output)
+        return 0
+    old = there_is(cluster, arguments.name)
+    trial = {"apiVersion": "batch/v1", "kind": "Job", **copy.deepcopy(new["spec"]["jobTemplate"])}
+    trial["metadata"]["name"] = arguments.name + SUFFIX
+    submit.approve(cluster, trial, claim, arguments.name)
+    made = send(cluster, new, old, dry_run=True)
+    changed = sorted(differences(old["spec"], made["spec"])) if old else []
+    if not old or changed:
+        submit.set_up(cluster, trial)
+        made = send(cluster, new, old)
+    tell(cluster, made, arguments.output, created=not old, changed=changed)
+    return 0
+
+
+def cron_job(job: Object, expression: str, timezone: str) -> Object:
+    """The CronJob that makes a rendered Job again and again.
+
+    Args:
+        job: it; its name is the schedule's, and its deadline is lowered where it is not below the period.
+        expression: when, as cron.parse() reads it.
+        timezone: a name of the time zone database.
+    """
+    spec, period_s = copy.deepcopy(job["spec"]), cron.parse(expression).period_s or 0
+    if spec["activeDeadlineSeconds"] >= period_s:
+        # Before the next start its pods, too, are to be gone.
+        spec["activeDeadlineSeconds"] = period_s - min(60, period_s // 2)
+    # The history limits keep Jobs instead: after a week, that of a month's run would be gone before the next.
+    spec.pop("ttlSecondsAfterFinished", None)
+    labels = {key: value for key, value in job["metadata"]["labels"].items() if key != QUEUE_LABEL}
+    template = {key: value for key, value in job["metadata"].items() if key != "name"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": job["metadata"]["name"], "labels": labels},
+        "spec": {
+            "schedule": expression.strip(),
+            "timeZone": timezone,
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": min(LATEST_START_S, period_s // 2),
+            **KEPT,
+            "jobTemplate": {"metadata": template, "spec": spec},
+        },
+    }
+
+
+def there_is(cluster: Cluster, name: str) -> Object | None:
+    """The schedule of that name, which is to be changed; None where there is none.
+
+    Raises:
+        LauncherError: 2, when the name is a run's, or the CronJob of that name is something else.
+    """
+    if cluster.get("Job", name):
+        raise refused(f"there is a Job {name} already", "give the schedule another --name")
+    found = cluster.get("CronJob", name)
+    if found and found["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
+        raise refused(
+            f"the CronJob {name} in namespace {cluster.namespace} is no schedule of {APP}", "give another --name"
+        )
+    return found
+
+
+def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = False) -> Object:
+    """Create a schedule, or put it in the place of the one of its name, suspended if that is; returns it as it is made.
+
+    Raises:
+        LauncherError: 2, the API server refuses it.
+    """
+    try:
+        if old is None:
+            return cluster.create(new, dry_run=dry_run)
+        kept = {key: value for key, value in old["metadata"].items() if key != "resourceVersion"}
+        spec = new["spec"] | {"suspend": old["spec"].get("suspend", False)}
+        return cluster.replace({**new, "metadata": kept, "spec": spec}, dry_run=dry_run)
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        raise refused(error.message, "bind the role mnist-job-runner of k8s/manifests/rbac") from error
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Where two objects differ, as jobTemplate.spec.completions."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(key, old.get(key), new.get(key)) for key in old.keys() | new.keys()]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(number), *both) for number, both in enumerate(zip(old, new, strict=True))]
+    else:
+        if old != new:
+            yield path
+        return
+    for key, before, after in pairs:
+        yield from differences(before, after, f"{path}.{key}" if path else key)
+
+
+def tell(cluster: Cluster, made: Object, output: str, *, created: bool, changed: list[str]) -> None:
+    """Say what was made or changed."""
+    seen, where = Schedule(made), f"-n {cluster.namespace}"
+    coming, deadline_s = seen.next(datetime.now(UTC)), made["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    if output == "json":
+        found = {"name": seen.name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "created": created}
+        print(
+            json.dumps({**found, "changed": changed, "next": coming and coming.isoformat(), "deadline_s": deadline_s})
+        )
+        return
+    when = f"the next run starts at {coming:%Y-%m-%d %H:%M} {seen.zone}" if coming else "it is suspended"
+    if created:
+        print(f"scheduled {seen.name}: {when}, and must be done within {deadline_s} s")
+    elif changed:
+        print(f"changed the schedule {seen.name} ({', '.join(changed)}): {when}; a run that goes on stays as it is")
+    else:
+        print(f"the schedule {seen.name} is so already: {when}")
+    print(f"  mnist-job status {seen.name} {where}    mnist-job trigger {seen.name} {where}")

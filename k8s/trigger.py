@@ -1,0 +1,73 @@
+"""trigger: start a run of a schedule now; it and those that the schedule starts never overlap."""
+
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from k8s import overlap, schedules, storage, submit
+from k8s.errors import LauncherError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from k8s.cluster import Cluster
+    from k8s.contract import Object
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `trigger` takes."""
+    parser.add_argument("name", metavar="NAME", help="the schedule")
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Start a run of a schedule; returns the exit status."""
+    cluster = reach()
+    schedule = schedules.get(cluster, arguments.name)
+    overlap.check_rights(cluster)
+    overlap.refuse_taken(cluster, schedule)
+    job = job_of(schedule, datetime.now(UTC))
+    submit.approve(cluster, job, storage.find(cluster, job), arguments.name)
+    submit.set_up(cluster, job)
+    made = start(cluster, job)
+    name = made["metadata"]["name"]
+    if arguments.output == "json":
+        found = {"name": name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"]}
+        print(json.dumps({**found, "schedule": arguments.name}))
+    else:
+        print(f"started {name}; until it has ended, {arguments.name} starts no other run")
+        print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
+    return 0
+
+
+def job_of(schedule: Object, now: datetime) -> Object:
+    """The Job of a run that is triggered now; the second is in its name, since 1970, and no minute."""
+    template = copy.deepcopy(schedule["spec"]["jobTemplate"])
+    metadata = template.setdefault("metadata", {})
+    metadata.pop("creationTimestamp", None)
+    metadata["name"] = f"{schedule['metadata']['name']}-{int(now.timestamp())}"
+    metadata["annotations"] = {**metadata.get("annotations", {}), "cronjob.kubernetes.io/instantiate": "manual"}
+    metadata["ownerReferences"] = overlap.owned_by(schedule)
+    return {"apiVersion": "batch/v1", "kind": "Job", **template}
+
+
+def start(cluster: Cluster, job: Object) -> Object:
+    """Create a schedule's Job, and have it go on if no other does; else it is deleted again.
+
+    Raises:
+        LauncherError: 2, another run of the schedule has not ended.
+    """
+    held = copy.deepcopy(job)
+    queue = overlap.hold(held)
+    made = cluster.create(held)
+    name, uid = made["metadata"]["name"], made["metadata"]["uid"]
+    try:
+        return overlap.go_on(cluster, made, queue)
+    except BaseException:
+        with suppress(LauncherError):
+            cluster.delete("Job", name, uid=uid)
+        raise
