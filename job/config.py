@@ -180,7 +180,7 @@ def add_prune_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `prune` that the launcher's takes too."""
     add = parser.add_argument
     add("--keep", type=int, required=True, metavar="N", help="the newest N models stay, and all that began since")
-    add("--older-than", metavar="TIME", help="what began within it stays too, as 12h or 30d")
+    add("--older-than", metavar="TIME", help="as 12h or 30d: what began within it stays, older runs without a model go")
     add("--dry-run", action="store_true", help="say what would be pruned, and prune nothing")
     add("--yes", action="store_true", help="do not ask")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import errno
 import fcntl
 import json
 import os
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
+KINDS = ("models", "runs")
 PRUNED, LOCK = ".pruned", "lock"
-# So long an unpublished run may lie still and its lock be free, and yet it goes on: its workers wait for each other.
+# So long a run without a verdict may lie still, with its lock free, and yet go on: its workers wait for each other.
 RESTING_S = 1200.0
 
 
@@ -50,60 +52,61 @@ class Plan:
     """What is to be pruned, the oldest first.
 
     before is the time, UTC in ISO 8601, since which everything stays; None where there are too few models to prune any.
-    kept says of each other run why it stays, where that is not its age alone.
-    left are the bytes that a prune which was killed has left; they go in any case.
+    kept has every other run, and why it stays; empty where that is its age, or that others are named.
+    unknown are names that were given and are no run's. left are the bytes that a prune which was killed has left; they
+    go in any case.
     """
 
     before: str | None
     prune: Sequence[Found]
     kept: Mapping[str, str]
+    unknown: Sequence[str]
     left: int
 
 
 def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> Plan:
     """What of an output folder is to be pruned.
 
-    The newest models stay, and all that began since the oldest of them, published or not.
+    The newest models stay, and all that began since the oldest of them, published or not. What has no model may be a
+    run that is suspended, or waits for its workers, and so goes only where it is named or an age is given.
 
     Args:
         output: the folder.
         keep: how many models stay, at least 1; the one that `latest` leads to stays in any case.
-        older_than_s: what began less than so many seconds ago stays too.
+        older_than_s: what began less than so many seconds ago stays too, and what is not over and was written to since.
         names: prune nothing but these; all that there is where none is given.
 
     Raises:
-        JobError: 73 where the folder is not one that it would be safe to prune.
+        JobError: 66 where the folder holds no runs; 73 where it is not one that it would be safe to prune.
     """
-    latest, kept, runs = _latest(output), {}, []
-    left = sum(map(_size, _left(output)))
-    there = {path.name: path for kind in ("models", "runs") for path in _entries(output / kind)}
-    for name in sorted(there):
-        try:
-            check_name(name, 1)
-        except JobError:
-            kept[name] = "it is no run's name"
-            continue
-        parts = [path for kind in ("models", "runs") if (path := output / kind / name).is_symlink() or path.exists()]
-        if any(path.is_symlink() or not path.is_dir() for path in parts):
-            kept[name] = "it is a symbolic link or a file"
-        else:
-            runs.append((_started(output, name), name))
-    runs.sort()
+    latest = _latest(output)
+    if not any((output / kind).is_dir() for kind in KINDS):
+        message = f"{output} has neither runs nor models"
+        raise JobError(Exit.DATA_MISSING, "no-runs", message, "give the folder that `train` was given with --output")
+    runs, kept = _runs(output)
+    unknown = [name for name in names if name not in kept and all(name != run for _, run in runs)]
     models = [started for started, name in runs if (output / "models" / name).is_dir()]
-    if len(models) < keep:
-        return Plan(None, [], kept, left)
-    young = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
-    before = min(models[-keep], young.isoformat(timespec="microseconds"))
+    before = oldest = models[-keep] if len(models) >= keep else None
+    if before:
+        young = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
+        before = min(before, young.isoformat(timespec="microseconds"))
     prune = []
     for started, name in runs:
-        if started >= before or (names and name not in names):
+        if names and name not in names:
             kept[name] = ""
-        elif why := "latest leads to it" if name == latest else _in_use(output, name):
+        elif before is None or started >= before:
+            newest = oldest is None or started >= oldest
+            why = f"it began no earlier than the newest {keep} models" if newest else "it began within --older-than"
+            kept[name] = why if names else ""
+        elif name == latest:
+            kept[name] = "latest leads to it"
+        elif not (names or older_than_s or _published(output, name)):
+            kept[name] = "it has no model, and --keep alone does not prune it"
+        elif why := _in_use(output, name, older_than_s):
             kept[name] = why
-        else:
-            parts = [output / kind / name for kind in ("models", "runs")]
-            prune.append(Found(name, started, parts[0].is_dir(), sum(map(_size, parts))))
-    return Plan(before, prune, kept, left)
+        elif parts := _parts(output, name):
+            prune.append(Found(name, started, parts[0].parent.name == "models", sum(map(_size, parts))))
+    return Plan(before, prune, kept, unknown, sum(map(_size, _left(output))))
 
 
 def prune(output: Path, planned: Plan) -> list[str]:
@@ -136,7 +139,8 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         arguments: the command's: those of config.add_prune_flags(), names and json.
 
     Raises:
-        JobError: 64, a flag is wrong or nobody can be asked; 73 or 75 from the file system.
+        JobError: 64, a flag or a name is wrong or nobody can be asked; 66 where there are no runs; 73 or 75 from the
+            file system. As JSON wrong names are but told: who asks again after a broken connection finds them gone.
     """
     older_than_s = check(arguments, as_json=arguments.json)
     with output_errors(output):
@@ -145,6 +149,9 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         gone = [] if arguments.dry_run else prune(output, planned)
         print(json.dumps(dataclasses.asdict(planned) | {"pruned": gone}))
         return
+    if planned.unknown:
+        message = f"there is no run {' or '.join(map(repr, planned.unknown))} in {output}"
+        raise usage(message, "nothing is pruned")
     print("\n".join(told(dataclasses.asdict(planned))))
     if arguments.dry_run or not (arguments.yes or not planned.prune or agreed()):
         return
@@ -162,7 +169,8 @@ def check(arguments: argparse.Namespace, *, as_json: bool) -> int:
     if arguments.keep < 1:
         raise usage(f"--keep must be at least 1, not {arguments.keep}")
     if not (arguments.dry_run or arguments.yes) and (as_json or not sys.stdin.isatty()):
-        message = "nothing is pruned unasked, and there is no terminal to ask on"
+        nobody = "JSON leaves no room for the question" if as_json else "there is no terminal to ask on"
+        message = f"nothing is pruned unasked, and {nobody}"
         raise usage(message, "--dry-run shows what would be pruned, --yes prunes it")
     return seconds(arguments.older_than) if arguments.older_than else 0
 
@@ -213,13 +221,34 @@ def _latest(output: Path) -> str | None:
     raise JobError(Exit.OUTPUT, "latest-elsewhere", message, "`promote RUN` moves it to one")
 
 
+def _runs(output: Path) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """When each run began and its name, the oldest first; and what lies there besides, with what is wrong with it."""
+    runs, strange = [], {}
+    for name in {path.name for kind in KINDS for path in _entries(output / kind)}:
+        try:
+            check_name(name, 1)
+        except JobError:
+            strange[name] = "it is no run's name"
+            continue
+        if any(path.is_symlink() or path.is_file() for path in (output / kind / name for kind in KINDS)):
+            strange[name] = "it is a symbolic link or a file"
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another prune has just taken it
+            runs.append((_started(output, name), name))
+    return sorted(runs), dict(sorted(strange.items()))
+
+
 def _entries(folder: Path) -> list[Path]:
     """What is in a folder; a name with a dot in front is a publication under way."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
 
 
 def _started(output: Path, name: str) -> str:
-    """When a run began, UTC in ISO 8601; when its folder last changed, where neither of its files says it."""
+    """When a run began, UTC in ISO 8601; when its folder last changed, where neither of its files says it.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
     for path, keys in (
         (output / "runs" / name / "config.json", ()),
         (output / "models" / name / "report.json", ("run",)),
@@ -232,13 +261,21 @@ def _started(output: Path, name: str) -> str:
             return (
                 (at if at.tzinfo else at.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).isoformat(timespec="microseconds")
             )
-    changed = max(path.stat().st_mtime for kind in ("models", "runs") if (path := output / kind / name).is_dir())
+    there = [path for kind in KINDS if (path := output / kind / name).is_dir()]
+    if not there:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    changed = max(path.stat().st_mtime for path in there)
     return dt.datetime.fromtimestamp(changed, dt.UTC).isoformat(timespec="microseconds")
 
 
-def _in_use(output: Path, name: str) -> str:
-    """Why a run may still be trained; empty where it is not."""
-    folder = output / "runs" / name
+def _published(output: Path, name: str) -> bool:
+    """Whether a run has, or had, a model: a prune that was killed may have taken that alone."""
+    return (output / "models" / name).is_dir() or (output / "runs" / name / "verdict.json").exists()
+
+
+def _in_use(output: Path, name: str, older_than_s: float = 0) -> str:
+    """Why a run may still be trained, or promoted, or is too young to tell; empty where it is not."""
+    model, folder = output / "models" / name, output / "runs" / name
     try:
         # Shared, for which a network file system lets the file be open for reading alone: it may be mounted so.
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
@@ -253,12 +290,25 @@ def _in_use(output: Path, name: str) -> str:
             return "it is being trained"
         finally:
             os.close(lock)
-    if (output / "models" / name).is_dir() or not folder.is_dir():
+    if not folder.is_dir() or (model.is_dir() and (folder / "verdict.json").exists()):
         return ""
-    written = max(p.lstat().st_mtime for p in (folder, folder / "events.jsonl", folder / "checkpoints") if p.exists())
+    written = 0.0
+    for path in (folder, folder / "events.jsonl", folder / "checkpoints", model):
+        with contextlib.suppress(FileNotFoundError):
+            written = max(written, path.lstat().st_mtime)
     if time.time() - written < RESTING_S:
         return f"it was written to within the last {RESTING_S / 60:.0f} min, and may be about to go on"
-    return ""
+    return "it was written to within --older-than" if time.time() - written < older_than_s else ""
+
+
+def _parts(output: Path, name: str) -> list[Path]:
+    """A run's model and folder, and what its processes that were killed have left beside them; empty if it is gone."""
+    parts = [path for kind in KINDS if (path := output / kind / name).is_dir() and not path.is_symlink()]
+    if not parts:
+        return []
+    # Half-published models, the folders of probes, and the link that was about to be `latest`.
+    left = (*(output / "models").glob(f".{name}.*"), *output.glob(f".probe.{name}.*"), output / f".latest.{name}")
+    return parts + [path for path in left if os.path.lexists(path)]
 
 
 def _left(output: Path) -> list[Path]:
@@ -268,9 +318,9 @@ def _left(output: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    """The bytes of the files in a folder."""
+    """The bytes of the files in a folder; nothing where it is a link."""
     found = 0
-    for at, _, files in os.walk(folder):
+    for at, _, files in os.walk(folder) if not folder.is_symlink() else ():
         for file in files:
             with contextlib.suppress(FileNotFoundError):
                 found += os.lstat(os.path.join(at, file)).st_size  # noqa: PTH118 - os.walk gives text
@@ -292,7 +342,7 @@ def _locked(output: Path) -> Iterator[Path]:
 
 def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
     """Take a run, alone, out of everybody's sight; None where it has become `latest`, is trained, or is gone."""
-    model, folder = output / "models" / name, output / "runs" / name
+    folder = output / "runs" / name
     with alone(output), contextlib.ExitStack() as stack:
         if name == _latest(output) or _in_use(output, name):
             return None
@@ -303,13 +353,13 @@ def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-        parts = [path for path in (model, folder) if path.is_dir() and not path.is_symlink()]
+        parts = _parts(output, name)
         if not parts:
             return None
         away = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=pruned))
         # The model first: a run that has lost it only makes it again, one that has lost the rest is another's.
         for path in parts:
-            path.rename(away / path.parent.name)
+            path.rename(away / (path.parent.name if path.name == name else path.name))
             sync(path.parent)
         sync(away)
         return away

@@ -34,6 +34,7 @@ def begin(output: Path, name: str, day: int, *, published: bool = True) -> None:
         model = output / "models" / name
         model.mkdir(parents=True)
         (model / "report.json").write_bytes(bytes(500))
+        (folder / "verdict.json").write_text("{}")
     for path in (folder / "checkpoints", folder):
         os.utime(path, (0, 0))
 
@@ -60,19 +61,27 @@ def names(planned: prune.Plan) -> list[str]:
 
 
 def test_what_goes(output: Path) -> None:
-    """The newest models stay, what began since, and what `latest` leads to; the rest goes, model and run together."""
+    """The newest models stay, what began since, and what `latest` leads to; the other models go with their runs.
+
+    What has no model stays: a run that is suspended, or waits for its workers, looks the same from here.
+    """
     planned = prune.plan(output, 2)
     assert planned.before == "2026-11-05T06:00:00.000000+00:00"
     assert [(found.name, found.published, found.bytes) for found in planned.prune] == [
-        ("old", False, 1000 + 47),
-        ("first", True, 1500 + 47),
-        ("third", True, 1500 + 47),
+        ("first", True, 1500 + 49),
+        ("third", True, 1500 + 49),
     ]
-    assert planned.kept == {"second": "latest leads to it", "fourth": "", "fifth": "", "new": ""}
-    assert prune.prune(output, planned) == ["old", "first", "third"]
+    assert planned.kept == {
+        "old": "it has no model, and --keep alone does not prune it",
+        "second": "latest leads to it",
+        "fourth": "",
+        "fifth": "",
+        "new": "",
+    }
+    assert prune.prune(output, planned) == ["first", "third"]
     assert left(output) == [
         *(f"models/{name}" for name in ("fifth", "fourth", "second")),
-        *(f"runs/{name}" for name in ("fifth", "fourth", "new", "second")),
+        *(f"runs/{name}" for name in ("fifth", "fourth", "new", "old", "second")),
     ]
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
     assert names(prune.plan(output, 2)) == []
@@ -81,9 +90,11 @@ def test_what_goes(output: Path) -> None:
 @pytest.mark.parametrize(
     ("keep", "age", "only", "gone"),
     [
-        (1, 0, (), ["old", "first", "third", "fourth"]),
-        (5, 0, (), ["old"]),
-        (6, 0, (), []),  # there are not so many models
+        (1, 0, (), ["first", "third", "fourth"]),
+        (5, 0, (), []),
+        (5, 0, ("old", "new"), ["old"]),
+        (5, 2.5, (), ["old"]),
+        (6, 2.5, (), []),  # there are not so many models
         (1, 2.5, (), ["old", "first"]),
         (1, 100, (), []),
         (1, 0, ("fourth", "fifth", "second"), ["fourth"]),
@@ -98,17 +109,68 @@ def test_how_much_goes(output: Path, keep: int, age: float, only: tuple[str, ...
 
 def test_what_is_trained_stays(output: Path) -> None:
     """By its lock, and without that for a while after it was written to; also if it is begun once all is planned."""
-    planned = prune.plan(output, 1)
+    named = ("old", "first", "fourth")
+    planned = prune.plan(output, 1, names=named)
     with (output / "runs/first/lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert prune.plan(output, 1).kept["first"] == "it is being trained"
         os.utime(output / "runs/old")
         resting = "it was written to within the last 20 min, and may be about to go on"
-        assert prune.plan(output, 1).kept["old"] == resting
+        assert prune.plan(output, 1, names=named).kept["old"] == resting
         (output / "latest").unlink()
         (output / "latest").symlink_to("models/third")
         assert prune.prune(output, planned) == ["fourth"]
     assert names(prune.plan(output, 1)) == ["first", "second"]
+    (output / "runs/first/verdict.json").unlink()  # its model may be about to be promoted
+    assert prune.plan(output, 1).kept["first"] == resting
+
+
+def test_what_is_not_over_is_as_old_as_what_was_last_written(output: Path) -> None:
+    """For --older-than: a run that began long ago may be suspended since lately."""
+    at = dt.datetime.now(dt.UTC).timestamp() - 7200
+    (output / "runs/old/events.jsonl").touch()
+    os.utime(output / "runs/old/events.jsonl", (at, at))
+    os.utime(output / "runs/old", (0, 0))
+    assert prune.plan(output, 5, 7300).kept["old"] == "it was written to within --older-than"
+    assert names(prune.plan(output, 5, 7100)) == ["old"]
+
+
+def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
+    """A copy that was half published, a probe, and the link that was to be `latest`; those of others stay."""
+    for name in ("first", "fourth"):
+        (output / f"models/.{name}.0f6e-1").mkdir()
+        (output / f"models/.{name}.0f6e-1/variables").write_bytes(bytes(5000))
+        (output / f".probe.{name}.x").mkdir()
+        (output / f".latest.{name}").symlink_to(f"models/{name}")
+    planned = prune.plan(output, 3)
+    [first] = planned.prune
+    assert (first.name, first.bytes) == ("first", 1500 + 49 + 5000)
+    assert prune.prune(output, planned) == ["first"]
+    assert {path.name for path in output.iterdir()} == {
+        *(".latest.fourth", ".probe.fourth.x", ".promotion-lock", ".pruned", "latest", "models", "runs")
+    }
+    assert [path.name for path in (output / "models").glob(".*")] == [".fourth.0f6e-1"]
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("moment", ["_started", "_in_use", "_size"])
+def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another prune: it is gone, and no error."""
+    shutil.rmtree(output / "models/first")
+    original = getattr(prune, moment)
+
+    def gone(*arguments: Any) -> Any:
+        shutil.rmtree(output / "runs/first", ignore_errors=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(prune, moment, gone)
+    (output / "runs/first/config.json").unlink()
+    os.utime(output / "runs/first", (0, 0))
+    planned = prune.plan(output, 4, names=("first", "old"))
+    monkeypatch.undo()
+    assert "first" not in planned.kept
+    assert planned.unknown == (["first"] if moment == "_started" else [])
+    assert prune.prune(output, planned) == ["old"]
 
 
 def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +219,7 @@ def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.Monkey
 
         return call
 
-    planned = prune.plan(output, 1)
+    planned = prune.plan(output, 1, 3600)
     with monkeypatch.context() as patch:
         if deed == "rename":
             patch.setattr("pathlib.Path.rename", counted(type(output).rename))
@@ -171,7 +233,8 @@ def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.Monkey
     for path in (output / "runs").iterdir():
         assert (path / "checkpoints/9.safetensors").is_file()
     prune.prune(output, prune.plan(output, 1))
-    assert left(output) == ["models/fifth", "models/second", "runs/fifth", "runs/new", "runs/second"]
+    runs = [path for path in left(output) if path != "runs/old"]
+    assert runs == ["models/fifth", "models/second", "runs/fifth", "runs/new", "runs/second"]
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
 
 
@@ -192,10 +255,11 @@ def test_links_and_strange_names(output: Path) -> None:
         "-rf ..\n": "it is no run's name",
         "file": "it is a symbolic link or a file",
         "linked": "it is a symbolic link or a file",
+        "old": "it has no model, and --keep alone does not prune it",
         "second": "latest leads to it",
         "third": f"its lock cannot be opened: {os.strerror(errno.ELOOP)}",
     }
-    assert prune.prune(output, planned) == ["old", "first", "fourth"]
+    assert prune.prune(output, planned) == ["first", "fourth"]
     assert (elsewhere / "precious").is_file()
     assert {"models/linked", "runs/-rf ..\n", "runs/file", "runs/third"} <= set(left(output))
 
@@ -228,7 +292,7 @@ def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
     (output / "models/first/report.json").write_text(json.dumps({"run": {"started": "2026-11-02T08:00:00+02:00"}}))
     for path in ("runs/first", "models/first"):
         os.utime(output / path, (0, 0))
-    found = [(one.name, one.started[:16]) for one in prune.plan(output, 4).prune]
+    found = [(one.name, one.started[:16]) for one in prune.plan(output, 4, names=("empty", "old", "first")).prune]
     assert found == [("empty", "1970-01-01T00:00"), ("old", "2026-11-01T06:00"), ("first", "2026-11-02T06:00")]
 
 
@@ -263,7 +327,7 @@ def test_command_says_what_goes_and_asks(
     output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing goes without a yes: on a terminal it is asked for, elsewhere it is a flag."""
-    flags = [f"--output={output}", "--keep=2"]
+    flags = [f"--output={output}", "--keep=2", "--older-than=1h"]
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert command(monkeypatch, *flags) == 64
     assert capsys.readouterr() == (
@@ -293,6 +357,40 @@ def test_command_says_what_goes_and_asks(
     assert command(monkeypatch, *flags, "--yes", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "latest leads to it")
+    assert command(monkeypatch, *flags, "--json") == 64
+    assert capsys.readouterr().err.startswith("error: nothing is pruned unasked, and JSON leaves no room for the quest")
+
+
+def test_command_says_why_what_is_named_stays(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And refuses what is there neither as a run nor as a model, where a person named it."""
+    flags = [f"--output={output}", "--keep=2", "--yes", "second", "new", "fifth"]
+    before = left(output)
+    assert command(monkeypatch, *flags) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "nothing of 'second' is touched: latest leads to it",
+        "nothing of 'fifth' is touched: it began no earlier than the newest 2 models",
+        "nothing of 'new' is touched: it began no earlier than the newest 2 models",
+        "there is nothing to prune",
+    ]
+    assert command(monkeypatch, *flags, "first", "fist") == 64
+    said = f"error: there is no run 'fist' in {output}; nothing is pruned\n"
+    assert capsys.readouterr() == ("", said)
+    assert left(output) == before
+    assert command(monkeypatch, *flags, "first", "fist", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["pruned"], told["unknown"]) == (["first"], ["fist"])
+
+
+def test_folder_without_runs_is_66(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """As where --output has a typing error; nothing is made there."""
+    for folder in (tmp_path, tmp_path / "outptu"):
+        assert command(monkeypatch, f"--output={folder}", "--keep=2", "--yes") == 66
+        assert capsys.readouterr().err == (
+            f"error: {folder} has neither runs nor models; give the folder that `train` was given with --output\n"
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_in_a_relative_folder(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
