@@ -22,6 +22,7 @@ NAME_LIMIT = 62
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DATASET = re.compile(r"[a-z][a-z0-9_]*")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST_D = 36_500  # Kubernetes counts a Job's deadline in nanoseconds, in 64 bits: it could be 292 years
 
 
 def setting(
@@ -110,16 +111,17 @@ def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") 
         raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
 
 
-def seconds(text: str) -> int:
-    """A duration as 90s, 30m, 6h or 7d in seconds.
+def seconds(flag_name: str, text: str) -> int:
+    """The value of a flag, a duration as 90, 90s, 30m, 6h or 7d, in seconds.
 
     Raises:
         JobError: 64.
     """
-    found = re.fullmatch(r"([0-9]+)([smhd]?)", text)
-    if not found or int(found[1]) == 0:
-        raise usage(f"a duration must be a number of s, m, h or d, as 90m, not {text!r}")
-    return int(found[1]) * SECONDS[found[2]]
+    found = re.fullmatch(r"([0-9]{1,10})([smhd]?)", text)
+    value = int(found[1]) * SECONDS[found[2]] if found else 0
+    if not 0 < value <= LONGEST_D * SECONDS["d"]:
+        raise usage(f"{flag_name} must be seconds, or as 30m, 6h or 7d, and at most {LONGEST_D}d, not {text!r}")
+    return value
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:

@@ -58,13 +58,24 @@ class Latest:
         return decided
 
     def move(self) -> str | None:
-        """Move `latest` to this run, whatever its verdict and age; returns the run that it was, if any."""
+        """Move `latest` to this run, whatever its verdict and age; returns the run that it was, if any.
+
+        Raises:
+            JobError: 64 when the run is not published.
+        """
+        self._published()
         with self._alone():
-            self._model.stat()  # it may have been pruned
+            self._published()  # it may have been pruned
             before = self._target()
             if before != self._run:
                 self._move()
             return before
+
+    def _published(self) -> None:
+        if not self._model.is_dir():
+            there = sorted(path.name for path in self._model.parent.glob("[!.]*") if path.is_dir())
+            hint = f"published are {', '.join(there)}" if there else "no run is"
+            raise JobError(Exit.USAGE, "not-published", f"run {self._run!r} is not published in {self._root}", hint)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -172,7 +172,7 @@ def check(arguments: argparse.Namespace, *, as_json: bool) -> int:
         nobody = "JSON leaves no room for the question" if as_json else "there is no terminal to ask on"
         message = f"nothing is pruned unasked, and {nobody}"
         raise usage(message, "--dry-run shows what would be pruned, --yes prunes it")
-    return seconds(arguments.older_than) if arguments.older_than else 0
+    return seconds("--older-than", arguments.older_than) if arguments.older_than else 0
 
 
 def told(planned: Mapping[str, Any]) -> list[str]:

@@ -39,7 +39,8 @@ CHECKSUMS = "SHA256SUMS"
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 # For so long a Job waits for its run's lock, which a network file system frees late when its holder's node dies.
 LOCK_WAIT_S = 60.0
-LOCK_POLL_S = 0.5
+LOOK_S = 1.0  # and anybody for so long: a prune holds it for a moment, to see whether the run is trained
+LOCK_POLL_S = 0.2
 UID = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*")
 
 
@@ -172,7 +173,7 @@ class Output:
                     return lock
 
     def _hold(self, lock: int) -> None:
-        deadline = time.monotonic() + (0 if self.job_uid == LOCAL_UID else LOCK_WAIT_S)
+        deadline = time.monotonic() + (LOOK_S if self.job_uid == LOCAL_UID else LOCK_WAIT_S)
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,10 +259,6 @@ class Output:
         """
         with self.errors():
             self._refuse_links()
-            if not self.model.is_dir():
-                there = sorted(path.name for path in self.model.parent.glob("[!.]*") if path.is_dir())
-                hint = f"published are {', '.join(there)}" if there else "no run is"
-                raise JobError(Exit.USAGE, "not-published", f"run {self.run!r} is not published in {self.root}", hint)
             return Latest(self.root, self.run).move()
 
     def errors(self) -> contextlib.AbstractContextManager[None]:

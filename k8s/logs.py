@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         pattern = re.compile(arguments.grep or "")
     except re.error as error:
         raise usage(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
-    since = int(time.time()) - seconds(arguments.since) if arguments.since else 0
+    since = int(time.time()) - seconds("--since", arguments.since) if arguments.since else 0
     cluster = reach()
     job = job_of(cluster, arguments.name)
     workers = Run(job).workers

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         cpu=arguments.cpu,
         memory=arguments.memory,
         queue=arguments.queue,
-        deadline_s=config.seconds(arguments.deadline) if arguments.deadline else None,
+        deadline_s=config.seconds("--deadline", arguments.deadline) if arguments.deadline else None,
         arguments=arguments.training,
     )
     cluster = reach()

@@ -97,7 +97,7 @@ def read(arguments: argparse.Namespace, now: datetime) -> Submission:
         memory=arguments.memory,
         gpus=arguments.gpus,
         queue=arguments.queue,
-        deadline_s=config.seconds(arguments.deadline) if arguments.deadline else None,
+        deadline_s=config.seconds("--deadline", arguments.deadline) if arguments.deadline else None,
         claim=arguments.claim,
         arguments=arguments.training,
     )

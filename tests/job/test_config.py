@@ -213,15 +213,17 @@ def test_the_settings_hash_changes_with_exactly_what_must_match() -> None:
     assert len({base, *fingerprints, *(hashes[field] for field in changing)}) == 9
 
 
-@pytest.mark.parametrize(("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("6h", 21_600), ("7d", 604_800)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("6h", 21_600), ("36500d", 3_153_600_000)]
+)
 def test_durations(text: str, value: int) -> None:
     """A duration is a number with a unit, seconds where it has none."""
-    assert configs.seconds(text) == value
+    assert configs.seconds("--since", text) == value
 
 
-@pytest.mark.parametrize("text", ["", "0h", "1.5h", "-1h", "1w", "h"])
+@pytest.mark.parametrize("text", ["", "0h", "1.5h", "-1h", "1w", "h", "36501d", "9" * 5000])
 def test_wrong_durations(text: str) -> None:
     """What is none is refused."""
     with pytest.raises(JobError) as caught:
-        configs.seconds(text)
-    assert str(caught.value) == f"a duration must be a number of s, m, h or d, as 90m, not {text!r}"
+        configs.seconds("--since", text)
+    assert str(caught.value) == f"--since must be seconds, or as 30m, 6h or 7d, and at most 36500d, not {text!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import fcntl
@@ -15,11 +16,12 @@ import pytest
 
 from job import __main__ as entry
 from job import files, prune
-from job.errors import JobError
+from job.errors import Exit, JobError
 from job.latest import alone
-from job.publish import Output
+from job.publish import Output, move_latest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -299,13 +301,17 @@ def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
 def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it goes between the command's first look and its lock: `latest` never leads to nothing."""
     planned = prune.plan(output, 1)
-    first = Output(output, "first", "local")
-    monkeypatch.setattr(first, "_refuse_links", lambda: prune.prune(output, planned) and None)
-    with pytest.raises(JobError, match="run 'first' is not published"):
-        first.move()
-    monkeypatch.setattr(type(first.model), "is_dir", lambda _: True)
-    with pytest.raises(JobError, match="No such file"):
-        first.move()
+
+    @contextlib.contextmanager
+    def late(root: Path) -> Iterator[None]:
+        assert prune.prune(root, planned) == ["first", "third", "fourth"]
+        with alone(root):
+            yield
+
+    monkeypatch.setattr("job.latest.alone", late)
+    with pytest.raises(JobError, match=r"run 'first' is not published in .*; published are fifth, second") as caught:
+        move_latest(output, "first")
+    assert caught.value.code == Exit.USAGE
     assert (output / "latest").readlink().name == "second"
 
 
@@ -426,7 +432,14 @@ def test_command_clears_up_after_a_prune_that_was_killed(
     ("words", "sentence"),
     [
         (["--keep=0"], "--keep must be at least 1, not 0"),
-        (["--keep=1", "--older-than=x"], "a duration must be a number of s, m, h or d, as 90m, not 'x'"),
+        (
+            ["--keep=1", "--older-than=800000d"],
+            "--older-than must be seconds, or as 30m, 6h or 7d, and at most 36500d, not '800000d'",
+        ),
+        (
+            ["--keep=1", "--older-than=x"],
+            "--older-than must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'x'",
+        ),
         ([], "the following arguments are required: --keep; see `python -m job prune --help`"),
     ],
 )

@@ -257,7 +257,7 @@ def test_job_cannot_leave_the_folder(tmp_path: Path, job_uid: str) -> None:
 
 
 def test_run_in_training_is_64_for_a_second_process(tmp_path: Path) -> None:
-    """The lock is this run's alone, refuses at once, leaves what is half done alone, and is free after the run."""
+    """The lock is this run's alone, refuses soon, leaves what is half done alone, and is free after the run."""
     output = Output(tmp_path, "a", "local")
     half = tmp_path / "models" / ".a.local"
     with output.begin(settings()), Output(tmp_path, "b", "local").begin(settings()):
@@ -268,6 +268,17 @@ def test_run_in_training_is_64_for_a_second_process(tmp_path: Path) -> None:
         assert half.is_dir()
     with Output(tmp_path, "a", "local").begin(settings()):
         assert not half.exists()
+
+
+def test_a_look_at_the_lock_refuses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As prune takes one, to see whether the run is being trained."""
+    with Output(tmp_path, "a", "local").begin(settings()):
+        pass
+    lock = os.open(tmp_path / "runs" / "a" / "lock", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    monkeypatch.setattr(publish.time, "sleep", lambda _: os.close(lock))
+    with Output(tmp_path, "a", "local").begin(settings()) as verdict:
+        assert verdict is None
 
 
 def test_job_waits_for_its_runs_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,10 @@ sys.exit(status)
             ["submit", "--workers=two"],
             "argument --workers: invalid int value: 'two'; see `mnist-job submit --help`",
         ),
-        (["submit", "--deadline=soon"], "a duration must be a number of s, m, h or d, as 90m, not 'soon'"),
+        (
+            ["submit", "--deadline=soon"],
+            "--deadline must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'soon'",
+        ),
         (
             ["submit", "--", "--epochs", "none"],
             "argument --epochs: invalid int value: 'none'; see `python -m job train --help`",
