@@ -276,7 +276,7 @@ def test_a_look_at_the_lock_refuses_no_run(tmp_path: Path, monkeypatch: pytest.M
         pass
     lock = os.open(tmp_path / "runs" / "a" / "lock", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    monkeypatch.setattr(publish.time, "sleep", lambda _: os.close(lock))
+    monkeypatch.setattr("job.publish.time.sleep", lambda _: os.close(lock))
     with Output(tmp_path, "a", "local").begin(settings()) as verdict:
         assert verdict is None
 
