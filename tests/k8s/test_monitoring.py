@@ -73,8 +73,8 @@ def test_three_alerts() -> None:
     for name, rule in found.items():
         label = "cronjob" if name == "MnistJobScheduleMissed" else "run"
         assert f"{{{{ $labels.{label} }}}}" in rule["annotations"]["summary"]
-        assert "`mnist-job why " in rule["annotations"]["description"]
-        assert "--namespace {{ $labels.namespace }}" in rule["annotations"]["description"]
+        command = f"`mnist-job why {{{{ $labels.{label} }}}} --namespace {{{{ $labels.namespace }}}}` says"
+        assert command in rule["annotations"]["description"]
 
 
 def test_only_metrics_that_there_are() -> None:
