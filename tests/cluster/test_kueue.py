@@ -106,3 +106,14 @@ def test_kueue_starts_and_preempts(shared: Lab, quiet: Quiet, queue: str) -> Non
     record = shared.until_step("run", 1)
     assert (record.step or 0) > STEP
     assert_same(shared, quiet)
+
+
+def test_a_schedule_asks_for_the_queue(shared: Lab, queue: str) -> None:
+    """The Jobs of a schedule wait for Kueue as any, for what makes them has the label; the schedule itself has not."""
+    shared.launcher("schedule", "0 2 * * *", *shared.submission("nightly", flags=[f"--queue={queue}"]))
+    made = shared.cluster.get("CronJob", "nightly")
+    assert made
+    assert QUEUE_LABEL not in made["metadata"]["labels"]
+    shared.kubectl("create", "job", "by-hand", "--from=cronjob/nightly")
+    job = shared.job("by-hand")
+    assert (job["spec"]["suspend"], job["metadata"]["labels"][QUEUE_LABEL]) == (True, queue)
