@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 KINDS = ("models", "runs")
+NO_MODEL = "it has no model, and --keep alone does not prune it"
 PRUNED, LOCK = ".pruned", "lock"
 # So long a run without a verdict may lie still, with its lock free, and yet go on: its workers wait for each other.
 RESTING_S = 1200.0
@@ -101,7 +102,7 @@ def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = 
         elif name == latest:
             kept[name] = "latest leads to it"
         elif not (names or older_than_s or _published(output, name)):
-            kept[name] = "it has no model, and --keep alone does not prune it"
+            kept[name] = NO_MODEL
         elif why := _in_use(output, name, older_than_s):
             kept[name] = why
         elif parts := _parts(output, name):

@@ -11,10 +11,13 @@ from job.config import Parser, usage
 from job.errors import Exit, JobError
 from k8s import (
     cancel,
+    compare,
     completion,
     fetch,
     logs,
     preflight,
+    promote,
+    prune,
     resume,
     retry,
     schedule,
@@ -44,6 +47,9 @@ COMMANDS = {
     "schedule": schedule,
     "trigger": trigger,
     "fetch": fetch,
+    "compare": compare,
+    "promote": promote,
+    "prune": prune,
     "completion": completion,
 }
 STATUSES = (

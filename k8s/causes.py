@@ -27,7 +27,8 @@ def cause(run: Run) -> Cause:
     now = state(run)
     if run.condition(*DONE):
         accuracy = f" with a test accuracy of {now.accuracy:.4f}" if now.accuracy is not None else ""
-        return Cause("published", f"nothing is wrong: it is published{accuracy}", code=Exit.OK)
+        moved = f"; `latest` did not move: {now.detail}" if now.detail else ""
+        return Cause("published", f"nothing is wrong: it is published{accuracy}{moved}", code=Exit.OK)
     if run.condition(*FAILED):
         return failed(run)
     if now.word in ("queued", "suspended", "cancelled"):

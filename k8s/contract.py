@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 APP = "mnist-job"  # the label app.kubernetes.io/name of Jobs and pods, the Service and the ServiceAccount
 CONTAINER = "trainer"
 OUTPUT = "/output"
+DATA = "/data"
+DATA_VOLUME = "data"  # the name of the volume there, where it is not the image's own
 CLAIM = "mnist-job-output"
 
 NAME_LABEL = "app.kubernetes.io/name"
@@ -44,5 +46,17 @@ def trainer_of(template_or_pod: Mapping[str, Any]) -> Object:
 
 def claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
     """The name of the claim that holds the output."""
+    return next((name for volume, name in claims(template_or_pod) if volume != DATA_VOLUME), None)
+
+
+def data_claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
+    """The name of the claim that holds the dataset; None where that is the image's."""
+    return next((name for volume, name in claims(template_or_pod) if volume == DATA_VOLUME), None)
+
+
+def claims(template_or_pod: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The volumes that are claims, by the volume's name and the claim's."""
     volumes = template_or_pod["spec"].get("volumes", [])
-    return next((v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v), None)
+    return [
+        (v.get("name", ""), v["persistentVolumeClaim"]["claimName"]) for v in volumes if "persistentVolumeClaim" in v
+    ]

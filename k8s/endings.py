@@ -74,7 +74,7 @@ def ended(pod: Object) -> Ending | None:
         name,
         code,
         reason=told.get("reason") or "",
-        message=told.get("message") or "",
+        message=(told.get("message") or "").removeprefix("published before: "),
         hint=told.get("hint") or "",
         when=terminated.get("finishedAt") or created(pod),
         step=told.get("step"),

@@ -38,8 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("name", metavar="NAME", help="the run, or `latest` for the one that is promoted")
     add("directory", metavar="DIR", nargs="?", type=Path, default=Path(), help="where DIR/NAME is made (default: here)")
     add("--report", action="store_true", help="open the report once it is here")
-    add("--image", help="an image to look at the volume with (default: the run's)")
-    add("--claim", metavar="NAME", help="the claim with the output (default: the run's)")
+    helper.add_flags(parser)
 
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:

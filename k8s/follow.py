@@ -202,7 +202,7 @@ def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:
         "seconds": round(seconds, 1),
         "model": f"models/{name}" if published else None,
         "claim": claim_of(seen.job["spec"]["template"]),
-        "message": found.sentence if code else record and record.message,
+        "message": found.sentence if code else now.detail or (record and record.message),
     }
     if output == "json":
         print(json.dumps(result))

@@ -19,7 +19,8 @@ from k8s.pods import ON_ITS_WAY, created
 from k8s.troubles import REMEDIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from k8s.cluster import Cluster
 
@@ -76,6 +77,25 @@ class Helper:
             else:
                 return ended.code, bytes(found), ended.errors.strip()
 
+    def job(self, *words: str, show: Callable[[str], object] | None = None) -> str:
+        """What a command of `python -m job` prints.
+
+        Args:
+            words: the command and its flags.
+            show: takes what it prints, also where it fails.
+
+        Raises:
+            LauncherError: 1, it failed; its own sentence.
+        """
+        code, found, errors = self.output(["python", "-m", "job", *words])
+        text = found.decode(errors="replace")
+        if show:
+            show(text)
+        if code:
+            last = errors.splitlines()[-1] if errors else f"`job {words[0]}` ended with {code} and said nothing"
+            raise LauncherError(Status.FAILED, last.removeprefix("error: "))
+        return text
+
     def broken(self, error: OSError) -> LauncherError:
         """The error of a connection that breaks again and again."""
         message = f"the connection to pod {self.pod} breaks again and again: {error}"
@@ -87,6 +107,12 @@ class Helper:
             return error
         message = f"the pod {self.pod} was taken away"
         return LauncherError(Status.FAILED, message, "the same command goes on where it was, in a new one")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of which place() makes the pod."""
+    parser.add_argument("--image", help="an image to look at the volume with (default: the run's, or the newest run's)")
+    parser.add_argument("--claim", metavar="NAME", help="the claim with the output (default: as with the image)")
 
 
 def place(cluster: Cluster, run: str | None, image: str | None, claim: str | None) -> Place:
@@ -133,7 +159,7 @@ def opened(cluster: Cluster, place: Place, *, writes: bool = False) -> Iterator[
     Raises:
         LauncherError: it cannot be, or does not start; the sentence says why.
     """
-    _permitted(cluster)
+    _permitted(cluster, "runner" if writes else "fetcher")
     node = node_for(cluster, place.claim)
     for pod in cluster.select("Pod", HELPERS):  # those that ended by themselves
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
@@ -230,11 +256,11 @@ def obstacle(pod: Object, events: Sequence[Object], waited_s: float) -> Launcher
     return None
 
 
-def _permitted(cluster: Cluster) -> None:
+def _permitted(cluster: Cluster, role: str) -> None:
     if lacking := permissions.lacking(cluster, NEEDED):
         message = f"this user may not {permissions.named(lacking)} in namespace {cluster.namespace}"
         message += ", to look at the volume"
-        raise LauncherError(Status.REFUSED, message, "bind the role mnist-job-fetcher of k8s/manifests/rbac")
+        raise LauncherError(Status.REFUSED, message, f"bind the role mnist-job-{role} of k8s/manifests/rbac")
 
 
 def _until_started(cluster: Cluster, name: str) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from k8s import events, scheduling
-from k8s.contract import claim_of, rank_of, trainer_of
+from k8s.contract import claim_of, data_claim_of, rank_of, trainer_of
 from k8s.endings import kebab, plain
 from k8s.pods import NO_IMAGE, container_state, created, hindrance, is_cut_off, is_over, is_scheduled, started
 from k8s.pods import pod_condition as condition
@@ -121,7 +121,8 @@ def without_node(run: Run, pod: Object, message: str) -> tuple[str, str]:
         said = events.last(run.events, "ProvisioningFailed", "FailedBinding")
         lost = run.claim is not None and run.claim.get("status", {}).get("phase") == "Lost"
         why = ": it has lost it" if lost else f": {events.message(said)}" if said else ""
-        return told.reason, f"has no node, for the claim {claim_of(pod)} has no volume{why}"
+        claims = " or ".join(name for name in (claim_of(pod), data_claim_of(pod)) if name)
+        return told.reason, f"has no node, for the claim {claims} has no volume{why}"
     asks = f"; it asks for {requests(pod)}" if told.reason in ("gpu", "scheduling") else ""
     return told.reason, f"has no node: {told.text}{asks}"
 
@@ -166,5 +167,6 @@ def unmounted(pod: Object, message: str) -> tuple[str, str]:
     if "Multi-Attach" in message:
         user = re.search(r"already used by pod\(s\) (.+)$", message)
         holder = f"{user[1].strip()}, on another node, uses" if user else "another node has"
-        return "volume", f"{holder} the claim {claim_of(pod)}, which one node alone can have (ReadWriteOnce)"
+        claims = " or ".join(name for name in (claim_of(pod), data_claim_of(pod)) if name)
+        return "volume", f"{holder} the claim {claims}, which one node alone can have (ReadWriteOnce)"
     return "configuration" if re.search(r'(configmap|secret) "\S+" not found', message) else "volume", message

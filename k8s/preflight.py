@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from k8s.cluster import Cluster
     from k8s.contract import Object
 
-AT_A_TIME = 12  # one for each check
+AT_A_TIME = 13  # one for each check
 NO_DRY_RUN = "does not support dry run"  # what the API server says of such a webhook
 UID = "00000000-0000-0000-0000-000000000000"  # a Job gets its own when it is made
 OLDEST = (1, 31)  # the first with all that the Job's spec says: success policy, limits for each index
@@ -84,6 +84,7 @@ def checks(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
         ("name", functools.partial(name, cluster, job)),
         ("volume", functools.partial(storage.volume, job, claim)),
         ("storage class", functools.partial(storage.storage_class, cluster, job, claim)),
+        ("data", functools.partial(storage.data, cluster, job)),
         ("pod", functools.partial(pod, cluster, job)),
         ("memory", functools.partial(capacity.memory, job)),
         ("quota", functools.partial(capacity.quota, cluster, job)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import config
 from job.config import usage
-from k8s.contract import CONTAINER, QUEUE_LABEL, Object, trainer_of
+from k8s.contract import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, Object, claims, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ GPU = "nvidia.com/gpu"
 NOT_TRAINING = {
     "workers": "give it before the --",
     "name": "give it before the --",
-    "data": "the image holds the dataset at /data",
+    "data": "the image holds the dataset at /data; give a claim with another one before the --",
     "output": "the claim is mounted at /output",
     "device": "--overlay gpu trains on GPUs",
 }
@@ -51,6 +51,7 @@ class Submission:
     queue: str | None = None
     deadline_s: int | None = None
     claim: str | None = None
+    data: str | None = None
     arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -65,8 +66,9 @@ class Submission:
         where = "overlay" if self.overlay == "gpu" else "component" if "gpu" in self.components else ""
         if self.gpus == 0 and where:
             raise usage(f"--gpus 0 and the gpu {where} contradict each other", "leave one of them out")
-        if self.claim is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", self.claim):
-            raise usage(f"--claim must be a claim's name, not {self.claim!r}")
+        for flag, value in (("--claim", self.claim), ("--data", self.data)):
+            if value is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", value):
+                raise usage(f"{flag} must be a claim's name, not {value!r}")
         check_arguments(self.arguments)
 
 
@@ -100,8 +102,8 @@ def only_job(found: Sequence[Object], overlay: str) -> Object:
             problem = f"has no container {CONTAINER}"
         elif not {"args", "resources"} <= trainers[0].keys() or "WORKERS" not in environment(trainers[0]):
             problem = f"has a container {CONTAINER} without args, resources or the variable WORKERS"
-        elif sum("persistentVolumeClaim" in volume for volume in spec.get("volumes", [])) != 1:
-            problem = "does not mount one claim"
+        elif sum(volume != DATA_VOLUME for volume, _ in claims(found[0]["spec"]["template"])) != 1:
+            problem = "does not mount one claim for the output"
     if problem:
         raise usage(f"the overlay {overlay} {problem}", "build it on k8s/manifests/run, as the overlays there")
     return found[0]
@@ -125,6 +127,8 @@ def fill(job: Object, submission: Submission) -> Object:
         spec["activeDeadlineSeconds"] = submission.deadline_s
     if submission.claim is not None:
         set_claim(template, submission.claim)
+    if submission.data is not None:
+        mount_data(template, submission.data)
     trainer["args"] += submission.arguments
     return job
 
@@ -188,9 +192,20 @@ def environment(container: Object) -> dict[str, Object]:
 
 
 def set_claim(template: Object, claim: str) -> None:
-    """Have a pod mount another claim."""
-    [volume] = [volume for volume in template["spec"]["volumes"] if "persistentVolumeClaim" in volume]
+    """Have a pod mount another claim for the output."""
+    volumes = template["spec"]["volumes"]
+    [volume] = [v for v in volumes if "persistentVolumeClaim" in v and v["name"] != DATA_VOLUME]
     volume["persistentVolumeClaim"]["claimName"] = claim
+
+
+def mount_data(template: Object, claim: str) -> None:
+    """Have the trainer read its dataset from a claim, in place of the image's and of one that the overlay names."""
+    spec, trainer = template["spec"], trainer_of(template)
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != DATA_VOLUME]
+    # Read-only for the driver too, which may then attach it to several nodes.
+    spec["volumes"].append({"name": DATA_VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    trainer["volumeMounts"] = [mount for mount in trainer["volumeMounts"] if mount["name"] != DATA_VOLUME]
+    trainer["volumeMounts"].append({"name": DATA_VOLUME, "mountPath": DATA, "readOnly": True})
 
 
 def folder(kind: str, name: str) -> Path:

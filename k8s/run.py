@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DONE = {"SuccessCriteriaMet", "Complete"}
 FAILED = {"FailureTarget", "Failed"}
+OUTCOMES = {"published", "rejected", "failed"}  # the words of runs that have ended
 TOO_OFTEN = {"MaxFailedIndexesExceeded", "FailedIndexes"}
 # What the Job controller says of an exit code that fails a Job at once.
 BY_CODE = re.compile(r"pod \S*?/?([^/\s]+) failed with exit code (\d+)")
@@ -71,8 +72,8 @@ class Run:
 class State:
     """The state of a run in a word or two.
 
-    detail is empty or says more, as `2 of 4`. done is the share of the training that is done. code is a worker's, and
-    None where the run has not ended or ended without one.
+    detail is empty or says more, as `2 of 4`, or why `latest` did not move. done is the share of the training that is
+    done. code is a worker's, and None where the run has not ended or ended without one.
     """
 
     word: str
@@ -83,7 +84,7 @@ class State:
     done: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.word}{':' if self.word == 'failed' else ''} {self.detail}".strip()
+        return f"{self.word}{':' if self.word in OUTCOMES and self.detail else ''} {self.detail}".strip()
 
 
 def gather(cluster: Cluster, name: str) -> Run:
@@ -125,8 +126,9 @@ def own(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
 def state(run: Run) -> State:
     """The state that a run is in."""
     if run.condition(*DONE):
-        told = [e.accuracy for e in endings(run.pods) if e.rank == 0 and e.code == Exit.OK]
-        return State("published", ended=True, code=Exit.OK, accuracy=told[-1] if told else None)
+        told = [e for e in endings(run.pods) if e.rank == 0 and e.code == Exit.OK][-1:]
+        kept = next((f"kept, for {e.message}" for e in told if e.reason == "kept"), "")
+        return State("published", kept, ended=True, code=Exit.OK, accuracy=told[0].accuracy if told else None)
     if run.condition(*FAILED):
         return failed(run)
     if run.job["spec"].get("suspend"):
@@ -146,7 +148,8 @@ def failed(run: Run) -> State:
     found, code = culprit(run), exit_code(run)
     reason = found.reason if found else OF_CODE.get(code or 0, kebab((run.condition(*FAILED) or {}).get("reason", "")))
     if code == Exit.REJECTED:
-        return State("rejected", ended=True, code=code, accuracy=found.accuracy if found else None)
+        told, accuracy = (found.message, found.accuracy) if found else ("", None)
+        return State("rejected", told, ended=True, code=code, accuracy=accuracy)
     return State("failed", reason, ended=True, code=code)
 
 

@@ -6,20 +6,26 @@ from typing import TYPE_CHECKING
 
 from k8s import troubles
 from k8s.check import Check
-from k8s.contract import CLAIM, Object, claim_of
+from k8s.contract import CLAIM, Object, claim_of, data_claim_of
 from k8s.errors import ApiError
 
 if TYPE_CHECKING:
     from k8s.cluster import Cluster
 
 
+READ_BY_MANY = {"ReadWriteMany", "ReadOnlyMany"}
 UNSEEN: Object = {"spec": {"accessModes": []}}  # in place of a claim that this user may not look at
 
 
 def find(cluster: Cluster, job: Object) -> Object | None:
-    """The claim that a rendered Job mounts: None where there is none, UNSEEN where this user may not look."""
+    """The claim for the output that a rendered Job mounts: None where there is none, UNSEEN if it may not be seen."""
+    return seen(cluster, claim_name(job))
+
+
+def seen(cluster: Cluster, name: str) -> Object | None:
+    """A claim: None where there is none of that name, UNSEEN where this user may not look."""
     try:
-        return cluster.get("PersistentVolumeClaim", claim_name(job))
+        return cluster.get("PersistentVolumeClaim", name)
     except ApiError as error:
         if error.code != 403:
             raise
@@ -44,6 +50,28 @@ def volume(job: Object, claim: Object | None) -> Check:
     if modes == {"ReadOnlyMany"}:
         return Check("volume", "failed", f"{said}, and nothing can be written to it", "name another one with --claim")
     return Check("volume", "ok", said + together)
+
+
+def data(cluster: Cluster, job: Object) -> Check:
+    """Whether the claim for the dataset, if one is named, can be read by all workers."""
+    wanted, workers = data_claim_of(job["spec"]["template"]), job["spec"]["completions"]
+    if wanted is None:
+        return Check("data", "ok", "the image's own dataset")
+    claim = seen(cluster, wanted)
+    if claim is None:
+        return Check("data", "failed", f"there is no claim {wanted}", "make it, or name another one with --data")
+    if claim is UNSEEN:
+        return Check("data", "not checked", f"this user may not look at the claim {wanted}")
+    if claim.get("status", {}).get("phase") != "Bound":
+        message = f"the claim {wanted} has no volume yet, and so there is no dataset on it"
+        return Check("data", "failed", message, "prepare one there: README, Data on a volume")
+    modes = set(claim["spec"]["accessModes"])
+    said = f"the claim {wanted} is {', '.join(sorted(modes))}"
+    if modes == {"ReadWriteOncePod"} and workers > 1:
+        remedy = "name a claim of another access mode with --data"
+        return Check("data", "failed", f"{said}, and {workers} workers cannot share it", remedy)
+    together = "; all workers go to one node" if workers > 1 and not READ_BY_MANY & modes else ""
+    return Check("data", "ok", said + together)
 
 
 def storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
@@ -98,3 +126,10 @@ def claim_name(job: Object) -> str:
 def needs_one_node(claim: Object | None) -> bool:
     """Whether all pods that use a claim must be on one node; an absent or unseen one is taken to need it."""
     return claim is None or not {"ReadWriteMany"} & set(claim["spec"]["accessModes"])
+
+
+def data_needs_one_node(cluster: Cluster, job: Object) -> bool:
+    """Whether all pods must be on one node for the claim with their dataset, if they have one."""
+    wanted = data_claim_of(job["spec"]["template"])
+    claim = seen(cluster, wanted) if wanted else None
+    return wanted is not None and (claim is None or not READ_BY_MANY & set(claim["spec"]["accessModes"]))

@@ -48,6 +48,7 @@ def add_submission_flags(
     add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
     add("--deadline", metavar="TIME", help="the run fails after it, as 90m or 6h (default: the overlay's, 6h)")
     add("--claim", metavar="NAME", help=f"the claim for the output (default: the overlay's, {CLAIM})")
+    add("--data", metavar="CLAIM", help="a claim with the dataset, read-only at /data (default: the image's dataset)")
 
 
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
@@ -99,15 +100,16 @@ def read(arguments: argparse.Namespace, now: datetime) -> Submission:
         queue=arguments.queue,
         deadline_s=config.seconds("--deadline", arguments.deadline) if arguments.deadline else None,
         claim=arguments.claim,
+        data=arguments.data,
         arguments=arguments.training,
     )
 
 
 def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
-    """The Job of a submission, on one node if its claim needs that; and the claim, None where there is none yet."""
+    """The Job of a submission, on one node if a claim needs that; and the output's claim, None if there is none yet."""
     job = render.job(submission)
     claim = storage.find(cluster, job)
-    if storage.needs_one_node(claim):
+    if storage.needs_one_node(claim) or storage.data_needs_one_node(cluster, job):
         render.put_on_one_node(job)
     return job, claim
 

@@ -248,7 +248,7 @@ TROUBLES: dict[str, Trouble] = {
     "rejected": Trouble(
         "rejected",
         "the model is below --min-accuracy or worse than the present one; it is published, and `latest` unmoved",
-        "`python -m job promote` makes it `latest` all the same, where the volume is mounted",
+        "`mnist-job compare` shows both; `mnist-job promote` makes it `latest` all the same",
     ),
     "usage": Trouble(
         "failed: usage", "a flag or an environment value is wrong", "mend what the sentence names, and submit it again"
@@ -264,7 +264,9 @@ TROUBLES: dict[str, Trouble] = {
         "prepare it anew: `make data`, `make image`",
     ),
     "dataset-missing": Trouble(
-        "failed: dataset-missing", "there is no dataset at /data", "use an image with the dataset in it: `make image`"
+        "failed: dataset-missing",
+        "there is no dataset at /data",
+        "use an image with the dataset in it, `make image`, or a claim with it, `submit --data`",
     ),
     "dataset-unprepared": Trouble(
         "failed: dataset-unprepared",

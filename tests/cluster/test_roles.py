@@ -18,7 +18,7 @@ LONG = ("--epochs=100000", "--evaluate-every=0")
 
 
 def test_who_runs_and_who_fetches(shared: Lab, tmp_path: Path) -> None:
-    """A runner submits, follows, explains, stops and retries runs; a fetcher fetches; neither does the other's."""
+    """A runner submits, follows, explains, stops, retries, promotes and prunes; a fetcher only fetches and compares."""
     submit.set_up(shared.cluster, shared.render("any"))  # an admin does that before
     shared.kubectl("apply", "-k", str(MANIFESTS / "rbac"))
     runner = log_in(shared, "mnist-job-runner", tmp_path / "runner")
@@ -51,7 +51,11 @@ def test_who_runs_and_who_fetches(shared: Lab, tmp_path: Path) -> None:
     assert "cancelled" in said
 
     folder = tmp_path / "fetched"
-    assert "bind the role mnist-job-fetcher" in run("fetch", "short", str(folder), code=2)
+    assert run("promote", "short").startswith("latest is short")
+    assert "there is nothing to prune" in run("prune", "--keep=5", "--yes")
+    said = shared.launcher("prune", "--keep=1", "--yes", code=2, kubeconfig=fetcher)
+    assert "this user may not delete Job" in said
+    assert "short <- latest" in shared.launcher("compare", kubeconfig=fetcher)
     for name in ("short", "latest"):
         shared.launcher("fetch", name, str(folder), kubeconfig=fetcher)
     assert (folder / "short" / "report.html").is_file()

@@ -54,6 +54,9 @@ def test_published() -> None:
     pods = (ended(0, 0, message=told(0, "promoted", "first", accuracy=0.92614)), running(1))
     run = Run(job(2, "SuccessCriteriaMet", "SuccessPolicy"), pods)
     assert why(run) == ["nothing is wrong: it is published with a test accuracy of 0.9261"]
+    kept = ended(0, 0, message=told(0, "kept", "the present latest, a, was tested on other data", accuracy=0.9))
+    moved = "`latest` did not move: kept, for the present latest, a, was tested on other data"
+    assert why(Run(run.job, (kept,))) == [f"nothing is wrong: it is published with a test accuracy of 0.9000; {moved}"]
 
 
 def test_out_of_memory_under_cgroup_v2() -> None:

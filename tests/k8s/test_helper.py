@@ -303,12 +303,14 @@ def test_nothing_can_be_run(error: Exception, said: str) -> None:
     assert str(told.value) == said
 
 
-def test_who_may_not() -> None:
+@pytest.mark.parametrize(("writes", "role"), [(False, "fetcher"), (True, "runner")])
+def test_who_may_not(writes: bool, role: str) -> None:
     """A user who could make the pod but neither use nor delete it is told so, and none is made."""
     cluster = FakeCluster(claim("ReadWriteMany"))
     cluster.forbidden = {("get", "Pod", "exec"), ("delete", "Pod", "")}
-    with pytest.raises(LauncherError) as refused, helper.opened(cluster.given(), Place("digits:1", "output")):
+    place = Place("digits:1", "output")
+    with pytest.raises(LauncherError) as refused, helper.opened(cluster.given(), place, writes=writes):
         pass
     said = "this user may not get Pod/exec, delete Pod in namespace here, to look at the volume"
-    assert str(refused.value) == f"{said}; bind the role mnist-job-fetcher of k8s/manifests/rbac"
+    assert str(refused.value) == f"{said}; bind the role mnist-job-{role} of k8s/manifests/rbac"
     assert (refused.value.status, cluster.asked) == (2, [])

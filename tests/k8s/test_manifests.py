@@ -23,6 +23,7 @@ from k8s.contract import (
     CANCELLED,
     CLAIM,
     CONTAINER,
+    DATA,
     INDEX_LABEL,
     JOB_NAME_LABEL,
     NAME_LABEL,
@@ -78,7 +79,7 @@ def test_every_overlay_is_valid(name: str) -> None:
         check_schemas(job(name, *components))
 
 
-@pytest.mark.parametrize("folder", ["setup", "helper", "rbac"])
+@pytest.mark.parametrize("folder", ["setup", "helper", "data", "rbac"])
 def test_everything_else_is_valid(folder: str) -> None:
     """Every object of the other folders fits the schemas of every version."""
     for found in render.kustomize(MANIFESTS / folder):
@@ -218,7 +219,7 @@ def test_mounts(overlay: Object, setup: dict[str, Object]) -> None:
     command, *flags = trainer["args"]
     config = parse(flags)
     assert command == "train"
-    assert (str(config.output), str(config.data)) == (OUTPUT, "/data")
+    assert (str(config.output), str(config.data)) == (OUTPUT, DATA)
     assert config.device == ("gpu" if render.GPU in trainer["resources"]["limits"] else "cpu")
 
 
@@ -241,9 +242,10 @@ def test_grace_period(overlay: Object) -> None:
 
 
 def test_restricted_pod_security() -> None:
-    """Workers and helper are what Pod Security `restricted` asks for, with a read-only root and no token besides."""
-    [helper] = render.kustomize(MANIFESTS / "helper")
-    for found in [helper, *(job(name, *COMPONENTS) for name in OVERLAYS)]:
+    """Workers and the pods for volumes are what Pod Security `restricted` asks for, with a read-only root, no token."""
+    pods = [each for name in ("helper", "data") for each in render.kustomize(MANIFESTS / name) if each["kind"] == "Pod"]
+    assert len(pods) == 2
+    for found in [*pods, *(job(name, *COMPONENTS) for name in OVERLAYS)]:
         spec = pod_spec(found)
         user = 65532
         assert spec["securityContext"] == {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s import capacity, overlap, preflight, render, storage, submit
+from k8s import capacity, helper, overlap, preflight, render, storage, submit
 from k8s.__main__ import parser
 from k8s.check import Check
 from k8s.contract import APP, CLAIM, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, PART_OF_LABEL, UID_LABEL, trainer_of
@@ -18,9 +18,10 @@ from k8s.render import GPU, Submission
 from tests.k8s.fakes import FakeCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from k8s.contract import Object
+    from k8s.permissions import Needed
 
 SCHEDULING = "ask for less (--cpu, --memory, --gpus, --workers), or add nodes"
 UNBOUND = "see `kubectl describe pvc`: its storage class must exist and be able to make the volume"
@@ -169,6 +170,7 @@ def test_everything_is_well(job: Object) -> None:
         Check("name", "ok", "digits"),
         Check("volume", "ok", "submit makes the claim mnist-job-output; all workers go to one node"),
         Check("storage class", "ok", "fast, the default one, makes the volume"),
+        Check("data", "ok", "the image's own dataset"),
         Check("pod", "ok", "the API server would take a worker's pod"),
         Check("memory", "ok", "a worker's limit is 2Gi"),
         Check("quota", "ok", "there is room for 2 workers"),
@@ -260,13 +262,20 @@ def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
     assert preflight.permitted(AskedCluster(may_not=may_not).given()) == Check("permissions", state, message, remedy)
 
 
-def test_the_runner_role_allows_all_that_is_needed() -> None:
-    """Each verb that preflight, or a schedule, asks about is one that the role for running gives."""
-    [rules] = [found["rules"] for found in render.kustomize(render.MANIFESTS / "rbac") if "runner" in str(found)]
+@pytest.mark.parametrize(
+    ("role", "needed"),
+    [
+        ("runner", [*preflight.NEEDED, *overlap.NEEDED, *helper.NEEDED, ("delete", "Job", "")]),
+        ("fetcher", helper.NEEDED),
+    ],
+)
+def test_a_role_allows_all_that_is_needed(role: str, needed: Sequence[Needed]) -> None:
+    """Each verb that a command asks about is one that its role gives."""
+    roles = {found["metadata"]["name"]: found["rules"] for found in render.kustomize(render.MANIFESTS / "rbac")}
+    rules = roles[f"mnist-job-{role}"]
     given = {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     plural = {"Job": "jobs", "Pod": "pods", "Event": "events", "PersistentVolumeClaim": "persistentvolumeclaims"}
     plural["CronJob"] = "cronjobs"
-    needed = (*preflight.NEEDED, *overlap.NEEDED)
     assert {(verb, plural[kind] + (f"/{sub}" if sub else "")) for verb, kind, sub in needed} <= given
 
 
@@ -313,6 +322,42 @@ def test_volume_of_one_worker(job: Object) -> None:
     """One worker may have a claim for itself."""
     check = storage.volume(alone(job), claim("ReadWriteOncePod"))
     assert check == Check("volume", "ok", f"the claim {CLAIM} is ReadWriteOncePod")
+
+
+@pytest.mark.parametrize(
+    ("mode", "phase", "check"),
+    [
+        ("ReadOnlyMany", "Bound", ("ok", "the claim data is ReadOnlyMany", "")),
+        ("ReadWriteOnce", "Bound", ("ok", "the claim data is ReadWriteOnce; all workers go to one node", "")),
+        (
+            "ReadWriteOncePod",
+            "Bound",
+            (
+                "failed",
+                "the claim data is ReadWriteOncePod, and 2 workers cannot share it",
+                "name a claim of another access mode with --data",
+            ),
+        ),
+        (
+            "ReadWriteMany",
+            "Pending",
+            (
+                "failed",
+                "the claim data has no volume yet, and so there is no dataset on it",
+                "prepare one there: README, Data on a volume",
+            ),
+        ),
+        ("", "", ("failed", "there is no claim data", "make it, or name another one with --data")),
+    ],
+)
+def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, str, str]) -> None:
+    """The claim with the dataset is there, filled as far as can be seen, and can be read by all workers."""
+    spec = {"spec": {"accessModes": [mode]}, "status": {"phase": phase}}
+    there = [named("PersistentVolumeClaim", "data", **spec)] if mode else []
+    render.mount_data(job["spec"]["template"], "data")
+    assert storage.data(AskedCluster(*there).given(), job) == Check("data", *check)
+    unseen = AskedCluster(forbidden=["PersistentVolumeClaim"]).given()
+    assert storage.data(unseen, job) == Check("data", "not checked", "this user may not look at the claim data")
 
 
 def test_claim_missing(job: Object) -> None:
@@ -684,7 +729,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each check with its remedy; warnings alone are no failure."""
     assert run(ready_cluster(may_not=["list Event"])) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert lines[:4] == [
         "ok          server version: 1.35",
         "ok          namespace: here",

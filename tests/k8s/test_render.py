@@ -14,6 +14,7 @@ import yaml
 from job.errors import Exit, JobError
 from k8s import render, submit
 from k8s.__main__ import parser
+from k8s.contract import CLAIM
 from k8s.render import GPU, MANIFESTS, Submission
 from tests.k8s.fakes import FakeCluster
 
@@ -271,7 +272,14 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
             "--workers cannot be given after the --; give it before the --",
         ),
         ({"arguments": ("--name=x",)}, "--name cannot be given after the --; give it before the --"),
-        ({"arguments": ("--data=/d",)}, "--data cannot be given after the --; the image holds the dataset at /data"),
+        (
+            {"arguments": ("--data=/d",)},
+            (
+                "--data cannot be given after the --; "
+                "the image holds the dataset at /data; give a claim with another one before the --"
+            ),
+        ),
+        ({"data": "../data"}, "--data must be a claim's name, not '../data'"),
         ({"arguments": ("--output=/o",)}, "--output cannot be given after the --; the claim is mounted at /output"),
         ({"arguments": ("--device=gpu",)}, "--device cannot be given after the --; --overlay gpu trains on GPUs"),
     ],
@@ -372,11 +380,24 @@ def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert ("dry-run", "Job", printed) in cluster.asked
 
 
-def claim(*modes: str) -> Object:
-    """The runs' claim."""
+def test_data_on_a_claim() -> None:
+    """It is mounted read-only in place of the image's, also where there was one, and the output's claim stays."""
+    plain, job = render.job(Submission("digits")), render.job(Submission("digits", data="first", claim="mine"))
+    render.mount_data(job["spec"]["template"], "second")
+    spec = job["spec"]["template"]["spec"]
+    claim = {"claimName": "second", "readOnly": True}
+    assert spec["volumes"].pop() == {"name": "data", "persistentVolumeClaim": claim}
+    [trainer] = spec["containers"]
+    assert trainer["volumeMounts"].pop() == {"name": "data", "mountPath": "/data", "readOnly": True}
+    render.set_claim(job["spec"]["template"], CLAIM)
+    assert job == plain
+
+
+def claim(*modes: str, name: str = CLAIM) -> Object:
+    """A claim, the runs' own if it has no other name."""
     return {
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "mnist-job-output"},
+        "metadata": {"name": name},
         "spec": {"accessModes": list(modes)},
     }
 
@@ -391,6 +412,15 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
     cluster = FakeCluster(*found)
     job, _ = submit.prepare(cluster.given(), Submission("digits"))
     assert job == render.job(Submission("digits", components=("one-node",) if one_node else ()))
+
+
+@pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
+def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
+    """The claim with the dataset may need it too; it is only read."""
+    cluster = FakeCluster(claim("ReadWriteMany"), claim(mode, name="data"))
+    job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
+    components = ("one-node",) if one_node else ()
+    assert job == render.job(Submission("digits", data="data", components=components))
 
 
 def test_one_node_once() -> None:
@@ -414,7 +444,7 @@ def test_one_node_once() -> None:
             {"resources": ["SETUP"]},
             "makes ServiceAccount, Service, PersistentVolumeClaim, NetworkPolicy, and not one Job",
         ),
-        ({"resources": ["RUN"], "patches": [NO_CLAIM]}, "does not mount one claim"),
+        ({"resources": ["RUN"], "patches": [NO_CLAIM]}, "does not mount one claim for the output"),
     ],
 )
 def test_an_overlay_that_is_no_run(tmp_path: Path, content: dict[str, Any], problem: str) -> None:

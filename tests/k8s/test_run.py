@@ -53,13 +53,22 @@ def test_published(condition: str) -> None:
     assert state(Run(job(2, condition))) == State("published", ended=True, code=0)
 
 
+@pytest.mark.parametrize("before", ["", "published before: "])
+def test_kept(before: str) -> None:
+    """Where `latest` did not move, the state says why, also where the run was started again since."""
+    pods = (ended(0, 0, message=told(0, "kept", f"{before}the present latest, a, began later", accuracy=0.9)),)
+    found = State("published", "kept, for the present latest, a, began later", ended=True, code=0, accuracy=0.9)
+    assert state(Run(job(2, "Complete"), pods)) == found
+
+
 @pytest.mark.parametrize("condition", ["FailureTarget", "Failed"])
 def test_rejected(condition: str) -> None:
     """Code 69 is no failure to show; without its pod, the condition still tells of it."""
     message = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 69 matching FailJob rule at index 1"
     failed = job(2, condition, "PodFailurePolicy", message)
     pods = (ended(0, 69, message=told(69, "rejected", "too bad", accuracy=0.5)), ended(1, 75))
-    assert state(Run(failed, pods)) == State("rejected", ended=True, code=69, accuracy=0.5)
+    assert state(Run(failed, pods)) == State("rejected", "too bad", ended=True, code=69, accuracy=0.5)
+    assert str(state(Run(failed, pods))) == "rejected: too bad"
     assert state(Run(failed)) == State("rejected", ended=True, code=69)
 
 

@@ -1,0 +1,37 @@
+"""promote: move `latest` to a published run by hand, forwards or back, whatever its verdict and its age."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from job.config import check_name
+from k8s import helper
+from k8s.contract import OUTPUT
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from k8s.cluster import Cluster
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `promote` takes."""
+    parser.add_argument("name", metavar="NAME", help="the run")
+    helper.add_flags(parser)
+
+
+def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+    """Promote a run; returns the exit status."""
+    name = arguments.name
+    check_name(name, 1, "NAME")
+    cluster = reach()
+    place = helper.place(cluster, name, arguments.image, arguments.claim)
+    with helper.opened(cluster, place, writes=True) as pod:
+        found = json.loads(pod.job("promote", name, f"--output={OUTPUT}", "--json"))
+    if arguments.output == "json":
+        print(json.dumps({"name": name, "before": found["before"], "claim": place.claim}))
+    else:
+        print(f"latest is {name}; it was {found['before'] or 'not there'}")
+    return 0

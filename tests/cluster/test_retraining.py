@@ -1,0 +1,125 @@
+"""One run after the other on one volume: promoted or not, compared, gone back to, pruned; and on other data."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from k8s.contract import data_claim_of
+from k8s.render import MANIFESTS, kustomize
+from tests.cluster.lab import ROOT, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cluster.lab import Lab
+
+SHORT = ("--epochs=1", "--evaluate-every=0")
+RAW = "/tmp/raw"  # noqa: S108 - in a container
+# On the pod for data: a part of the image's dataset, as the four raw files.
+OTHER = """
+import numpy as np, pathlib
+raw = pathlib.Path("RAW")
+raw.mkdir()
+for split, name, count in (("train", "train", 6000), ("test", "t10k", 1000)):
+    for what, kind, magic in (("images", "idx3", 2051), ("labels", "idx1", 2049)):
+        rows = np.load(f"/data/mnist/decoded/{split}-{what}.npy")[:count]
+        head = np.array([magic, *rows.shape], ">i4").tobytes()
+        (raw / f"{name}-{what}-{kind}-ubyte").write_bytes(head + rows.tobytes())
+"""
+
+
+def found(lab: Lab, command: str, *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    said = lab.launcher(command, *arguments, "--output=json")
+    return json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+
+
+def test_retraining(shared: Lab, tmp_path: Path) -> None:
+    """A worse model is rejected, with both accuracies; by hand it is promoted; what is old goes, with its Job."""
+    shared.submit("first", *SHORT, workers=1)
+    shared.until_published("first")
+    shared.submit("second", *SHORT, "--learning-rate=0.0001", "--schedule=constant", workers=1)
+    shared.until_failed("second")
+    figures = r"accuracy 0\.\d{4} is worse than that of the present latest, first: 0\.\d{4} \(95% interval 0\.\d{4} to "
+    [run] = [run for run in found(shared, "status")["runs"] if run["name"] == "second"]
+    assert (run["state"], run["code"]) == ("rejected", 69)
+    assert re.match(figures, run["detail"])
+    said = " ".join(shared.launcher("status", "second").split())
+    assert re.search(f"second: rejected: {figures}", said)
+    assert re.search(rf"worker 0 ended with 69 \(rejected\): {figures}", shared.why("second"))
+
+    page = tmp_path / "runs.html"
+    said = shared.launcher("compare", f"--html={page}")
+    assert "first <- latest" in said
+    assert "second is worse" in said
+    assert re.search(f"second, the newest, was rejected: {figures}", said)
+    assert "first is latest" in page.read_text(encoding="utf-8")
+
+    assert found(shared, "promote", "second") == {"name": "second", "before": "first", "claim": "output"}
+    assert found(shared, "fetch", "latest", str(tmp_path))["name"] == "second"
+    assert (tmp_path / "second/saved_model/1/saved_model.pb").is_file()
+
+    # Begun before the third, and then nobody wrote to it for long: it stays for its Job's sake alone.
+    shared.submit("suspended", "--epochs=2000", "--evaluate-every=0", workers=1)
+    shared.until_step("suspended", 1000)
+    shared.launcher("suspend", "suspended")
+    until(lambda: not shared.pods("suspended"), "the end of its pod")
+    shared.kubectl("exec", shared.reader(), "--", "sh", "-c", "cd /output/runs/suspended && touch -d @0 . *")
+    shared.submit("third", *SHORT, workers=1)
+    shared.until_published("third")
+    assert found(shared, "promote", "second")["before"] == "third"
+    shared.launcher("prune", "--keep=1", code=64)  # nobody can be asked
+    planned = found(shared, "prune", "--keep=1", "--dry-run")
+    assert [one["name"] for one in planned["prune"]] == planned["jobs"] == ["first"]
+    assert {name: why for name, why in planned["kept"].items() if why} == {
+        "second": "latest leads to it",
+        "suspended": "its Job is suspended",
+    }
+    pruned = found(shared, "prune", "--keep=1", "--yes")
+    assert (pruned["pruned"], pruned["jobs"]) == (["first"], ["first"])
+    assert shared.cluster.get("Job", "first") is None
+    left = {"models": ["second", "third"], "runs": ["second", "suspended", "third"]}
+    for kind, names in left.items():
+        listed = shared.kubectl("exec", shared.reader(), "--", "ls", f"/output/{kind}")
+        assert listed.split() == names
+    shared.launcher("resume", "suspended")
+    assert (shared.until_step("suspended", 1).step or 0) > 1000  # it goes on, and not again
+    shared.launcher("cancel", "suspended")
+
+
+def test_data_on_a_volume(shared: Lab) -> None:
+    """Filled as README says; another test set keeps `latest` where it is, and everything that tells of it says so."""
+    shared.submit("first", *SHORT, workers=1)
+    for each in kustomize(MANIFESTS / "data"):
+        if each["kind"] == "Pod":
+            each["spec"]["containers"][0]["image"] = shared.image
+        else:
+            each["spec"] |= {"storageClassName": shared.storage_class, "accessModes": ["ReadWriteMany"]}
+        shared.kubectl("create", "-f", "-", given=json.dumps(each))
+    shared.kubectl("wait", "--for=condition=Ready", "pod/mnist-job-data", "--timeout=120s")
+    shared.kubectl("cp", str(ROOT / "data/mnist"), "mnist-job-data:/data/mnist")
+    said = shared.kubectl("exec", "mnist-job-data", "--", "python", "-m", "job", "data")
+    assert "mnist is already prepared in data/mnist, nothing to do: 60,000 training and 10,000 test examples" in said
+    shared.kubectl("exec", "mnist-job-data", "--", "python", "-c", OTHER.replace("RAW", RAW))
+    shared.kubectl("exec", "mnist-job-data", "--", "rm", "-r", "/data/mnist")
+    shared.kubectl("exec", "mnist-job-data", "--", "python", "-m", "job", "data", "--from-idx", RAW)
+    shared.kubectl("delete", "pod", "mnist-job-data")
+    shared.until_published("first")
+
+    said = shared.launcher("preflight", *shared.submission("second", flags=["--data=nowhere"]), code=2)
+    assert "failed      data: there is no claim nowhere; make it, or name another one with --data" in said
+    shared.submit("second", *SHORT, workers=2, flags=["--data=mnist-job-data"])
+    shared.until_published("second")
+    kept = "kept, for the present latest, first, was tested on other data"
+    [run] = [run for run in found(shared, "status")["runs"] if run["name"] == "second"]
+    assert (run["state"], run["detail"]) == ("published", kept)
+    assert f"`latest` did not move: {kept}" in shared.why("second")
+    said = shared.launcher("compare")
+    assert "Tested on other data than first (latest), so not comparable: second" in said
+    assert "second, the newest, was kept: the present latest, first, was tested on other data" in said
+
+    shared.launcher("retry", "second", "--workers=1")
+    assert data_claim_of(shared.job("second")["spec"]["template"]) == "mnist-job-data"
+    shared.until_published("second")
