@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from rich.table import Table
 
 from job import files, metrics
 from job.errors import Exit, JobError
+from job.publish import output_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,12 +75,13 @@ class Difference:
 class Comparison:
     """All published runs, newest first, each compared with the reference: `latest`, or without it the most accurate.
 
-    not_comparable are tested on other data than the reference, other_training on the same after a training on other
-    data; damaged gives a sentence for each folder that cannot be
-    read; unpublished are runs begun and without a model.
+    latest is the run that `latest` leads to, also where that is damaged; not_comparable are tested on other data than
+    the reference, other_training on the same after a training on other data; damaged gives a sentence for each folder
+    that contradicts itself or lacks a file; unpublished are runs begun and without a model.
     """
 
     reference: str
+    latest: str | None
     runs: Sequence[Published]
     differences: Mapping[str, Difference]
     not_comparable: Sequence[str]
@@ -94,8 +99,8 @@ def run(output: Path, *, as_json: bool = False, html: Path | None = None) -> Non
         html: where to write it as a page of its own as well.
 
     Raises:
-        JobError: 66 when there is no published run; 73 when the page cannot be written; 65, after everything that can
-            be read is printed, when a run's folder is damaged.
+        JobError: 66 when there is no published run; 73 when the page cannot be written; 73 or 75 when the file system
+            lets none be read; 65, after everything that can be read is printed, when a run's folder is damaged.
     """
     found = compare(output)
     if html:
@@ -121,22 +126,14 @@ def compare(output: Path) -> Comparison:
     """Read an output folder's published runs and compare them.
 
     Raises:
-        JobError: 66 when there is no published run; 65 when there is none that can be read.
+        JobError: 66 when there is no published run; 65 when all are damaged; 73 or 75 from the file system.
     """
-    folders = _folders(output / "models")
-    unpublished = sorted({folder.name for folder in _folders(output / "runs")} - {folder.name for folder in folders})
-    if not folders:
+    with output_errors(output, "read"):
+        latest, runs, damaged, unpublished = _found(output)
+    if not runs and not damaged:
         begun = f"; begun and not published: {', '.join(unpublished)}" if unpublished else ""
         message = f"there is no published run in {output}{begun}"
         raise JobError(Exit.DATA_MISSING, "no-runs", message, "`python -m job train` makes one")
-    latest = (output / "latest").resolve()
-    runs: list[Published] = []
-    damaged: dict[str, str] = {}
-    for folder in folders:
-        try:
-            runs.append(_read(folder, output / "runs" / folder.name, latest=folder.resolve() == latest))
-        except _UNREADABLE as error:
-            damaged[folder.name] = _sentence(error)
     if not runs:
         told = "; ".join(f"{name}: {message}" for name, message in damaged.items())
         raise JobError(Exit.DATA_DAMAGED, "run-damaged", f"no published run in {output} can be read ({told})")
@@ -145,6 +142,7 @@ def compare(output: Path) -> Comparison:
     same = [one for one in runs if one is not reference and one.test_sha256 == reference.test_sha256]
     return Comparison(
         reference=reference.name,
+        latest=latest,
         runs=runs,
         differences=_differences(reference, same),
         not_comparable=[one.name for one in runs if one.test_sha256 != reference.test_sha256],
@@ -158,7 +156,29 @@ class _DamageError(Exception):
     """A run's folder contradicts itself."""
 
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, _DamageError)
+# What the file system refuses is no damage, but for a file that is not there.
+_DAMAGE = (
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, _DamageError),
+)
+
+
+def _found(output: Path) -> tuple[str | None, list[Published], dict[str, str], list[str]]:
+    """The run that `latest` leads to, all that can be read, a sentence for each damaged one, and the unpublished."""
+    folders = _folders(output / "models")
+    unpublished = sorted({folder.name for folder in _folders(output / "runs")} - {folder.name for folder in folders})
+    latest: str | None = None
+    with contextlib.suppress(RuntimeError):  # a link that leads to itself
+        led = (output / "latest").resolve()
+        latest = next((folder.name for folder in folders if folder.resolve() == led), None)
+    runs, damaged = [], {}
+    for folder in folders:
+        try:
+            runs.append(_read(folder, output / "runs" / folder.name, latest=folder.name == latest))
+        except _DAMAGE as error:
+            if folder.is_dir():  # else it was pruned meanwhile
+                damaged[folder.name] = _sentence(error)
+    return latest, runs, damaged, unpublished
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -177,10 +197,15 @@ def _read(folder: Path, run_folder: Path, *, latest: bool) -> Published:
     if right.shape != (test["examples"],) or right.sum() != test["correct"]:
         raise _DamageError("report.json and predictions.npz do not belong together")
     low, high = test["accuracy_interval"]
+    started = str(report["run"]["started"])
+    try:
+        datetime.fromisoformat(started)
+    except ValueError:
+        raise _DamageError(f"report.json gives no time as the run's start, but {started!r}") from None
     verdict, reason = _verdict(run_folder / "verdict.json")
     return Published(
         name=folder.name,
-        started=str(report["run"]["started"]),
+        started=started,
         settings={str(key): value for key, value in report["settings"].items()},
         train_sha256=str(report["dataset"]["train"]["sha256"]),
         test_sha256=str(report["dataset"]["test"]["sha256"]),
@@ -247,6 +272,7 @@ def _plain(found: Comparison) -> dict[str, Any]:
         runs.append(values | {"vs_reference": dataclasses.asdict(difference) if difference else None})
     return {
         "reference": found.reference,
+        "latest": found.latest,
         "runs": runs,
         "not_comparable": found.not_comparable,
         "other_training": found.other_training,
@@ -330,7 +356,7 @@ def _differences_told(found: Comparison) -> list[str]:
 def notes(found: Comparison) -> list[str]:
     """What else there is to know of the runs, in words."""
     called, newest = _called(found), found.runs[0]
-    lines = []
+    lines = [f"{name} is damaged, and left out: {message}" for name, message in found.damaged.items()]
     if newest.verdict in ("rejected", "kept"):
         lines.append(f"{newest.name}, the newest, was {newest.verdict}: {newest.reason}")
     if found.other_training:
@@ -345,5 +371,12 @@ def notes(found: Comparison) -> list[str]:
 
 
 def _called(found: Comparison) -> str:
-    latest = any(one.latest for one in found.runs)
-    return f"{found.reference} ({'latest' if latest else 'the most accurate; nothing is latest'})"
+    return f"{found.reference} ({standing(found)})"
+
+
+def standing(found: Comparison) -> str:
+    """What makes the reference that: latest, or where there is none to compare with the most accurate."""
+    if found.reference == found.latest:
+        return "latest"
+    why = f"latest leads to {found.latest}, which is damaged" if found.latest else "nothing is latest"
+    return f"the most accurate; {why}"

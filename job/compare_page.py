@@ -24,6 +24,7 @@ def render(found: Comparison) -> str:
         .get_template("compare.html")
         .render(
             reference=reference,
+            standing=compare.standing(found),
             scale=page.scale(*reference.interval),
             runs=found.runs,
             differences=found.differences,
@@ -33,6 +34,7 @@ def render(found: Comparison) -> str:
             value=lambda one, key: json.dumps(one.settings[key]).strip('"') if key in one.settings else "-",
             over_time=_over_time(found),
             curves=_curves(found),
+            drawn=min(CURVES, len(found.runs)),
         )
     )
 

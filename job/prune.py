@@ -144,7 +144,7 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
             file system. As JSON wrong names are but told: who asks again after a broken connection finds them gone.
     """
     older_than_s = check(arguments, as_json=arguments.json)
-    with output_errors(output):
+    with output_errors(output, "read"):
         planned = plan(output, arguments.keep, older_than_s, arguments.names)
     if arguments.json:
         gone = [] if arguments.dry_run else prune(output, planned)

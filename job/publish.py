@@ -267,8 +267,12 @@ class Output:
 
 
 @contextlib.contextmanager
-def output_errors(root: Path) -> Iterator[None]:
-    """Turn what the file system refuses of an output folder into a JobError: 75 where it may pass, else 73."""
+def output_errors(root: Path, deed: str = "written") -> Iterator[None]:
+    """Turn what the file system refuses of an output folder, which was to be `written` or `read`, into a JobError.
+
+    Raises:
+        JobError: 75 where it may pass, else 73.
+    """
     try:
         yield
     except OSError as error:
@@ -278,13 +282,14 @@ def output_errors(root: Path) -> Iterator[None]:
                 Exit.TRY_AGAIN,
                 "output-io",
                 f"the output folder failed at {where}: {what}",
-                "the run can be started again",
+                "the run can be started again" if deed == "written" else "try again",
             ) from error
+        more = " with --output, or make room" if deed == "written" else ""
         raise JobError(
             Exit.OUTPUT,
             "output-not-writable",
-            f"the output folder cannot be written at {where}: {what}",
-            "give a folder that can be written with --output, or make room",
+            f"the output folder cannot be {deed} at {where}: {what}",
+            f"give a folder that can be {deed}{more}",
         ) from error
 
 

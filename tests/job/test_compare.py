@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import html
+import io
 import json
+import os
 import re
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -118,6 +123,7 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
     assert (slow["reason"], slow["curve"]) == ("it is rejected", samples.run().curve)
     assert {key: value for key, value in printed.items() if key != "runs"} == {
         "reference": "base",
+        "latest": "base",
         "not_comparable": ["other"],
         "other_training": ["retrained"],
         "damaged": {},
@@ -216,6 +222,7 @@ def test_folder_without_runs_is_66(tmp_path: Path) -> None:
         ("report.json", b"{", "report.json is not JSON"),
         ("report.json", b"{}", "'test' is missing"),
         ("report.json", b"[]", "list indices must be integers or slices, not str"),
+        ("report.json", "yesterday", "report.json gives no time as the run's start, but 'yesterday'"),
         ("predictions.npz", None, "predictions.npz is missing"),
         ("predictions.npz", b"PK\x03\x04torn", "File is not a zip file"),
         ("predictions.npz", b"", "No data left in file"),
@@ -223,20 +230,93 @@ def test_folder_without_runs_is_66(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_run_is_named_after_the_others_are_shown(
-    output: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | None, told: str
+    output: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | str | None, told: str
 ) -> None:
-    """65 with a sentence, and the sound runs are still compared."""
+    """65 with a sentence, and the sound runs are still compared; it is named among them, on the page too."""
     damaged = output / "models" / "slow" / file
+    if isinstance(content, str):  # a sound report that began then
+        content = damaged.read_bytes().replace(b"2026-11-24T01:00:00+00:00", content.encode())
     damaged.unlink()
     if content is not None:
         damaged.write_bytes(content)
     with pytest.raises(JobError) as caught:
-        compare.run(output)
+        compare.run(output, html=output / "page.html")
     assert (caught.value.code, caught.value.message) == (
         Exit.DATA_DAMAGED,
         f"the published run slow is damaged: {told}",
     )
-    assert capsys.readouterr().out.startswith("run ")
+    said = capsys.readouterr().out
+    assert said.startswith("run ")
+    sentence = f"slow is damaged, and left out: {told}"
+    assert sentence in said.splitlines()
+    assert sentence in html.unescape((output / "page.html").read_text(encoding="utf-8"))
+
+
+def test_damaged_latest_is_named(output: Path) -> None:
+    """And not called none: the others are compared with the most accurate one."""
+    (output / "models" / "base" / "report.json").unlink()
+    found = compare.compare(output)
+    assert (found.reference, found.latest) == ("other", "base")
+    assert "other is the most accurate; latest leads to base, which is damaged" in page_of_damaged(output)
+
+
+def page_of_damaged(output: Path) -> str:
+    """The page, as the command writes it before it ends with 65."""
+    with pytest.raises(JobError, match="is damaged"):
+        compare.run(output, html=output / "page.html")
+    return (output / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", ["models/slow/report.json", "models/slow/predictions.npz", "runs/slow/verdict.json"])
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (errno.EIO, Exit.TRY_AGAIN, "the output folder failed at {}: Input/output error"),
+        (errno.ESTALE, Exit.TRY_AGAIN, "the output folder failed at {}: Stale file handle"),
+        (errno.EACCES, Exit.OUTPUT, "the output folder cannot be read at {}: Permission denied"),
+    ],
+)
+def test_what_cannot_be_read_is_not_called_damaged(
+    output: Path, monkeypatch: pytest.MonkeyPatch, file: str, number: int, code: Exit, told: str
+) -> None:
+    """The codes are those of the other commands, and no run is slandered."""
+    original = io.open
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path == output / file:
+            raise OSError(number, os.strerror(number), str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr("io.open", refused)
+    with pytest.raises(JobError) as caught:
+        compare.run(output)
+    assert (caught.value.code, caught.value.message) == (code, told.format(output / file))
+
+
+def test_run_that_is_pruned_meanwhile_is_left_out(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no damaged one, and the last that goes leaves none to compare."""
+    original = compare._read
+
+    def read(folder: Path, *arguments: Any, **options: Any) -> compare.Published:
+        if folder.name in pruned:
+            shutil.rmtree(folder)
+        return original(folder, *arguments, **options)
+
+    monkeypatch.setattr(compare, "_read", read)
+    pruned = {"slow"}
+    found = compare.compare(output)
+    assert ([one.name for one in found.runs], found.damaged) == (["twin", "base", "retrained", "other"], {})
+    pruned = {one.name for one in found.runs}
+    with pytest.raises(JobError, match="there is no published run in"):
+        compare.compare(output)
+
+
+def test_page_says_how_many_curves_it_draws(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All, or the newest and latest."""
+    assert "A line for each run." in page_of(output)
+    monkeypatch.setattr("job.compare_page.CURVES", 3)
+    said = "a line for each of the newest 3 of 5 runs, and for latest"
+    assert page_of(output).lower().count(said) == 3  # above them, and where each is described
 
 
 def test_predictions_of_another_run_are_damage(output: Path) -> None:
