@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("cron", metavar="CRON", help="when runs start, quoted: '0 2 * * *' or @daily")
     add("--timezone", default="UTC", metavar="ZONE", help="of the times, as Europe/Berlin (default: UTC)")
-    add("--dry-run", action="store_true", help="print what would be sent, as YAML, and send nothing")
+    submit.add_dry_run(parser)
     submit.add_submission_flags(parser, "name of the schedule, with which its runs' begin (default: <dataset>)")
     parser.usage = "%(prog)s CRON [FLAGS] [-- TRAINING FLAGS]"
 
@@ -50,13 +50,16 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     if submission.deadline_s and submission.deadline_s >= (times.period_s or 0):
         message = f"--deadline must be below the {times.period_s} s that may lie between two starts"
         raise usage(f"{message}, not {submission.deadline_s} s", "a run that hangs would hold up the next one")
+
+    def scheduled(job: Object) -> Object:
+        config.check_name(arguments.name, job["spec"]["completions"], suffix=SUFFIX)
+        return cron_job(job, arguments.cron, arguments.timezone)
+
+    if arguments.dry_run:
+        return submit.show(arguments, submission, reach, scheduled)
     cluster = reach()
     job, claim = submit.prepare(cluster, submission)
-    config.check_name(arguments.name, job["spec"]["completions"], suffix=SUFFIX)
-    new = cron_job(job, arguments.cron, arguments.timezone)
-    if arguments.dry_run:
-        submit.show(new, arguments.output)
-        return 0
+    new = scheduled(job)
     old = there_is(cluster, arguments.name)
     trial = {"apiVersion": "batch/v1", "kind": "Job", **copy.deepcopy(new["spec"]["jobTemplate"])}
     trial["metadata"]["name"] = arguments.name + SUFFIX

@@ -28,8 +28,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `submit` takes."""
     add_submission_flags(parser)
     parser.add_argument("--wait", action="store_true", help="follow the run to its end, and exit with its code")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as YAML, and send nothing")
+    add_dry_run(parser)
     parser.usage = "%(prog)s [FLAGS] [-- TRAINING FLAGS]"
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add --dry-run, whose values are kubectl's."""
+    told = "print what would be sent, as YAML, and send nothing; with =client no cluster is asked, and none needed"
+    parser.add_argument("--dry-run", nargs="?", const="server", choices=("server", "client"), help=told)
 
 
 def add_submission_flags(
@@ -54,11 +60,10 @@ def add_submission_flags(
 def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     """Submit a run; returns the exit status."""
     submission = read(arguments, datetime.now(UTC))
-    cluster = reach()
-    job = send(cluster, submission) if not arguments.dry_run else prepare(cluster, submission)[0]
     if arguments.dry_run:
-        show(job, arguments.output)
-        return 0
+        return show(arguments, submission, reach)
+    cluster = reach()
+    job = send(cluster, submission)
     name = job["metadata"]["name"]
     if arguments.output == "json":
         print(json.dumps({"name": name, "namespace": cluster.namespace, "uid": job["metadata"]["uid"]}))
@@ -72,13 +77,6 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     except KeyboardInterrupt:
         note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
         raise
-
-
-def show(new: Object, output: str) -> None:
-    """Print what would be sent."""
-    import yaml  # noqa: PLC0415
-
-    print(json.dumps(new) if output == "json" else yaml.safe_dump(new, sort_keys=False).rstrip())
 
 
 def read(arguments: argparse.Namespace, now: datetime) -> Submission:
@@ -112,6 +110,47 @@ def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | 
     if storage.needs_one_node(claim) or storage.data_needs_one_node(cluster, job):
         render.put_on_one_node(job)
     return job, claim
+
+
+def show(
+    arguments: argparse.Namespace,
+    submission: Submission,
+    reach: Callable[[], Cluster],
+    made_of: Callable[[Object], Object] = lambda job: job,
+) -> int:
+    """Print what would be sent, as `kubectl apply -f -` takes it; returns the exit status.
+
+    Args:
+        arguments: the command's, with its --dry-run.
+        submission: what is asked for.
+        reach: gives the cluster, if it is to be asked.
+        made_of: gives what is sent instead of the Job.
+    """
+    import yaml  # noqa: PLC0415 - not needed for a command's --help
+
+    if arguments.dry_run == "client":
+        namespace, (setup, job) = arguments.namespace, for_no_cluster(submission)
+    else:
+        cluster = reach()
+        namespace, (job, _) = cluster.namespace, prepare(cluster, submission)
+        setup = absent(cluster, job)
+    objects = [*setup, made_of(job)]
+    if namespace:
+        objects = [{**new, "metadata": {"namespace": namespace, **new["metadata"]}} for new in objects]
+    if arguments.output == "json":
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    else:
+        print(yaml.safe_dump_all(objects, sort_keys=False).rstrip())
+    return 0
+
+
+def for_no_cluster(submission: Submission) -> tuple[list[Object], Object]:
+    """The setup and the Job where nothing is there yet; a claim of the user's own is taken to serve several nodes."""
+    job = render.job(submission)
+    setup = setup_of(job)
+    if any(new["kind"] == "PersistentVolumeClaim" and storage.needs_one_node(new) for new in setup):
+        render.put_on_one_node(job)
+    return setup, job
 
 
 def send(cluster: Cluster, submission: Submission) -> Object:
@@ -151,17 +190,28 @@ def approve(cluster: Cluster, job: Object, claim: Object | None, name: str) -> N
             raise
 
 
+def setup_of(job: Object) -> list[Object]:
+    """What a Job needs of the setup: all, but for the claim where it has another one."""
+    return [
+        new
+        for new in render.setup()
+        if new["kind"] != "PersistentVolumeClaim" or new["metadata"]["name"] == storage.claim_name(job)
+    ]
+
+
+def absent(cluster: Cluster, job: Object) -> list[Object]:
+    """What a Job needs of the setup and is not there."""
+    return [new for new in setup_of(job) if preflight.is_missing(cluster, new["kind"], new["metadata"]["name"])]
+
+
 def set_up(cluster: Cluster, job: Object) -> None:
     """Create what a Job needs of the setup and is not there; what is there stays as it is.
 
     Raises:
         LauncherError: 2, when this user may not.
     """
-    for new in render.setup():
+    for new in absent(cluster, job):
         kind, name = new["kind"], new["metadata"]["name"]
-        other = kind == "PersistentVolumeClaim" and name != storage.claim_name(job)
-        if other or not preflight.is_missing(cluster, kind, name):
-            continue
         try:
             cluster.create(new)
         except ApiError as error:

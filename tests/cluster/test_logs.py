@@ -31,8 +31,14 @@ def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
         path = tmp_path / str(pod["metadata"]["name"])
         command = ["kubectl", "-n", shared.namespace, "logs", "--follow", path.name]
         with path.open("wb") as out:
-            processes.append(stack.enter_context(subprocess.Popen(command, stdout=out)))
+            processes.append(running(subprocess.Popen(command, stdout=out)))
         return path
+
+    def running(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """A process that is gone after the test, also where it would go on for ever."""
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        return process
 
     processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
@@ -42,7 +48,7 @@ def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
         shown = stack.enter_context((tmp_path / "shown").open("w+b"))
         environment = {**os.environ, "KUBECONFIG": str(proxy.kubeconfig)}
         command = shared.command("logs", "run", "--output=json")
-        logs = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=shown))
+        logs = running(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=shown))
         shared.until_step("run", 1000)
         until(lambda: (tmp_path / "shown").stat().st_size > 10_000, "lines that are shown")
         proxy.cut()

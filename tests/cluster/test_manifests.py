@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
@@ -47,8 +48,14 @@ def test_dry_run_is_what_kubectl_takes(lab: Lab) -> None:
     """The YAML of `submit --dry-run` goes into `kubectl apply` as it is; a failed check is no matter to it."""
     flags = [f"--image={lab.image}", "--name=digits", "--workers=3", "--queue=night"]
     printed = lab.launcher("submit", "--dry-run", *flags, "--", "--epochs=2")
-    made = json.loads(lab.kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", given=printed))
+    command = ("apply", "--dry-run=server", "-o", "json", "-f", "-")
+    *setup, made = json.loads(lab.kubectl(*command, given=printed))["items"]
     assert (made["metadata"]["name"], made["spec"]["completions"]) == ("digits", 3)
+    kinds = ["NetworkPolicy", "PersistentVolumeClaim", "Service", "ServiceAccount"]
+    assert sorted(found["kind"] for found in setup) == kinds
+    # Without asking a cluster it is the same, where nothing is there yet.
+    nowhere = Path("/nowhere")
+    assert lab.launcher("submit", "--dry-run=client", *flags, "--", "--epochs=2", kubeconfig=nowhere) == printed
 
 
 def test_preflight_alone(lab: Lab) -> None:

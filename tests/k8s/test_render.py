@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from k8s.cluster import Cluster
     from k8s.contract import Object
 
 # The output on no claim.
@@ -369,15 +370,38 @@ def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace
 
 
 def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The YAML of a dry run is the Job that submit then sends, and sends nothing."""
+    """The YAML of a dry run is what submit then sends, in its namespace, and sends nothing."""
     monkeypatch.setattr("k8s.preflight.checks", lambda *_: [])
-    cluster, training = FakeCluster(), ("--epochs=3", "--dataset=fashion_mnist")
+    [account] = [new for new in render.setup() if new["kind"] == "ServiceAccount"]
+    cluster, training = FakeCluster(account), ("--epochs=3", "--dataset=fashion_mnist")
     assert submit.run(arguments("--dry-run", "--workers=3", training=training), cluster.given) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
+    printed = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert submit.run(arguments("--dry-run", "--workers=3", "--output=json", training=training), cluster.given) == 0
+    assert json.loads(capsys.readouterr().out) == {"apiVersion": "v1", "kind": "List", "items": printed}
     assert cluster.asked == []
+    assert {new["metadata"].pop("namespace") for new in printed} == {"here"}
     assert submit.run(arguments("--workers=3", training=training), cluster.given) == 0
-    assert cluster.asked[-1] == ("create", "Job", printed)
-    assert ("dry-run", "Job", printed) in cluster.asked
+    sent = [new for verb, _, new in cluster.asked if verb == "create"]
+    assert sent == printed
+    assert [new["kind"] for new in sent] == ["Service", "PersistentVolumeClaim", "NetworkPolicy", "Job"]
+    assert ("dry-run", "Job", printed[-1]) in cluster.asked
+
+
+def no_cluster() -> Cluster:
+    """Nothing is to be asked."""
+    raise AssertionError
+
+
+def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what would be sent to a cluster that has nothing yet, in the namespace that is named, if one is."""
+    assert submit.run(arguments("--dry-run", "--workers=3"), FakeCluster().given) == 0
+    asked = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert submit.run(arguments("--dry-run=client", "--workers=3", "--namespace=here"), no_cluster) == 0
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == asked
+    assert submit.run(arguments("--dry-run=client", "--claim=mine"), no_cluster) == 0
+    *setup, job = yaml.safe_load_all(capsys.readouterr().out)
+    assert job == render.job(Submission("digits", claim="mine"))
+    assert setup == [new for new in render.setup() if new["kind"] != "PersistentVolumeClaim"]
 
 
 def test_data_on_a_claim() -> None:

@@ -115,15 +115,18 @@ def test_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What would be sent is printed, and nothing is asked for that changes anything."""
+    """What would be sent is printed, with what is absent of the setup, and nothing is asked that changes anything."""
     cluster = Known()
+    expected = schedule.cron_job(render.job(Submission("mnist")), "@daily", "UTC")
+    expected["metadata"]["namespace"] = "here"
     run(cluster, monkeypatch, "@daily", "--dry-run")
-    assert yaml.safe_load(capsys.readouterr().out) == schedule.cron_job(
-        render.job(Submission("mnist")), "@daily", "UTC"
-    )
+    *setup, new = yaml.safe_load_all(capsys.readouterr().out)
+    assert new == expected
     run(cluster, monkeypatch, "@daily", "--dry-run", "--output=json")
-    assert json.loads(capsys.readouterr().out)["metadata"]["name"] == "mnist"
+    assert json.loads(capsys.readouterr().out)["items"] == [*setup, new]
     assert cluster.asked == []
+    run(cluster, monkeypatch, "@daily", "--dry-run=client", "--namespace=here")
+    assert list(yaml.safe_load_all(capsys.readouterr().out))[-1]["kind"] == "CronJob"
 
 
 def served(*, suspend: bool = False, **changes: Any) -> Object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from job.telemetry import Record
     from k8s.cluster import Cluster
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 DONE = {"state": "published", "detail": "", "ended": True, "code": 0, "workers": 2, "accuracy": 0.9261}
 
 
@@ -122,7 +125,7 @@ def test_no_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each rank's phase, node, restarts and replacements with their reasons; progress and events."""
+    """Each rank's phase, node, restarts and replacements with their reasons; progress and events. README names each."""
     replaced = running(1, number=2)
     replaced["metadata"]["annotations"] = {"batch.kubernetes.io/job-index-failure-count": "2"}
     workers = {"1": {"phase": "restarting", "restarts": 1}}
@@ -149,6 +152,11 @@ def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["events"] == [
         {"when": "2026-01-01T00:00:20Z", "about": "demo-1-aaaa2", "reason": "Started", "message": "Container started"}
     ]
+    for part in ("progress", "ranks", "events"):
+        row = re.search(rf"\n\| `{part}`,[^|]*\| (.*) \|\n", README)
+        [keys, *_] = found[part] if isinstance(found[part], list) else [found[part]]
+        assert row
+        assert re.findall("`(.*?)`", row[1]) == list(keys)
     run(cluster, "demo")
     text = " ".join(capsys.readouterr().out.split())
     assert "step 45 of 100, loss 0.2500, 1,234 examples/s, 2m left" in text
