@@ -1,4 +1,4 @@
-"""What the monitoring manifests and the README give to Prometheus and Grafana, as their tests read it."""
+"""What the monitoring manifests and docs/monitoring.md give to Prometheus and Grafana, as their tests read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from k8s.contract import Object
 
 FOLDER = MANIFESTS / "monitoring"
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "monitoring.md").read_text(encoding="utf-8")
 
 
 def objects() -> dict[str, Object]:
@@ -50,15 +50,15 @@ def queries(namespace: str, run: str) -> dict[str, str]:
 
 
 def scrape_config() -> dict[str, Any]:
-    """How a Prometheus without an operator scrapes, as the README has it."""
-    block = re.search(r"```yaml\n(scrape_configs:\n.*?)```", README, re.DOTALL)
-    assert block, "the README has no scrape_configs"
+    """How a Prometheus without an operator scrapes, as the page has it."""
+    block = re.search(r"```yaml\n(scrape_configs:\n.*?)```", PAGE, re.DOTALL)
+    assert block, "the page has no scrape_configs"
     [found] = yaml.safe_load(block[1])["scrape_configs"]
     return dict(found)
 
 
 def configuration(discovered: Sequence[Object], **more: Any) -> str:
-    """The README's configuration of Prometheus with what it would discover in it.
+    """The page's configuration of Prometheus with what it would discover in it.
 
     Debian's Prometheus is built without the discovery of pods: the test's own does what its documentation says.
 

@@ -87,7 +87,7 @@ def alerts(lab: Lab) -> dict[tuple[str, str], str]:
 
 
 def start(monitor: Lab, lab: Lab) -> None:
-    """Start Prometheus, with the rules and the README's configuration, for the pods that a namespace has now."""
+    """Start Prometheus, with the rules and the page's configuration, for the pods that a namespace has now."""
     assert PROMETHEUS
     put(monitor, "prometheus", Path(PROMETHEUS).read_bytes())
     try:

@@ -140,7 +140,7 @@ def test_the_objects() -> None:
 
 
 def test_whom_prometheus_asks() -> None:
-    """PodMonitor and README select the workers' pods and the supervisor's port, and the network lets only that in."""
+    """PodMonitor and docs/monitoring.md select the workers' pods and the supervisor's port, and only that is let in."""
     [job] = kustomize(MANIFESTS / "run")
     labels = {NAME_LABEL: APP}
     assert labels.items() <= job["spec"]["template"]["metadata"]["labels"].items()
