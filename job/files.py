@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from job.errors import Exit, JobError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -82,3 +85,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_to_lock(path: Path) -> int:
+    """The descriptor of a file to be locked, made where there is none; a link is not followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+@contextlib.contextmanager
+def content_errors(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the content of a file that this run wrote into a JobError: 73, naming it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = f"{path} is damaged: {error}"
+        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import Exit, JobError
-from job.files import read_json, sync, write_json
+from job.files import content_errors, open_to_lock, read_json, sync, write_json
 from job.promotion import Candidate, Verdict, decide
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class Latest:
         decided = self._decided()
         if decided and (decided.verdict != "promoted" or (self._folder / "promoted").exists()):
             return decided
-        with self._alone():
+        with self._locked():
             latest = self._present()
             path = self._model / "report.json"
-            with own(path):
+            with content_errors(path):
                 new = Candidate.of(read_json(path) or {})
             decided = self._decided()
             if decided is None:
@@ -64,7 +64,7 @@ class Latest:
             JobError: 64 when the run is not published.
         """
         self._published()
-        with self._alone():
+        with self._locked():
             self._published()  # it may have been pruned
             before = self._target()
             if before != self._run:
@@ -78,9 +78,9 @@ class Latest:
             raise JobError(Exit.USAGE, "not-published", f"run {self._run!r} is not published in {self._root}", hint)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Hold the promotion lock, and remove what a promotion of this run that was killed has left."""
-        with alone(self._root):
+        with promotion_lock(self._root):
             (self._root / f".latest.{self._run}").unlink(missing_ok=True)
             yield
 
@@ -115,15 +115,15 @@ class Latest:
 
     def _decided(self) -> Verdict | None:
         path = self._folder / "verdict.json"
-        with own(path):
+        with content_errors(path):
             decided = read_json(path)
             return None if decided is None else Verdict(**decided)
 
 
 @contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
+def promotion_lock(root: Path) -> Iterator[None]:
     """Hold the promotion lock, alone among all processes that use this output folder."""
-    lock = descriptor(root / ".promotion-lock")
+    lock = open_to_lock(root / ".promotion-lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -131,23 +131,8 @@ def alone(root: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def descriptor(path: Path) -> int:
-    """A file to be locked, made where there is none; a link is not followed."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-
-
 def _mark(folder: Path) -> None:
     """Say in a run's folder that `latest` was moved to the run; a folder that is gone needs no mark."""
     if folder.is_dir() and not folder.is_symlink():
-        os.close(descriptor(folder / "promoted"))
+        os.close(open_to_lock(folder / "promoted"))
         sync(folder)
-
-
-@contextlib.contextmanager
-def own(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the content of a file that this run wrote into a JobError: 73, naming it."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        message = f"{path} is damaged: {error}"
-        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error

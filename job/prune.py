@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import check_name, seconds, usage
 from job.errors import Exit, JobError
-from job.files import make_folder, read_json, sync
-from job.latest import alone, descriptor
-from job.publish import output_errors
+from job.files import make_folder, open_to_lock, read_json, sync
+from job.latest import promotion_lock
+from job.publish import half_published, output_errors
 
 if TYPE_CHECKING:
     import argparse
@@ -308,7 +308,7 @@ def _parts(output: Path, name: str) -> list[Path]:
     if not parts:
         return []
     # Half-published models, the folders of probes, and the link that was about to be `latest`.
-    left = (*(output / "models").glob(f".{name}.*"), *output.glob(f".probe.{name}.*"), output / f".latest.{name}")
+    left = (*half_published(output, name), *output.glob(f".probe.{name}.*"), output / f".latest.{name}")
     return parts + [path for path in left if os.path.lexists(path)]
 
 
@@ -333,7 +333,7 @@ def _locked(output: Path) -> Iterator[Path]:
     """The folder for what is pruned, held against another prune, for which is waited."""
     pruned = output / PRUNED
     make_folder(pruned)
-    lock = descriptor(pruned / LOCK)
+    lock = open_to_lock(pruned / LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield pruned
@@ -344,11 +344,11 @@ def _locked(output: Path) -> Iterator[Path]:
 def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
     """Take a run, alone, out of everybody's sight; None where it has become `latest`, is trained, or is gone."""
     folder = output / "runs" / name
-    with alone(output), contextlib.ExitStack() as stack:
+    with promotion_lock(output), contextlib.ExitStack() as stack:
         if name == _latest(output) or _in_use(output, name):
             return None
         if folder.is_dir() and not folder.is_symlink():
-            lock = descriptor(folder / LOCK)
+            lock = open_to_lock(folder / LOCK)
             stack.callback(os.close, lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,14 @@
 """A run's results -> the output volume, whole or not at all, and `latest` to the newest model that is good enough.
 
+    runs/<run>/lock           held by the process that trains the run
     runs/<run>/config.json    settings, their hash, JOB_UID, start, versions, fingerprints; written once
+    runs/<run>/events.jsonl   see journal.py, as for tensorboard/ beside it
     runs/<run>/checkpoints/   see checkpoint.py
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves; never decided again
     runs/<run>/promoted       an empty file: `latest` was moved as the verdict says, and will not be again
     models/<run>/             appears whole and never changes
     latest -> models/<run>    moved only by promotion
+    .pruned/                  what prune.py is deleting
 
 Everything is written to a temporary sibling, flushed to the disk and renamed. `latest` is the only link in the folder.
 """
@@ -26,8 +29,18 @@ from typing import TYPE_CHECKING, Any
 from job.cluster import LOCAL_UID
 from job.config import check_name, usage
 from job.errors import Exit, JobError
-from job.files import make_folder, read_json, sha256, sweep, sync, sync_tree, write_json
-from job.latest import Latest, descriptor, own
+from job.files import (
+    content_errors,
+    make_folder,
+    open_to_lock,
+    read_json,
+    sha256,
+    sweep,
+    sync,
+    sync_tree,
+    write_json,
+)
+from job.latest import Latest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +108,7 @@ class Output:
             JobError: 64 when another Job began it; 73 or 75 from the file system.
         """
         with self.errors():
-            self._refuse_links()
+            refuse_links(self.root, self.run)
             if not self.model.is_dir():
                 return None
             if self._check_owner() is None:
@@ -118,7 +131,7 @@ class Output:
                 still does; 65 when it was begun on other data, 78 with other settings; 73 or 75 from the file system.
         """
         with self.errors():
-            self._refuse_links()
+            refuse_links(self.root, self.run)
             self._check_owner()
             lock = self._lock()
         try:
@@ -136,24 +149,9 @@ class Output:
         finally:
             os.close(lock)
 
-    def _refuse_links(self) -> None:
-        """Refuse symbolic links where this run writes, for they could lead out of the folder.
-
-        `.latest.<run>` is left by a promotion that was killed, and is only ever removed.
-        """
-        above = [self.root / "runs", self.root / "models", self.root / ".promotion-lock", self.folder, self.model]
-        below = (Path(at, name) for at, folders, files in os.walk(self.folder) for name in (*folders, *files))
-        for path in (*above, *self._half_published(), *below):
-            if path.is_symlink():
-                message = f"{path} is a symbolic link, and nothing is written through one"
-                raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
-
-    def _half_published(self) -> Iterator[Path]:
-        return self.model.parent.glob(f".{self.run}.*")
-
     def _sweep(self) -> None:
         """Remove the temporaries that killed processes of this run have left."""
-        for folder in (*self._half_published(), *self.root.glob(f".probe.{self.run}.*")):
+        for folder in (*half_published(self.root, self.run), *self.root.glob(f".probe.{self.run}.*")):
             # Another process of this name may be probing, and cleans up after itself.
             shutil.rmtree(folder, ignore_errors=True)
         sweep(self.folder)
@@ -165,7 +163,7 @@ class Output:
         while True:
             make_folder(self.folder)
             with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as unless_held:
-                lock = descriptor(path)
+                lock = open_to_lock(path)
                 unless_held.callback(os.close, lock)
                 self._hold(lock)
                 if os.path.samestat(os.fstat(lock), path.lstat()):
@@ -192,7 +190,7 @@ class Output:
     def _check_owner(self) -> dict[str, Any] | None:
         """config.json's content, None where the run is not begun; refuses another Job's run."""
         path = self.folder / "config.json"
-        with own(path):
+        with content_errors(path):
             config = read_json(path)
             if config is None:
                 return None
@@ -225,7 +223,7 @@ class Output:
         """
         temporary = self.model.parent / f".{self.run}.{self.job_uid}"
         with self.errors():
-            self._refuse_links()
+            refuse_links(self.root, self.run)
             make_folder(self.model.parent)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
@@ -248,18 +246,8 @@ class Output:
             JobError: 73 or 75 from the file system.
         """
         with self.errors():
-            self._refuse_links()
+            refuse_links(self.root, self.run)
             return Latest(self.root, self.run).promote()
-
-    def move(self) -> str | None:
-        """Latest.move() of this published run.
-
-        Raises:
-            JobError: 64 when the run is not published; 73 or 75 from the file system.
-        """
-        with self.errors():
-            self._refuse_links()
-            return Latest(self.root, self.run).move()
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
         """output_errors() of this folder."""
@@ -293,14 +281,42 @@ def output_errors(root: Path, deed: str = "written") -> Iterator[None]:
         ) from error
 
 
+def refuse_links(root: Path, run: str) -> None:
+    """Refuse symbolic links where a run writes, for they could lead out of the output folder.
+
+    `.latest.<run>` is left by a promotion that was killed, and is only ever removed.
+
+    Raises:
+        JobError: 73.
+    """
+    folder = root / "runs" / run
+    above = [root / "runs", root / "models", root / ".promotion-lock", folder, root / "models" / run]
+    below = (Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files))
+    for path in (*above, *half_published(root, run), *below):
+        if path.is_symlink():
+            message = f"{path} is a symbolic link, and nothing is written through one"
+            raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
+
+
+def half_published(root: Path, run: str) -> Iterator[Path]:
+    """The models that processes of a run were about to publish when they were killed."""
+    return (root / "models").glob(f".{run}.*")
+
+
 def move_latest(root: Path, run: str) -> str | None:
-    """Move `latest` by hand to a published run, as Output.move().
+    """Latest.move() by hand.
 
     Args:
         root: the output folder.
         run: the run's name.
+
+    Raises:
+        JobError: 64 when the run is not published; 73 or 75 from the file system.
     """
-    return Output(root, run, LOCAL_UID).move()
+    check_name(run, 1, "the run's name")
+    with output_errors(root):
+        refuse_links(root, run)
+        return Latest(root, run).move()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import pytest
 from job import __main__ as entry
 from job import files, prune
 from job.errors import Exit, JobError
-from job.latest import alone
+from job.latest import promotion_lock
 from job.publish import Output, move_latest
 
 if TYPE_CHECKING:
@@ -305,10 +305,10 @@ def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytes
     @contextlib.contextmanager
     def late(root: Path) -> Iterator[None]:
         assert prune.prune(root, planned) == ["first", "third", "fourth"]
-        with alone(root):
+        with promotion_lock(root):
             yield
 
-    monkeypatch.setattr("job.latest.alone", late)
+    monkeypatch.setattr("job.latest.promotion_lock", late)
     with pytest.raises(JobError, match=r"run 'first' is not published in .*; published are fifth, second") as caught:
         move_latest(output, "first")
     assert caught.value.code == Exit.USAGE
@@ -319,7 +319,7 @@ def test_a_second_prune_waits(output: Path) -> None:
     """And the promotion lock is free while files are deleted."""
     with prune._locked(output) as pruned, (pruned / "lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with alone(output), (output / ".promotion-lock").open() as lock, pytest.raises(BlockingIOError):
+    with promotion_lock(output), (output / ".promotion-lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
