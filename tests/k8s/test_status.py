@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from job.telemetry import Record
     from k8s.cluster import Cluster
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/launcher.md").read_text(encoding="utf-8")
 DONE = {"state": "published", "detail": "", "ended": True, "code": 0, "workers": 2, "accuracy": 0.9261}
 
 
@@ -125,7 +125,7 @@ def test_no_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each rank's phase, node, restarts and replacements with their reasons; progress and events. README names each."""
+    """Each rank's phase, node, restarts and replacements with their reasons; progress and events. The page names all."""
     replaced = running(1, number=2)
     replaced["metadata"]["annotations"] = {"batch.kubernetes.io/job-index-failure-count": "2"}
     workers = {"1": {"phase": "restarting", "restarts": 1}}
@@ -153,7 +153,7 @@ def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
         {"when": "2026-01-01T00:00:20Z", "about": "demo-1-aaaa2", "reason": "Started", "message": "Container started"}
     ]
     for part in ("progress", "ranks", "events"):
-        row = re.search(rf"\n\| `{part}`,[^|]*\| (.*) \|\n", README)
+        row = re.search(rf"\n\| `{part}`,[^|]*\| (.*) \|\n", PAGE)
         [keys, *_] = found[part] if isinstance(found[part], list) else [found[part]]
         assert row
         assert re.findall("`(.*?)`", row[1]) == list(keys)
