@@ -125,7 +125,7 @@ def test_no_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each rank's phase, node, restarts and replacements with their reasons; progress and events. The page names all."""
+    """Each rank's phase, node, restarts and replacements with their reasons; progress, events; the page names all."""
     replaced = running(1, number=2)
     replaced["metadata"]["annotations"] = {"batch.kubernetes.io/job-index-failure-count": "2"}
     workers = {"1": {"phase": "restarting", "restarts": 1}}
