@@ -1,7 +1,7 @@
 """prune: remove old runs, with their models, checkpoints and Jobs, after saying which and what that frees.
 
-What stays on the volume job/prune.py decides, in the helper pod. Here is added what only the cluster knows: a run whose
-Job has not ended, or is younger than what is pruned, stays; and the Jobs of what is pruned go with it.
+What stays on the volume job/retention.py decides, in the helper pod. Here is added what only the cluster knows: a run
+whose Job has not ended, or is younger than what is pruned, stays; and the Jobs of what is pruned go with it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import prune as on_volume
 from job.config import add_prune_flags
+from job.retention import NO_MODEL
 from k8s import helper
 from k8s.contract import OUTPUT, RUNS, claim_of
 from k8s.errors import LauncherError, Status
@@ -71,13 +72,13 @@ def jobs(cluster: Cluster) -> dict[str, Object]:
 
 
 def plan(pod: Helper, flags: Sequence[str], jobs: Mapping[str, Object], claim: str) -> dict[str, Any]:
-    """A job.prune.Plan, as JSON; with the runs without a model of which their Jobs tell that they are over."""
+    """A job.retention.Plan, as JSON; with the runs without a model of which their Jobs tell that they are over."""
     found: dict[str, Any] = json.loads(pod.job("prune", *flags, "--dry-run"))
     kept = found["kept"]
     over = [
         name
         for name, job in jobs.items()
-        if kept.get(name) == on_volume.NO_MODEL and writes_to(job, claim) and not spared(job, found["before"])
+        if kept.get(name) == NO_MODEL and writes_to(job, claim) and not spared(job, found["before"])
     ]
     for first in range(0, len(over), AT_A_TIME):
         named = over[first : first + AT_A_TIME]
@@ -94,7 +95,7 @@ def decide(planned: Mapping[str, Any], jobs: Mapping[str, Object], claim: str) -
     """What is to be pruned of the volume, and which Jobs.
 
     Args:
-        planned: a job.prune.Plan, as JSON.
+        planned: a job.retention.Plan, as JSON.
         jobs: those of all runs, by name.
         claim: of the volume.
 
@@ -104,7 +105,7 @@ def decide(planned: Mapping[str, Any], jobs: Mapping[str, Object], claim: str) -
     """
     before, kept, pruned = planned["before"], dict(planned["kept"]), []
     for name, why in kept.items():
-        if why == on_volume.NO_MODEL:
+        if why == NO_MODEL:
             kept[name] = spared(jobs.get(name), before) or why
     for found in planned["prune"]:
         if why := spared(jobs.get(found["name"]), before):

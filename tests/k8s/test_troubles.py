@@ -10,7 +10,18 @@ from k8s.troubles import OF_CODE, TROUBLES, page
 
 ROOT = Path(__file__).parents[2]
 # What only other commands run, which tell their sentence themselves; no worker.
-OTHER_COMMANDS = {"compare", "digit", "fetch", "idx", "local", "predict", "prepare", "tfds_folder", "prune"}
+OTHER_COMMANDS = {
+    "compare",
+    "digit",
+    "fetch",
+    "idx",
+    "local",
+    "predict",
+    "prepare",
+    "tfds_folder",
+    "prune",
+    "retention",
+}
 # `promote` says it of a run that it is asked to move to.
 BY_HAND = {"not-published"}
 ERRORS, REASON = {"JobError", "End"}, 1
