@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
 
 def cancel_schedule(arguments: argparse.Namespace, cluster: Cluster, schedule: Schedule) -> int:
     """Delete a schedule without its runs; returns the exit status."""
-    cluster.delete("CronJob", schedule.name, uid=schedule.cronjob["metadata"]["uid"], orphan=True)
+    uid = schedule.cronjob["metadata"]["uid"]
+    cluster.delete("CronJob", schedule.name, uid=uid, orphan=True)
+    control.until_gone(cluster, "CronJob", schedule.name, uid)  # its Jobs are its own until then
     text = f"{schedule.name} is cancelled: its CronJob is deleted; its runs and their models stay"
     if run := schedule.going_on:
         text = f"{text}; {run.name} is left alone: `mnist-job cancel {run.name}` ends it too"

@@ -121,6 +121,19 @@ def until_suspended(cluster: Cluster, name: str) -> None:
         time.sleep(POLL_S)
 
 
+def until_gone(cluster: Cluster, kind: str, name: str, uid: str) -> None:
+    """Wait until an object that was deleted is gone.
+
+    Raises:
+        LauncherError: 2, something holds it.
+    """
+    deadline = time.monotonic() + GONE_S
+    while (found := cluster.get(kind, name)) and found["metadata"]["uid"] == uid:
+        if time.monotonic() > deadline:
+            raise refused(f"the {kind} {name} is not gone {GONE_S:.0f} s after its deletion", "see its finalizers")
+        time.sleep(POLL_S)
+
+
 def queue_of(run: Run) -> str:
     """The queue of Kueue that decides when it runs; empty without one."""
     return str(run.job["metadata"].get("labels", {}).get(QUEUE_LABEL, ""))

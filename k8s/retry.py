@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from job.errors import JobError
 from k8s import overlap, render, storage, submit
 from k8s.console import note
 from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
-from k8s.control import GONE_S, POLL_S, refused, until_ended
+from k8s.control import refused, until_ended, until_gone
 from k8s.errors import LauncherError, Status
 from k8s.render import Submission
 from k8s.run import gather, state
@@ -69,11 +68,12 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     found = gather(cluster, arguments.name)
     refuse_unended(found)
     new = again(found.job, submission)
-    queue = belong(cluster, found, new)
+    scheduled = belong(cluster, found, new)
     until_ended(cluster, arguments.name)  # first, for what its pods take up counts in the checks
     check(cluster, new)
+    queue = overlap.hold(new) if scheduled else None
     made = replace(cluster, found.job, new)
-    if overlap.owner_of(made):
+    if scheduled:
         go_on(cluster, made, queue)
     name, workers = arguments.name, made["spec"]["completions"]
     if arguments.output == "json":
@@ -128,16 +128,13 @@ def again(job: Object, submission: Submission) -> Object:
     return new
 
 
-def belong(cluster: Cluster, run: Run, new: Object) -> str | None:
-    """Have a new Job belong to the schedule of the old one, suspended until no other run of that goes on.
+def belong(cluster: Cluster, run: Run, new: Object) -> bool:
+    """Have a new Job belong to the schedule of the old one; whether that has one, which is there still.
 
     Args:
         cluster: where they are.
-        run: the old one; it is left as it is where it belongs to no schedule, or to one that is gone.
+        run: the old one.
         new: the new Job; it is changed in place.
-
-    Returns:
-        the queue of Kueue that is to start it, if one is.
 
     Raises:
         LauncherError: 2, another run of the schedule has not ended.
@@ -145,11 +142,11 @@ def belong(cluster: Cluster, run: Run, new: Object) -> str | None:
     owner = overlap.owner_of(run.job)
     schedule = cluster.get("CronJob", owner) if owner else None
     if schedule is None:
-        return None
+        return False
     overlap.check_rights(cluster)
     overlap.refuse_taken(cluster, schedule, run.job["metadata"]["uid"])
     new["metadata"]["ownerReferences"] = overlap.owned_by(schedule)
-    return overlap.hold(new)
+    return True
 
 
 def go_on(cluster: Cluster, made: Object, queue: str | None) -> None:
@@ -210,7 +207,7 @@ def replace(cluster: Cluster, old: Object, new: Object) -> Object:
     kept = keep(new)
     try:
         cluster.delete("Job", name, uid=uid)
-        until_gone(cluster, name, uid)
+        until_gone(cluster, "Job", name, uid)
         made = cluster.create(new)
     except BaseException as error:
         told = (
@@ -222,19 +219,6 @@ def replace(cluster: Cluster, old: Object, new: Object) -> Object:
         raise
     kept.unlink(missing_ok=True)
     return made
-
-
-def until_gone(cluster: Cluster, name: str, uid: str) -> None:
-    """Wait until a Job that was deleted is gone.
-
-    Raises:
-        LauncherError: 2, something holds it.
-    """
-    deadline = time.monotonic() + GONE_S
-    while (found := cluster.get("Job", name)) and found["metadata"]["uid"] == uid:
-        if time.monotonic() > deadline:
-            raise refused(f"the old Job {name} is not gone {GONE_S:.0f} s after its deletion", "see its finalizers")
-        time.sleep(POLL_S)
 
 
 def keep(new: Object) -> Path:

@@ -82,7 +82,7 @@ def cron_job(job: Object, expression: str, timezone: str) -> Object:
         timezone: a name of the time zone database.
     """
     spec, period_s = copy.deepcopy(job["spec"]), cron.parse(expression).period_s or 0
-    if spec["activeDeadlineSeconds"] >= period_s:
+    if spec.get("activeDeadlineSeconds", period_s) >= period_s:
         # Before the next start its pods, too, are to be gone.
         spec["activeDeadlineSeconds"] = period_s - min(60, period_s // 2)
     # The history limits keep Jobs instead: after a week, that of a month's run would be gone before the next.

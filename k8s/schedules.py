@@ -217,7 +217,7 @@ def unstarted(seen: Schedule, due: datetime) -> Cause:
     found = events.last(seen.events, *UNSTARTED)
     reason, remedy = "schedule-missed", REMEDIES["schedule-missed"]
     within_s = seen.cronjob["spec"].get("startingDeadlineSeconds")
-    told = f"the cluster's CronJob controller did not start it within {within_s} s"
+    told = f"the schedule was suspended then, or the cluster's CronJob controller away for {within_s} s"
     if found and found["reason"] == "JobAlreadyActive":
         reason, remedy, told = "schedule-overlap", REMEDIES["schedule-overlap"], "another run had not ended"
     elif found and found["reason"] != "MissSchedule":

@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.wfile.write(json.dumps(content).encode())
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do  # noqa: N815 - the base class's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do  # noqa: N815 - the base class's names
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -388,29 +388,43 @@ def test_credentials_that_are_not_accepted(
 
 
 def test_patch(plays: Callable[..., Server]) -> None:
-    """A change is a JSON merge patch."""
-    server = plays(named("a"))
+    """A change, of a status too, is a JSON merge patch."""
+    server = plays(named("a"), named("a"))
     at(server.port).patch("Job", "a", {"spec": {"suspend": True}})
-    assert server.asked == [("PATCH", f"{JOBS}/a", {"spec": {"suspend": True}})]
-    assert server.headers[0]["Content-Type"] == "application/merge-patch+json"
+    at(server.port).patch("Job", "a", {"status": {"active": 1}}, "status")
+    assert server.asked == [
+        ("PATCH", f"{JOBS}/a", {"spec": {"suspend": True}}),
+        ("PATCH", f"{JOBS}/a/status", {"status": {"active": 1}}),
+    ]
+    assert {headers["Content-Type"] for headers in server.headers} == {"application/merge-patch+json"}
+
+
+def test_replace(plays: Callable[..., Server]) -> None:
+    """An object takes the place of the one of its name, or would."""
+    server = plays(named("a"), named("a"))
+    for dry_run in (True, False):
+        assert at(server.port).replace(named("a"), dry_run=dry_run) == named("a")
+    assert server.asked == [("PUT", f"{JOBS}/a?dryRun=All", named("a")), ("PUT", f"{JOBS}/a", named("a"))]
 
 
 def test_delete(plays: Callable[..., Server]) -> None:
-    """What is gone, or has another in its place, is deleted already; what it owns goes after it."""
+    """What is gone, or has another in its place, is deleted already; what it owns goes after it, or stays."""
     conflict = refused(409, "Conflict", "the UID in the precondition is another")
-    server = plays({}, refused(404, "NotFound", "no"), conflict, conflict)
+    server = plays({}, refused(404, "NotFound", "no"), conflict, conflict, {})
     cluster = at(server.port)
     cluster.delete("Job", "a")
     cluster.delete("Pod", "a", grace_s=0)
     cluster.delete("Job", "a", uid="a-uid")
     with pytest.raises(ApiError):
         cluster.delete("Job", "a")
+    cluster.delete("Job", "a", orphan=True)
     options = {"propagationPolicy": "Background"}
     assert server.asked == [
         ("DELETE", f"{JOBS}/a", options),
         ("DELETE", f"{PODS}/a", {**options, "gracePeriodSeconds": 0}),
         ("DELETE", f"{JOBS}/a", {**options, "preconditions": {"uid": "a-uid"}}),
         ("DELETE", f"{JOBS}/a", options),
+        ("DELETE", f"{JOBS}/a", {"propagationPolicy": "Orphan"}),
     ]
 
 

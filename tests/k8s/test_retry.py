@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from job.errors import JobError
-from k8s import control, preflight, render, retry
+from k8s import control, overlap, preflight, render, retry
 from k8s.contract import CANCELLED, QUEUE_LABEL, trainer_of
 from k8s.errors import ApiError, LauncherError
 from k8s.render import Submission
@@ -28,9 +28,8 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder; checks that all pass; and waits that are short."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(preflight, "checks", lambda *_: [])
-    for module in (control, retry):
-        monkeypatch.setattr(module, "GONE_S", 0.05)
-        monkeypatch.setattr(module, "POLL_S", 0.001)
+    monkeypatch.setattr(control, "GONE_S", 0.05)
+    monkeypatch.setattr(control, "POLL_S", 0.001)
     return tmp_path
 
 
@@ -230,8 +229,74 @@ def test_job_that_stays(submitted: Object, monkeypatch: pytest.MonkeyPatch, here
     """An old Job that something holds is waited for only so long, and the new one is kept."""
     cluster = FakeCluster(served(submitted, "Failed"))
     monkeypatch.setattr(cluster, "delete", lambda *_, **__: None)
-    with pytest.raises(
-        LauncherError, match="the old Job digits is not gone 0 s after its deletion; see its finalizers"
-    ):
+    with pytest.raises(LauncherError, match="the Job digits is not gone 0 s after its deletion; see its finalizers"):
         again(cluster)
     assert len(list(here.glob("digits.retry.*.yaml"))) == 1
+
+
+def scheduled(job: Object) -> Object:
+    """A Job that failed, of the schedule `nightly`."""
+    made = served(job, "Failed")
+    made["metadata"]["ownerReferences"] = overlap.owned_by(CRON_JOB)
+    return made
+
+
+CRON_JOB = {
+    "kind": "CronJob",
+    "metadata": {"name": "nightly", "uid": "nightly-uid", "resourceVersion": "0"},
+    "status": {"active": []},
+}
+
+
+class Attended(FakeCluster):
+    """A cluster whose CronJob controller takes out what is gone, whenever the CronJob is asked for."""
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object."""
+        if kind == "CronJob" and (found := self.objects.get((kind, name))):
+            found["status"]["active"] = [e for e in found["status"]["active"] if ("Job", e["name"]) in self.objects]
+        return super().get(kind, name)
+
+
+def test_a_run_of_a_schedule(submitted: Object) -> None:
+    """It stays the schedule's, and goes on only once it holds that up."""
+    cluster = Attended(scheduled(submitted), copy.deepcopy(CRON_JOB))
+    assert again(cluster) == 0
+    made = cluster.objects["Job", "digits"]
+    assert made["metadata"]["ownerReferences"] == overlap.owned_by(CRON_JOB)
+    assert [e["name"] for e in cluster.objects["CronJob", "nightly"]["status"]["active"][:1]] == ["digits"]
+    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [
+        ("dry-run", "Job"),
+        ("delete", "Job"),
+        ("create", "Job"),
+        ("patch", "CronJob/status"),
+        ("patch", "Job"),
+    ]
+    created = next(new for verb, _, new in cluster.asked if verb == "create")
+    assert (created["spec"]["suspend"], made["spec"]["suspend"]) == (True, False)
+
+
+def test_a_run_of_a_schedule_that_has_another(submitted: Object) -> None:
+    """Nothing is deleted while another run goes on; one that is faster leaves the new Job suspended, and it is said."""
+    other = scheduled(submitted)
+    other["metadata"] |= {"name": "nightly-1", "uid": "other"}
+    other["status"] = {}
+    cluster = Attended(scheduled(submitted), copy.deepcopy(CRON_JOB), other)
+    with pytest.raises(LauncherError, match="nightly-1 of the same schedule has not ended"):
+        again(cluster)
+    assert cluster.asked == []
+
+    cluster = Attended(scheduled(submitted), copy.deepcopy(CRON_JOB))
+    create = cluster.create
+
+    def beside(new: Object, *, dry_run: bool = False) -> Object:
+        if not dry_run:
+            cluster.objects["Job", "nightly-1"] = other
+        return create(new, dry_run=dry_run)
+
+    cluster.create = beside  # type: ignore[method-assign]
+    with pytest.raises(
+        LauncherError, match="digits is submitted again, and suspended: `mnist-job resume digits` goes on"
+    ):
+        again(cluster)
+    assert cluster.objects["Job", "digits"]["spec"]["suspend"]
