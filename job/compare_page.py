@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from job import compare, page, plots
+from job import compare_text, page, plots
 
 if TYPE_CHECKING:
     from job.compare import Comparison, Published
@@ -17,20 +17,20 @@ CURVES = 20  # of the newest runs; of more, none could be told from the others
 def render(found: Comparison) -> str:
     """The page. Names are other people's words: they are escaped, and no script runs."""
     reference = next(one for one in found.runs if one.name == found.reference)
-    settings = compare.differing(found.runs)
+    settings = compare_text.differing(found.runs)
     datasets = len({(one.train_sha256, one.test_sha256) for one in found.runs}) > 1
     return (
         page.environment()
         .get_template("compare.html")
         .render(
             reference=reference,
-            standing=compare.standing(found),
+            standing=compare_text.standing(found),
             scale=page.scale(*reference.interval),
             runs=found.runs,
             differences=found.differences,
             settings=settings,
             datasets=datasets,
-            notes=compare.notes(found),
+            notes=compare_text.notes(found),
             value=lambda one, key: json.dumps(one.settings[key]).strip('"') if key in one.settings else "-",
             over_time=_over_time(found),
             curves=_curves(found),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 
-from job import compare, metrics
+from job import compare, compare_text, metrics
 from job.errors import Exit, JobError
 from tests.job import report_samples as samples
 from tests.job.test_page import CONTRASTS
@@ -84,7 +84,7 @@ def test_runs_are_compared_with_latest(output: Path) -> None:
     }
     assert found.other_training == ["retrained"]
     assert (found.not_comparable, found.damaged, found.unpublished) == (["other"], {}, ["begun"])
-    assert compare.differing(found.runs) == ["learning_rate", "schedule"]
+    assert compare_text.differing(found.runs) == ["learning_rate", "schedule"]
 
 
 def test_table_says_what_is_beyond_chance(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_learning_curve_in_letters(tmp_path: Path) -> None:
         curve = [{"epoch": 1, "step": at, "loss": 1.0, "accuracy": value} for at, value in enumerate(course)]
         samples.publish(tmp_path, name, right(), curve=curve)
     found = compare.compare(tmp_path)
-    assert {one.name: compare._course(found, one) for one in found.runs} == {
+    assert compare_text._courses(found.runs) == {
         "long": "▁▂▃▄▅▅▆▇█",
         "flat": "▁▁",
         "none": "",
