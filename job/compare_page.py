@@ -58,12 +58,12 @@ def _curves(found: Comparison) -> list[dict[str, Any]]:
     shown = [one for one in found.runs if one.latest or one in found.runs[:CURVES]]
     order = sorted(shown, key=lambda one: (one.latest, one is newest))
     made = []
-    for key, title in (("loss", "Training loss"), ("accuracy", "Test accuracy")):
-        courses = []
-        for one in order:
-            points = [(moment["step"], moment[key]) for moment in one.curve if moment[key] is not None]
-            if points:
-                courses.append(("latest" if one.latest else "newest" if one is newest else "", points))
+    for key, (title, _) in plots.MEASURED.items():
+        courses = [
+            ("latest" if one.latest else "newest" if one is newest else "", points)
+            for one in order
+            if (points := plots.points_of(one.curve, key))
+        ]
         if courses:
             made.append({"title": title, "svg": plots.together(key, courses)})
     return made

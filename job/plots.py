@@ -56,9 +56,8 @@ STYLE: dict[Any, Any] = {
 def learning_curves(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The training loss and the test accuracy by step: for each that was measured, its title, SVG and description."""
     plots = []
-    for key, title, spell in (("loss", "Training loss", _nats), ("accuracy", "Test accuracy", _percent)):
-        points = [(moment["step"], moment[key]) for moment in curve if moment[key] is not None]
-        if points:
+    for key, (title, spell) in MEASURED.items():
+        if points := points_of(curve, key):
             first, last = points[0], points[-1]
             description = f"{title} from {spell(first[1])} at step {first[0]:,} to {spell(last[1])} at step {last[0]:,}"
             svg = _line(key, _thinned(points), spell)
@@ -72,6 +71,18 @@ def _nats(value: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.4g}%"
+
+
+# What is measured in training, as a curve's moments have it: what it is called, and how its values are written.
+MEASURED: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "loss": ("Training loss", _nats),
+    "accuracy": ("Test accuracy", _percent),
+}
+
+
+def points_of(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """The steps at which `loss` or `accuracy` was measured, each with the value."""
+    return [(moment["step"], moment[key]) for moment in curve if moment[key] is not None]
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -125,7 +136,7 @@ def together(name: str, courses: Sequence[tuple[str, Sequence[tuple[int, float]]
             axes.plot(steps, values, color=colours.get(part, OTHERS), linewidth=width, solid_joinstyle="round")
         _by_step(axes)
 
-    return _drawn(f"all-{name}", draw, _nats if name == "loss" else _percent)
+    return _drawn(f"all-{name}", draw, MEASURED[name][1])
 
 
 def _line(name: str, points: list[tuple[int, float]], spell: Callable[[float], str]) -> str:
