@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.alphabeta import Costs, Sample, all_reduce_s, fit, gather_s
 from benchmarks.bars import Bar, Standing, standings
 from benchmarks.cases import RUN, Case
 from benchmarks.measure import FailedError, job_result
@@ -63,3 +64,20 @@ def test_this_job_is_measured_by_its_report(tmp_path: Path) -> None:
     timing = {"us_per_step": 50.0, "examples_per_s": 2e6, "peak_rss_mb": 800.0, "startup_s": 3.0}
     (folder / "report.json").write_text(json.dumps({"timing": timing, "test": {"accuracy": 0.92}}))
     assert job_result(tmp_path, 4.5) == Result(50.0, 2e6, 0.92, 800.0, 4.5)
+
+
+def test_a_network_is_told_from_the_workers_by_its_delays() -> None:
+    """What a step takes on networks of known delay and bandwidth gives how many delays and bytes it waits for."""
+    networks = ((0.0, 1e12), (0.001, 1e12), (0.003, 1e12), (0.0, 1e7))
+    samples = [Sample(8, delay_s, rate, 0.004 + 14 * delay_s + 220_000 / rate) for delay_s, rate in networks]
+    found = fit(samples)
+    assert found.workers == 8
+    assert [found.own_s, found.trips, found.sent_bytes] == pytest.approx([0.004, 14, 220_000], rel=1e-3)
+
+
+def test_what_a_step_costs_on_more_workers() -> None:
+    """By gathering, N-1 messages of whole vectors; by the ring's all-reduce, twice as many of an N-th."""
+    costs = Costs(compute_s=1.0, hop_s=0.5, trips=2.0, vector_bytes=1000.0, sum_s=0.25)
+    assert gather_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 4 * (0.5 + 0.25 + 0.25 + 0.25)
+    assert all_reduce_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 8 * (0.5 + 0.25 + 0.05) + 0.2
+    assert gather_s(costs, 1, 0.125, 4000.0) == all_reduce_s(costs, 1, 0.125, 4000.0) == 0.0

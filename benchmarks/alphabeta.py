@@ -1,0 +1,81 @@
+"""What a step costs on N workers, by a latency and a bandwidth: fitted to what was measured, and beyond it. Pure.
+
+The model is the usual one of message passing: a message of n bytes takes alpha + n * beta. Gathering the vectors of N
+workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes (Thakur,
+Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in MPICH", section 4.1); the ring's
+all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms for
+Clusters of Workstations"). job/step.py gathers vectors of up to 64 KiB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A step's seconds on so many workers, on a network of that one-way delay, in seconds, and bytes a second."""
+
+    workers: int
+    delay_s: float
+    bytes_per_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a step takes on one number of workers.
+
+    own_s is what it takes on a network without delay. trips is how many one-way delays, and sent_bytes how many bytes,
+    a step waits for one after the other. What is shared, as cores, is in own_s alone.
+    """
+
+    workers: int
+    own_s: float
+    trips: float
+    sent_bytes: float
+
+
+def fit(samples: Sequence[Sample]) -> Fit:
+    """The least-squares fit of own_s + trips * delay_s + sent_bytes / bytes_per_s to samples of one number of workers.
+
+    Each residual counts in proportion to what was measured, or the slowest network alone would be fitted.
+    """
+    rows = np.array([[1.0, one.delay_s, 1 / one.bytes_per_s] for one in samples])
+    seconds = np.array([one.step_s for one in samples])
+    own_s, trips, sent_bytes = np.linalg.lstsq(rows / seconds[:, None], np.ones(len(samples)), rcond=None)[0]
+    return Fit(samples[0].workers, float(own_s), float(trips), float(sent_bytes))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a step is made of, in seconds.
+
+    compute_s is one worker's, at most; hop_s what the software takes for one message along the ring; trips how many
+    one-way delays a message takes; vector_bytes a worker's vector; sum_s what it takes to sum one more of them.
+    """
+
+    compute_s: float
+    hop_s: float
+    trips: float
+    vector_bytes: float
+    sum_s: float
+
+
+def gather_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
+    """Seconds to sum the workers' vectors by gathering them along a ring."""
+    message_s = costs.hop_s + costs.trips * delay_s + costs.vector_bytes / bytes_per_s
+    return (workers - 1) * (message_s + costs.sum_s)
+
+
+def all_reduce_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
+    """Seconds to sum them by the ring's all-reduce; a worker sums N-1 parts of an N-th."""
+    part = costs.vector_bytes / workers
+    message_s = costs.hop_s + costs.trips * delay_s + part / bytes_per_s
+    return 2 * (workers - 1) * message_s + costs.sum_s * (workers - 1) / workers
