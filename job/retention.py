@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS = ("models", "runs")
-NO_MODEL = "it has no model, and --keep alone does not prune it"
 PRUNED, LOCK = ".pruned", "lock"
 # So long a run without a verdict may lie still, with its lock free, and yet go on: its workers wait for each other.
 RESTING_S = 1200.0
@@ -46,6 +45,7 @@ class Plan:
 
     before is the time, UTC in ISO 8601, since which everything stays; None where there are too few models to prune any.
     kept has every other run, and why it stays; empty where that is its age, or that others are named.
+    without_model are those of them that stay because --keep alone prunes no run without a model.
     unknown are names that were given and are no run's. left are the bytes that a prune which was killed has left; they
     go in any case.
     """
@@ -53,6 +53,7 @@ class Plan:
     before: str | None
     prune: Sequence[Found]
     kept: Mapping[str, str]
+    without_model: Sequence[str]
     unknown: Sequence[str]
     left: int
 
@@ -83,7 +84,7 @@ def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = 
     if before:
         young = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
         before = min(before, young.isoformat(timespec="microseconds"))
-    prune = []
+    prune, without_model = [], []
     for started, name in runs:
         if names and name not in names:
             kept[name] = ""
@@ -92,12 +93,13 @@ def plan(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = 
         elif name == latest:
             kept[name] = "latest leads to it"
         elif not (names or older_than_s or _published(output, name)):
-            kept[name] = NO_MODEL
+            kept[name] = "it has no model, and --keep alone does not prune it"
+            without_model.append(name)
         elif why := in_use(output, name, older_than_s):
             kept[name] = why
         elif parts := parts_of(output, name):
             prune.append(Found(name, started, parts[0].parent.name == "models", sum(map(_size, parts))))
-    return Plan(before, prune, kept, unknown, sum(map(_size, left_over(output))))
+    return Plan(before, prune, kept, without_model, unknown, sum(map(_size, left_over(output))))
 
 
 def _young(started: str, oldest: str | None, keep: int) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from job import prune as on_volume
 from job.config import add_prune_flags
-from job.retention import NO_MODEL
 from k8s import helper
 from k8s.contract import OUTPUT, RUNS, claim_of
 from k8s.errors import LauncherError, Status
@@ -21,7 +20,7 @@ from k8s.run import Run, is_settled, state
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from k8s.cluster import Cluster
     from k8s.contract import Object
@@ -74,12 +73,8 @@ def jobs(cluster: Cluster) -> dict[str, Object]:
 def plan(pod: Helper, flags: Sequence[str], jobs: Mapping[str, Object], claim: str) -> dict[str, Any]:
     """A job.retention.Plan, as JSON; with the runs without a model of which their Jobs tell that they are over."""
     found: dict[str, Any] = json.loads(pod.job("prune", *flags, "--dry-run"))
-    kept = found["kept"]
-    over = [
-        name
-        for name, job in jobs.items()
-        if kept.get(name) == NO_MODEL and writes_to(job, claim) and not spared(job, found["before"])
-    ]
+    kept, unpublished = found["kept"], [(name, jobs[name]) for name in found["without_model"] if name in jobs]
+    over = [name for name, job in unpublished if writes_to(job, claim) and not spared(job, found["before"])]
     for first in range(0, len(over), AT_A_TIME):
         named = over[first : first + AT_A_TIME]
         more = json.loads(pod.job("prune", *flags, "--dry-run", *named))
@@ -104,9 +99,9 @@ def decide(planned: Mapping[str, Any], jobs: Mapping[str, Object], claim: str) -
         pruned, and of those as old that have left nothing on the volume.
     """
     before, kept, pruned = planned["before"], dict(planned["kept"]), []
-    for name, why in kept.items():
-        if why == NO_MODEL:
-            kept[name] = spared(jobs.get(name), before) or why
+    for name in planned["without_model"]:
+        if name in kept:
+            kept[name] = spared(jobs.get(name), before) or kept[name]
     for found in planned["prune"]:
         if why := spared(jobs.get(found["name"]), before):
             kept[found["name"]] = why
@@ -153,12 +148,19 @@ def carry_out(
 ) -> tuple[list[str], list[str]]:
     """Prune what was told and still may go; gives the names of the runs, and of the Jobs, that are gone.
 
-    The Jobs go first: what has none cannot be resumed or retried while its files go.
+    A Job goes before its model, for then nobody can retry or resume what is being deleted. Where there is no model it
+    goes last: it alone tells the next prune that the run is over, should this one be killed between the two.
     """
-    now = jobs(cluster)
-    going = [name for name in planned["jobs"] if name in now and not spared(now[name], planned["before"])]
-    for name in going:
-        cluster.delete("Job", name, uid=now[name]["metadata"]["uid"])
+
+    def delete(names: Iterable[str]) -> list[str]:
+        now = jobs(cluster)
+        going = [name for name in names if name in now and not spared(now[name], planned["before"])]
+        for name in going:
+            cluster.delete("Job", name, uid=now[name]["metadata"]["uid"])
+        return going
+
+    unpublished = {found["name"] for found in planned["prune"] if not found["published"]}
+    deleted = delete(name for name in planned["jobs"] if name not in unpublished)
     now = jobs(cluster)
     names = [found["name"] for found in planned["prune"] if not spared(now.get(found["name"]), planned["before"])]
     gone: list[str] = []
@@ -168,4 +170,5 @@ def carry_out(
         # By what is there now, for a connection that broke may have hidden that an earlier attempt did it.
         there = {found["name"] for found in done["prune"]} - set(done["pruned"]) | done["kept"].keys()
         gone += [name for name in batch if name not in {NOBODY, *there}]
-    return gone, going
+    deleted += delete(unpublished.intersection(planned["jobs"], gone))
+    return gone, [name for name in planned["jobs"] if name in deleted]

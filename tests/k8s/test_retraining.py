@@ -198,6 +198,40 @@ Jobs to delete, 3: cancelled, second, imageless
     assert sorted(path.name for path in (root / "runs").iterdir()) == left
 
 
+@pytest.mark.parametrize("whole_steps", range(4))
+def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """Wherever it is killed, the next one takes the rest of each run: its model, its folder and its Job."""
+    begin(root, "cancelled", 1)
+    stopped = job("cancelled", suspend=True, annotations={CANCELLED: "2026-11-01T00:00:00Z"})
+    cluster = Volume(root, job("second", "Complete", day=2), job("third", "Complete", day=3), stopped)
+    (root / "latest").unlink()
+    (root / "latest").symlink_to("models/third")
+    # Two Jobs and one command; after the last there is nothing left to be killed in.
+    left = iter(range(whole_steps))
+    delete, runs = cluster.delete, cluster.run
+
+    def step() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    def delete_job(kind: str, name: str, **how: Any) -> None:
+        if kind == "Job":
+            step()
+        delete(kind, name, **how)
+
+    def run(words: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+        if "--yes" in words:
+            step()
+        return runs(words, write)
+
+    cluster.delete, cluster.command = delete_job, run  # type: ignore[method-assign]
+    assert command(cluster, "prune", "--keep=1", "--yes")[0] == (130 if whole_steps < 3 else 0)
+    cluster.delete, cluster.command = delete, runs  # type: ignore[method-assign]
+    assert command(cluster, "prune", "--keep=1", "--yes")[0] == 0
+    assert [name for kind, name in cluster.objects if kind == "Job"] == ["third"]
+    assert sorted(path.name for kind in ("runs", "models") for path in (root / kind).iterdir()) == ["third", "third"]
+
+
 def test_prune_after_one_that_was_killed(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     """What that has left goes, though nothing else is due."""
     cluster = Volume(root, job("first", "Complete"))
