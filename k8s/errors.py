@@ -14,7 +14,7 @@ class Status(IntEnum):
 
 
 MEANINGS: dict[Status, str] = {
-    Status.FAILED: "the run failed without a worker's exit code, or a check did; the reason is told",
+    Status.FAILED: "the run failed without a worker's exit code, or a command on the volume did; the reason is told",
     Status.REFUSED: "refused by a check before the submission, or by the API server",
     Status.UNREACHED: "the cluster was not reached",
 }

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.config import usage
+from job.errors import Exit
 from k8s import permissions, render
+from k8s.console import note
 from k8s.contract import CLAIM, RUNS, Object, claim_of, trainer_of
 from k8s.errors import ApiError, LauncherError, Status
 from k8s.events import when
@@ -85,16 +87,31 @@ class Helper:
             show: takes what it prints, also where it fails.
 
         Raises:
-            LauncherError: 1, it failed; its own sentence.
+            LauncherError: it failed; its own sentence, with 64 where it names what is not there, else 1.
         """
         code, found, errors = self.output(["python", "-m", "job", *words])
         text = found.decode(errors="replace")
         if show:
             show(text)
         if code:
-            last = errors.splitlines()[-1] if errors else f"`job {words[0]}` ended with {code} and said nothing"
-            raise LauncherError(Status.FAILED, last.removeprefix("error: "))
+            raise self.failed(code, errors or f"`job {words[0]}` ended with {code} and said nothing")
         return text
+
+    def failed(self, code: int, errors: str) -> LauncherError:
+        """The error of a command of the job's: its last line, with a remedy that the launcher's user has."""
+        *above, last = errors.splitlines()
+        if code == Exit.BUG:
+            note("\n".join(above))
+        text, remedy = last.removeprefix("error: "), ""
+        if code == Exit.DATA_MISSING:
+            remedy = "submit a run first, or name another claim with --claim"
+        elif code == Exit.OUTPUT and "--output" in text:
+            remedy = f"make room on the claim {self.claim}, or see that it can be written"
+        elif code == Exit.TRY_AGAIN:
+            remedy = "try again"
+        if remedy:
+            text = f"{text.rpartition('; ')[0] or text}; {remedy}"
+        return LauncherError(Exit.USAGE if code == Exit.USAGE else Status.FAILED, text)
 
     def broken(self, error: OSError) -> LauncherError:
         """The error of a connection that breaks again and again."""

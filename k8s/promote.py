@@ -29,9 +29,12 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     cluster = reach()
     place = helper.place(cluster, name, arguments.image, arguments.claim)
     with helper.opened(cluster, place, writes=True) as pod:
-        found = json.loads(pod.job("promote", name, f"--output={OUTPUT}", "--json"))
+        was = pod.output(["readlink", f"{OUTPUT}/latest"])[1].decode(errors="replace").strip()
+        before = json.loads(pod.job("promote", name, f"--output={OUTPUT}", "--json"))["before"]
+        if before == name:  # also where it ran again, for the connection broke once it was done
+            before = was.rpartition("/")[2] or None
     if arguments.output == "json":
-        print(json.dumps({"name": name, "before": found["before"], "claim": place.claim}))
+        print(json.dumps({"name": name, "before": before, "claim": place.claim}))
     else:
-        print(f"latest is {name}; it was {found['before'] or 'not there'}")
+        print(f"latest is {name}; it was {before or 'not there'}")
     return 0

@@ -277,6 +277,65 @@ def test_output_over_a_broken_connection() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "errors", "status", "said"),
+    [
+        (
+            64,
+            "error: run 'x' is not published in /output; no run is",
+            64,
+            "run 'x' is not published in /output; no run is",
+        ),
+        (65, "error: the run x is damaged: a; b", 1, "the run x is damaged: a; b"),
+        (
+            66,
+            "error: /output has no published run; `python -m job train` makes one",
+            1,
+            "/output has no published run; submit a run first, or name another claim with --claim",
+        ),
+        (
+            73,
+            (
+                "error: the output folder cannot be written at /output/latest: No space left on device; "
+                "give a folder that can be written with --output, or make room"
+            ),
+            1,
+            (
+                "the output folder cannot be written at /output/latest: No space left on device; "
+                "make room on the claim output, or see that it can be written"
+            ),
+        ),
+        (73, "error: /output/runs is a symbolic link; remove it", 1, "/output/runs is a symbolic link; remove it"),
+        (
+            75,
+            "error: the output folder failed at x: Stale; the run can be started again",
+            1,
+            "the output folder failed at x: Stale; try again",
+        ),
+        (75, "error: it failed", 1, "it failed; try again"),
+        (137, "", 1, "`job promote` ended with 137 and said nothing"),
+    ],
+)
+def test_what_the_job_says_of_a_failure(code: int, errors: str, status: int, said: str) -> None:
+    """It is the job's sentence, with a remedy that the launcher's user has: who gives no --output, and starts no run."""
+    cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
+    cluster.command = lambda *_: Ended(code, errors)
+    with pytest.raises(LauncherError) as failed:
+        helper.Helper(cluster.given(), "h", "output").job("promote", "x")
+    assert (failed.value.status, str(failed.value)) == (status, said)
+
+
+def test_a_bug_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines to report stand above the sentence that asks for them."""
+    cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
+    cluster.command = lambda *_: Ended(
+        70, "Traceback\n  at x\nerror: KeyError: 1; please report it with the lines above\n"
+    )
+    with pytest.raises(LauncherError, match=r"^KeyError: 1; please report it with the lines above$"):
+        helper.Helper(cluster.given(), "h", "output").job("prune")
+    assert capsys.readouterr().err == "Traceback\n  at x\n"
+
+
+@pytest.mark.parametrize(
     ("error", "said"),
     [
         (

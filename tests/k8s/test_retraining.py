@@ -114,10 +114,10 @@ def test_promote(root: Path, command: Callable[..., tuple[int, str, str]]) -> No
     assert (root / "latest").readlink() == Path("models/second")
     cluster.breaks = ["promote"]
     status, out, _ = command(cluster, "promote", "first", "--output=json")
-    assert (status, json.loads(out)) == (0, {"name": "first", "before": "first", "claim": "output"})
+    assert (status, json.loads(out)) == (0, {"name": "first", "before": "second", "claim": "output"})
     assert (root / "latest").readlink() == Path("models/first")
     said = "error: run 'gone' is not published in /output; published are first, second, third\n"
-    assert command(cluster, "promote", "gone") == (1, "", said)
+    assert command(cluster, "promote", "gone") == (64, "", said)
     wrong = (
         "error: NAME must be lower-case letters, digits and hyphens, with a letter or digit at both ends, not '../x'\n"
     )
