@@ -21,6 +21,7 @@ UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CANCELLED = "mnist-job/cancelled"  # the annotation of a Job that `cancel` suspended
+SINCE = "mnist-job/since"  # that of a CronJob: when `schedule` changed its times, or `resume` had it go on
 
 RUNS = f"{NAME_LABEL}={APP}"  # selects the Jobs, CronJobs and pods of all runs
 

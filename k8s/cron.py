@@ -89,15 +89,15 @@ class Cron:
                 yield from self.times(day, zone)[::step]
 
     @functools.cached_property
-    def period_s(self) -> int | None:
-        """Seconds between two starts at least, as long as no clock is put forward; None where there never are two."""
+    def period_s(self) -> int:
+        """Seconds between two starts at least, as long as no clock is put forward; 0 where there never are two."""
         times = sorted(60 * hour + minute for hour, minute in itertools.product(self.hours, self.minutes))
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         days = (CYCLE[0] + timedelta(days=number) for number in range((CYCLE[1] - CYCLE[0]).days))
         apart = [(later - earlier).days for earlier, later in itertools.pairwise(filter(self.falls_on, days))]
         if apart:
             gaps.append(min(apart) * DAY_MIN - times[-1] + times[0])
-        return 60 * min(gaps) if apart else None
+        return 60 * min(gaps) if apart else 0
 
 
 def parse(text: str) -> Cron:
@@ -117,7 +117,7 @@ def parse(text: str) -> Cron:
         raise usage(f"CRON must have five fields ({names}), not {len(parts)}: {text!r}", "quote it: '0 2 * * *'")
     minutes, hours, days, months, weekdays = (read(part, *field) for part, field in zip(parts, FIELDS, strict=True))
     found = Cron(minutes, hours, days, months, weekdays, both=is_any(parts[2]) or is_any(parts[4]))
-    if found.period_s is None:
+    if not found.period_s:
         raise usage(f"CRON names a day that never comes: {text!r}")
     return found
 

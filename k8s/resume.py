@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s import control, overlap, schedules
+from k8s.contract import SINCE
 from k8s.control import Decision, add_flags
 from k8s.run import state
 from k8s.schedules import Schedule
@@ -33,14 +34,11 @@ def decide_schedule(schedule: Schedule, now: datetime) -> Decision:
     """What to do with a schedule that is to go on."""
     if not schedule.suspended:
         return Decision("resumed", f"{schedule.name} is not suspended: it goes on as it is")
-    change = {"spec": {"suspend": False}}
+    since = {"annotations": {SINCE: f"{now:%Y-%m-%dT%H:%M:%SZ}"}}
+    change = {"metadata": since, "spec": {"suspend": False}}
     resumed = Schedule({**schedule.cronjob, "spec": schedule.cronjob["spec"] | change["spec"]})
-    text = f"{schedule.name} goes on"
-    if coming := resumed.next(now):
-        text = f"{text}: the next run starts at {coming:%Y-%m-%d %H:%M} {schedule.zone}"
-    if resumed.starts_late(now):
-        text = f"{text}, and that of {resumed.missed(now):%H:%M}, which was missed, at once"
-    return Decision("resumed", text, change)
+    text = f": {text}" if (text := schedules.next_start(resumed, now)) else ""
+    return Decision("resumed", f"{schedule.name} goes on{text}", change)
 
 
 def decide(run: Run) -> Decision:

@@ -105,7 +105,7 @@ def job_of(cluster: Cluster, name: str) -> Object:
     """
     job = cluster.get("Job", name)
     if job is None:
-        if optional(cluster, "CronJob", name):
+        if (found := optional(cluster, "CronJob", name)) and not is_going(found):
             hint = f"`mnist-job status {name}` lists its runs"
             raise LauncherError(Status.REFUSED, f"{name} is a schedule, and no run", hint)
         message = f"there is no run {name} in namespace {cluster.namespace}"
@@ -115,6 +115,11 @@ def job_of(cluster: Cluster, name: str) -> Object:
         message = f"the Job {name} in namespace {cluster.namespace} is no run of {APP}"
         raise LauncherError(Status.REFUSED, message, "its labels do not say so")
     return job
+
+
+def is_going(found: Object) -> bool:
+    """Whether an object is deleted, though something of it has to be done first."""
+    return "deletionTimestamp" in found["metadata"]
 
 
 def own(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from job import config
 from job.config import usage
 from k8s import cron, render, submit
-from k8s.contract import APP, NAME_LABEL, QUEUE_LABEL, Object
-from k8s.control import refused
+from k8s.contract import APP, NAME_LABEL, QUEUE_LABEL, SINCE, Object
+from k8s.control import refused, until_gone
 from k8s.errors import ApiError
-from k8s.schedules import Schedule
+from k8s.run import is_going
+from k8s.schedules import Schedule, next_start
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # which it was triggered, since 1970.
 SUFFIX = "-0000000000"
 LATEST_START_S = 3600  # a start that is missed by more is left out
+TRIES = 5  # to change a schedule that somebody else changes meanwhile
+SHOWN = 5  # of the fields that are changed
 KEPT = {"successfulJobsHistoryLimit": 3, "failedJobsHistoryLimit": 10}
 
 
@@ -47,7 +50,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     arguments.name = arguments.name or render.check_arguments(arguments.training).dataset.replace("_", "-")
     config.check_name(arguments.name, arguments.workers or 1, suffix=SUFFIX)
     submission = submit.read(arguments, datetime.now(UTC))
-    if submission.deadline_s and submission.deadline_s >= (times.period_s or 0):
+    if submission.deadline_s and submission.deadline_s >= times.period_s:
         message = f"--deadline must be below the {times.period_s} s that may lie between two starts"
         raise usage(f"{message}, not {submission.deadline_s} s", "a run that hangs would hold up the next one")
 
@@ -55,8 +58,13 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         config.check_name(arguments.name, job["spec"]["completions"], suffix=SUFFIX)
         return cron_job(job, arguments.cron, arguments.timezone)
 
+    def tried(job: Object) -> Object:
+        new = scheduled(job)
+        send(reach(), new, there_is(reach(), arguments.name), dry_run=True)
+        return new
+
     if arguments.dry_run:
-        return submit.show(arguments, submission, reach, scheduled)
+        return submit.show(arguments, submission, reach, scheduled if arguments.dry_run == "client" else tried)
     cluster = reach()
     job, claim = submit.prepare(cluster, submission)
     new = scheduled(job)
@@ -81,7 +89,7 @@ def cron_job(job: Object, expression: str, timezone: str) -> Object:
         expression: when, as cron.parse() reads it.
         timezone: a name of the time zone database.
     """
-    spec, period_s = copy.deepcopy(job["spec"]), cron.parse(expression).period_s or 0
+    spec, period_s = copy.deepcopy(job["spec"]), cron.parse(expression).period_s
     if spec.get("activeDeadlineSeconds", period_s) >= period_s:
         # Before the next start its pods, too, are to be gone.
         spec["activeDeadlineSeconds"] = period_s - min(60, period_s // 2)
@@ -105,14 +113,17 @@ def cron_job(job: Object, expression: str, timezone: str) -> Object:
 
 
 def there_is(cluster: Cluster, name: str) -> Object | None:
-    """The schedule of that name, which is to be changed; None where there is none.
+    """The schedule of that name, which is to be changed; None where there is none, or none any more.
 
     Raises:
-        LauncherError: 2, when the name is a run's, or the CronJob of that name is something else.
+        LauncherError: 2, when the name is a run's, or the CronJob of that name is something else, or does not go.
     """
     if cluster.get("Job", name):
         raise refused(f"there is a Job {name} already", "give the schedule another --name")
     found = cluster.get("CronJob", name)
+    if found and is_going(found):  # as after `cancel`
+        until_gone(cluster, "CronJob", name, found["metadata"]["uid"])
+        return there_is(cluster, name)
     if found and found["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
         raise refused(
             f"the CronJob {name} in namespace {cluster.namespace} is no schedule of {APP}", "give another --name"
@@ -120,8 +131,8 @@ def there_is(cluster: Cluster, name: str) -> Object | None:
     return found
 
 
-def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = False) -> Object:
-    """Create a schedule, or put it in the place of the one of its name, suspended if that is; returns it as it is made.
+def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = False, tries: int = TRIES) -> Object:
+    """Create a schedule, or change the one of its name; returns it as it is made.
 
     Raises:
         LauncherError: 2, the API server refuses it.
@@ -129,13 +140,22 @@ def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = F
     try:
         if old is None:
             return cluster.create(new, dry_run=dry_run)
-        kept = {key: value for key, value in old["metadata"].items() if key != "resourceVersion"}
-        spec = new["spec"] | {"suspend": old["spec"].get("suspend", False)}
-        return cluster.replace({**new, "metadata": kept, "spec": spec}, dry_run=dry_run)
+        return cluster.replace(changed_to(new, old, datetime.now(UTC)), dry_run=dry_run)
     except ApiError as error:
+        if error.code == 409 and tries > 1:  # made or changed meanwhile, as by `suspend` or the cluster's controller
+            return send(cluster, new, there_is(cluster, new["metadata"]["name"]), dry_run=dry_run, tries=tries - 1)
         if error.code != 403:
             raise
         raise refused(error.message, "bind the role mnist-job-runner of k8s/manifests/rbac") from error
+
+
+def changed_to(new: Object, old: Object, now: datetime) -> Object:
+    """A schedule of the version that was read, suspended if that is, with the spec of another one."""
+    spec, metadata = new["spec"] | {"suspend": old["spec"].get("suspend", False)}, old["metadata"]
+    if any(spec[key] != old["spec"].get(key) for key in ("schedule", "timeZone")):
+        since = {SINCE: f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+        metadata = {**metadata, "annotations": metadata.get("annotations", {}) | since}
+    return {**old, "metadata": metadata, "spec": spec}
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
@@ -155,18 +175,19 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
 def tell(cluster: Cluster, made: Object, output: str, *, created: bool, changed: list[str]) -> None:
     """Say what was made or changed."""
     seen, where = Schedule(made), f"-n {cluster.namespace}"
-    coming, deadline_s = seen.next(datetime.now(UTC)), made["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    now, deadline_s = datetime.now(UTC), made["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
     if output == "json":
         found = {"name": seen.name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "created": created}
-        print(
-            json.dumps({**found, "changed": changed, "next": coming and coming.isoformat(), "deadline_s": deadline_s})
-        )
+        coming, late = (when and when.isoformat() for when in (seen.next(now), seen.late(now)))
+        print(json.dumps({**found, "changed": changed, "next": coming, "late": late, "deadline_s": deadline_s}))
         return
-    when = f"the next run starts at {coming:%Y-%m-%d %H:%M} {seen.zone}" if coming else "it is suspended"
+    when = next_start(seen, now) or "it is suspended"
     if created:
         print(f"scheduled {seen.name}: {when}, and must be done within {deadline_s} s")
     elif changed:
-        print(f"changed the schedule {seen.name} ({', '.join(changed)}): {when}; a run that goes on stays as it is")
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        fields = f"{', '.join(changed[:SHOWN])}{more}"
+        print(f"changed the schedule {seen.name} ({fields}): {when}; a run that goes on stays as it is")
     else:
         print(f"the schedule {seen.name} is so already: {when}")
     print(f"  mnist-job status {seen.name} {where}    mnist-job trigger {seen.name} {where}")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
 from k8s import control, cron, events
-from k8s.contract import APP, NAME_LABEL, RUNS, Object, pods_of
+from k8s.contract import APP, NAME_LABEL, RUNS, SINCE, Object, pods_of
 from k8s.errors import ApiError, LauncherError, Status
 from k8s.overlap import active, jobs_of, owner_of
 from k8s.pods import created
-from k8s.run import Run, age_s, last_record, own, state
+from k8s.run import Run, age_s, is_going, last_record, own, state
 from k8s.summary import EVENTS, event_line, summary
 from k8s.troubles import REMEDIES, Cause
 
@@ -82,18 +82,19 @@ class Schedule:
 
     def missed(self, now: datetime) -> datetime | None:
         """The newest start that should have been, in its time zone; None where it was, or none should have been."""
-        due = (
-            None
-            if self.suspended
-            else self._time(lambda times, zone: times.last(now - timedelta(seconds=LATE_S), zone))
-        )
+        due, since = self._due(now - timedelta(seconds=LATE_S)), self.cronjob["metadata"].get("annotations", {})
+        return due if due and (SINCE not in since or due > datetime.fromisoformat(since[SINCE])) else None
+
+    def late(self, now: datetime) -> datetime | None:
+        """The newest start that has not been and still comes, though it were of other times or while suspended."""
+        due, within_s = self._due(now), self.cronjob["spec"].get("startingDeadlineSeconds")
+        return due if due and (within_s is None or now - due < timedelta(seconds=within_s)) else None
+
+    def _due(self, now: datetime) -> datetime | None:
+        """The newest start since the last one that was made, as the cluster's controller counts them."""
+        due = None if self.suspended else self._time(lambda times, zone: times.last(now, zone))
         last = self.cronjob.get("status", {}).get("lastScheduleTime") or created(self.cronjob)
         return due if due and due > datetime.fromisoformat(last) else None
-
-    def starts_late(self, now: datetime) -> bool:
-        """Whether the newest start that was missed still comes."""
-        missed, within_s = self.missed(now), self.cronjob["spec"].get("startingDeadlineSeconds")
-        return missed is not None and (within_s is None or now - missed < timedelta(seconds=within_s))
 
     def _time(self, find: Any) -> datetime | None:
         try:
@@ -110,14 +111,15 @@ def has_ended(run: Run) -> bool:
 
 
 def find(cluster: Cluster, name: str) -> Object | None:
-    """The CronJob of a schedule; None where there is none of that name, or it may not be looked at."""
+    """The CronJob of a schedule; None where there is none of that name, it goes, or it may not be looked at."""
     try:
         found = cluster.get("CronJob", name)
     except ApiError as error:
         if error.code != 403:
             raise
         return None
-    return found if found and found["metadata"].get("labels", {}).get(NAME_LABEL) == APP else None
+    ours = found and found["metadata"].get("labels", {}).get(NAME_LABEL) == APP
+    return found if found and ours and not is_going(found) else None
 
 
 def get(cluster: Cluster, name: str) -> Object:
@@ -217,7 +219,7 @@ def unstarted(seen: Schedule, due: datetime) -> Cause:
     found = events.last(seen.events, *UNSTARTED)
     reason, remedy = "schedule-missed", REMEDIES["schedule-missed"]
     within_s = seen.cronjob["spec"].get("startingDeadlineSeconds")
-    told = f"the schedule was suspended then, or the cluster's CronJob controller away for {within_s} s"
+    told = f"the schedule was suspended or another then, or the cluster's CronJob controller away for {within_s} s"
     if found and found["reason"] == "JobAlreadyActive":
         reason, remedy, told = "schedule-overlap", REMEDIES["schedule-overlap"], "another run had not ended"
     elif found and found["reason"] != "MissSchedule":
@@ -225,10 +227,19 @@ def unstarted(seen: Schedule, due: datetime) -> Cause:
     return Cause(reason, f"its run of {due:%Y-%m-%d %H:%M} {seen.zone} was not started: {told}", remedy)
 
 
+def next_start(seen: Schedule, now: datetime) -> str:
+    """When a schedule starts its next run, in words; empty where that is not known."""
+    coming, late = seen.next(now), seen.late(now)
+    text = f"the next run starts at {coming:%Y-%m-%d %H:%M} {seen.zone}" if coming else ""
+    if not late:
+        return text
+    held_up = [str(entry["name"]) for entry in active(seen.cronjob)]
+    return f"{text}, and that of {late:%H:%M}, which was missed, {f'after {held_up[0]}' if held_up else 'at once'}"
+
+
 def well(seen: Schedule, now: datetime) -> Cause:
     """That nothing is known to be wrong with a schedule."""
-    coming = seen.next(now)
-    then = f"; the next run starts at {coming:%Y-%m-%d %H:%M} {seen.zone}" if coming else ""
+    then = f"; {text}" if (text := next_start(seen, now)) else ""
     if seen.going_on:
         return Cause("running", f"nothing is wrong: {seen.going_on.name} goes on{then}")
     if seen.last is None:

@@ -69,7 +69,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "schedule-missed": Trouble(
         "schedule: missed",
-        "the cluster started no run in time, or could not, or the schedule was suspended then",
+        "the cluster started no run in time, or could not, or the schedule was suspended or another then",
         "see whether the kube-controller-manager runs; `mnist-job trigger` starts a run now",
     ),
     "quota": Trouble(

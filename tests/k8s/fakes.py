@@ -81,6 +81,8 @@ class FakeCluster:
         prefix = made["metadata"].pop("generateName", "")
         made["metadata"].setdefault("name", f"{prefix}{next(self._numbers)}")
         made["metadata"]["uid"] = f"uid-{next(self._numbers)}"
+        if new["kind"] == "CronJob":
+            made["metadata"]["creationTimestamp"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         if new["kind"] == "Pod":
             made["status"] = self.pod_status
         key = (new["kind"], made["metadata"]["name"])
@@ -100,8 +102,11 @@ class FakeCluster:
         return copy.deepcopy(self.objects[kind, name])
 
     def replace(self, new: Object, *, dry_run: bool = False) -> Object:
-        """Put an object in the place of one."""
+        """Put an object in the place of one, if that is still of its version."""
         self.asked.append(("dry-run" if dry_run else "replace", new["kind"], copy.deepcopy(new)))
+        there = self.objects[new["kind"], new["metadata"]["name"]]["metadata"]
+        if new["metadata"].get("resourceVersion") not in (None, there.get("resourceVersion")):
+            raise ApiError(409, "Conflict", "the object has been modified", "replace it")
         made = copy.deepcopy(new)
         if not dry_run:
             self.objects[new["kind"], new["metadata"]["name"]] = self._next_version(made)

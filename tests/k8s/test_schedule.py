@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 import k8s.__main__ as entry
-from k8s import preflight, render, schedule
+from k8s import control, preflight, render, schedule
 from k8s.__main__ import main
-from k8s.contract import APP, NAME_LABEL, PART_OF_LABEL, QUEUE_LABEL
+from k8s.contract import APP, NAME_LABEL, PART_OF_LABEL, QUEUE_LABEL, SINCE
 from k8s.errors import ApiError
 from k8s.render import Submission
 from tests.k8s.fakes import FakeCluster, job
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from k8s.contract import Object
 
 NAME = "nightly"
+FIRST = ("activeDeadlineSeconds", "backoffLimitPerIndex", "completionMode", "completions", "maxFailedIndexes")
 LABELS = {NAME_LABEL: APP, PART_OF_LABEL: APP}
 
 
@@ -115,18 +119,18 @@ def test_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What would be sent is printed, with what is absent of the setup, and nothing is asked that changes anything."""
+    """What would be sent is printed, with what is absent of the setup; the API server is asked whether it takes it."""
     cluster = Known()
     expected = schedule.cron_job(render.job(Submission("mnist")), "@daily", "UTC")
-    expected["metadata"]["namespace"] = "here"
     run(cluster, monkeypatch, "@daily", "--dry-run")
     *setup, new = yaml.safe_load_all(capsys.readouterr().out)
-    assert new == expected
+    assert new == {**expected, "metadata": expected["metadata"] | {"namespace": "here"}}
     run(cluster, monkeypatch, "@daily", "--dry-run", "--output=json")
     assert json.loads(capsys.readouterr().out)["items"] == [*setup, new]
-    assert cluster.asked == []
+    assert cluster.asked == 2 * [("dry-run", "CronJob", expected)]
     run(cluster, monkeypatch, "@daily", "--dry-run=client", "--namespace=here")
     assert list(yaml.safe_load_all(capsys.readouterr().out))[-1]["kind"] == "CronJob"
+    assert len(cluster.asked) == 2
 
 
 def served(*, suspend: bool = False, **changes: Any) -> Object:
@@ -152,13 +156,96 @@ def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         "created": False,
         "changed": changed,
         "next": None,
+        "late": None,
         "deadline_s": 21_600,
     }
     new = schedule.cron_job(render.job(Submission(NAME, workers=2)), "0 2 * * *", "UTC")
     after = cluster.objects["CronJob", NAME]
     assert after["spec"] == {**new["spec"], "suspend": True}
     assert after["metadata"]["uid"] == "nightly-uid"
+    assert SINCE in after["metadata"]["annotations"]
     assert asked(cluster) == [("dry-run", "CronJob"), ("replace", "CronJob")]
+
+
+@pytest.mark.parametrize(("active", "then"), [([], "at once"), (["nightly-1"], "after nightly-1")])
+def test_a_start_that_is_made_up(
+    active: list[str], then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster takes new times since the last start, and so a run of this very minute comes after all."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime(2026, 1, 10, 12, 0, 5, tzinfo=tz)
+
+    monkeypatch.setattr(schedule, "datetime", Clock)
+    there = served()
+    there["status"] = {"lastScheduleTime": "2026-01-10T02:00:00Z", "active": [{"name": name} for name in active]}
+    cluster = Known(there)
+    run(cluster, monkeypatch, "0 12 * * *", f"--name={NAME}", "--workers=1")
+    said = f"the next run starts at 2026-01-11 12:00 UTC, and that of 12:00, which was missed, {then}"
+    assert f"changed the schedule nightly (schedule): {said}; a run" in capsys.readouterr().out
+    run(cluster, monkeypatch, "0 12 * * *", f"--name={NAME}", "--workers=1", "--output=json")
+    assert json.loads(capsys.readouterr().out)["late"] == "2026-01-10T12:00:00+00:00"
+    metadata = cluster.objects["CronJob", NAME]["metadata"]
+    assert metadata["annotations"] == {SINCE: "2026-01-10T12:00:05Z"}
+
+
+def test_suspended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else changes between the look and the change is not lost; after some tries it is an error."""
+    cluster = Known(served(schedule="0 3 * * *"))
+    replace, meddled = cluster.replace, 1
+
+    def late(new: Object, *, dry_run: bool = False) -> Object:
+        nonlocal meddled
+        if not dry_run and meddled:
+            meddled -= 1
+            cluster.patch("CronJob", NAME, {"spec": {"suspend": True}})
+        return replace(new, dry_run=dry_run)
+
+    monkeypatch.setattr(cluster, "replace", late)
+    assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=1") == 0
+    spec = cluster.objects["CronJob", NAME]["spec"]
+    assert (spec["schedule"], spec["suspend"]) == ("0 2 * * *", True)
+    meddled = 100
+    assert run(cluster, monkeypatch, "0 4 * * *", f"--name={NAME}", "--workers=1") == 2
+    assert meddled == 100 - schedule.TRIES
+
+
+def test_cancelled_a_moment_ago(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is deleted and not gone yet is waited for, and then made anew; one that stays is an error."""
+    going = served()
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    cluster = Known(going)
+    monkeypatch.setattr(control, "POLL_S", 0.001)
+    monkeypatch.setattr(control, "GONE_S", 0.0)
+    assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}") == 2
+    assert capsys.readouterr().err.startswith("error: the CronJob nightly is not gone 0 s after its deletion")
+    assert cluster.asked == []
+
+    monkeypatch.setattr(control, "GONE_S", 60.0)
+    get, looks = cluster.get, itertools.count()
+
+    def gone_in_a_while(kind: str, name: str) -> Object | None:
+        if kind == "CronJob" and next(looks) == 3:
+            cluster.delete(kind, name, orphan=True)
+        return get(kind, name)
+
+    monkeypatch.setattr(cluster, "get", gone_in_a_while)
+    assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}") == 0
+    assert capsys.readouterr().out.startswith("scheduled nightly: ")
+    assert "deletionTimestamp" not in cluster.objects["CronJob", NAME]["metadata"]
+
+
+def test_many_changes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of fields that are changed the first are told, and how many more there are."""
+    there = served()
+    there["spec"]["jobTemplate"]["spec"] = {}
+    run(Known(there), monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=1")
+    fields = f"({', '.join(f'jobTemplate.spec.{field}' for field in FIRST)} and "
+    said = capsys.readouterr().out
+    assert f"changed the schedule nightly {fields}" in said
+    assert re.search(r" and \d+ more\): the next run", said)
 
 
 def test_the_same_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

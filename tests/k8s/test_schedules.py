@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s import cancel, overlap, resume, schedules, status, suspend, why
-from k8s.contract import APP, NAME_LABEL
+from k8s.contract import APP, NAME_LABEL, SINCE
 from k8s.errors import LauncherError
 from k8s.run import Run, gather
 from k8s.schedules import Schedule
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 1, 10, 12, 0, tzinfo=UTC)
 LAST = "2026-01-10T02:00:00Z"  # when a run started last
+RESUMED = {"metadata": {"annotations": {SINCE: "2026-01-10T12:00:00Z"}}, "spec": {"suspend": False}}
 MESSAGE = "Container trainer for pod team/run-0-aaaaa failed with exit code 76 matching FailJob rule at index 1"
 
 
@@ -125,6 +126,22 @@ def test_line(
     assert (found["name"], found["workers"], found["age_s"]) == ("nightly", 2, 9.5 * 86_400)
 
 
+@pytest.mark.parametrize(
+    ("since", "missed"),
+    [(None, True), ("2026-01-10T01:59:00Z", True), ("2026-01-10T02:01:00Z", False)],
+)
+def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) -> None:
+    """A start counts from when the schedule got its times or was resumed, though the cluster still makes it up."""
+    found = cronjob(last="2026-01-09T02:00:00Z")
+    found["metadata"]["annotations"] = {SINCE: since} if since else {}
+    made = seen(found, child(9, "Complete"))
+    assert (made.missed(NOW) is not None) == missed
+    cause = schedules.cause(made, NOW)
+    assert (cause and cause.reason) == ("schedule-missed" if missed else None)
+    assert made.late(NOW) is None
+    assert made.late(NOW.replace(hour=2, minute=30)) == NOW.replace(hour=2)
+
+
 def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the commands take NOW for the present time."""
 
@@ -189,7 +206,7 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
             "schedule-missed",
             (
                 "its run of 2026-01-10 02:00 UTC was not started: "
-                "the schedule was suspended then, or the cluster's CronJob controller away for 3600 s"
+                "the schedule was suspended or another then, or the cluster's CronJob controller away for 3600 s"
             ),
         ),
         (
@@ -256,16 +273,25 @@ def test_why(
         (
             resume,
             cronjob(suspend=True),
-            {"spec": {"suspend": False}},
+            RESUMED,
             "nightly goes on: the next run starts at 2026-01-11 02:00 UTC",
         ),
         (
             resume,
             cronjob(suspend=True, schedule="30 11 * * *"),
-            {"spec": {"suspend": False}},
+            RESUMED,
             (
                 "nightly goes on: the next run starts at 2026-01-11 11:30 UTC, "
                 "and that of 11:30, which was missed, at once"
+            ),
+        ),
+        (
+            resume,
+            cronjob("nightly-10", suspend=True, schedule="30 11 * * *"),
+            RESUMED,
+            (
+                "nightly goes on: the next run starts at 2026-01-11 11:30 UTC, "
+                "and that of 11:30, which was missed, after nightly-10"
             ),
         ),
         (resume, cronjob(), None, "nightly is not suspended: it goes on as it is"),
@@ -309,3 +335,14 @@ def test_what_is_for_runs_alone() -> None:
     with pytest.raises(LauncherError) as refused:
         gather(FakeCluster(cronjob()).given(), "nightly")
     assert str(refused.value) == "nightly is a schedule, and no run; `mnist-job status nightly` lists its runs"
+
+
+def test_a_schedule_that_goes() -> None:
+    """Deleted, though its Jobs are still to be let go, it is no schedule any more, for no command."""
+    going = cronjob()
+    going["metadata"]["deletionTimestamp"] = LAST
+    cluster = FakeCluster(going).given()
+    with pytest.raises(LauncherError, match="there is no schedule nightly in namespace here"):
+        schedules.get(cluster, "nightly")
+    with pytest.raises(LauncherError, match="there is no run nightly in namespace here"):
+        cancel.run(argparse.Namespace(name="nightly", output="text"), lambda: cluster)
