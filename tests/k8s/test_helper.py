@@ -316,7 +316,7 @@ def test_output_over_a_broken_connection() -> None:
     ],
 )
 def test_what_the_job_says_of_a_failure(code: int, errors: str, status: int, said: str) -> None:
-    """It is the job's sentence, with a remedy that the launcher's user has: who gives no --output, and starts no run."""
+    """It is the job's sentence, with a remedy for the launcher: no --output, and no run to start again."""
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
     cluster.command = lambda *_: Ended(code, errors)
     with pytest.raises(LauncherError) as failed:
