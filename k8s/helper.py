@@ -45,6 +45,9 @@ class Place:
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[Object, ...] = ()
     tolerations: tuple[Object, ...] = ()
+    security: Object | None = (
+        None  # the pod's securityContext, if not the manifest's: who wrote the files may read them
+    )
 
 
 class Helper:
@@ -161,6 +164,7 @@ def place(cluster: Cluster, run: str | None, image: str | None, claim: str | Non
         trainer.get("imagePullPolicy", "IfNotPresent"),
         tuple(spec.get("imagePullSecrets", ())),
         tuple(spec.get("tolerations", ())),
+        spec.get("securityContext") or None,
     )
 
 
@@ -197,6 +201,8 @@ def pod_for(place: Place, name: str, node: str, *, writes: bool = False) -> Obje
     pod["spec"]["containers"][0]["imagePullPolicy"] = place.pull_policy
     if place.pull_secrets:
         pod["spec"]["imagePullSecrets"] = list(place.pull_secrets)
+    if place.security:
+        pod["spec"]["securityContext"] = place.security
     if node:
         fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
         required = {"nodeSelectorTerms": [{"matchFields": fields}]}

@@ -107,9 +107,9 @@ def test_claim_that_may_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     ("objects", "asked", "place"),
     [
         (
-            [job(tolerations=[{"key": "a"}], imagePullSecrets=[{"name": "s"}])],
+            [job(tolerations=[{"key": "a"}], imagePullSecrets=[{"name": "s"}], securityContext={"runAsUser": 1000})],
             ("digits", None, None),
-            Place("digits:1", "output", "Always", ({"name": "s"},), ({"key": "a"},)),
+            Place("digits:1", "output", "Always", ({"name": "s"},), ({"key": "a"},), {"runAsUser": 1000}),
         ),
         ([job()], ("digits", "mine:2", "mine"), Place("mine:2", "mine", "Always")),
         ([job(), job("newer", "2026-02-01T00:00:00Z")], ("gone", None, None), Place("newer:1", "output", "Always")),
@@ -121,7 +121,7 @@ def test_claim_that_may_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_it_is_made_of(
     objects: list[Object], asked: tuple[str | None, str | None, str | None], place: Place
 ) -> None:
-    """Image, claim and tolerations are the run's; where its Job is gone the newest run's, or what the flags say."""
+    """Image, claim, tolerations and user are the run's; where its Job is gone the newest run's, or by the flags."""
     assert helper.place(FakeCluster(*objects).given(), *asked) == place
 
 
@@ -136,11 +136,13 @@ def test_no_image() -> None:
 
 
 def test_the_pod() -> None:
-    """It is the manifest's pod with the job's image, claim and secrets, on its node."""
-    made = helper.pod_for(Place("mine:2", "output", "Never", ({"name": "s"},), ({"key": "a"},)), "h", "n1")
+    """It is the manifest's pod with the job's image, claim, secrets and user, on its node."""
+    place = Place("mine:2", "output", "Never", ({"name": "s"},), ({"key": "a"},), {"runAsUser": 1000})
+    made = helper.pod_for(place, "h", "n1")
     expected = render.helper("h", "mine:2", "output", tolerations=[{"key": "a"}])
     expected["spec"]["containers"][0]["imagePullPolicy"] = "Never"
     expected["spec"]["imagePullSecrets"] = [{"name": "s"}]
+    expected["spec"]["securityContext"] = {"runAsUser": 1000}
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
     required = {"nodeSelectorTerms": [term]}
     expected["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
