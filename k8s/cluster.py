@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from k8s.contract import Object
     from k8s.remote import Ended
 
-# The kinds that the launcher asks for: API, plural, and whether they live in a namespace.
+# The kinds that the launcher asks for: API, plural, and whether they live in a namespace. A group without a version is
+# asked for in the one that the cluster prefers: which there are depends on what is installed there.
 KINDS: dict[str, tuple[str, str, bool]] = {
     "Pod": ("/api/v1", "pods", True),
     "Event": ("/api/v1", "events", True),
@@ -39,8 +40,8 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
     "ConfigMap": ("/api/v1", "configmaps", True),
     "NodePool": ("/apis/karpenter.sh/v1", "nodepools", False),
-    "LocalQueue": ("/apis/kueue.x-k8s.io/v1beta1", "localqueues", True),
-    "Workload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads", True),
+    "LocalQueue": ("/apis/kueue.x-k8s.io", "localqueues", True),
+    "Workload": ("/apis/kueue.x-k8s.io", "workloads", True),
 }
 PAGE = 500
 FIRST_WAIT_S, LAST_WAIT_S = 0.2, 5.0  # between two watches
@@ -59,6 +60,7 @@ class Cluster:
 
     def __init__(self, log_in: Callable[[], Any], namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
         self._api, self.namespace = Api(log_in, say), namespace
+        self._versions: dict[str, str] = {}  # the paths of groups' preferred versions
         # What keep() knows, by kind and selector, or why it knows it no more.
         self._kept: dict[tuple[str, str], list[Object] | LauncherError] = {}
 
@@ -292,8 +294,19 @@ class Cluster:
 
     def _path(self, kind: str, name: str = "") -> str:
         api, plural, namespaced = KINDS[kind]
+        if api.startswith("/apis/") and api.count("/") == 2:
+            api = self._preferred(api)
         within = f"/namespaces/{quote(self.namespace, safe='')}" if namespaced else ""
         return f"{api}{within}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+    def _preferred(self, group: str) -> str:
+        """The path of an API group's preferred version, by the API server's discovery."""
+        if group not in self._versions:
+            found = self._api.json("GET", group)
+            if "preferredVersion" not in found:
+                raise self._api.stranger()
+            self._versions[group] = f"/apis/{found['preferredVersion']['groupVersion']}"
+        return self._versions[group]
 
     def _list(self, kind: str, selector: str, fields: str, *, everywhere: bool = False) -> tuple[list[Object], str]:
         items: list[Object] = []

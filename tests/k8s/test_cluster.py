@@ -266,6 +266,24 @@ def test_create(plays: Callable[..., Server]) -> None:
     assert server.asked == [("POST", f"{JOBS}?fieldManager=me", named("a")), ("POST", f"{JOBS}?dryRun=All", named("a"))]
 
 
+def test_a_group_in_the_version_that_the_cluster_prefers(plays: Callable[..., Server]) -> None:
+    """Kueue's objects are asked for in the version that is served, found out once; without Kueue there are none."""
+    group, of_kueue = "/apis/kueue.x-k8s.io", {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta2"}}
+    server = plays(
+        of_kueue, named("night"), {"items": [], "metadata": {"resourceVersion": "1"}}, refused(404, "NotFound", "no")
+    )
+    cluster = at(server.port)
+    assert cluster.get("LocalQueue", "night") == named("night")
+    assert cluster.select("Workload") == []
+    there = f"{group}/v1beta2/namespaces/here"
+    assert [path for _, path, _ in server.asked] == [
+        group,
+        f"{there}/localqueues/night",
+        f"{there}/workloads?limit=500",
+    ]
+    assert at(server.port).get("LocalQueue", "night") is None
+
+
 def test_what_was_created_by_a_request_whose_answer_was_lost(plays: Callable[..., Server]) -> None:
     """It is there by the second try, as made by this very request, and that is no error."""
     made = named("a", managedFields=[{"manager": "kube-controller-manager"}, {"manager": "me"}])
