@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from k8s.errors import ApiError, LauncherError, Status
-from k8s.failures import http_errors, innermost, plainly, refusal
+from k8s.refusals import http_errors, innermost, plainly, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

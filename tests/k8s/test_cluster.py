@@ -20,7 +20,7 @@ import k8s.connect
 from k8s.cluster import Cluster
 from k8s.connect import connect
 from k8s.errors import ApiError, LauncherError, Status
-from k8s.failures import plainly
+from k8s.refusals import plainly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
