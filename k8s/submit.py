@@ -5,6 +5,7 @@ Render (pure) -> preflight -> server-side dry run -> send unchanged.
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -34,8 +35,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
     """Add --dry-run, whose values are kubectl's."""
-    told = "print what would be sent, as YAML, and send nothing; with =client no cluster is asked, and none needed"
-    parser.add_argument("--dry-run", nargs="?", const="server", choices=("server", "client"), help=told)
+    # As flags without a value, for one that may have a value would take the argument after it.
+    add = functools.partial(parser.add_argument, dest="dry_run", action="store_const")
+    add("--dry-run", "--dry-run=server", const="server", help="print what would be sent, as YAML, and send nothing")
+    add("--dry-run=client", const="client", help="so too, but no cluster is asked, and none needed")
 
 
 def add_submission_flags(

@@ -125,12 +125,16 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     run(cluster, monkeypatch, "@daily", "--dry-run")
     *setup, new = yaml.safe_load_all(capsys.readouterr().out)
     assert new == {**expected, "metadata": expected["metadata"] | {"namespace": "here"}}
-    run(cluster, monkeypatch, "@daily", "--dry-run", "--output=json")
+    run(cluster, monkeypatch, "--dry-run", "@daily", "--output=json")
     assert json.loads(capsys.readouterr().out)["items"] == [*setup, new]
-    assert cluster.asked == 2 * [("dry-run", "CronJob", expected)]
+    run(cluster, monkeypatch, "--dry-run=server", "@daily", "--output=json")
+    assert json.loads(capsys.readouterr().out)["items"] == [*setup, new]
+    assert cluster.asked == 3 * [("dry-run", "CronJob", expected)]
     run(cluster, monkeypatch, "@daily", "--dry-run=client", "--namespace=here")
     assert list(yaml.safe_load_all(capsys.readouterr().out))[-1]["kind"] == "CronJob"
-    assert len(cluster.asked) == 2
+    assert len(cluster.asked) == 3
+    assert run(cluster, monkeypatch, "@daily", "--dry-run=both") == 64
+    assert "--dry-run" in capsys.readouterr().err
 
 
 def served(*, suspend: bool = False, **changes: Any) -> Object:
