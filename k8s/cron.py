@@ -166,10 +166,18 @@ def time_zone(name: str) -> tzinfo:
     Raises:
         JobError: 64, when this machine knows none of that name.
     """
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - not needed for a command's --help
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - not needed for a command's --help
 
-    try:
-        return UTC if name in ("UTC", "Etc/UTC") else ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        message = f"--timezone must be a name of the time zone database, as Europe/Berlin, not {name!r}"
-        raise usage(message) from None
+    if name in ("UTC", "Etc/UTC"):
+        return UTC
+    if name not in time_zones():
+        raise usage(f"--timezone must be a name of the time zone database, as Europe/Berlin, not {name!r}")
+    return ZoneInfo(name)
+
+
+@functools.cache
+def time_zones() -> frozenset[str]:
+    """The names that mean the same on every machine; reading them takes a while."""
+    from zoneinfo import available_timezones  # noqa: PLC0415
+
+    return frozenset(available_timezones() - {"localtime"})

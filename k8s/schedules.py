@@ -31,8 +31,6 @@ UNSTARTED = (
     "TooManyMissedTimes",
     "FailedCreate",
     "UnknownTimeZone",
-    "UnparseableSchedule",
-    "InvalidSchedule",
 )
 
 
@@ -76,6 +74,22 @@ class Schedule:
         ended = [run for run in self.runs if has_ended(run)]
         return next((number for number, run in enumerate(ended) if state(run).code == 0), len(ended))
 
+    @property
+    def at_least(self) -> bool:
+        """Whether there may have been more failures in a row, whose Jobs are not kept any more."""
+        ended = sum(has_ended(run) for run in self.runs)
+        return self.failures == ended >= self.cronjob["spec"].get("failedJobsHistoryLimit", 1)
+
+    @property
+    def unknown(self) -> str:
+        """Why its times are not known here, as of an expression that the cluster knows; empty where they are."""
+        try:
+            cron.parse(self.cronjob["spec"]["schedule"])
+            cron.time_zone(self.zone)
+        except JobError as error:
+            return str(error)
+        return ""
+
     def next(self, now: datetime) -> datetime | None:
         """The next start, in its time zone; None where it is suspended, or its expression or zone is not known here."""
         return None if self.suspended else self._time(lambda times, zone: times.next(now, zone))
@@ -97,10 +111,9 @@ class Schedule:
         return due if due and due > datetime.fromisoformat(last) else None
 
     def _time(self, find: Any) -> datetime | None:
-        try:
-            times, zone = cron.parse(self.cronjob["spec"]["schedule"]), cron.time_zone(self.zone)
-        except JobError:
+        if self.unknown:
             return None
+        times, zone = cron.parse(self.cronjob["spec"]["schedule"]), cron.time_zone(self.zone)
         found: datetime | None = find(times, zone)
         return found and found.astimezone(zone)
 
@@ -180,6 +193,7 @@ def line(seen: Schedule, now: datetime) -> dict[str, Any]:
         "missed": missed and missed.isoformat(),
         "last": summary(seen.last, now) if seen.last else None,
         "failures": seen.failures,
+        "failures_at_least": seen.at_least,
         "workers": seen.cronjob["spec"]["jobTemplate"]["spec"]["completions"],
         "age_s": round(age_s(created(seen.cronjob), now)),
     }
@@ -216,7 +230,8 @@ def cause(seen: Schedule, now: datetime) -> Cause | None:
 
 def unstarted(seen: Schedule, due: datetime) -> Cause:
     """Why a run was not started."""
-    found = events.last(seen.events, *UNSTARTED)
+    since = [event for event in seen.events if (at := events.when(event)) and datetime.fromisoformat(at) >= due]
+    found = events.last(since, *UNSTARTED)
     reason, remedy = "schedule-missed", REMEDIES["schedule-missed"]
     within_s = seen.cronjob["spec"].get("startingDeadlineSeconds")
     told = f"the schedule was suspended or another then, or the cluster's CronJob controller away for {within_s} s"
@@ -239,7 +254,7 @@ def next_start(seen: Schedule, now: datetime) -> str:
 
 def well(seen: Schedule, now: datetime) -> Cause:
     """That nothing is known to be wrong with a schedule."""
-    then = f"; {text}" if (text := next_start(seen, now)) else ""
+    then = f"; its times are not known here: {seen.unknown}" if seen.unknown else f"; {next_start(seen, now)}"
     if seen.going_on:
         return Cause("running", f"nothing is wrong: {seen.going_on.name} goes on{then}")
     if seen.last is None:
@@ -249,7 +264,7 @@ def well(seen: Schedule, now: datetime) -> Cause:
 
 def of_run(seen: Schedule, run: Run, why: Cause) -> Cause:
     """The cause of a run's failure, as the schedule's."""
-    row = f", the last of {seen.failures} in a row" if seen.failures > 1 else ""
+    row = f", the last of {'at least ' * seen.at_least}{seen.failures} in a row" if seen.failures > 1 else ""
     ended = "was rejected" if state(run).word == "rejected" else "failed"
     return replace(why, sentence=f"its last run {run.name} {ended}{row}: {why.sentence}")
 

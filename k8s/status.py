@@ -161,7 +161,8 @@ def schedule_table(found: list[dict[str, Any]]) -> RenderableType:
             *(when and when[:16].replace("T", " ") for when in (seen["next"], seen["missed"])),
         )
         told = f"{shown(last)} {figure(last['accuracy'])}" if last else ""
-        return [seen["name"], shown(seen), f"{seen['cron']} {seen['timezone']}", coming, missed, told, seen["failures"]]
+        failures = f"{'at least ' * seen['failures_at_least']}{seen['failures']}"
+        return [seen["name"], shown(seen), f"{seen['cron']} {seen['timezone']}", coming, missed, told, failures]
 
     return table(["schedule", "state", "starts", "next", "missed", "last run", "failures"], [row(s) for s in found])
 

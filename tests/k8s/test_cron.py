@@ -93,7 +93,7 @@ def test_refused(expression: str, sentence: str) -> None:
     assert (refused.value.code, str(refused.value)) == (64, sentence)
 
 
-@pytest.mark.parametrize("name", ["Berlin", "Europe", "", "../etc", "local"])
+@pytest.mark.parametrize("name", ["Berlin", "Europe", "", "../etc", "local", "localtime", "posix/Europe/Berlin"])
 def test_unknown_time_zone(name: str) -> None:
     """A name that the time zone database does not have is refused."""
     with pytest.raises(JobError) as refused:

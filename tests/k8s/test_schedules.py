@@ -34,7 +34,13 @@ def cronjob(*active: str, last: str | None = LAST, **spec: Any) -> Object:
     return {
         "kind": "CronJob",
         "metadata": metadata | {"creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"schedule": "0 2 * * *", "startingDeadlineSeconds": 3600, "jobTemplate": template, **spec},
+        "spec": {
+            "schedule": "0 2 * * *",
+            "startingDeadlineSeconds": 3600,
+            "failedJobsHistoryLimit": 10,
+            "jobTemplate": template,
+            **spec,
+        },
         "status": listed | ({"lastScheduleTime": last} if last else {}),
     }
 
@@ -58,9 +64,9 @@ def seen(found: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Sched
     return Schedule(found, tuple(Run(one) for one in jobs), events)
 
 
-def of(reason: str, message: str) -> Object:
-    """An event of the CronJob."""
-    made = event("CronJob", "nightly", reason, message)
+def of(reason: str, message: str, day: int = 10) -> Object:
+    """An event of the CronJob, of a start of that day."""
+    made = event("CronJob", "nightly", reason, message) | {"lastTimestamp": f"2026-01-{day:02}T02:00:01Z"}
     made["involvedObject"]["uid"] = "nightly-uid"
     return {"kind": "Event", "metadata": {"name": reason}, **made}
 
@@ -171,6 +177,7 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         ("nightly-9", "published"),
     ]
     assert [told["reason"] for told in found["events"]] == ["SuccessfulCreate"]
+    assert (found["failures"], found["failures_at_least"]) == (1, False)
     for name in ("nightly", None):
         status.run(argparse.Namespace(name=name, output="text", watch=False), cluster.given)
         text = " ".join(capsys.readouterr().out.split())
@@ -201,7 +208,7 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
             "its run of 2026-01-10 02:00 UTC was not started: Error creating job: exceeded quota",
         ),
         (
-            [cronjob(last="2026-01-09T02:00:00Z")],
+            [cronjob(last="2026-01-09T02:00:00Z"), of("JobAlreadyActive", "Not starting job", day=9)],
             "waiting",
             "schedule-missed",
             (
@@ -228,13 +235,43 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
             ),
         ),
         (
+            [cronjob(), *map(failed, range(1, 11))],
+            "waiting",
+            "loss-not-finite",
+            (
+                "its last run nightly-10 failed, the last of at least 10 in a row: "
+                "worker 0 ended with 76 (loss-not-finite); its pod is gone, and what it said with it"
+            ),
+        ),
+        (
+            [cronjob(schedule="@every 1h"), child(10, "Complete")],
+            "waiting",
+            "published",
+            (
+                "nothing is wrong: its last run nightly-10 published a model; its times are not known here: CRON must "
+                "have five fields or be one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, not "
+                "'@every 1h'"
+            ),
+        ),
+        (
             [cronjob("nightly-10"), child(10)],
             "running nightly-10",
             "running",
             "nothing is wrong: nightly-10 goes on; the next run starts at 2026-01-11 02:00 UTC",
         ),
     ],
-    ids=["suspended", "held up", "overlap", "refused", "no controller", "failed", "well", "running"],
+    ids=[
+        "suspended",
+        "held up",
+        "overlap",
+        "refused",
+        "no controller",
+        "failed",
+        "well",
+        "failed, all",
+        "other times",
+        "running",
+    ],
 )
 def test_why(
     objects: list[Object],
