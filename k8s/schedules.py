@@ -77,8 +77,8 @@ class Schedule:
     @property
     def at_least(self) -> bool:
         """Whether there may have been more failures in a row, whose Jobs are not kept any more."""
-        ended = sum(has_ended(run) for run in self.runs)
-        return self.failures == ended >= self.cronjob["spec"].get("failedJobsHistoryLimit", 1)
+        kept: int = self.cronjob["spec"].get("failedJobsHistoryLimit", 1)
+        return self.failures == sum(has_ended(run) for run in self.runs) >= kept
 
     @property
     def unknown(self) -> str:
