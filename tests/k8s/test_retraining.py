@@ -144,8 +144,12 @@ def test_compare(root: Path, tmp_path: Path, command: Callable[..., tuple[int, s
     assert command(cluster, "compare", f"--html={nowhere}/x.html") == (64, "", said)
 
 
-def test_prune(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    """Runs go with their Jobs, finished and cancelled ones, and Jobs as old that left nothing; what may go on stays."""
+@pytest.mark.parametrize("age", [[], ["--older-than=1h"]])
+def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: list[str]) -> None:
+    """Runs go with their Jobs, finished and cancelled ones, and Jobs as old that left nothing; what may go on stays.
+
+    Also where an age is given, by which the volume alone would let a suspended run go.
+    """
     stopped = {CANCELLED: "2026-11-01T00:00:00Z"}
     for name in ("cancelled", "suspended", "running", "queued", "retried"):
         begin(root, name, 1)
@@ -181,11 +185,11 @@ to prune, 2 runs, which frees 0.0 MB:
   second     2026-11-02 06:00 UTC       0.0 MB  model and run
 Jobs to delete, 3: cancelled, second, imageless
 """
-    status, out, _ = command(cluster, "prune", "--keep=1", "--dry-run")
+    status, out, _ = command(cluster, "prune", "--keep=1", "--dry-run", *age)
     assert (status, out) == (0, said.lstrip())
     assert cluster.objects == before
     cluster.breaks = ["--yes"]
-    status, out, _ = command(cluster, "prune", "--keep=1", "--yes", "--output=json")
+    status, out, _ = command(cluster, "prune", "--keep=1", "--yes", "--output=json", *age)
     told = json.loads(out)
     assert (told["pruned"], told["jobs"], told["claim"]) == (
         ["cancelled", "second"],
