@@ -270,9 +270,10 @@ def test_restricted_pod_security() -> None:
 
 
 def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
-    """The workers' ServiceAccount is the setup's, and no role is bound to it."""
+    """The ServiceAccount of all pods, which may bring a pull secret, is the setup's, and no role is bound to it."""
     account = setup["ServiceAccount"]
-    assert account["metadata"]["name"] == pod_spec(job())["serviceAccountName"]
+    pods = [each for name in ("helper", "data") for each in render.kustomize(MANIFESTS / name) if each["kind"] == "Pod"]
+    assert {pod_spec(each)["serviceAccountName"] for each in [job(), *pods]} == {account["metadata"]["name"]}
     assert account["automountServiceAccountToken"] is False
     assert {found["kind"] for found in render.kustomize(MANIFESTS / "rbac")} == {"Role"}
 
