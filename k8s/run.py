@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -10,7 +11,19 @@ from typing import TYPE_CHECKING
 
 from job import telemetry
 from job.errors import Exit
-from k8s.contract import APP, CANCELLED, CONTAINER, NAME_LABEL, QUEUE_LABEL, UID_LABEL, Object, pods_of, rank_of
+from k8s.contract import (
+    APP,
+    CANCELLED,
+    CONTAINER,
+    JOB_NAME_LABEL,
+    NAME_LABEL,
+    QUEUE_LABEL,
+    RUNS,
+    UID_LABEL,
+    Object,
+    pods_of,
+    rank_of,
+)
 from k8s.endings import Ending, endings, first_cause, kebab
 from k8s.errors import ApiError, LauncherError, Status
 from k8s.pods import NO_IMAGE, created, hindrance, is_cut_off, is_over, is_pulling, is_scheduled, started
@@ -95,6 +108,15 @@ def gather(cluster: Cluster, name: str) -> Run:
     """
     job = job_of(cluster, name)
     return Run(job, own(job, cluster.select("Pod", pods_of(name))))
+
+
+def gather_every(cluster: Cluster) -> list[Run]:
+    """What the cluster shows of all runs, by two lists, the newest first."""
+    pods: dict[str, list[Object]] = defaultdict(list)
+    for pod in cluster.select("Pod", RUNS):
+        pods[pod["metadata"]["labels"].get(JOB_NAME_LABEL, "")].append(pod)
+    jobs = sorted(cluster.select("Job", RUNS), key=created, reverse=True)
+    return [Run(job, own(job, pods[job["metadata"]["name"]])) for job in jobs]
 
 
 def job_of(cluster: Cluster, name: str) -> Object:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
 from k8s import control, cron, events
-from k8s.contract import APP, NAME_LABEL, RUNS, SINCE, Object, pods_of
+from k8s.contract import APP, NAME_LABEL, RUNS, SINCE, Object
 from k8s.errors import ApiError, LauncherError, Status
-from k8s.overlap import active, jobs_of, owner_of
+from k8s.overlap import active, owner_of
 from k8s.pods import created
-from k8s.run import Run, age_s, is_going, last_record, own, state
+from k8s.run import Run, age_s, gather_every, is_going, last_record, state
 from k8s.summary import EVENTS, event_line, summary
 from k8s.troubles import REMEDIES, Cause
 
@@ -150,8 +150,7 @@ def get(cluster: Cluster, name: str) -> Object:
 def gather(cluster: Cluster, cronjob: Object) -> Schedule:
     """What the cluster shows of a schedule."""
     name, uid = cronjob["metadata"]["name"], cronjob["metadata"]["uid"]
-    jobs = sorted(jobs_of(cluster, name), key=created, reverse=True)
-    runs = [Run(job, own(job, cluster.select("Pod", pods_of(job["metadata"]["name"])))) for job in jobs]
+    runs = [run for run in gather_every(cluster) if owner_of(run.job) == name]
     try:
         told = cluster.select("Event", "", f"involvedObject.name={name}")
     except ApiError:

@@ -9,17 +9,16 @@ import dataclasses
 import json
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
 from k8s import schedules
-from k8s.contract import CONTAINER, JOB_NAME_LABEL, RUNS, pods_of
+from k8s.contract import CONTAINER, RUNS, pods_of
 from k8s.errors import ApiError
-from k8s.pods import created
-from k8s.run import Run, State, last_record, own, state
+from k8s.run import Run, State, gather_every, last_record, state
 from k8s.summary import detailed, restarts, summary
 from k8s.why import gather_all
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from k8s.cluster import Cluster
-    from k8s.contract import Object
 
 AT_A_TIME = 8
 EVERY_S = 2.0
@@ -51,7 +49,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         return 0
     cluster.patience_s = float("inf")
     # What may be a long list; the Job of one run is not.
-    if arguments.name:
+    if arguments.name and not schedules.find(cluster, arguments.name):
         cluster.keep("Pod", pods_of(arguments.name))
     else:
         cluster.keep("Pod", RUNS)
@@ -78,13 +76,8 @@ def look(cluster: Cluster, name: str | None) -> dict[str, Any]:
 
 def every(cluster: Cluster) -> list[Run]:
     """All runs, the newest first; those at work with the newest record of their log."""
-    pods: dict[str, list[Object]] = defaultdict(list)
-    for pod in cluster.select("Pod", RUNS):
-        pods[pod["metadata"]["labels"].get(JOB_NAME_LABEL, "")].append(pod)
-    jobs = sorted(cluster.select("Job", RUNS), key=created, reverse=True)
-    runs = [Run(job, own(job, pods[job["metadata"]["name"]])) for job in jobs]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        return list(pool.map(lambda seen: with_record(cluster, seen), runs))
+        return list(pool.map(lambda seen: with_record(cluster, seen), gather_every(cluster)))
 
 
 def with_record(cluster: Cluster, seen: Run) -> Run:

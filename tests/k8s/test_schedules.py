@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from k8s import cancel, overlap, resume, schedules, status, suspend, why
-from k8s.contract import APP, NAME_LABEL, SINCE
+from k8s.contract import APP, NAME_LABEL, RUNS, SINCE
 from k8s.errors import LauncherError
 from k8s.run import Run, gather
 from k8s.schedules import Schedule
@@ -183,6 +185,32 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         text = " ".join(capsys.readouterr().out.split())
         assert "schedule state starts next missed last run failures" in text
         assert "nightly-9 published" in text
+
+
+def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is listed again and again is known by two watches, however many runs the schedule has."""
+    at_noon(monkeypatch)
+    cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"))
+    listed, kept = list[tuple[str, str]](), list[tuple[str, str]]()
+    select, looks = cluster.select, itertools.count()
+
+    def listing(kind: str, selector: str = "", fields: str = "") -> list[Object]:
+        listed.append((kind, selector))
+        return select(kind, selector, fields)
+
+    def sleep(_: float) -> None:
+        cluster.objects["CronJob", "nightly"]["spec"]["suspend"] = True
+        if next(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "select", listing)
+    monkeypatch.setattr(cluster, "keep", lambda *what: kept.append(what), raising=False)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        status.run(argparse.Namespace(name="nightly", output="text", watch=True), cluster.given)
+    assert capsys.readouterr().out == "nightly: waiting\nnightly: suspended\n"
+    assert kept == [("Pod", RUNS), ("Job", RUNS)]
+    assert set(listed) == {*kept, ("Event", "")}
 
 
 @pytest.mark.parametrize(
