@@ -32,8 +32,12 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     if found := schedules.find(cluster, arguments.name):
         return cancel_schedule(arguments, cluster, schedules.gather(cluster, found))
     decide_now = functools.partial(decide, at=datetime.now(UTC))
-    leaving = functools.partial(leave_queue, cluster)
-    return control.decide_and_send(arguments, cluster, decide_now, leaving, functools.partial(overlap.leave, cluster))
+
+    def before(run: Run) -> None:
+        overlap.held_up(cluster, run)  # for the rights that are needed after it
+        leave_queue(cluster, run)
+
+    return control.decide_and_send(arguments, cluster, decide_now, before, functools.partial(overlap.leave, cluster))
 
 
 def cancel_schedule(arguments: argparse.Namespace, cluster: Cluster, schedule: Schedule) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from k8s import permissions
 from k8s.contract import QUEUE_LABEL, RUNS, Object
 from k8s.control import POLL_S, refused, until_ended, until_suspended
-from k8s.errors import ApiError
+from k8s.errors import ApiError, LauncherError
 from k8s.run import Run, state
 
 if TYPE_CHECKING:
@@ -118,22 +118,36 @@ def enter(cluster: Cluster, run: Run) -> None:
         refuse_taken(cluster, cronjob, uid)
 
 
+def held_up(cluster: Cluster, run: Run) -> Object | None:
+    """The CronJob of the schedule that a run holds up; None where it holds none up.
+
+    Raises:
+        LauncherError: 2, this user may not change that.
+    """
+    uid, schedule = run.job["metadata"]["uid"], owner_of(run.job)
+    cronjob = cluster.get("CronJob", schedule) if schedule else None
+    if cronjob is None or uid not in {entry["uid"] for entry in active(cronjob)}:
+        return None
+    check_rights(cluster)
+    return cronjob
+
+
 def leave(cluster: Cluster, run: Run) -> None:
     """Have a run that is suspended for good no longer hold its schedule up, once its pods have ended.
 
     Raises:
-        LauncherError: 2, one of them does not end.
+        LauncherError: 2, one of them does not end; the run holds its schedule up still.
     """
-    uid, schedule = run.job["metadata"]["uid"], owner_of(run.job)
-    while schedule and (cronjob := cluster.get("CronJob", schedule)):
-        listed = active(cronjob)
-        if uid not in {entry["uid"] for entry in listed}:
-            return
-        check_rights(cluster)
-        until_suspended(cluster, run.name)
-        until_ended(cluster, run.name)
-        if put(cluster, cronjob, [entry for entry in listed if entry["uid"] != uid]):
-            return
+    uid = run.job["metadata"]["uid"]
+    try:
+        while cronjob := held_up(cluster, run):
+            until_suspended(cluster, run.name)
+            until_ended(cluster, run.name)
+            if put(cluster, cronjob, [entry for entry in active(cronjob) if entry["uid"] != uid]):
+                return
+    except LauncherError as error:
+        message = f"{run.name} is cancelled, and holds {owner_of(run.job)} up still: {error}"
+        raise LauncherError(error.status, message) from error
 
 
 def put(cluster: Cluster, cronjob: Object, entries: list[Object]) -> bool:

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s import overlap, schedules, storage, submit
-from k8s.errors import LauncherError
+from k8s.control import refused
+from k8s.errors import ApiError, LauncherError
+from k8s.schedule import SUFFIX
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +33,9 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     overlap.check_rights(cluster)
     overlap.refuse_taken(cluster, schedule)
     job = job_of(schedule, datetime.now(UTC))
-    submit.approve(cluster, job, storage.find(cluster, job), arguments.name)
+    trial = copy.deepcopy(job)
+    trial["metadata"]["name"] = arguments.name + SUFFIX  # whether there is one of its own name already, start() tells
+    submit.approve(cluster, trial, storage.find(cluster, job), arguments.name)
     submit.set_up(cluster, job)
     made = start(cluster, job)
     name = made["metadata"]["name"]
@@ -63,7 +67,13 @@ def start(cluster: Cluster, job: Object) -> Object:
     """
     held = copy.deepcopy(job)
     queue = overlap.hold(held)
-    made = cluster.create(held)
+    try:
+        made = cluster.create(held)
+    except ApiError as error:
+        if error.reason != "AlreadyExists":
+            raise
+        message = f"{held['metadata']['name']} of the same schedule was triggered in this very second"
+        raise refused(f"{message}, and no two of its runs may overlap", "`mnist-job status` shows it") from error
     name, uid = made["metadata"]["name"], made["metadata"]["uid"]
     try:
         return overlap.go_on(cluster, made, queue)

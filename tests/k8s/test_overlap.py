@@ -293,7 +293,7 @@ def test_who_may_not() -> None:
 def test_triggered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The Job is the template's, checked first, belongs to the CronJob, and has the second in its name."""
     cluster = Attended(cronjob())
-    monkeypatch.setattr(submit, "approve", lambda *_: cluster.asked.append(("checked", "Job", {})))
+    monkeypatch.setattr(submit, "approve", lambda _, job, *__: cluster.asked.append(("checked", "Job", job)))
     monkeypatch.setattr(submit, "set_up", lambda *_: None)
     monkeypatch.setattr(storage, "find", lambda *_: None)
     assert trigger.run(argparse.Namespace(name="nightly", output="json"), cluster.given) == 0
@@ -304,12 +304,25 @@ def test_triggered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         ("patch", "CronJob/status"),
         ("patch", "Job"),
     ]
+    assert cluster.asked[0][2]["metadata"]["name"] == "nightly-0000000000"
     made = cluster.objects["Job", told["name"]]
     assert re.fullmatch(r"nightly-\d{10}", told.pop("name"))
     assert told == {"namespace": "here", "uid": made["metadata"]["uid"], "schedule": "nightly"}
     assert made["spec"] == {"completions": 2, "suspend": False}
     assert made["metadata"]["ownerReferences"] == overlap.owned_by(cronjob())
     assert made["metadata"]["annotations"] == {"cronjob.kubernetes.io/instantiate": "manual"}
+
+
+def test_two_in_a_second() -> None:
+    """The second has the first one's name, and is told of it; the first stays."""
+    cluster = Attended(cronjob(), child("nightly-1800000001"))
+    with pytest.raises(LauncherError) as refused:
+        trigger.start(cluster.given(), triggered("nightly-1800000001"))
+    assert str(refused.value) == (
+        "nightly-1800000001 of the same schedule was triggered in this very second, and no two of its runs may "
+        "overlap; `mnist-job status` shows it"
+    )
+    assert ("Job", "nightly-1800000001") in cluster.objects
 
 
 def test_no_such_schedule() -> None:
@@ -342,9 +355,25 @@ def test_a_cancelled_run_is_in_the_way_until_its_pods_have_ended(monkeypatch: py
     held = child("nightly-28000000", suspend=True)
     held["status"] = {"conditions": [{"type": "Suspended", "status": "True"}]}
     cluster = Attended(cronjob("nightly-28000000"), held, left)
-    with pytest.raises(LauncherError, match="pod nightly-28000000-0-x has not ended within 0 s"):
+    sentence = (
+        "nightly-28000000 is cancelled, and holds nightly up still: pod nightly-28000000-0-x has not ended within"
+    )
+    with pytest.raises(LauncherError, match=sentence):
         overlap.leave(cluster.given(), Run(held))
     assert cluster.asked == []
+
+
+def test_who_may_not_cancel() -> None:
+    """Without the right to take a run off the list it is not cancelled; one that is not in it is."""
+    arguments = argparse.Namespace(name="nightly-28000000", output="text")
+    cluster = Attended(cronjob("nightly-28000000"), child("nightly-28000000"))
+    cluster.forbidden = {("patch", "CronJob", "status")}
+    with pytest.raises(LauncherError, match="this user may not patch CronJob/status"):
+        cancel.run(arguments, cluster.given)
+    assert cluster.asked == []
+    cluster.objects["CronJob", "nightly"] = cronjob()
+    cancel.run(arguments, cluster.given)
+    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("patch", "Job")]
 
 
 def test_a_resumed_run_enters_first() -> None:
