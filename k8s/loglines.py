@@ -109,9 +109,8 @@ def read(
         try:
             lines = cluster.logs(name, CONTAINER, follow=not over, since_time=cursor.begin(), timestamps=True)
             for line in lines:
-                heard = time.monotonic()
                 if (parsed := parse(line, rank, name)) and cursor.is_new(line, parsed.at[0]):
-                    new = True
+                    new, heard = True, time.monotonic()
                     yield parsed
             # An answer also ends in good order where the connection between API server and node breaks.
             if over and not new:

@@ -132,12 +132,16 @@ class Logs:
         for text in gone(self._job, list(self._pods.values()), self._ranks):
             self._show.remark(text)
 
+        patience_s = PATIENCE_S
+
         def lines(uid: str, pod: Object) -> Iterator[Line]:
+            nonlocal patience_s
             ended = {**pod, "status": {"phase": "Succeeded"}}  # to its present end, and no further
             cursor = self._cursors[uid] = Cursor(self._since)
             try:
-                yield from loglines.read(self._cluster, pod, lambda: ended, cursor, self._stop, lambda: PATIENCE_S)
+                yield from loglines.read(self._cluster, pod, lambda: ended, cursor, self._stop, lambda: patience_s)
             except Unreadable as problem:
+                patience_s = 0.0  # or a node that is away would take as long again for each of its ranks
                 self._show.remark(str(problem))
 
         begun = [lines(uid, pod) for uid, pod in self._pods.items() if started(pod)]

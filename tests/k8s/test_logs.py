@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from k8s.loglines import Cursor, Line
 from tests.k8s.fakes import FakeCluster, Log, job, pod
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from k8s.contract import Object
 
@@ -228,6 +229,50 @@ def test_unreadable_log_of_an_ended_run(monkeypatch: pytest.MonkeyPatch, capsys:
     out, err = capsys.readouterr()
     assert out == "rank 0 | zero joins\nrank 0 | zero trains\n"
     assert err == "the log of rank 1 cannot be read in pod b: no route to host\n"
+
+
+def test_unreadable_logs_of_one_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first is waited for, and the others are asked once: a thousand of them would take hours."""
+    asked: Counter[str] = Counter()
+
+    def refuse(name: str) -> Callable[..., Iterator[str]]:
+        def read(*_: Any, **__: Any) -> Iterator[str]:
+            asked[name] += 1
+            raise ApiError(500, "", "no route to host", "get it")
+
+        return read
+
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.5)
+    cluster = two_ranks("Failed")
+    for name in "ab":
+        monkeypatch.setattr(cluster.texts[name], "read", refuse(name))
+    show(cluster)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "".join(
+        f"the log of rank {rank} cannot be read in pod {name}: no route to host\n" for rank, name in enumerate("ab")
+    )
+    assert asked["a"] > 1
+    assert asked["b"] == 1
+
+
+def test_log_that_breaks_off_at_the_same_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines that are known already are no news: it is given up, and what came is shown once."""
+    cluster = two_ranks("Failed")
+    read = cluster.texts["b"].read
+
+    def breaks(since_time: str, *, follow: bool) -> Iterator[str]:
+        yield next(iter(read(since_time, follow=follow)))
+        raise ConnectionError("connection reset")
+
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(cluster.texts["b"], "read", breaks)
+    show(cluster)
+    out, err = capsys.readouterr()
+    assert out.count("rank 1 |") == 1
+    assert err == "the log of rank 1 cannot be read in pod b: connection reset\n"
 
 
 def test_forbidden() -> None:
