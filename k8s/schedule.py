@@ -181,7 +181,7 @@ def tell(cluster: Cluster, made: Object, output: str, *, created: bool, changed:
         coming, late = (when and when.isoformat() for when in (seen.next(now), seen.late(now)))
         print(json.dumps({**found, "changed": changed, "next": coming, "late": late, "deadline_s": deadline_s}))
         return
-    when = next_start(seen, now) or "it is suspended"
+    when = next_start(seen, now, changed=bool({"schedule", "timeZone"} & {*changed})) or "it is suspended"
     if created:
         print(f"scheduled {seen.name}: {when}, and must be done within {deadline_s} s")
     elif changed:

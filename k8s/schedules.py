@@ -241,14 +241,19 @@ def unstarted(seen: Schedule, due: datetime) -> Cause:
     return Cause(reason, f"its run of {due:%Y-%m-%d %H:%M} {seen.zone} was not started: {told}", remedy)
 
 
-def next_start(seen: Schedule, now: datetime) -> str:
-    """When a schedule starts its next run, in words; empty where that is not known."""
+def next_start(seen: Schedule, now: datetime, *, changed: bool = False) -> str:
+    """When a schedule starts its next run, in words; empty where that is not known.
+
+    Where its times were changed just now, the cluster's controller looks at them at their next start, or when something
+    else happens to the CronJob: whether it makes up one that was missed cannot be said.
+    """
     coming, late = seen.next(now), seen.late(now)
     text = f"the next run starts at {coming:%Y-%m-%d %H:%M} {seen.zone}" if coming else ""
     if not late:
         return text
     held_up = [str(entry["name"]) for entry in active(seen.cronjob)]
-    return f"{text}, and that of {late:%H:%M}, which was missed, {f'after {held_up[0]}' if held_up else 'at once'}"
+    then = "may start too" if changed else f"after {held_up[0]}" if held_up else "at once"
+    return f"{text}, and that of {late:%H:%M}, which was missed, {then}"
 
 
 def well(seen: Schedule, now: datetime) -> Cause:
