@@ -100,6 +100,7 @@ class Cron:
         return 60 * min(gaps) if apart else 0
 
 
+@functools.cache  # what is shown of a schedule asks several times, and its shortest period takes a while to find
 def parse(text: str) -> Cron:
     """What an expression means, as `0 2 * * mon-fri` or `@daily`.
 

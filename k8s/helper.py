@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import usage
 from job.errors import Exit
-from k8s import permissions, render
+from k8s import permissions, render, storage
 from k8s.console import note
 from k8s.contract import CLAIM, RUNS, Object, claim_of, trainer_of
 from k8s.errors import ApiError, LauncherError, Status
@@ -38,16 +38,17 @@ RETRY_S = 1.0
 
 @dataclass(frozen=True)
 class Place:
-    """What the pod needs of a run's Job: its image, its claim, and what lets it run where the run's pods ran."""
+    """What the pod needs of a run's Job: its image, its claim, and what lets it run where the run's pods ran.
+
+    security is the pod's securityContext, for who wrote the files may read them; None for the manifest's.
+    """
 
     image: str
     claim: str = CLAIM
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[Object, ...] = ()
     tolerations: tuple[Object, ...] = ()
-    security: Object | None = (
-        None  # the pod's securityContext, if not the manifest's: who wrote the files may read them
-    )
+    security: Object | None = None
 
 
 class Helper:
@@ -180,7 +181,7 @@ def opened(cluster: Cluster, place: Place, *, writes: bool = False) -> Iterator[
     Raises:
         LauncherError: it cannot be, or does not start; the sentence says why.
     """
-    _permitted(cluster, "runner" if writes else "fetcher")
+    permissions.require(cluster, NEEDED, "runner" if writes else "fetcher", ", to look at the volume")
     node = node_for(cluster, place.claim)
     for pod in cluster.select("Pod", HELPERS):  # those that ended by themselves
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
@@ -216,21 +217,15 @@ def node_for(cluster: Cluster, claim: str) -> str:
     Raises:
         LauncherError: no pod can mount it now.
     """
-    try:
-        found = cluster.get("PersistentVolumeClaim", claim)
-    except ApiError as error:
-        if error.code != 403:
-            raise
-        modes = set()  # it may not be asked: as if it were on one node
-    else:
-        if found is None:
-            message = f"there is no claim {claim} in namespace {cluster.namespace}"
-            raise LauncherError(Status.REFUSED, message, "name the one that the run wrote to with --claim")
-        if found.get("status", {}).get("phase") != "Bound":
-            message = f"the claim {claim} has no volume yet, and so there is nothing on it"
-            raise LauncherError(Status.REFUSED, message, "submit a run first")
-        modes = set(found["spec"]["accessModes"])
-    if modes & {"ReadWriteMany", "ReadOnlyMany"}:
+    found = storage.seen(cluster, claim)
+    if found is None:
+        message = f"there is no claim {claim} in namespace {cluster.namespace}"
+        raise LauncherError(Status.REFUSED, message, "name the one that the run wrote to with --claim")
+    if found is not storage.UNSEEN and found.get("status", {}).get("phase") != "Bound":
+        message = f"the claim {claim} has no volume yet, and so there is nothing on it"
+        raise LauncherError(Status.REFUSED, message, "submit a run first")
+    modes = set(found["spec"]["accessModes"])  # none where it may not be asked: as if it were on one node
+    if modes & storage.READ_BY_MANY:
         return ""
     users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
     if users and modes == {"ReadWriteOncePod"}:
@@ -277,13 +272,6 @@ def obstacle(pod: Object, events: Sequence[Object], waited_s: float) -> Launcher
         why = f"{START_S:.0f} s have passed" + (f"; {warnings[-1]}" if warnings else "")
         return failed(why, REMEDIES["volume"])
     return None
-
-
-def _permitted(cluster: Cluster, role: str) -> None:
-    if lacking := permissions.lacking(cluster, NEEDED):
-        message = f"this user may not {permissions.named(lacking)} in namespace {cluster.namespace}"
-        message += ", to look at the volume"
-        raise LauncherError(Status.REFUSED, message, f"bind the role mnist-job-{role} of k8s/manifests/rbac")
 
 
 def _until_started(cluster: Cluster, name: str) -> None:

@@ -62,9 +62,7 @@ def check_rights(cluster: Cluster) -> None:
     Raises:
         LauncherError: 2.
     """
-    if lacking := permissions.lacking(cluster, NEEDED):
-        message = f"this user may not {permissions.named(lacking)} in namespace {cluster.namespace}"
-        raise refused(message, "bind the role mnist-job-runner of k8s/manifests/rbac")
+    permissions.require(cluster, NEEDED, "runner")
 
 
 def refuse_taken(cluster: Cluster, cronjob: Object, but: str = "") -> None:

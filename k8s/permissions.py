@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from k8s.errors import LauncherError, Status
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,6 +23,24 @@ def lacking(cluster: Cluster, needed: Sequence[Needed]) -> list[Needed]:
         return [each for each, may in zip(needed, allowed, strict=True) if not may]
 
 
-def named(needed: Sequence[Needed]) -> str:
-    """What is needed, in words, as `create Job, get Pod/log`."""
-    return ", ".join(f"{verb} {kind}{'/' * bool(sub)}{sub}" for verb, kind, sub in needed)
+def require(cluster: Cluster, needed: Sequence[Needed], role: str, purpose: str = "") -> None:
+    """Refuse a command of which this user may not do all that is needed.
+
+    Args:
+        cluster: where.
+        needed: what the command does.
+        role: which of k8s/manifests/rbac allows it: runner or fetcher.
+        purpose: ends the sentence.
+
+    Raises:
+        LauncherError: 2, naming what is lacking.
+    """
+    if found := lacking(cluster, needed):
+        remedy = f"bind the role mnist-job-{role} of k8s/manifests/rbac"
+        raise LauncherError(Status.REFUSED, denied(cluster, found) + purpose, remedy)
+
+
+def denied(cluster: Cluster, needed: Sequence[Needed]) -> str:
+    """That this user may not do what is needed, as create Job or get Pod/log."""
+    named = ", ".join(f"{verb} {kind}{'/' * bool(sub)}{sub}" for verb, kind, sub in needed)
+    return f"this user may not {named} in namespace {cluster.namespace}"

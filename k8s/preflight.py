@@ -129,9 +129,8 @@ def permitted(cluster: Cluster) -> Check:
     lacking = permissions.lacking(cluster, NEEDED)
     if not lacking:
         return Check("permissions", "ok", f"this user may run jobs in namespace {cluster.namespace}")
-    message = f"this user may not {permissions.named(lacking)} in namespace {cluster.namespace}"
     state = "failed" if ("create", "Job", "") in lacking else "warning"
-    return Check("permissions", state, message, "bind the role in k8s/manifests/rbac")
+    return Check("permissions", state, permissions.denied(cluster, lacking), "bind the role in k8s/manifests/rbac")
 
 
 def name(cluster: Cluster, job: Object) -> Check:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from job import prune as on_volume
 from job.config import add_prune_flags
-from k8s import helper
+from k8s import helper, permissions
 from k8s.contract import OUTPUT, RUNS, claim_of
-from k8s.errors import LauncherError, Status
 from k8s.pods import created
 from k8s.run import Run, is_settled, state
 
@@ -41,9 +40,8 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     as_json = arguments.output == "json"
     on_volume.check(arguments, as_json=as_json)
     cluster = reach()
-    if not arguments.dry_run and not cluster.may("delete", "Job"):
-        message = f"this user may not delete Job in namespace {cluster.namespace}"
-        raise LauncherError(Status.REFUSED, message, "bind the role mnist-job-runner of k8s/manifests/rbac")
+    if not arguments.dry_run:
+        permissions.require(cluster, [("delete", "Job", "")], "runner")
     place = helper.place(cluster, None, arguments.image, arguments.claim)
     flags = [f"--output={OUTPUT}", f"--keep={arguments.keep}", "--json"]
     flags += [f"--older-than={arguments.older_than}"] if arguments.older_than else []

@@ -64,7 +64,7 @@ def data(cluster: Cluster, job: Object) -> Check:
         return Check("data", "not checked", f"this user may not look at the claim {wanted}")
     if claim.get("status", {}).get("phase") != "Bound":
         message = f"the claim {wanted} has no volume yet, and so there is no dataset on it"
-        return Check("data", "failed", message, "prepare one there: README, Data on a volume")
+        return Check("data", "failed", message, "prepare one there: docs/retraining.md, Data on a volume")
     modes = set(claim["spec"]["accessModes"])
     said = f"the claim {wanted} is {', '.join(sorted(modes))}"
     if modes == {"ReadWriteOncePod"} and workers > 1:

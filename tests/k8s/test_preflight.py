@@ -344,7 +344,7 @@ def test_volume_of_one_worker(job: Object) -> None:
             (
                 "failed",
                 "the claim data has no volume yet, and so there is no dataset on it",
-                "prepare one there: README, Data on a volume",
+                "prepare one there: docs/retraining.md, Data on a volume",
             ),
         ),
         ("", "", ("failed", "there is no claim data", "make it, or name another one with --data")),
