@@ -135,8 +135,7 @@ def run_promote(arguments: argparse.Namespace) -> int:
     """Move `latest`."""
     from job import publish  # noqa: PLC0415
 
-    settings = config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"})
-    before = publish.move_latest(settings.output, arguments.name)
+    before = publish.move_latest(output_of(arguments), arguments.name)
     if arguments.json:
         print(json.dumps({"latest": arguments.name, "before": before}))
     else:
@@ -148,9 +147,13 @@ def run_prune(arguments: argparse.Namespace) -> int:
     """Remove old runs."""
     from job import prune  # noqa: PLC0415
 
-    settings = config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"})
-    prune.run(settings.output, arguments)
+    prune.run(output_of(arguments), arguments)
     return 0
+
+
+def output_of(arguments: argparse.Namespace) -> Path:
+    """The output folder that the flags name, or the default."""
+    return config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"}).output
 
 
 if __name__ == "__main__":
