@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from k8s.endings import Ending
 
 GONE = "its pod is gone, and what it said with it"
+# A worker speaks of its folders by --data and --output, which here are the image's and a volume.
+OF_FOLDERS = {Exit.DATA_DAMAGED, Exit.DATA_MISSING, Exit.OUTPUT}
 NOT_STEPPING = {"starting", "waiting", "restarting", "failed"}
 
 
@@ -128,7 +130,8 @@ def of_ending(run: Run, ending: Ending) -> Cause:
     """A worker's end as the cause, in its own words where it left any."""
     probe = probed(run, ending.pod)
     sentence = words(ending) + (f"; the kubelet ended it: {probe}" if probe else "")
-    remedy = ending.hint or REMEDIES.get(ending.reason, "")
+    known = REMEDIES.get(ending.reason, "")
+    remedy = (known or ending.hint) if ending.code in OF_FOLDERS else (ending.hint or known)
     meaning = meaning_of(ending.code)
     return Cause(ending.reason, sentence, remedy, ending.rank, ending.code, meaning, ending.when, ending.pod)
 

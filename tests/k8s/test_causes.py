@@ -133,6 +133,15 @@ def test_failed_at_once() -> None:
     assert (found.reason, found.rank, found.code, found.pod) == ("loss-not-finite", 1, 76, "demo-1-aaaa0")
 
 
+def test_failed_for_a_folder() -> None:
+    """What is to be done about a folder is said of the volume or the image, not by the worker's own flags."""
+    said = told(73, "output-not-writable", "/output: Permission denied", "give a folder that can be written: --output")
+    assert why(Run(job(2, "Failed", "PodFailurePolicy"), (ended(0, 73, message=said),)))[1:] == [
+        "exit code 73: the output folder cannot be written",
+        "do: make room, or see the volume's mode and owner: the workers write as user and group 65532",
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
