@@ -1,4 +1,4 @@
-"""How `submit --wait` follows a run: its pods' way to the first step, then the training, then how it ended."""
+"""How --wait follows a run: its pods' way to the first step, then the training, then how it ended."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def display_of(output: str, workers: int, name: str) -> progress.Lines:
 
 
 def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
-    """Show how a run goes until it has ended, and how it ended; returns its exit code.
+    """Show how a run goes until it has ended, and how it ended; returns its exit code. Ctrl-C leaves the run going.
 
     Args:
         cluster: where it runs.
@@ -174,16 +174,20 @@ def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
     name, workers = job["metadata"]["name"], job["spec"]["completions"]
     began, shown = time.monotonic(), ""
     display = display_of(output, workers, name)
-    with display, Follower(cluster, job) as follower:
-        while not is_settled(follower.run.job):
-            if record := follower.next(RETRY_S):
+    try:
+        with display, Follower(cluster, job) as follower:
+            while not is_settled(follower.run.job):
+                if record := follower.next(RETRY_S):
+                    display.show(record)
+                elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:
+                    shown = f"{now}"
+                    display.show(Record(time.time(), name, 0, now.word, message=now.detail or None))
+            for record in follower.last_words():
                 display.show(record)
-            elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:
-                shown = f"{now}"
-                display.show(Record(time.time(), name, 0, now.word, message=now.detail or None))
-        for record in follower.last_words():
-            display.show(record)
-    return conclude(cluster, follower.run, time.monotonic() - began, output)
+        return conclude(cluster, follower.run, time.monotonic() - began, output)
+    except KeyboardInterrupt:
+        note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
+        raise
 
 
 def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from job import config
 from job.config import usage
 from job.errors import JobError
-from k8s import overlap, render, storage, submit
+from k8s import follow, overlap, render, storage, submit
 from k8s.console import note
 from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
 from k8s.control import refused, until_ended, until_gone
@@ -49,6 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="QUANTITY", help="memory of each worker, requested and at most")
     add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
     add("--deadline", metavar="TIME", help="the run fails after it, as 90m or 6h")
+    submit.add_wait(parser)
     parser.usage = "%(prog)s NAME [FLAGS] [-- MORE TRAINING FLAGS]"
 
 
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     else:
         print(f"{name} is submitted again with {workers} workers; it goes on from its newest checkpoint, if it has one")
         print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
-    return 0
+    return follow.follow(cluster, made, arguments.output) if arguments.wait else 0
 
 
 def refuse_unended(run: Run) -> None:

@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `submit` takes."""
     add_submission_flags(parser)
-    parser.add_argument("--wait", action="store_true", help="follow the run to its end, and exit with its code")
+    add_wait(parser)
     add_dry_run(parser)
     parser.usage = "%(prog)s [FLAGS] [-- TRAINING FLAGS]"
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add --wait."""
+    parser.add_argument("--wait", action="store_true", help="follow the run to its end, and exit with its code")
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
@@ -73,13 +78,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
     else:
         print(f"submitted {name} with {job['spec']['completions']} workers in namespace {cluster.namespace}")
         print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
-    if not arguments.wait:
-        return 0
-    try:
-        return follow.follow(cluster, job, arguments.output)
-    except KeyboardInterrupt:
-        note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
-        raise
+    return follow.follow(cluster, job, arguments.output) if arguments.wait else 0
 
 
 def read(arguments: argparse.Namespace, now: datetime) -> Submission:

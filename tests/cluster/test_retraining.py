@@ -120,6 +120,6 @@ def test_data_on_a_volume(shared: Lab) -> None:
     assert "Tested on other data than first (latest), so not comparable: second" in said
     assert "second, the newest, was kept: the present latest, first, was tested on other data" in said
 
-    shared.launcher("retry", "second", "--workers=1")
+    said = shared.launcher("retry", "second", "--workers=1", "--wait")
+    assert "second is published" in said
     assert data_claim_of(shared.job("second")["spec"]["template"]) == "mnist-job-data"
-    shared.until_published("second")

@@ -112,6 +112,19 @@ def test_a_deleted_job_ends_it() -> None:
         heard(Cluster([[job()], []], [[]], {}), 1)
 
 
+def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C the run goes on, and it is told how to come back to it."""
+    cluster = Cluster([[job()]], [[pod("a")]], {"demo-0-a": [[line(1, 1)]]})
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Follower, "next", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        follow(cluster, job())  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "demo goes on; come back by: mnist-job status demo -n ns --watch\n"
+
+
 def test_who_may_not_watch_is_told() -> None:
     """A user who may not watch the Job hears the API server's sentence, and does not wait for ever."""
     cluster = Cluster([], [[]], {})

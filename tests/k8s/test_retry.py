@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from job.errors import JobError
-from k8s import control, overlap, preflight, render, retry
+from k8s import control, follow, overlap, preflight, render, retry
 from k8s.contract import CANCELLED, QUEUE_LABEL, trainer_of
 from k8s.errors import ApiError, LauncherError
 from k8s.render import Submission
@@ -66,7 +66,7 @@ def served(job: Object, *conditions: str, **annotations: str) -> Object:
 def again(cluster: FakeCluster, *training: str, output: str = "text", **flags: Any) -> int:
     """Run `retry digits`."""
     given = dict.fromkeys(("workers", "image", "cpu", "memory", "queue", "deadline"))
-    arguments = {"name": "digits", "output": output, "training": training, **given, **flags}
+    arguments = {"name": "digits", "output": output, "training": training, "wait": False, **given, **flags}
     return retry.run(argparse.Namespace(**arguments), cluster.given)
 
 
@@ -117,6 +117,23 @@ def test_twice(submitted: Object) -> None:
     again(cluster)
     args = trainer_of(cluster.objects["Job", "digits"]["spec"]["template"])["args"]
     assert args == ["train", "--data=/data", "--output=/output", "--epochs=3", "--continue"]
+
+
+def test_wait(submitted: Object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --wait the new Job is followed, and the exit status is its run's."""
+    followed: list[Object] = []
+
+    def follow_it(_cluster: FakeCluster, job: Object, output: str) -> int:
+        followed.append(job)
+        assert "digits is submitted again" in capsys.readouterr().out
+        assert output == "text"
+        return 69
+
+    monkeypatch.setattr(follow, "follow", follow_it)
+    cluster = FakeCluster(served(submitted, "Failed"))
+    assert again(cluster, wait=True) == 69
+    assert followed == [cluster.objects["Job", "digits"]]
+    assert followed[0]["metadata"]["uid"] != "old"
 
 
 def test_queue(submitted: Object) -> None:
