@@ -172,7 +172,8 @@ def test_two_runs_with_one_output_folder(digits: Path, tmp_path: Path, quiet: Qu
 def test_two_processes_with_one_run(digits: Path, tmp_path: Path, quiet: Quiet) -> None:
     """While one worker trains a run, a second process and another Job's take its name: both leave with 64.
 
-    The first is held up by SIGSTOP meanwhile, for the others to find it in training, and then goes on: Same.
+    The first, supervisor and trainer, is held up by SIGSTOP meanwhile, for the others to find it in training, and then
+    goes on: Same.
     """
     first = Team(digits, tmp_path, 1, uid="local")
     second = Team(digits, tmp_path, 1, uid="local")
@@ -180,12 +181,12 @@ def test_two_processes_with_one_run(digits: Path, tmp_path: Path, quiet: Quiet) 
     with first, second, third:
         first.start()
         first[0].until_step(100)
-        first[0].kill_trainer(signal.SIGSTOP)
+        os.killpg(first[0].process.pid, signal.SIGSTOP)
         second.start()
         third.start()
         assert second.codes() + third.codes() == [64, 64]
         assert second[0].records[-1].reason == "run-in-use"
         assert third[0].records[-1].reason == "run-taken"
-        first[0].kill_trainer(signal.SIGCONT)
+        os.killpg(first[0].process.pid, signal.SIGCONT)
         assert_same(first, quiet(1))
         assert first[0].reasons() == []
