@@ -149,15 +149,17 @@ class Supervisor:
         self._member.wait()
         attempt = self._member.request.attempt
         deadline = time.monotonic() + timeout_s
-        missing, joined = "worker 0 has not answered", 0
+        missing, absent, joined = "worker 0 has not answered", "", 0
         while event := self._next(deadline):
             if isinstance(event, Stop):
                 raise JobError(Exit.TRY_AGAIN, "stopped", "told to stop while the workers gathered", "start it again")
             if not isinstance(event, Heard) or event.request.attempt != attempt:
                 continue
             if isinstance(event.answer, str):
-                if event.answer != missing:
-                    missing = event.answer
+                # Rank 0 may be gone because it gave up first: whom it had waited for is still told.
+                now = f"{absent}, and then {event.answer}" if absent else event.answer
+                if now != missing:
+                    missing = now
                     self._standing.say("waiting", message=missing)
                 continue
             if event.answer.addresses:
@@ -168,7 +170,7 @@ class Supervisor:
             ranks = ", ".join(map(str, event.answer.missing))
             more = cluster.workers - event.answer.joined - len(event.answer.missing)
             others = f" and {more} more" if more > 0 else ""
-            missing = f"worker{'s' if len(event.answer.missing) > 1 else ''} {ranks}{others} had not come"
+            missing = absent = f"worker{'s' if len(event.answer.missing) > 1 else ''} {ranks}{others} had not come"
             if event.answer.joined != joined:
                 joined = event.answer.joined
                 self._say_joined(joined)

@@ -230,6 +230,14 @@ def test_a_peer_that_never_comes(digits: Path, tmp_path: Path) -> None:
             gave_up_waiting(worker, "worker 2 had not come")
 
 
+def test_a_peer_that_never_comes_and_the_chief_gone(digits: Path, tmp_path: Path) -> None:
+    """Rank 2 of 3, from the start, and rank 0 leaves before rank 1's time is up: rank 1 names both."""
+    with Team(digits, tmp_path, 3, ("--join-timeout=10",)).start(0, 1) as team:
+        team[1].until(lambda record: record.phase == "waiting" and record.joined == 2)
+        team[0].kill()
+        gave_up_waiting(team[1], "worker 2 had not come, and then worker 0 does not answer at")
+
+
 def test_the_chief_never_comes(digits: Path, tmp_path: Path) -> None:
     """Rank 0 of 3, from the start: the others leave with 75 after --join-timeout, naming it."""
     with Team(digits, tmp_path, 3, ("--join-timeout=3",)).start(1, 2) as team:
