@@ -172,22 +172,28 @@ def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
         LauncherError: 2, when the Job was deleted meanwhile.
     """
     name, workers = job["metadata"]["name"], job["spec"]["completions"]
-    began, shown = time.monotonic(), ""
-    display = display_of(output, workers, name)
+    began = time.monotonic()
     try:
-        with display, Follower(cluster, job) as follower:
-            while not is_settled(follower.run.job):
-                if record := follower.next(RETRY_S):
-                    display.show(record)
-                elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:
-                    shown = f"{now}"
-                    display.show(Record(time.time(), name, 0, now.word, message=now.detail or None))
-            for record in follower.last_words():
-                display.show(record)
-        return conclude(cluster, follower.run, time.monotonic() - began, output)
+        seen = show(cluster, job, display_of(output, workers, name))
+        return conclude(cluster, seen, time.monotonic() - began, output)
     except KeyboardInterrupt:
         note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
         raise
+
+
+def show(cluster: Cluster, job: Object, display: progress.Lines) -> Run:
+    """Show how a run goes until it has ended; returns how it was seen last."""
+    name, shown = job["metadata"]["name"], ""
+    with display, Follower(cluster, job) as follower:
+        while not is_settled(follower.run.job):
+            if record := follower.next(RETRY_S):
+                display.show(record)
+            elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:
+                shown = f"{now}"
+                display.show(Record(time.time(), name, 0, now.word, message=now.detail or None))
+        for record in follower.last_words():
+            display.show(record)
+    return follower.run
 
 
 def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:

@@ -18,7 +18,7 @@ from job import config
 from job.config import usage
 from job.errors import JobError
 from k8s import follow, overlap, render, storage, submit
-from k8s.console import note
+from k8s.console import note, where_to_look
 from k8s.contract import CANCELLED, QUEUE_LABEL, Object, trainer_of
 from k8s.control import refused, until_ended, until_gone
 from k8s.errors import LauncherError, Status
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         print(json.dumps(fields))
     else:
         print(f"{name} is submitted again with {workers} workers; it goes on from its newest checkpoint, if it has one")
-        print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
+        print(where_to_look(name, cluster.namespace))
     return follow.follow(cluster, made, arguments.output) if arguments.wait else 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from job import config
 from k8s import follow, preflight, render, storage
-from k8s.console import note
+from k8s.console import note, where_to_look
 from k8s.contract import CLAIM
 from k8s.errors import ApiError, LauncherError, Status
 
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         print(json.dumps({"name": name, "namespace": cluster.namespace, "uid": job["metadata"]["uid"]}))
     else:
         print(f"submitted {name} with {job['spec']['completions']} workers in namespace {cluster.namespace}")
-        print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
+        print(where_to_look(name, cluster.namespace))
     return follow.follow(cluster, job, arguments.output) if arguments.wait else 0
 
 

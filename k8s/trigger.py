@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s import overlap, schedules, storage, submit
+from k8s.console import where_to_look
 from k8s.control import refused
 from k8s.errors import ApiError, LauncherError
 from k8s.schedule import SUFFIX
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         print(json.dumps({**found, "schedule": arguments.name}))
     else:
         print(f"started {name}; until it has ended, {arguments.name} starts no other run")
-        print(f"  mnist-job status {name} -n {cluster.namespace}    mnist-job logs {name} -n {cluster.namespace}")
+        print(where_to_look(name, cluster.namespace))
     return 0
 
 
