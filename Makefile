@@ -66,6 +66,7 @@ lint: setup  ## check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	PYTHONPATH=. .venv/bin/lint-imports --no-cache --no-logo
 	.venv/bin/hadolint Dockerfile
 
 format: setup  ## put the code into the one layout

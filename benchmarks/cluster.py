@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from job.telemetry import Record
-    from k8s.contract import Object
+    from k8s.api.objects import Object
 
 TFJOB_S = 152.0  # the same work by Kubeflow's TFJob with tf_keras `fit`, on two workers
 LONG = ("--epochs=100000", "--evaluate-every=0", "--log-every=100")

@@ -20,15 +20,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from job import telemetry
 from job.telemetry import Record
-from k8s import render
-from k8s.api import Api
-from k8s.contract import CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL
-from k8s.errors import ApiError
+from k8s.api.errors import ApiError
+from k8s.api.requests import Api
+from k8s.render import render
+from k8s.state.names import CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from k8s.contract import Object
+    from k8s.api.objects import Object
 
 AT_A_TIME = 16
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from benchmarks.measure import PROJECT
 from benchmarks.recovery import cpu_s
-from job import fingerprint
 from job.config import Config, settings_hash, settings_to_match
-from job.gathering import Answer, Request, to_json
-from job.member import ANSWER_S, EVERY_S
+from job.dataset import fingerprint
+from job.rendezvous.client import ANSWER_S, EVERY_S
+from job.rendezvous.server import Answer, Request, to_json
 from tests.job import processes
 
 FILES = 1024  # that rank 0 may open at first: what containers usually allow
@@ -86,7 +86,7 @@ def join(data: Path, workers: int) -> Joined:
 
 
 class Crowd:
-    """All supervisors but rank 0's, which ask as job/member.py does.
+    """All supervisors but rank 0's, which ask as job/rendezvous/client.py does.
 
     Args:
         supervisor: host:port of rank 0's.

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job import config, process, termination
+from job import config
 from job.errors import MEANINGS, Exit, JobError
+from job.system import process, termination
 
 if TYPE_CHECKING:
     import argparse
@@ -94,21 +95,21 @@ def run_train(arguments: argparse.Namespace) -> int:
     settings = config.Config(**given)
     member = cluster.identify(os.environ)
     if member is None:
-        from job import local  # noqa: PLC0415 - with its progress bar, which no worker has
+        from job.local import workers as local  # noqa: PLC0415 - with its progress bar, which no worker has
 
         return local.run(settings)
     for name in ("workers", "name"):
         if name in given:
             message = f"{config.flag(name)} cannot be given to a worker in a cluster, whose environment says it"
             raise config.usage(message, "leave it out")
-    from job import supervise  # noqa: PLC0415
+    from job.supervisor import supervisor as supervise  # noqa: PLC0415
 
     return supervise.supervise(settings, member)
 
 
 def run_data(arguments: argparse.Namespace) -> int:
     """Prepare a dataset."""
-    from job import prepare  # noqa: PLC0415
+    from job.dataset import prepare  # noqa: PLC0415
 
     given = {name: value for name, value in vars(arguments).items() if name in {"data", "dataset"}}
     prepare.prepare(config.Config(**given), arguments.from_idx, print)
@@ -117,7 +118,7 @@ def run_data(arguments: argparse.Namespace) -> int:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Classify pictures."""
-    from job import predict  # noqa: PLC0415
+    from job.predict import predict  # noqa: PLC0415
 
     predict.run(arguments.model, arguments.pictures, as_json=arguments.json)
     return 0
@@ -125,7 +126,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """Compare published runs."""
-    from job import compare  # noqa: PLC0415
+    from job.report import compare  # noqa: PLC0415
 
     compare.run(arguments.output, as_json=arguments.json, html=arguments.html)
     return 0
@@ -133,7 +134,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def run_promote(arguments: argparse.Namespace) -> int:
     """Move `latest`."""
-    from job import publish  # noqa: PLC0415
+    from job.output import run_folder as publish  # noqa: PLC0415
 
     before = publish.move_latest(output_of(arguments), arguments.name)
     if arguments.json:
@@ -145,7 +146,7 @@ def run_promote(arguments: argparse.Namespace) -> int:
 
 def run_prune(arguments: argparse.Namespace) -> int:
     """Remove old runs."""
-    from job import prune  # noqa: PLC0415
+    from job.output import prune  # noqa: PLC0415
 
     prune.run(output_of(arguments), arguments)
     return 0

@@ -6,47 +6,34 @@ import contextlib
 import hashlib
 import math
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from job import data, export, journal, model, process, report, step
-from job.checkpoint import Checkpoint
+from job import model
 from job.config import settings_to_match
-from job.course import Course
 from job.errors import Exit, JobError
-from job.evaluator import Evaluator
-from job.saver import Saver, restore
+from job.output.checkpoint import Checkpoint
+from job.report import report
+from job.system import process
+from job.training import data, export, journal, step
+from job.training.checkpointing import Saver, restore
+from job.training.evaluation import Evaluator
+from job.training.statistics import Course
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from job.cluster import Cluster
     from job.config import Config
-    from job.dataset import Dataset, Rows
-    from job.evaluator import Probabilities, Tensors
-    from job.publish import Output
-    from job.task import Teller
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process among those that train together.
-
-    strategy joins them, one replica on each. tell sends the fields of a progress record. told_to_stop says whether this
-    worker was asked to leave. began is the process's start, in seconds of time.perf_counter().
-    """
-
-    cluster: Cluster
-    strategy: tf.distribute.Strategy
-    tell: Teller
-    told_to_stop: Callable[[], bool]
-    began: float
+    from job.dataset.rows import Dataset, Rows
+    from job.output.run_folder import Output
+    from job.training.evaluation import Probabilities, Tensors
+    from job.training.worker import Worker
 
 
 def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output: Output | None) -> int:

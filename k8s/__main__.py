@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from job.config import Parser, usage
 from job.errors import Exit, JobError
-from k8s import (
+from k8s.api.errors import MEANINGS, LauncherError
+from k8s.api.kubeconfig import connect
+from k8s.commands import (
     cancel,
     compare,
     completion,
@@ -27,9 +29,7 @@ from k8s import (
     trigger,
     why,
 )
-from k8s.connect import connect
-from k8s.console import note
-from k8s.errors import MEANINGS, LauncherError
+from k8s.view.output import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

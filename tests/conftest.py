@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from job.config import Config
-from job.prepare import prepare
+from job.dataset.prepare import prepare
 from tests.fixtures import synthetic, write_idx
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from job import idx
+from job.dataset import idx
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from job.idx import Bytes
+    from job.dataset.idx import Bytes
 
 CLASSES = 10
 

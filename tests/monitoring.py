@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from k8s.render import MANIFESTS, kustomize
+from k8s.render.render import MANIFESTS, kustomize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from k8s.contract import Object
+    from k8s.api.objects import Object
 
 FOLDER = MANIFESTS / "monitoring"
 PAGE = (Path(__file__).parents[1] / "docs" / "monitoring.md").read_text(encoding="utf-8")

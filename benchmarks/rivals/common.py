@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from job import cpus, process
+from job.system import cpus, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s.contract import trainer_of
-from k8s.render import MANIFESTS, kustomize
+from k8s.render.render import MANIFESTS, kustomize
+from k8s.state.names import trainer_of
 from tests.cluster.lab import Breaker, Lab
 
 if TYPE_CHECKING:

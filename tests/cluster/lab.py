@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job import telemetry
-from k8s import render, submit
-from k8s.connect import connect
-from k8s.console import note
-from k8s.contract import pods_of, rank_of
-from k8s.errors import ApiError
+from k8s.api.errors import ApiError
+from k8s.api.kubeconfig import connect
+from k8s.commands import submit
+from k8s.render import render
+from k8s.state.names import pods_of, rank_of
+from k8s.view.output import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from job.telemetry import Record
-    from k8s.contract import Object
+    from k8s.api.objects import Object
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240.0

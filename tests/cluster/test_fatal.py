@@ -6,11 +6,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from k8s.contract import trainer_of
+from k8s.state.names import trainer_of
 from tests.cluster.lab import until
 
 if TYPE_CHECKING:
-    from k8s.contract import Object
+    from k8s.api.objects import Object
     from tests.cluster.lab import Lab
 
 # On the reader's pod: a copy of the dataset with one bit turned over.

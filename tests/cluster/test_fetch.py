@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-from k8s.helper import HELPERS
+from k8s.volume.pod import HELPERS
 from tests.cluster.access import Proxy
 
 if TYPE_CHECKING:

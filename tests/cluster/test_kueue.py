@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s.contract import QUEUE_LABEL, trainer_of
+from k8s.state.names import QUEUE_LABEL, trainer_of
 from tests.cluster.lab import conditions, until
 from tests.cluster.test_faults import STEP, TRAINING, assert_same
 

@@ -14,7 +14,7 @@ from tests.cluster.lab import DEADLINE_S, ROOT, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from k8s.contract import Object
+    from k8s.api.objects import Object
     from tests.cluster.lab import Lab
 
 # Few all-reduces, for they cost most where CPUs are few, and many lines, for each cut to fall among them.

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from k8s import preflight, render
-from k8s.render import MANIFESTS
+from k8s.commands import preflight
+from k8s.render import render
+from k8s.render.render import MANIFESTS
 
 if TYPE_CHECKING:
-    from k8s.contract import Object
+    from k8s.api.objects import Object
     from tests.cluster.lab import Lab
 
 # Refuses a field that the API server does not know.

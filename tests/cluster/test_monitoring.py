@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
-from k8s import render
-from k8s.contract import NAME_LABEL, trainer_of
+from k8s.render import render
+from k8s.state.names import NAME_LABEL, trainer_of
 from tests import monitoring
 from tests.cluster.lab import Lab, until
 from tests.cluster.test_network import connection

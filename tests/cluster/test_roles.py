@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k8s import submit
-from k8s.render import MANIFESTS
+from k8s.commands import submit
+from k8s.render.render import MANIFESTS
 from tests.cluster.access import log_in
 from tests.cluster.lab import conditions, until
 

@@ -7,17 +7,17 @@ import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from k8s import submit
-from k8s.overlap import active, jobs_of
-from k8s.render import MANIFESTS
-from k8s.run import Run
+from k8s.commands import submit
+from k8s.commands.overlap import active, jobs_of
+from k8s.render.render import MANIFESTS
+from k8s.state.run import Run
 from tests.cluster.access import log_in
 from tests.cluster.lab import ROOT, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from k8s.contract import Object
+    from k8s.api.objects import Object
     from tests.cluster.lab import Lab
 
 LONG = ("--epochs=100000", "--evaluate-every=0")

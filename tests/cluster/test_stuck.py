@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s.contract import trainer_of
-from k8s.render import GPU
+from k8s.render.render import GPU
+from k8s.state.names import trainer_of
 from tests.cluster.lab import conditions, until
 
 if TYPE_CHECKING:
-    from k8s.contract import Object
+    from k8s.api.objects import Object
     from tests.cluster.lab import Breaker, Lab
 
 

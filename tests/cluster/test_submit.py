@@ -12,15 +12,15 @@ from safetensors.numpy import load
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
 from job.config import Config
-from job.prepare import prepare
-from k8s.contract import CLAIM, trainer_of
-from k8s.render import MANIFESTS, setup
+from job.dataset.prepare import prepare
+from k8s.render.render import MANIFESTS, setup
+from k8s.state.names import CLAIM, trainer_of
 from tests.cluster.lab import ROOT, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from k8s.contract import Object
+    from k8s.api.objects import Object
     from tests.cluster.lab import Lab
 
 TRAINING = ("--epochs=2", "--evaluate-every=0")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.config import Config
-from job.prepare import prepare
+from job.dataset.prepare import prepare
 from tests.faults.team import BEFORE, STEPS, Team
 from tests.fixtures import synthetic, write_idx
 

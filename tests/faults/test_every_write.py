@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from job.checkpoint import restore
 from job.errors import Exit, JobError
-from job.promotion import Verdict
-from job.publish import move_latest
+from job.output.checkpoint import restore
+from job.output.promotion import Verdict
+from job.output.run_folder import move_latest
 from tests.faults import writes
 from tests.faults.conftest import POINTS
 from tests.job.processes import ROOT, contents, environment

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.config import Config
-from job.prepare import prepare
+from job.dataset.prepare import prepare
 from tests.faults.team import BEFORE, DEADLINE_S, RUN, Team, assert_published, assert_same
 from tests.fixtures import CLASSES, synthetic, write_idx
 from tests.job.processes import contents

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from job.config import Config
-from job.prepare import prepare
+from job.dataset.prepare import prepare
 from tests.faults.team import RUN, STEPS, Team, assert_published, assert_same
 from tests.fixtures import synthetic, write_idx
 from tests.job.processes import contents, run

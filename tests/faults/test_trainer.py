@@ -36,7 +36,8 @@ LONG = ("--epochs=300",)
 SHORT_LIVED = """
 import os, signal, time
 from pathlib import Path
-from job import task, telemetry
+from job import telemetry
+from job.supervisor import task
 
 def run(config, cluster, tell):
     there = Path("/proc", str(os.getppid()))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import JobError
-from job.publish import Output, move_latest
+from job.output.run_folder import Output, move_latest
 
 if TYPE_CHECKING:
-    from job.checkpoint import Checkpoint
-    from job.promotion import Verdict
+    from job.output.checkpoint import Checkpoint
+    from job.output.promotion import Verdict
 
 SETTINGS = {"train": "a" * 64, "test": "b" * 64, "seed": 0}
 
@@ -27,7 +27,7 @@ def checkpoint(step: int) -> Checkpoint:
     """One of a model of 784 x 10, whose parameters are those of its step."""
     import numpy as np  # noqa: PLC0415 - a run without checkpoints does without it
 
-    from job.checkpoint import Checkpoint  # noqa: PLC0415
+    from job.output.checkpoint import Checkpoint  # noqa: PLC0415
 
     weights = np.random.default_rng(step).normal(size=(784, 10)).astype(np.float32)
     return Checkpoint(step, 2, SETTINGS, step / 3, {"W": weights, "b": np.zeros(10, np.float32)})
@@ -35,7 +35,7 @@ def checkpoint(step: int) -> Checkpoint:
 
 def save(folder: Path, step: int) -> None:
     """Write a checkpoint."""
-    from job.checkpoint import save  # noqa: PLC0415
+    from job.output.checkpoint import save  # noqa: PLC0415
 
     save(folder, checkpoint(step))
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from job.dataset import Rows
+    from job.dataset.rows import Rows
 
 Float: TypeAlias = NDArray[np.float64]
 

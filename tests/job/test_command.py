@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from job import __main__ as entry
-from job import local, telemetry
+from job import telemetry
 from job.errors import MEANINGS, Exit
+from job.local import workers as local
 from tests.job import processes
 from tests.job.processes import contents
 

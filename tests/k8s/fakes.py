@@ -9,16 +9,16 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from k8s.contract import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, QUEUE_LABEL
-from k8s.errors import ApiError
+from k8s.api.errors import ApiError
+from k8s.state.names import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, QUEUE_LABEL
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from k8s.cluster import Cluster
-    from k8s.contract import Object
-    from k8s.remote import Ended
+    from k8s.api.cluster import Cluster
+    from k8s.api.exec import Ended
+    from k8s.api.objects import Object
 
 UID_LABEL = "batch.kubernetes.io/controller-uid"
 

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from job.telemetry import Record
-from k8s.contract import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL
+from k8s.state.names import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL
 
 if TYPE_CHECKING:
-    from k8s.contract import Object
+    from k8s.api.objects import Object
 
 TIME = "2026-01-01T00:00:{:02d}Z"
 

@@ -11,9 +11,9 @@ import pytest
 
 import k8s.__main__ as entry
 from job.config import usage
-from k8s import status
 from k8s.__main__ import COMMANDS, main
-from k8s.errors import LauncherError, Status
+from k8s.api.errors import LauncherError, Status
+from k8s.commands import status
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["kubernetes", "tensorflow", "yaml", "numpy", "urllib3"]

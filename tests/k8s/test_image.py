@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from job import cluster
 from job.config import Config
-from k8s import contract
+from k8s.state import names as contract
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

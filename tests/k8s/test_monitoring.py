@@ -14,14 +14,14 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from job.cluster import SUPERVISOR_PORT
-from k8s.contract import APP, NAME_LABEL, PART_OF_LABEL, trainer_of
-from k8s.render import MANIFESTS, kustomize
+from k8s.render.render import MANIFESTS, kustomize
+from k8s.state.names import APP, NAME_LABEL, PART_OF_LABEL, trainer_of
 from tests import monitoring
-from tests.job.test_gauges import everything
-from tests.k8s.test_manifests import check_schemas
+from tests.job.supervisor.test_metrics import everything
+from tests.k8s.render.test_manifests import check_schemas
 
 if TYPE_CHECKING:
-    from k8s.contract import Object
+    from k8s.api.objects import Object
 
 HERE = Path(__file__).parent
 UNDERSCORES = str.maketrans("./-", "___")  # what Prometheus makes of a label's name

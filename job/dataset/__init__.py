@@ -1,0 +1,1 @@
+"""Datasets: prepared once, loaded and verified by every worker."""

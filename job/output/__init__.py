@@ -1,0 +1,1 @@
+"""The output volume: runs, checkpoints, published models and `latest`."""

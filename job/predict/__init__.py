@@ -1,0 +1,1 @@
+"""Pictures of digits, and what a model reads in them."""

@@ -1,0 +1,125 @@
+"""`python -m job predict`: what a published model makes of picture files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from job.errors import Exit, JobError
+from job.predict import digit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> None:
+    """Print each picture's class and the probability of every class, as a table or as JSON.
+
+    The JSON is a list, in the order given, of {"image", "class", "name", "probability", "probabilities": {name: p}}.
+
+    Args:
+        model: a published model's folder, models/<run> or latest.
+        pictures: picture files; see job/predict/digit.py for what is made of them.
+        as_json: print JSON.
+
+    Raises:
+        JobError: 66 for a model or a picture that is not there, 65 for one that cannot be read; nothing is printed.
+    """
+    names = _names(model)
+    pixels = np.stack([digit.read(picture) for picture in pictures])
+    probabilities = _classify(model, pixels)
+    if probabilities.shape[1] != len(names):
+        message = f"the model in {model} gives {probabilities.shape[1]} classes, and its report names {len(names)}"
+        raise JobError(Exit.DATA_DAMAGED, "model-damaged", message)
+    if as_json:
+        sys.stdout.write(_json(pictures, names, probabilities) + "\n")
+    else:
+        # Wide enough for every class's column where the output is no terminal and nobody folds it.
+        console = Console()
+        (console if console.is_terminal else Console(width=1000)).print(_table(pictures, names, probabilities))
+
+
+def _names(model: Path) -> list[str]:
+    """The class names, which stand in the report beside the model."""
+    if not (model / "saved_model" / "1").is_dir():
+        hint = "give --model the folder of a published run, output/models/<run> or output/latest"
+        raise JobError(Exit.DATA_MISSING, "model-missing", f"there is no model in {model}", hint)
+    report = model / "report.json"
+    try:
+        names = json.loads(report.read_bytes())["dataset"]["classes"]
+        return [str(name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"the class names cannot be read from {report}"
+        raise JobError(Exit.DATA_DAMAGED, "model-damaged", message) from error
+
+
+def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The model's probabilities, float32 [n, classes], for pixels [n, 28, 28]."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a few pictures are not worth waking a GPU
+    with _hushed():
+        import tensorflow as tf  # noqa: PLC0415 - only once the pictures are known to be good: it takes seconds
+
+        try:
+            loaded = tf.saved_model.load(str(model / "saved_model" / "1"))
+            answer = loaded.signatures["classify"](images=tf.constant(pixels))
+            result: NDArray[np.float32] = answer["probabilities"].numpy()
+        except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+            message = f"the model in {model} cannot be loaded ({str(error).splitlines()[0]})"
+            raise JobError(Exit.DATA_DAMAGED, "model-damaged", message) from error
+    return result
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep standard error empty: part of TensorFlow's log of the machine heeds no setting. Errors are still raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> str:
+    answers: list[dict[str, Any]] = []
+    for picture, row in zip(pictures, probabilities.astype(float), strict=True):
+        best = int(row.argmax())
+        answers.append(
+            {
+                "image": str(picture),
+                "class": best,
+                "name": names[best],
+                "probability": row[best],
+                "probabilities": dict(zip(names, row.tolist(), strict=True)),
+            }
+        )
+    return json.dumps(answers, indent=2, ensure_ascii=False)
+
+
+def _table(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("image", overflow="fold")
+    table.add_column("says", style="bold")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for picture, row in zip(pictures, probabilities, strict=True):
+        best = int(row.argmax())
+        cells = [f"{100 * share:.1f}%" for share in row]
+        cells[best] = f"[bold]{cells[best]}[/bold]"
+        table.add_row(escape(str(picture)), escape(names[best]), *cells)
+    return table

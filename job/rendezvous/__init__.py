@@ -1,0 +1,1 @@
+"""How the workers of a run meet before they train."""

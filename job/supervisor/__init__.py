@@ -1,0 +1,1 @@
+"""The first process of a worker, and the processes that it starts."""

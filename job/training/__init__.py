@@ -1,0 +1,1 @@
+"""Training itself: everything that imports TensorFlow."""

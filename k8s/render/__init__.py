@@ -1,0 +1,1 @@
+"""Flags and manifests made into the objects to send."""

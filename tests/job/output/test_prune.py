@@ -1,0 +1,454 @@
+"""Tests of prune: what goes, what stays, and that it is whole or gone whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from job import __main__ as entry
+from job.errors import Exit, JobError
+from job.output import prune, retention
+from job.output.latest import promotion_lock
+from job.output.run_folder import Output, move_latest
+from job.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def begin(output: Path, name: str, day: int, *, published: bool = True) -> None:
+    """A run that began on a day of 2026-11, and is long over."""
+    folder = output / "runs" / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / "config.json").write_text(json.dumps({"started": f"2026-11-{day:02}T06:00:00.000000+00:00"}))
+    (folder / "checkpoints" / "9.safetensors").write_bytes(bytes(1000))
+    if published:
+        model = output / "models" / name
+        model.mkdir(parents=True)
+        (model / "report.json").write_bytes(bytes(500))
+        (folder / "verdict.json").write_text("{}")
+    for path in (folder / "checkpoints", folder):
+        os.utime(path, (0, 0))
+
+
+def left(output: Path) -> list[str]:
+    """The runs and the models that there are."""
+    return sorted(f"{kind}/{path.name}" for kind in ("models", "runs") for path in (output / kind).iterdir())
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Five models, the second of which is `latest`; of the runs without one, one began first and one last."""
+    for day, name in enumerate(["first", "second", "third", "fourth", "fifth"], 2):
+        begin(tmp_path, name, day)
+    begin(tmp_path, "old", 1, published=False)
+    begin(tmp_path, "new", 9, published=False)
+    (tmp_path / "latest").symlink_to("models/second")
+    return tmp_path
+
+
+def names(planned: retention.Plan) -> list[str]:
+    """What is to be pruned."""
+    return [found.name for found in planned.prune]
+
+
+def test_what_goes(output: Path) -> None:
+    """The newest models stay, what began since, and what `latest` leads to; the other models go with their runs.
+
+    What has no model stays: a run that is suspended, or waits for its workers, looks the same from here.
+    """
+    planned = retention.plan(output, 2)
+    assert planned.before == "2026-11-05T06:00:00.000000+00:00"
+    assert [(found.name, found.published, found.bytes) for found in planned.prune] == [
+        ("first", True, 1500 + 49),
+        ("third", True, 1500 + 49),
+    ]
+    assert planned.kept == {
+        "old": "it has no model, and --keep alone does not prune it",
+        "second": "latest leads to it",
+        "fourth": "",
+        "fifth": "",
+        "new": "",
+    }
+    assert prune.prune(output, planned) == ["first", "third"]
+    assert left(output) == [
+        *(f"models/{name}" for name in ("fifth", "fourth", "second")),
+        *(f"runs/{name}" for name in ("fifth", "fourth", "new", "old", "second")),
+    ]
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+    assert names(retention.plan(output, 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "age", "only", "gone"),
+    [
+        (1, 0, (), ["first", "third", "fourth"]),
+        (5, 0, (), []),
+        (5, 0, ("old", "new"), ["old"]),
+        (5, 2.5, (), ["old"]),
+        (6, 2.5, (), []),  # there are not so many models
+        (1, 2.5, (), ["old", "first"]),
+        (1, 100, (), []),
+        (1, 0, ("fourth", "fifth", "second"), ["fourth"]),
+    ],
+)
+def test_how_much_goes(output: Path, keep: int, age: float, only: tuple[str, ...], gone: list[str]) -> None:
+    """Both the number and the age must allow it; of those that are named nothing else goes."""
+    began = dt.datetime(2026, 11, 5, 6, tzinfo=dt.UTC)  # the fourth
+    older_than_s = (dt.datetime.now(dt.UTC) - began).total_seconds() + (age - 0.5) * 86_400 if age else 0
+    assert names(retention.plan(output, keep, int(older_than_s), only)) == gone
+
+
+def test_what_is_trained_stays(output: Path) -> None:
+    """By its lock, and without that for a while after it was written to; also if it is begun once all is planned."""
+    named = ("old", "first", "fourth")
+    planned = retention.plan(output, 1, names=named)
+    with (output / "runs/first/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert retention.plan(output, 1).kept["first"] == "it is being trained"
+        os.utime(output / "runs/old")
+        resting = "it was written to within the last 20 min, and may be about to go on"
+        assert retention.plan(output, 1, names=named).kept["old"] == resting
+        (output / "latest").unlink()
+        (output / "latest").symlink_to("models/third")
+        assert prune.prune(output, planned) == ["fourth"]
+    assert names(retention.plan(output, 1)) == ["first", "second"]
+    (output / "runs/first/verdict.json").unlink()  # its model may be about to be promoted
+    assert retention.plan(output, 1).kept["first"] == resting
+
+
+def test_what_is_not_over_is_as_old_as_what_was_last_written(output: Path) -> None:
+    """For --older-than: a run that began long ago may be suspended since lately."""
+    at = dt.datetime.now(dt.UTC).timestamp() - 7200
+    (output / "runs/old/events.jsonl").touch()
+    os.utime(output / "runs/old/events.jsonl", (at, at))
+    os.utime(output / "runs/old", (0, 0))
+    assert retention.plan(output, 5, 7300).kept["old"] == "it was written to within --older-than"
+    assert names(retention.plan(output, 5, 7100)) == ["old"]
+
+
+def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
+    """A copy that was half published, a probe, and the link that was to be `latest`; those of others stay."""
+    for name in ("first", "fourth"):
+        (output / f"models/.{name}.0f6e-1").mkdir()
+        (output / f"models/.{name}.0f6e-1/variables").write_bytes(bytes(5000))
+        (output / f".probe.{name}.x").mkdir()
+        (output / f".latest.{name}").symlink_to(f"models/{name}")
+    planned = retention.plan(output, 3)
+    [first] = planned.prune
+    assert (first.name, first.bytes) == ("first", 1500 + 49 + 5000)
+    assert prune.prune(output, planned) == ["first"]
+    assert {path.name for path in output.iterdir()} == {
+        *(".latest.fourth", ".probe.fourth.x", ".promotion-lock", ".pruned", "latest", "models", "runs")
+    }
+    assert [path.name for path in (output / "models").glob(".*")] == [".fourth.0f6e-1"]
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("moment", ["_started", "in_use", "_size"])
+def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another prune: it is gone, and no error."""
+    shutil.rmtree(output / "models/first")
+    original = getattr(retention, moment)
+
+    def gone(*arguments: Any) -> Any:
+        shutil.rmtree(output / "runs/first", ignore_errors=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(retention, moment, gone)
+    (output / "runs/first/config.json").unlink()
+    os.utime(output / "runs/first", (0, 0))
+    planned = retention.plan(output, 4, names=("first", "old"))
+    monkeypatch.undo()
+    assert "first" not in planned.kept
+    assert planned.unknown == (["first"] if moment == "_started" else [])
+    assert prune.prune(output, planned) == ["old"]
+
+
+def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not train in the folder that was renamed away, but begins anew."""
+    planned = retention.plan(output, 1, names=("first",))
+    hold = Output._hold
+    held: list[int] = []
+
+    def slow(self: Output, lock: int) -> None:
+        if not held:
+            assert prune.prune(output, planned) == ["first"]
+        held.append(lock)
+        hold(self, lock)
+
+    monkeypatch.setattr(Output, "_hold", slow)
+    (output / "runs/first/config.json").unlink()
+    shutil.rmtree(output / "models/first")
+    os.utime(output / "runs/first", (0, 0))
+    settings = {"job_uid": "local", "started": "2026-11-20", "must_match": {}}
+    with Output(output, "first", "local").begin(settings) as verdict:
+        assert verdict is None
+        assert len(held) == 2
+        assert files.read_json(output / "runs/first/config.json") == settings
+        assert retention.plan(output, 1).kept["first"] == ""
+        with (output / "runs/first/lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("deed", ["rename", "delete"])
+@pytest.mark.parametrize("moment", range(4))
+def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it is killed, each run is whole, or without its model, or gone; the next prune makes up for the rest."""
+
+    class Killed(BaseException):
+        pass
+
+    count = 0
+
+    def counted(original: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            if count == moment:
+                raise Killed
+            count += 1
+            return original(*arguments, **options)
+
+        return call
+
+    planned = retention.plan(output, 1, 3600)
+    with monkeypatch.context() as patch:
+        if deed == "rename":
+            patch.setattr("pathlib.Path.rename", counted(type(output).rename))
+        else:
+            patch.setattr(prune, "_delete", counted(prune._delete))
+        with pytest.raises(Killed):
+            prune.prune(output, planned)
+    for path in (output / "models").iterdir():
+        assert (path / "report.json").is_file()
+        assert (output / "runs" / path.name / "config.json").is_file()
+    for path in (output / "runs").iterdir():
+        assert (path / "checkpoints/9.safetensors").is_file()
+    prune.prune(output, retention.plan(output, 1))
+    runs = [path for path in left(output) if path != "runs/old"]
+    assert runs == ["models/fifth", "models/second", "runs/fifth", "runs/new", "runs/second"]
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
+def test_links_and_strange_names(output: Path) -> None:
+    """No link is followed, and what is no run is not touched."""
+    elsewhere = output / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (output / "models/linked").symlink_to(elsewhere)
+    (output / "runs/file").touch()
+    (output / "runs/-rf ..\n").mkdir()
+    (output / "runs/first/checkpoints/out").symlink_to(elsewhere)
+    (output / "runs/third/lock").unlink()
+    (output / "runs/third/lock").symlink_to(elsewhere / "precious")
+    os.utime(output / "runs/first/checkpoints", (0, 0))
+    planned = retention.plan(output, 1)
+    assert {name: why for name, why in planned.kept.items() if why} == {
+        "-rf ..\n": "it is no run's name",
+        "file": "it is a symbolic link or a file",
+        "linked": "it is a symbolic link or a file",
+        "old": "it has no model, and --keep alone does not prune it",
+        "second": "latest leads to it",
+        "third": f"its lock cannot be opened: {os.strerror(errno.ELOOP)}",
+    }
+    assert prune.prune(output, planned) == ["first", "fourth"]
+    assert (elsewhere / "precious").is_file()
+    assert {"models/linked", "runs/-rf ..\n", "runs/file", "runs/third"} <= set(left(output))
+
+
+@pytest.mark.parametrize("place", ["runs", "models", ".pruned"])
+def test_folders_that_are_links(output: Path, place: str) -> None:
+    """Nothing is pruned where a link could lead out of the folder."""
+    aside = output.with_name(f"{output.name}-aside")
+    (output / place).mkdir(exist_ok=True)
+    (output / place).rename(aside)
+    (output / place).symlink_to(aside)
+    with pytest.raises(JobError, match="is a symbolic link, and nothing is pruned through one; remove it"):
+        retention.plan(output, 1)
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "models", "models/second/..", "latest", "/"])
+def test_latest_that_leads_elsewhere(output: Path, target: str) -> None:
+    """What is in use is not known then, and nothing goes."""
+    (output / "latest").unlink()
+    (output / "latest").symlink_to(target)
+    with pytest.raises(JobError, match=r"does not lead to a model in .*, and so nothing is pruned"):
+        retention.plan(output, 1)
+
+
+def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
+    """What was killed before it had written config.json, and what is damaged, goes too."""
+    (output / "runs/empty").mkdir()
+    os.utime(output / "runs/empty", (0, 0))
+    (output / "runs/first/config.json").write_text("{")
+    (output / "models/first/report.json").write_text(json.dumps({"run": {"started": "2026-11-02T08:00:00+02:00"}}))
+    for path in ("runs/first", "models/first"):
+        os.utime(output / path, (0, 0))
+    found = [(one.name, one.started[:16]) for one in retention.plan(output, 4, names=("empty", "old", "first")).prune]
+    assert found == [("empty", "1970-01-01T00:00"), ("old", "2026-11-01T06:00"), ("first", "2026-11-02T06:00")]
+
+
+def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it goes between the command's first look and its lock: `latest` never leads to nothing."""
+    planned = retention.plan(output, 1)
+
+    @contextlib.contextmanager
+    def late(root: Path) -> Iterator[None]:
+        assert prune.prune(root, planned) == ["first", "third", "fourth"]
+        with promotion_lock(root):
+            yield
+
+    monkeypatch.setattr("job.output.latest.promotion_lock", late)
+    with pytest.raises(JobError, match=r"run 'first' is not published in .*; published are fifth, second") as caught:
+        move_latest(output, "first")
+    assert caught.value.code == Exit.USAGE
+    assert (output / "latest").readlink().name == "second"
+
+
+def test_a_second_prune_waits(output: Path) -> None:
+    """And the promotion lock is free while files are deleted."""
+    with prune._locked(output) as pruned, (pruned / "lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with promotion_lock(output), (output / ".promotion-lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of `python -m job prune`."""
+    monkeypatch.setattr(sys, "argv", ["job", "prune", *words])
+    return entry.main()
+
+
+def test_command_says_what_goes_and_asks(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing goes without a yes: on a terminal it is asked for, elsewhere it is a flag."""
+    flags = [f"--output={output}", "--keep=2", "--older-than=1h"]
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert command(monkeypatch, *flags) == 64
+    assert capsys.readouterr() == (
+        "",
+        (
+            "error: nothing is pruned unasked, and there is no terminal to ask on; "
+            "--dry-run shows what would be pruned, --yes prunes it\n"
+        ),
+    )
+    said = [
+        "nothing of 'second' is touched: latest leads to it",
+        "to prune, 3 runs, which frees 0.0 MB:",
+        "  old    2026-11-01 06:00 UTC       0.0 MB  unpublished",
+        "  first  2026-11-02 06:00 UTC       0.0 MB  model and run",
+        "  third  2026-11-04 06:00 UTC       0.0 MB  model and run",
+    ]
+    before = left(output)
+    assert command(monkeypatch, *flags, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines() == said
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, end in (("", "nothing is pruned"), ("yes", "pruned 3 runs")):
+        assert left(output) == before
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert command(monkeypatch, *flags) == 0
+        assert capsys.readouterr().out.splitlines() == [*said, end]
+    assert len(left(output)) == len(before) - 5
+    assert command(monkeypatch, *flags, "--yes", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "latest leads to it")
+    assert command(monkeypatch, *flags, "--json") == 64
+    assert capsys.readouterr().err.startswith("error: nothing is pruned unasked, and JSON leaves no room for the quest")
+
+
+def test_command_says_why_what_is_named_stays(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And refuses what is there neither as a run nor as a model, where a person named it."""
+    flags = [f"--output={output}", "--keep=2", "--yes", "second", "new", "fifth"]
+    before = left(output)
+    assert command(monkeypatch, *flags) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "nothing of 'second' is touched: latest leads to it",
+        "nothing of 'fifth' is touched: it began no earlier than the newest 2 models",
+        "nothing of 'new' is touched: it began no earlier than the newest 2 models",
+        "there is nothing to prune",
+    ]
+    assert command(monkeypatch, *flags, "first", "fist") == 64
+    said = f"error: there is no run 'fist' in {output}; nothing is pruned\n"
+    assert capsys.readouterr() == ("", said)
+    assert left(output) == before
+    assert command(monkeypatch, *flags[:1], "--keep=6", "--yes", "old") == 0
+    assert capsys.readouterr().out.startswith("nothing of 'old' is touched: there are fewer than 6 models\n")
+    assert command(monkeypatch, *flags, "first", "fist", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["pruned"], told["unknown"]) == (["first"], ["fist"])
+
+
+def test_folder_without_runs_is_66(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """As where --output has a typing error; nothing is made there."""
+    for folder in (tmp_path, tmp_path / "outptu"):
+        assert command(monkeypatch, f"--output={folder}", "--keep=2", "--yes") == 66
+        assert capsys.readouterr().err == (
+            f"error: {folder} has neither runs nor models; give the folder that `train` was given with --output\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_in_a_relative_folder(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the default is."""
+    monkeypatch.chdir(output.parent)
+    assert command(monkeypatch, f"--output={output.name}", "--keep=2", "--yes") == 0
+    assert "models/first" not in left(output)
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--output=."])
+def test_command_clears_up_after_a_prune_that_was_killed(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    """Also where nothing else is due, which alone changes nothing; and says what it is."""
+    monkeypatch.chdir(output)
+    assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--yes") == 0
+    assert not (output / ".pruned").exists()
+    (output / ".pruned/first.x/runs").mkdir(parents=True)
+    (output / ".pruned/first.x/runs/file").write_bytes(bytes(200_000))
+    capsys.readouterr()
+    assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--dry-run") == 0
+    said = capsys.readouterr().out
+    if flag == "--json":
+        assert json.loads(said)["left"] == 200_000
+    else:
+        assert said == "an earlier prune that was killed has left 0.2 MB, which goes\nthere is nothing to prune\n"
+    assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--yes") == 0
+    assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--keep=0"], "--keep must be at least 1, not 0"),
+        (
+            ["--keep=1", "--older-than=800000d"],
+            "--older-than must be seconds, or as 30m, 6h or 7d, and at most 36500d, not '800000d'",
+        ),
+        (
+            ["--keep=1", "--older-than=x"],
+            "--older-than must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'x'",
+        ),
+        ([], "the following arguments are required: --keep; see `python -m job prune --help`"),
+    ],
+)
+def test_wrong_flags(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """64 and a sentence."""
+    assert command(monkeypatch, *words, "--yes") == 64
+    assert capsys.readouterr().err == f"error: {sentence}\n"

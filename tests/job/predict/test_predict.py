@@ -1,0 +1,119 @@
+"""Tests of prediction on picture files by a published model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from job.errors import Exit, JobError
+from job.predict import digit, predict
+from tests.job import report_samples as samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = samples.layers(784, 10)
+PICTURES = samples.images(3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published model: a SavedModel with the job's signatures, and its report."""
+    folder = tmp_path_factory.mktemp("models") / "mnist-a"
+    (weights, bias, _) = MODEL[0]
+    module = tf.Module()
+    module.weights, module.bias = tf.Variable(weights), tf.Variable(bias)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28], tf.uint8, name="images")])
+    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        flat = tf.cast(tf.reshape(images, [-1, 784]), tf.float32) / 255.0
+        probabilities = tf.nn.softmax(flat @ module.weights + module.bias)
+        return {"probabilities": probabilities, "class": tf.argmax(probabilities, axis=1)}
+
+    tf.saved_model.save(module, str(folder / "saved_model" / "1"), {"serving_default": classify, "classify": classify})
+    samples.write(folder, samples.run(classes=samples.LONG_NAMES), MODEL, samples.images(40))
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Test images as files: as they are, and enlarged as dark ink on white paper."""
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    Image.fromarray(PICTURES[0]).save(paths[0])
+    for path, picture in zip(paths[1:], PICTURES[1:], strict=True):
+        Image.fromarray(255 - np.pad(picture.repeat(9, axis=0).repeat(9, axis=1), 20)).save(path)
+    return paths
+
+
+def test_pictures_are_classified_as_the_model_classifies_their_pixels(
+    model: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole JSON, for a test image as it is and for two brought back to 28x28 from something larger."""
+    predict.run(model, files, as_json=True)
+    pixels = np.stack([digit.read(path) for path in files])
+    np.testing.assert_array_equal(pixels[0], PICTURES[0])
+    expected = samples.forward(MODEL, pixels).astype(float)
+    best = expected.argmax(axis=1)
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "image": str(path),
+            "class": index,
+            "name": samples.LONG_NAMES[index],
+            "probability": pytest.approx(row[index], abs=1e-6),
+            "probabilities": pytest.approx(dict(zip(samples.LONG_NAMES, row, strict=True)), abs=1e-6),
+        }
+        for path, index, row in zip(files, best, expected, strict=True)
+    ]
+
+
+def test_table_has_a_line_for_each_picture(model: Path, files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The class's name and every probability, and a file's name as it is, brackets and all."""
+    odd = files[0].rename(files[0].with_name("[bold]x.png"))
+    predict.run(model, [odd, files[1]])
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["image", "says"]
+    for line, path in ((first, odd), (second, files[1])):
+        (row,) = samples.forward(MODEL, digit.read(path)[None])
+        cells = line.removeprefix(str(path)).split()
+        name = samples.LONG_NAMES[row.argmax()].split()
+        assert cells == [*name, *(f"{100 * share:.1f}%" for share in row)]
+
+
+def test_output_is_the_answer_alone(model: Path, files: list[Path]) -> None:
+    """A fresh process prints JSON, and TensorFlow's own messages stay away."""
+    call = f"predict.run(Path({str(model)!r}), [Path({str(files[0])!r})], as_json=True)"
+    code = f"from pathlib import Path; from job.predict import predict; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert len(json.loads(done.stdout)) == 1
+
+
+def test_missing_model_or_picture_is_66(model: Path, files: list[Path], tmp_path: Path) -> None:
+    """One sentence that names the path, before TensorFlow is loaded."""
+    for folder, picture, reason in (
+        (tmp_path / "gone", files[0], "model-missing"),
+        (model, tmp_path / "gone.png", "image-missing"),
+    ):
+        with pytest.raises(JobError) as caught:
+            predict.run(folder, [picture])
+        assert (caught.value.code, caught.value.reason) == (Exit.DATA_MISSING, reason)
+        assert "gone" in caught.value.message
+
+
+def test_damaged_model_is_65(model: Path, files: list[Path], tmp_path: Path) -> None:
+    """A model without its graph, or without its report."""
+    (tmp_path / "m" / "saved_model" / "1").mkdir(parents=True)
+    for content in (None, "{}", (model / "report.json").read_text()):
+        if content:
+            (tmp_path / "m" / "report.json").write_text(content)
+        with pytest.raises(JobError) as caught:
+            predict.run(tmp_path / "m", files)
+        assert (caught.value.code, caught.value.reason) == (Exit.DATA_DAMAGED, "model-damaged")
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,85 @@
+"""Tests of the SavedModel: what a user or TensorFlow Serving loads, with nothing of this project."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from job.errors import Exit, JobError
+from job.output.run_folder import Output
+from job.training import export
+from tests.job import report_samples as samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Mount
+
+# Run where `job` cannot be imported; says so, and what it found.
+LOADER = """
+import importlib.util, json, sys
+import numpy as np
+import tensorflow as tf
+
+loaded = tf.saved_model.load(sys.argv[1])
+images = np.load(sys.argv[2])
+signatures = {}
+for name, signature in loaded.signatures.items():
+    _, given = signature.structured_input_signature
+    (key, spec), = given.items()
+    outputs = signature(images=tf.constant(images))
+    signatures[name] = {
+        "input": [key, spec.dtype.name, spec.shape.as_list()],
+        "outputs": {key: [value.dtype.name, value.shape.as_list()] for key, value in sorted(outputs.items())},
+        "probabilities": outputs["probabilities"].numpy().tolist(),
+        "class": outputs["class"].numpy().tolist(),
+        "one": signature(images=tf.constant(images[:1]))["class"].numpy().tolist(),
+    }
+print(json.dumps({"project": importlib.util.find_spec("job") is not None, "signatures": signatures}))
+"""
+
+
+def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
+    """Both signatures, their names, types and shapes, and the probabilities of the parameters, any number of images."""
+    model, images = samples.layers(784, 10), samples.images(5)
+    ((weights, bias, _),) = model
+    folder = tmp_path / "saved_model" / "1"
+    export.save(folder, {"W": weights, "b": bias}, (28, 28))
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(
+        # -I: neither this folder nor PYTHONPATH is looked into.
+        [sys.executable, "-I", "-c", LOADER, folder, tmp_path / "images.npy"],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = samples.forward(model, images)
+    classes = expected.argmax(axis=1).tolist()
+    signature = {
+        "input": ["images", "uint8", [None, 28, 28]],
+        "outputs": {"class": ["int64", [5]], "probabilities": ["float32", [5, 10]]},
+        "class": classes,
+        "one": classes[:1],
+    }
+    for each in found["signatures"].values():
+        np.testing.assert_allclose(each.pop("probabilities"), expected, atol=1e-6)
+    assert found == {"project": False, "signatures": {"classify": signature, "serving_default": signature}}
+
+
+def test_model_that_does_not_fit_on_the_volume_is_73(volume: Mount) -> None:
+    """What TensorFlow says of a full volume is the output folder's error as any other, and nothing is published."""
+    output = Output(volume("size=24k"), "a", "local")
+    ((weights, bias, _),) = samples.layers(784, 10)
+    with pytest.raises(JobError) as caught:
+        output.publish(lambda folder: export.save(folder / "saved_model" / "1", {"W": weights, "b": bias}, (28, 28)))
+    assert caught.value.code == Exit.OUTPUT
+    assert list((output.root / "models").iterdir()) == []

@@ -1,0 +1,527 @@
+"""Tests of whole runs, started as a user starts them, and of what they leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import jsonschema
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from job import telemetry, train
+from job.cluster import Cluster
+from job.config import Config, settings_hash
+from job.dataset.prepare import prepare
+from job.dataset.rows import Dataset, load
+from job.errors import Exit, JobError
+from job.output.run_folder import Output
+from job.report import report
+from job.supervisor.trainer import description
+from job.system import cpus
+from job.training import data
+from job.training.worker import Worker
+from tests.job import plain_sgd, processes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from job.supervisor.task import Teller
+    from job.telemetry import Record
+    from tests.conftest import Mount
+
+TRAINING, TESTING = 600, 200
+# 600 examples in batches of 64: ten steps an epoch, the last of 24, and neither 2 nor 3 workers divide them evenly.
+FLAGS: dict[str, Any] = {"epochs": 3, "batch_size": 64, "learning_rate": 0.05, "seed": 3, "log_every": 4}
+PHASES = ["waiting", "data", "joining", "compiling", "training", "evaluating", "publishing", "published"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished `python -m job train`: its folders, exit code and what it wrote on standard output and error."""
+
+    name: str
+    output: Path
+    code: int
+    out: str
+    error: str
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.output / "runs" / self.name
+
+    @property
+    def model(self) -> Path:
+        """The published folder."""
+        return self.output / "models" / self.name
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A file of the run's or the model's folder."""
+        folder = self.model if name == "report.json" else self.folder
+        return dict(json.loads((folder / name).read_bytes()))
+
+    def records(self) -> list[Record]:
+        """What the workers said."""
+        return [record for line in self.out.splitlines() if (record := telemetry.parse(line))]
+
+    def latest(self) -> str:
+        """What `latest` names."""
+        return str((self.output / "latest").readlink())
+
+    def params(self) -> dict[str, NDArray[np.float32]]:
+        """The published parameters."""
+        module = tf.saved_model.load(str(self.model / "saved_model" / "1"))
+        return {name: variable.numpy() for name, variable in module.params.items()}
+
+
+def started(output: Path, data: Path, name: str, flags: Mapping[str, Any], project: Path = processes.ROOT) -> Run:
+    """Run the command to its end."""
+    given = {"name": name, "data": data, "output": output, **flags}
+    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    ended = processes.run(*arguments, cwd=project)
+    return Run(name, output, ended.code, ended.stdout, ended.stderr)
+
+
+class Runs:
+    """Runs by name, each started when it is first asked for."""
+
+    def __init__(self, output: Path, data: Path) -> None:
+        self._output, self._data = output, data
+        self._runs: dict[str, Run] = {}
+
+    def __call__(self, name: str, **flags: Any) -> Run:
+        """The run, in an output folder that the ones with the same flags share."""
+        if name not in self._runs:
+            self._runs[name] = started(self._output, self._data, name, FLAGS | flags)
+        run = self._runs[name]
+        assert run.code in {0, Exit.REJECTED}, run.error
+        return run
+
+    def alone(self) -> Run:
+        """One worker."""
+        return self("alone")
+
+    def pair(self) -> Run:
+        """Two workers."""
+        return self("pair", workers=2)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Runs:
+    """The runs that several tests look at, in one output folder."""
+    return Runs(tmp_path_factory.mktemp("output"), prepared)
+
+
+@pytest.fixture(scope="module")
+def dataset(prepared: Path) -> Dataset:
+    """What they train on."""
+    return load(prepared, "mnist")
+
+
+def reference(dataset: Dataset, **changes: Any) -> dict[str, NDArray[np.float64]]:
+    """The parameters that plain NumPy ends with."""
+    values = FLAGS | changes
+    return plain_sgd.train(
+        dataset.train,
+        epochs=values["epochs"],
+        batch=values["batch_size"],
+        rate=values["learning_rate"],
+        seed=values["seed"],
+        workers=values.get("workers", 1),
+        sync_every=values.get("sync_every", 1),
+    )
+
+
+def assert_same(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDArray[np.float64]]) -> None:
+    """Equal but for the order in which floats were summed."""
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("alone", {}),
+        ("pair", {"workers": 2}),
+        ("three", {"workers": 3}),
+        # The third worker never has an example.
+        ("crowd", {"workers": 3, "batch_size": 2, "epochs": 1, "log_every": 100, "learning_rate": 0.01}),
+    ],
+)
+def test_any_number_of_workers_trains_the_same_model(
+    runs: Runs, dataset: Dataset, name: str, flags: dict[str, Any]
+) -> None:
+    """The parameters are those of gradient descent on the same global batches in one plain NumPy process."""
+    alone = {key: value for key, value in flags.items() if key != "workers"}
+    assert_same(runs(name, **flags).params(), reference(dataset, **alone))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_flags_train_the_same_to_the_bit(runs: Runs, workers: int) -> None:
+    """Parameters, learning curve and every test figure of a second run are the first one's."""
+    first = runs.alone() if workers == 1 else runs.pair()
+    second = runs(f"{first.name}-again", **({} if workers == 1 else {"workers": 2}))
+    ours, theirs = first.json("report.json"), second.json("report.json")
+    for key in ("parameters_sha256", "curve", "test", "settings_hash"):
+        assert ours[key] == theirs[key]
+
+
+def test_parameters_hash_is_of_the_published_parameters(runs: Runs) -> None:
+    """It can be computed again from the SavedModel: over name, dtype, shape and bytes of each, in name order."""
+    run = runs.alone()
+    params = run.params()
+    whole = b"".join(
+        f"{name} float32 {params[name].shape}\n".encode() + np.ascontiguousarray(params[name]).tobytes()
+        for name in ("W", "b")
+    )
+    assert run.json("report.json")["parameters_sha256"] == hashlib.sha256(whole).hexdigest()
+
+
+def test_workers_that_are_averaged_train_alone_in_between(runs: Runs, dataset: Dataset) -> None:
+    """--sync-every 4 with two workers is local SGD, averaged also at each epoch's end, and the report says so."""
+    flags = {"workers": 2, "sync_every": 4}
+    run = runs("averaged", **flags)
+    assert_same(run.params(), reference(dataset, **flags))
+    found = run.json("report.json")
+    assert (found["settings"]["sync_every"], found["settings"]["workers"]) == (4, 2)
+    assert [moment["step"] for moment in found["curve"]] == [4, 8, 10, 14, 18, 20, 24, 28, 30]
+
+
+@pytest.mark.parametrize("name", ["alone", "pair"])
+def test_report_follows_its_schema_and_tells_the_run(runs: Runs, dataset: Dataset, name: str) -> None:
+    """report.json is valid, is of this run, and its course has a moment at each record."""
+    run = runs.alone() if name == "alone" else runs.pair()
+    found, config = run.json("report.json"), run.json("config.json")
+    jsonschema.validate(found, report.SCHEMA, jsonschema.Draft202012Validator)
+    workers = 1 if name == "alone" else 2
+    assert {key: found[key] for key in ("run", "dataset", "workers", "replicas", "device", "settings", "versions")} == {
+        "run": {"name": name, "job_uid": "local", "started": config["started"]},
+        "dataset": dataset.fingerprint,
+        "workers": workers,
+        "replicas": workers,
+        "device": "cpu",
+        "settings": config["settings"],
+        "versions": config["versions"],
+    }
+    ends = [(epoch, 10 * (epoch - 1) + step) for epoch in (1, 2, 3) for step in (4, 8, 10)]
+    assert [(moment["epoch"], moment["step"]) for moment in found["curve"]] == ends
+    shown = [moment["step"] for moment in found["curve"] if moment["accuracy"] is not None]
+    assert shown == [10, 20, 30]
+    assert found["curve"][-1]["accuracy"] == found["test"]["accuracy"]
+    assert found["timing"]["steps"] == 30
+    assert all(found["timing"].values())
+
+
+@pytest.mark.parametrize("name", ["alone", "pair", "three"])
+def test_evaluation_counts_each_test_example_once(runs: Runs, dataset: Dataset, name: str) -> None:
+    """The report's figures are those of the published parameters on all 200 examples, counted in plain NumPy."""
+    workers = {"alone": 1, "pair": 2, "three": 3}[name]
+    run = runs.alone() if workers == 1 else runs(name, workers=workers)
+    params = run.params()
+    images, labels = dataset.test.take(np.arange(TESTING))
+    logits = images.reshape(TESTING, -1) / 255 @ params["W"].astype(float) + params["b"]
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    counts = np.zeros([10, 10], int)
+    np.add.at(counts, (labels, predicted), 1)
+    test = run.json("report.json")["test"]
+    assert test["confusion"] == counts.tolist()
+    assert sum(map(sum, test["confusion"])) == test["examples"] == TESTING
+    assert (test["correct"], test["accuracy"]) == (counts.trace(), counts.trace() / TESTING)
+    assert test["loss"] == pytest.approx(-np.log(probabilities[np.arange(TESTING), labels]).mean(), rel=1e-4)
+    with np.load(run.model / "predictions.npz") as kept:
+        np.testing.assert_array_equal(kept["labels"], labels)
+        np.testing.assert_array_equal(kept["predicted"], predicted)
+
+
+def test_losses_told_are_the_training_losses(runs: Runs, dataset: Dataset) -> None:
+    """The first moment's loss is the mean over the first four batches, as NumPy has it; both runs tell the same."""
+    order = np.random.RandomState([FLAGS["seed"], 0]).permutation(TRAINING)
+    weights, bias = plain_sgd.zeros()
+    losses = []
+    for k in range(4):
+        rate = FLAGS["learning_rate"] * 0.5 * (1 + np.cos(np.pi * k / 30))
+        images, labels = dataset.train.take(order[k * 64 : (k + 1) * 64])
+        loss, by_weights, by_bias = plain_sgd.gradient(weights, bias, images, labels)
+        weights, bias = weights - rate * by_weights / 64, bias - rate * by_bias / 64
+        losses.append(loss)
+    for run in (runs.alone(), runs.pair()):
+        assert run.json("report.json")["curve"][0]["loss"] == pytest.approx(sum(losses) / 256, rel=1e-5)
+
+
+def test_config_tells_with_what_the_run_was_begun(runs: Runs, dataset: Dataset, prepared: Path) -> None:
+    """The whole of config.json."""
+    run = runs.pair()
+    found = run.json("config.json")
+    begun = dt.datetime.fromisoformat(found.pop("started"))
+    assert begun.utcoffset() == dt.timedelta(0)
+    assert dt.timedelta(0) < dt.datetime.now(dt.UTC) - begun < dt.timedelta(minutes=30)
+    must_match = {
+        "train": dataset.fingerprint["train"]["sha256"],
+        "test": dataset.fingerprint["test"]["sha256"],
+        "batch_size": 64,
+        "seed": 3,
+        "learning_rate": 0.05,
+        "schedule": "cosine",
+        "epochs": 3,
+        "sync_every": 1,
+    }
+    versions = {"python": platform.python_version()}
+    for library in ("tensorflow", "tensorflow-cpu", "tensorflow-datasets", "numpy"):
+        if any(True for _ in metadata.distributions(name=library)):
+            versions[library] = metadata.version(library)
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    given = {"name": "pair", "workers": 2, "threads": 1, "data": str(prepared), "output": str(run.output)}
+    assert found == {
+        "run": "pair",
+        "job_uid": "local",
+        "settings": defaults | FLAGS | given,
+        "settings_hash": settings_hash(must_match),
+        "must_match": must_match,
+        "versions": versions,
+        "cpus": min(cpus.limit(), max(1, len(os.sched_getaffinity(0)) // 2)),  # a worker's share of them
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def test_events_are_rank_0s_records(runs: Runs) -> None:
+    """Every line of events.jsonl is a record, from compiling on, with the figures of the report's learning curve."""
+    run = runs.pair()
+    lines = (run.folder / "events.jsonl").read_text().splitlines()
+    records = [telemetry.parse(line) for line in lines]
+    known = [record for record in records if record]
+    assert len(known) == len(lines)
+    assert {(record.run, record.rank) for record in known} == {("pair", 0)}
+    moments = [
+        {key: getattr(record, key) for key in ("epoch", "step", "loss", "accuracy")}
+        for record in known
+        if record.phase == "training"
+    ]
+    *before, last = run.json("report.json")["curve"]
+    assert moments == [*before, last | {"accuracy": None}]  # which comes with the record that it is published
+    assert known[-1].accuracy == last["accuracy"]
+    phases = [record.phase for record in known]
+    assert phases == ["compiling", *["training"] * 9, "evaluating", "publishing", "published"]
+    assert (known[-1].code, known[-1].reason) == (0, run.json("verdict.json")["verdict"])
+
+
+def test_every_worker_is_heard_of(runs: Runs) -> None:
+    """Without a terminal each worker's phases are told in order, rank 0's to the end, and the summary last."""
+    run = runs("three", workers=3)
+    for rank in range(3):
+        phases = list(dict.fromkeys(record.phase for record in run.records() if record.rank == rank))
+        assert phases == PHASES
+    summary = dict(pair.split("=", 1) for pair in run.out.splitlines()[-1].split())
+    assert summary["phase"] == "done"
+    assert summary["accuracy"] == f"{run.json('report.json')['test']['accuracy']:.4f}"
+    assert (Path(summary["model"]), Path(summary["report"])) == (
+        run.model / "saved_model" / "1",
+        run.model / "report.html",
+    )
+    assert run.error == ""
+
+
+def test_tensorboard_reads_the_scalars(runs: Runs) -> None:
+    """Loss, accuracy and speed by step, in one file that TensorBoard's own reader takes."""
+    run = runs.pair()
+    board = EventAccumulator(str(run.folder / "tensorboard"))
+    board.Reload()
+    scalars = {tag: {event.step: event.value for event in board.Scalars(tag)} for tag in board.Tags()["scalars"]}
+    found = run.json("report.json")
+    losses = {moment["step"]: pytest.approx(moment["loss"], rel=1e-6) for moment in found["curve"]}
+    accuracies = {
+        moment["step"]: pytest.approx(moment["accuracy"]) for moment in found["curve"] if moment["accuracy"] is not None
+    }
+    assert scalars.keys() == {"loss", "accuracy", "examples_per_s"}
+    assert scalars["loss"] == losses
+    assert scalars["accuracy"] == accuracies
+    assert scalars["examples_per_s"].keys() == losses.keys()
+
+
+def test_published_folder_is_whole(runs: Runs) -> None:
+    """The model, its report and predictions and nothing more; SHA256SUMS covers every file but itself."""
+    run = runs.pair()
+    files = {str(path.relative_to(run.model)) for path in run.model.rglob("*") if path.is_file()}
+    assert {file for file in files if not file.startswith("saved_model/1/")} == {
+        "report.json",
+        "report.html",
+        "predictions.npz",
+        "SHA256SUMS",
+    }
+    sums = dict(line.split("  ")[::-1] for line in (run.model / "SHA256SUMS").read_text().splitlines())
+    assert sums == {
+        file: hashlib.sha256((run.model / file).read_bytes()).hexdigest() for file in files - {"SHA256SUMS"}
+    }
+    assert {path.name for path in run.folder.iterdir()} == {
+        "config.json",
+        "events.jsonl",
+        "verdict.json",
+        "promoted",
+        "checkpoints",
+        "tensorboard",
+        "lock",
+    }
+
+
+def test_rejected_run_is_69_and_latest_stays(runs: Runs) -> None:
+    """Below --min-accuracy: published with its report, told in one sentence, and `latest` names the one before."""
+    runs.alone()
+    before = runs.alone().latest()
+    run = runs("poor", epochs=1, learning_rate=1e-9, batch_size=600, min_accuracy=0.999)
+    accuracy = run.json("report.json")["test"]["accuracy"]
+    assert run.code == Exit.REJECTED
+    assert run.latest() == before
+    assert run.json("report.json")["gate"] == {"min_accuracy": 0.999, "passed": False}
+    reason = f"accuracy {accuracy:.4f} is below the minimum 0.999"
+    assert run.json("verdict.json") == {
+        "verdict": "rejected",
+        "code": 69,
+        "reason": reason,
+        "compared_with": before.removeprefix("models/"),
+    }
+    assert run.error == f"error: poor is published, but rejected: {reason}; `latest` is unmoved\n"
+
+
+def test_loss_that_is_not_finite_is_76(tmp_path: Path, prepared: Path) -> None:
+    """Stopped at once, in one sentence that says what to do, and nothing is published."""
+    flags = FLAGS | {"learning_rate": 1e38, "log_every": 1, "workers": 2}
+    run = started(tmp_path, prepared, "wild", flags)
+    assert run.code == Exit.NOT_FINITE
+    step = max(record.step or 0 for record in run.records()) + 1
+    # Every worker sees it, and whichever ends first is shown.
+    told = f"the loss was not finite at step {step}; use a smaller --learning-rate than 1e+38, and another --name\n"
+    assert run.error in {f"error: worker {rank}: {told}" for rank in range(2)}
+    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "latest").exists()
+    assert not (run.folder / "verdict.json").exists()
+
+
+def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, dataset: Dataset) -> None:
+    """Whoever overwrites model.py by the example's trains, publishes and gets a report with its own canvas.
+
+    Its Fashion-MNIST is played by the synthetic images, in the same form and under that name.
+    """
+    example = processes.ROOT / "examples" / "two_layer_fashion_mnist"
+    shutil.copytree(processes.ROOT / "job", tmp_path / "job", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(example, tmp_path / "job", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    prepare(Config(data=tmp_path / "data", dataset="fashion_mnist"), raw, lambda _: None)
+    flags = FLAGS | {"dataset": "fashion_mnist", "workers": 2}
+    run = started(tmp_path / "output", tmp_path / "data", "deep", flags, tmp_path)
+    assert run.code == 0, run.error
+    params = run.params()
+    assert {name: value.shape for name, value in params.items()} == {
+        "hidden_weights": (784, 128),
+        "hidden_bias": (128,),
+        "out_weights": (128, 10),
+        "out_bias": (10,),
+    }
+    found = run.json("report.json")
+    jsonschema.validate(found, report.SCHEMA, jsonschema.Draft202012Validator)
+    assert found["test"]["accuracy"] > 0.5  # chance is 0.1
+    images, labels = dataset.test.take(np.arange(TESTING))
+    hidden = np.maximum(images.reshape(TESTING, -1) / 255 @ params["hidden_weights"] + params["hidden_bias"], 0)
+    predicted = (hidden @ params["out_weights"] + params["out_bias"]).argmax(axis=1)
+    assert found["test"]["correct"] == np.count_nonzero(predicted == labels)
+    page = (run.model / "report.html").read_text()
+    assert '<canvas id="pad"' in page
+    assert re.findall(r'"activation": "(\w+)"', page) == ["relu", "linear"]
+    assert "Sneaker" in page
+
+
+class Told(list[dict[str, Any]]):
+    """Keeps what is told, in the place of a Teller."""
+
+    def __call__(self, phase: str, **fields: Any) -> None:
+        """Keep a record."""
+        self.append({"phase": phase, **fields})
+
+    def beat(self, phase: str = "", **fields: Any) -> None:
+        """Forget a sign of life."""
+
+
+class Alone:
+    """This process as the only worker of a run, for what a process of its own would only make slower."""
+
+    def __init__(self, output: Path, dataset: Dataset, *, stop_at: int | None = None) -> None:
+        self.told = Told()
+        self.output = Output(output, "here", "local")
+        self._dataset, self._stop_at = dataset, stop_at
+
+    def train(self, **settings: Any) -> int:
+        """Train, evaluate and publish; the exit code."""
+        config = Config(**FLAGS | settings)
+        cluster = Cluster("here", "local", 0, ("127.0.0.1:1",), ("127.0.0.1:2",))
+        strategy = tf.distribute.get_strategy()
+        worker = Worker(cluster, strategy, cast("Teller", self.told), self._told_to_stop, time.perf_counter())
+        with self.output.begin(description(config, cluster, self._dataset, 1)):
+            return train.train_and_evaluate(config, worker, self._dataset, self.output)
+
+    def _told_to_stop(self) -> bool:
+        return self._stop_at is not None and bool(self.told) and self.told[-1].get("step", 0) >= self._stop_at
+
+
+def test_last_update_that_is_not_finite_is_76_too(tmp_path: Path, dataset: Dataset) -> None:
+    """The loss of a step is known before its update: what only the last update breaks is not published either."""
+    alone = Alone(tmp_path, dataset)
+    with pytest.raises(JobError) as caught:
+        alone.train(epochs=1, batch_size=600, learning_rate=3e38)
+    assert (caught.value.code, caught.value.reason) == (Exit.NOT_FINITE, "loss-not-finite")
+    assert not (tmp_path / "models").exists()
+
+
+def test_worker_told_to_stop_leaves_at_the_end_of_a_block(tmp_path: Path, dataset: Dataset) -> None:
+    """75 after the block that was begun when it was told, and nothing is published."""
+    alone = Alone(tmp_path, dataset, stop_at=14)
+    with pytest.raises(JobError) as caught:
+        alone.train()
+    assert (caught.value.code, caught.value.message) == (Exit.TRY_AGAIN, "told to stop at step 18")
+    assert alone.told[-1]["step"] == 14
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("every", "shown"), [(0, []), (1, [1, 2]), (2, [2]), (5, [])])
+def test_accuracy_is_shown_as_often_as_asked(tmp_path: Path, dataset: Dataset, every: int, shown: list[int]) -> None:
+    """--evaluate-every counts epochs, and the last epoch's accuracy is the run's own."""
+    alone = Alone(tmp_path, dataset)
+    assert alone.train(evaluate_every=every) == 0
+    training = [fields for fields in alone.told if fields["phase"] == "training"]
+    assert [fields["epoch"] for fields in training if fields["accuracy"] is not None] == shown
+    assert alone.told[-1]["accuracy"] == 1.0
+
+
+def test_learning_rate_follows_its_schedule() -> None:
+    """Constant, or half a cosine from the learning rate at the run's first step to nothing after its last."""
+    plan = data.Plan(40, 1, 10, 1, 0, 0, epochs=2, log_every=4, checkpoint_every=0, sync_every=1)
+    cosine = [1 + np.cos(np.pi * step / 8) for step in range(8)]
+    for schedule, expected in (("constant", np.full(8, 2.0)), ("cosine", np.array(cosine))):
+        config = Config(schedule=schedule, learning_rate=2.0)
+        rates = np.concatenate([train.learning_rates(config, plan, first) for first in (0, 4)])
+        assert rates.dtype == np.float32
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_progress_that_cannot_be_written_is_73(volume: Mount, prepared: Path) -> None:
+    """A volume that is full in the middle of training ends the run with its own exit code and sentence."""
+    root = volume("size=16k")
+    run = started(root, prepared, "full", FLAGS | {"epochs": 40, "log_every": 1, "evaluate_every": 0})
+    assert (run.code, run.error.count("\n")) == (Exit.OUTPUT, 1)
+    assert "No space left on device" in run.error
+    assert not (root / "models").exists()

@@ -1,0 +1,151 @@
+"""Commands in containers: their output whole and in order, their ends, and connections that break."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import websocket
+from kubernetes.stream import ws_client
+
+from k8s.api import exec as remote
+from k8s.api.errors import ApiError
+from k8s.api.exec import Ended
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+BINARY, CLOSE, PONG = websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_CLOSE, websocket.ABNF.OPCODE_PONG
+
+
+class Socket:
+    """Plays messages, and raises what stands between them."""
+
+    def __init__(self, *events: Any) -> None:
+        self._events = list(events)
+        self.pings, self.closed = 0, False
+
+    def recv_data_frame(self, *, control_frame: bool) -> tuple[int, Any]:
+        """The next."""
+        assert control_frame
+        event = self._events.pop(0)
+        if isinstance(event, Exception):
+            raise event
+        kind, data = event
+        return kind, SimpleNamespace(data=data)
+
+    def ping(self) -> None:
+        """Ask whether the other end is there."""
+        self.pings += 1
+
+    def shutdown(self) -> None:
+        """Close it."""
+        self.closed = True
+
+
+def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception) -> tuple[Ended, bytes]:
+    """Run a command over a socket; gives its end and its output."""
+
+    def connect(*_: Any) -> Socket:
+        if isinstance(socket, Exception):
+            raise socket
+        return socket
+
+    monkeypatch.setattr(ws_client, "create_websocket", connect)
+    output = bytearray()
+    return remote.run(None, "wss://here", {}, output.extend, "run a command in pod a"), bytes(output)
+
+
+def status(**fields: Any) -> tuple[int, bytes]:
+    """The message with which a command ends."""
+    return BINARY, b"\3" + json.dumps(fields).encode()
+
+
+def ended_with(code: int) -> Object:
+    """The Status of a command that ended with a code other than 0."""
+    return {"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}}
+
+
+def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output comes as it was written, any byte of it, and standard error and the code with the end."""
+    everything = bytes(range(256))
+    socket = Socket(
+        (BINARY, b"\1"),
+        (BINARY, b"\1" + everything),
+        (PONG, b"late"),
+        (BINARY, b"\2no such"),
+        (BINARY, b"\1" + everything),
+        (BINARY, b"\2 file"),
+        (BINARY, b"\xff\1"),
+        status(**ended_with(7)),
+        (CLOSE, b""),
+    )
+    assert run(monkeypatch, socket) == (Ended(7, "no such file"), everything * 2)
+    assert socket.closed
+
+
+def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command may be silent as long as the other end answers."""
+    silence = websocket.WebSocketTimeoutException("timed out")
+    socket = Socket(silence, (PONG, b""), silence, (PONG, b""), status(status="Success"), (CLOSE, b""))
+    assert run(monkeypatch, socket) == (Ended(0, ""), b"")
+    assert socket.pings == 2
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        (
+            [websocket.WebSocketTimeoutException("x"), websocket.WebSocketTimeoutException("x")],
+            "nothing was heard for 60 s",
+        ),
+        ([(BINARY, b"\1half"), websocket.WebSocketConnectionClosedException("lost")], "lost"),
+        ([(BINARY, b"\1half"), (CLOSE, b"")], "the connection was closed before the command had ended"),
+        (
+            [status(status="Failure", reason="InternalError", message="dial tcp: no route to host"), (CLOSE, b"")],
+            "no route",
+        ),
+    ],
+    ids=["dead", "cut", "closed", "node away"],
+)
+def test_broken_connections(monkeypatch: pytest.MonkeyPatch, events: list[Any], said: str) -> None:
+    """A connection that breaks is no end of the command."""
+    with pytest.raises(ConnectionError, match=said):
+        run(monkeypatch, Socket(*events))
+
+
+def refused(code: int, body: bytes) -> Exception:
+    """An answer in place of a connection."""
+    return websocket.WebSocketBadStatusException("no", code, resp_body=body)
+
+
+@pytest.mark.parametrize(
+    ("socket", "error", "said"),
+    [
+        (
+            refused(403, b'{"reason": "Forbidden", "message": "pods/exec is forbidden"}'),
+            ApiError,
+            "the API server refused to run a command in pod a: pods/exec is forbidden",
+        ),
+        (refused(404, b"gone"), ApiError, "the API server refused to run a command in pod a: HTTP 404: gone"),
+        (refused(503, b'{"message": "no endpoints"}'), ConnectionError, "no endpoints"),
+        (websocket.WebSocketAddressException("unknown host"), ConnectionError, "unknown host"),
+        (
+            Socket(
+                status(status="Failure", reason="InternalError", code=500, message="OCI runtime exec failed: nosuch")
+            ),
+            ApiError,
+            "the API server refused to run a command in pod a: OCI runtime exec failed: nosuch",
+        ),
+    ],
+    ids=["forbidden", "gone", "busy", "unknown", "no program"],
+)
+def test_refusals(monkeypatch: pytest.MonkeyPatch, socket: Any, error: type[Exception], said: str) -> None:
+    """What will not do when it is tried again is an error of the API server's; the rest a broken connection."""
+    if isinstance(socket, Socket):
+        socket._events.append((CLOSE, b""))
+    with pytest.raises(error) as caught:
+        run(monkeypatch, socket)
+    assert str(caught.value) == said

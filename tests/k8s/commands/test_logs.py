@@ -1,0 +1,332 @@
+"""logs: each line of every rank, once, whatever befalls the connections."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from job.errors import JobError
+from k8s.api.errors import ApiError
+from k8s.commands import logs
+from k8s.state.names import CANCELLED
+from k8s.view import loglines
+from k8s.view.loglines import Cursor, Line
+from tests.k8s.fakes import FakeCluster, Log, job, pod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from k8s.api.objects import Object
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again at once."""
+    monkeypatch.setattr(loglines, "RETRY_S", 0.0)
+
+
+def show(cluster: FakeCluster, output: str = "text", **flags: Any) -> int:
+    """Run `logs digits`."""
+    given: dict[str, Any] = {
+        "name": "digits",
+        "output": output,
+        "rank": [],
+        "since": None,
+        "grep": None,
+        "no_follow": False,
+    }
+    return logs.run(argparse.Namespace(**given | flags), cluster.given)
+
+
+def written(seed: int, lines: int = 100) -> list[str]:
+    """A log with equal times, equal lines, and times that go back a little, as where two streams are stamped apart."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    moment, found = 1_000_000_000, []
+    for number in range(lines):
+        moment += rng.choice((0, 0, 5, 400_000, 900_000, 3_000_000))  # microseconds
+        stamped = moment - rng.choice((0, 0, 0, 700_000))
+        minute, rest = divmod(stamped // 1_000_000, 60)
+        text = rng.choice(("again", f"line {number}"))
+        found.append(
+            f"2026-01-01T{minute // 60 % 24:02}:{minute % 60:02}:{rest:02}.{stamped % 1_000_000:06}000Z {text}"
+        )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_line_is_lost_or_doubled(seed: int) -> None:
+    """A log over connections that are cut at random moments gives what stands in it, in its order."""
+    lines = written(seed)
+    found = pod("a", 1)
+    cluster = FakeCluster(found)
+    ended = threading.Event()
+    log = cluster.texts["a"] = Log(lines, seed, ended.set)
+    done = pod("a", 1, "terminated")
+    shown = list(
+        loglines.read(
+            cluster.given(), found, lambda: done if ended.is_set() else found, Cursor(), threading.Event(), lambda: 5
+        )
+    )
+    assert [f"{line.time} {line.text}" for line in shown] == lines
+    assert log.connections > 10
+
+
+def test_since_holds_after_a_cut() -> None:
+    """Lines from before the time that was asked for stay out when a connection is taken up again."""
+    cursor = Cursor(1_767_225_600)
+    assert cursor.begin() == "2026-01-01T00:00:00Z"
+    cursor.is_new("2026-01-01T00:00:01.5Z x", 1_767_225_601)
+    assert cursor.begin() == "2026-01-01T00:00:00Z"
+    cursor.is_new("2026-01-01T00:01:01.5Z x", 1_767_225_661)
+    assert cursor.begin() == "2026-01-01T00:00:59Z"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("2026-01-01T00:00:00.000000001Z a  b", ("a  b", (1_767_225_600, 1))),
+        ("2026-01-01T01:00:00.5+01:00 a", ("a", (1_767_225_600, 500_000_000))),
+        ("2025-12-31T19:00:00-05:00 a", ("a", (1_767_225_600, 0))),
+        ("2026-01-01T00:00:00Z ", ("", (1_767_225_600, 0))),
+        ("unable to retrieve container logs", None),
+        ("2026-01-01T00:00:00 no zone", None),
+    ],
+)
+def test_times_of_lines(line: str, expected: tuple[str, tuple[int, int]] | None) -> None:
+    """A line's time is read in any zone, and what has none is no line."""
+    found = loglines.parse(line, 0, "a")
+    assert (found and (found.text, found.at)) == expected
+
+
+def stamped(*lines: tuple[str, str]) -> list[str]:
+    """Lines of a log, from seconds and text."""
+    return [f"2026-01-01T00:00:{second}Z {text}" for second, text in lines]
+
+
+def two_ranks(*conditions: str) -> FakeCluster:
+    """A run of two ranks that has ended, with what they wrote."""
+    cluster = FakeCluster(job("digits", *conditions), pod("a", 0, "terminated"), pod("b", 1, "terminated"))
+    cluster.texts["a"] = Log(stamped(("01.1", "zero joins"), ("03.5", "zero trains")))
+    cluster.texts["b"] = Log(stamped(("02.25", "one joins"), ("03.5", "one trains")))
+    for text in cluster.texts.values():
+        text._written = len(text._lines)
+    return cluster
+
+
+def test_ended_run_in_order_of_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """The logs of a run that has ended are shown in the order of time, and then the command ends."""
+    assert show(two_ranks("Complete")) == 0
+    expected = ["rank 0 | zero joins", "rank 1 | one joins", "rank 0 | zero trains", "rank 1 | one trains"]
+    assert capsys.readouterr() == ("\n".join(expected) + "\n", "")
+
+
+def test_chosen_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """--rank and --grep choose lines; JSON gives each one's rank, pod and time."""
+    show(two_ranks("Complete"), "json", rank=[1], grep="tr[a-z]ins$")
+    assert json.loads(capsys.readouterr().out) == {
+        "rank": 1,
+        "pod": "b",
+        "time": "2026-01-01T00:00:03.5Z",
+        "line": "one trains",
+    }
+
+
+def test_no_follow(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --no-follow a run that goes on is shown as far as it is."""
+    show(two_ranks(), no_follow=True, rank=[0])
+    assert capsys.readouterr().out == "rank 0 | zero joins\nrank 0 | zero trains\n"
+
+
+@pytest.mark.parametrize("conditions", [(), ("Complete",)])
+def test_a_thousand_ranks(conditions: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """No more than 50 logs are read, whether the run goes on or not, and that is told; --rank names others."""
+    large, workers = job("digits", *conditions), 1000
+    large["spec"]["completions"] = workers
+    cluster = FakeCluster(large, *(pod(f"p{rank}", rank, "terminated") for rank in range(workers)))
+    for rank in range(workers):
+        cluster.texts[f"p{rank}"] = Log(stamped((f"{rank % 60:02}.5", f"this is {rank}")))
+        cluster.texts[f"p{rank}"]._written = 1
+    show(cluster, no_follow=True)
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"rank {rank:>3} | this is {rank}" for rank in range(50)]
+    assert shown.err == "at most 50 ranks are shown at a time, here 0 to 49 of 1000; --rank names others\n"
+    assert [name for name, log in cluster.texts.items() if log.connections] == [f"p{rank}" for rank in range(50)]
+    show(cluster, no_follow=True, rank=[999])
+    assert capsys.readouterr() == ("rank 999 | this is 999\n", "")
+
+
+def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ranks have colours on a terminal, unless NO_COLOR asks for none."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show(two_ranks("Complete"), grep="trains")
+    monkeypatch.setenv("NO_COLOR", "1")
+    show(two_ranks("Complete"), rank=[1], grep="trains")
+    assert capsys.readouterr().out == (
+        "\x1b[36mrank 0 |\x1b[0m zero trains\n\x1b[33mrank 1 |\x1b[0m one trains\nrank 1 | one trains\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"rank": [2]}, "--rank must be from 0 to 1 for digits, not 2"),
+        (
+            {"grep": "("},
+            "--grep must be a regular expression, not '(': missing ), unterminated subpattern at position 0",
+        ),
+        ({"since": "soon"}, "--since must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'soon'"),
+    ],
+)
+def test_wrong_flags(flags: dict[str, Any], said: str) -> None:
+    """A wrong flag is told with its value."""
+    with pytest.raises(JobError) as error:
+        show(two_ranks("Complete"), **flags)
+    assert str(error.value) == said
+
+
+def test_follows_replaced_pods(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run is followed through a pod's replacement to its end: each line once, and the change is told."""
+    cluster = FakeCluster(job(), pod("a", 0))
+    objects = cluster.objects
+
+    def end() -> None:
+        objects["Pod", "b"] = pod("b", 0, "terminated")
+        objects["Job", "digits"] = job("digits", "SuccessCriteriaMet")
+
+    def replace() -> None:
+        del objects["Pod", "a"]
+        cluster.texts["b"] = Log(later, 2, end)
+        objects["Pod", "b"] = pod("b", 0)
+
+    before, later = written(1, 50), written(2, 50)
+    cluster.texts["a"] = Log(before, ends=replace)
+    assert show(cluster, "json") == 0
+    out, err = capsys.readouterr()
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert [f"{line['time']} {line['line']}" for line in shown if line["pod"] == "a"] == before
+    assert [f"{line['time']} {line['line']}" for line in shown if line["pod"] == "b"] == later
+    assert len(shown) == 100
+    assert err == "rank 0: pod b has taken the place of a\ndigits is published\n"
+
+
+def test_unreadable_log_of_an_ended_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log that cannot be read, as on a node that is gone, is told of, and the others are shown."""
+
+    def refuse(*_: Any, **__: Any) -> Iterator[str]:
+        raise ApiError(500, "", "no route to host", "get it")
+
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.0)
+    cluster = two_ranks("Failed")
+    monkeypatch.setattr(cluster.texts["b"], "read", refuse)
+    show(cluster)
+    out, err = capsys.readouterr()
+    assert out == "rank 0 | zero joins\nrank 0 | zero trains\n"
+    assert err == "the log of rank 1 cannot be read in pod b: no route to host\n"
+
+
+def test_unreadable_logs_of_one_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first is waited for, and the others are asked once: a thousand of them would take hours."""
+    asked: Counter[str] = Counter()
+
+    def refuse(name: str) -> Callable[..., Iterator[str]]:
+        def read(*_: Any, **__: Any) -> Iterator[str]:
+            asked[name] += 1
+            raise ApiError(500, "", "no route to host", "get it")
+
+        return read
+
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.5)
+    cluster = two_ranks("Failed")
+    for name in "ab":
+        monkeypatch.setattr(cluster.texts[name], "read", refuse(name))
+    show(cluster)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "".join(
+        f"the log of rank {rank} cannot be read in pod {name}: no route to host\n" for rank, name in enumerate("ab")
+    )
+    assert asked["a"] > 1
+    assert asked["b"] == 1
+
+
+def test_log_that_breaks_off_at_the_same_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines that are known already are no news: it is given up, and what came is shown once."""
+    cluster = two_ranks("Failed")
+    read = cluster.texts["b"].read
+
+    def breaks(since_time: str, *, follow: bool) -> Iterator[str]:
+        yield next(iter(read(since_time, follow=follow)))
+        raise ConnectionError("connection reset")
+
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(cluster.texts["b"], "read", breaks)
+    show(cluster)
+    out, err = capsys.readouterr()
+    assert out.count("rank 1 |") == 1
+    assert err == "the log of rank 1 cannot be read in pod b: connection reset\n"
+
+
+def test_forbidden() -> None:
+    """Logs that may not be read are an error of the command, also while following."""
+    cluster = FakeCluster(job(), pod("a", 0))
+
+    class Forbidden(Log):
+        def read(self, since_time: str, *, follow: bool) -> Iterator[str]:
+            if follow:
+                raise ApiError(403, "Forbidden", "pods/log is forbidden", "get it")
+            return super().read(since_time, follow=follow)
+
+    cluster.texts["a"] = Forbidden([])
+    with pytest.raises(ApiError, match="pods/log is forbidden"):
+        show(cluster)
+
+
+@pytest.mark.parametrize(
+    ("now", "pods", "said"),
+    [
+        (job(), [], []),
+        (
+            job("digits", "Failed"),
+            [pod("b", 1, "terminated")],
+            ["the logs of rank 0 are gone: they were deleted with their pods when the run ended"],
+        ),
+        (
+            job(suspend=True, annotations={CANCELLED: "x"}),
+            [],
+            ["the logs of ranks 0 and 1 are gone: they were deleted with their pods when the run ended"],
+        ),
+        (
+            job(suspend=True),
+            [],
+            ["ranks 0 and 1 had no pods while suspended, and what the earlier ones wrote is gone with them"],
+        ),
+        (
+            job(),
+            [pod("a", 0), pod("b", 1, created="2026-01-01T00:00:09Z", failures=2), pod("c", 1, "terminated")],
+            ["rank 1: the logs of 1 earlier pod are gone: deleted with the pods"],
+        ),
+    ],
+    ids=["not begun", "failed", "cancelled", "suspended", "replaced"],
+)
+def test_logs_that_are_gone(now: Object, pods: list[Object], said: list[str]) -> None:
+    """Which ranks' logs are gone is told, and of how many replaced pods."""
+    assert logs.gone(now, pods, {0, 1}) == said
+
+
+def test_lines_are_ordered_by_nanoseconds() -> None:
+    """A line's order is its time's, whatever the number of digits."""
+    found = [loglines.parse(line, 0, "a") for line in stamped(("01.09", "first"), ("01.1", "second"))]
+    assert sorted((line for line in found if line), key=lambda line: line.at) == [
+        Line(0, "a", "2026-01-01T00:00:01.09Z", "first", (1_767_225_601, 90_000_000)),
+        Line(0, "a", "2026-01-01T00:00:01.1Z", "second", (1_767_225_601, 100_000_000)),
+    ]

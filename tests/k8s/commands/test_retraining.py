@@ -1,0 +1,276 @@
+"""promote, compare and prune: the job's own commands in the helper pod, and what the cluster's Jobs add to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import k8s.__main__ as entry
+from k8s.api.exec import Ended
+from k8s.commands.compare import PAGE
+from k8s.state.names import CANCELLED
+from k8s.volume import pod as helper
+from tests.job import report_samples as samples
+from tests.k8s import fakes
+from tests.k8s.fakes import FakeCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from k8s.api.objects import Object
+
+ROOT = Path(__file__).parents[3]
+
+
+def job(name: str, *conditions: str, day: int = 1, claim: str = "output", **fields: Any) -> Object:
+    """A run's Job that was made on a day of 2026-11 and writes to a claim."""
+    found = fakes.job(name, *conditions, **fields)
+    volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": claim}}]
+    containers = [{"name": "trainer", "image": "mine:1"}]
+    found["spec"]["template"] = {"spec": {"containers": containers, "volumes": volumes}}
+    found["metadata"]["creationTimestamp"] = f"2026-11-{day:02}T06:00:00Z"
+    return found
+
+
+class Volume(FakeCluster):
+    """A cluster whose helper pod runs the job's commands on a folder in place of the volume.
+
+    Args:
+        root: the folder.
+        objects: what there is besides the claim.
+    """
+
+    def __init__(self, root: Path, *objects: Object) -> None:
+        spec = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
+        super().__init__(*objects, {"kind": "PersistentVolumeClaim", "metadata": {"name": "output"}, **spec})
+        self.root, self.command = root, self.run
+        self.breaks: list[str] = []  # the commands whose connection breaks once, after they are done
+
+    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+        """Run a command."""
+        here = [sys.executable if word == "python" else word for word in command]
+        here = [word.replace(PAGE, f"{self.root}/page").replace("/output", str(self.root)) for word in here]
+        mounts = [one for (kind, _), one in self.objects.items() if kind == "Pod"]
+        read_only = mounts[0]["spec"]["containers"][0]["volumeMounts"][0].get("readOnly", False)
+        assert not (read_only and {"promote", "--yes"} & set(command))
+        done = subprocess.run(here, capture_output=True, check=False, cwd=ROOT)
+        if self.breaks and self.breaks[0] in command:
+            self.breaks.pop(0)
+            raise ConnectionError("cut")
+        write(done.stdout.replace(str(self.root).encode(), b"/output"))
+        return Ended(done.returncode, done.stderr.decode().replace(str(self.root), "/output"))
+
+
+def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
+    """A published run that began on a day."""
+    right = np.arange(1000) >= wrong
+    samples.publish(root, name, right, started=f"2026-11-{day:02}T06:00:00+00:00")
+    started = {"started": f"2026-11-{day:02}T06:00:00+00:00"}
+    (root / "runs" / name / "config.json").write_text(json.dumps(started))
+
+
+def begin(root: Path, name: str, day: int) -> None:
+    """A run that began on a day, published nothing, and has lain still since."""
+    folder = root / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"started": f"2026-11-{day:02}T06:00:00+00:00"}))
+    os.utime(folder, (0, 0))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three models, the first of them latest."""
+    for day, name in enumerate(["first", "second", "third"], 1):
+        publish(tmp_path, name, day, 100 + 50 * day)
+    (tmp_path / "latest").symlink_to("models/first")
+    return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command of the launcher's on a cluster; gives its exit status, output and errors."""
+    monkeypatch.setattr(helper, "RETRY_S", 0.0)
+
+    def run(cluster: FakeCluster, *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(entry, "connect", lambda *_: cluster.given())
+        status = entry.main(words)
+        assert not [name for kind, name in cluster.objects if kind == "Pod"]
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def test_promote(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """It moves latest, forwards and back, and says what it was; also where the connection breaks meanwhile."""
+    cluster = Volume(root, job("second", "Complete"))
+    assert command(cluster, "promote", "second") == (0, "latest is second; it was first\n", "")
+    assert (root / "latest").readlink() == Path("models/second")
+    cluster.breaks = ["promote"]
+    status, out, _ = command(cluster, "promote", "first", "--output=json")
+    assert (status, json.loads(out)) == (0, {"name": "first", "before": "second", "claim": "output"})
+    assert (root / "latest").readlink() == Path("models/first")
+    said = "error: run 'gone' is not published in /output; published are first, second, third\n"
+    assert command(cluster, "promote", "gone") == (64, "", said)
+    wrong = (
+        "error: NAME must be lower-case letters, digits and hyphens, with a letter or digit at both ends, not '../x'\n"
+    )
+    assert command(cluster, "promote", "../x") == (64, "", wrong)
+
+
+def test_compare(root: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """The job's own table and JSON; the page comes here whole; a damaged run is named after the others are shown."""
+    cluster = Volume(root, job("first", "Complete"))
+    page = tmp_path / "page here.html"
+    status, out, err = command(cluster, "compare", f"--html={page}")
+    assert (status, err) == (0, f"the comparison is in {page}\n")
+    assert "first <- latest  2026-11-01 06:00    85.00%" in out
+    assert "third is worse" in out
+    assert "Accuracy over time" in page.read_text(encoding="utf-8")
+    (root / "models/second/report.json").unlink()
+    page.unlink()
+    status, out, err = command(cluster, "compare", f"--html={page}", "--output=json")
+    assert (status, [one["name"] for one in json.loads(out)["runs"]]) == (1, ["third", "first"])
+    assert err.splitlines()[-1] == "error: the published run second is damaged: report.json is missing"
+    assert page.is_file()
+    nowhere = tmp_path / "nowhere"
+    said = f"error: --html {nowhere}/x.html cannot be written: there is no folder {nowhere}\n"
+    assert command(cluster, "compare", f"--html={nowhere}/x.html") == (64, "", said)
+
+
+@pytest.mark.parametrize("age", [[], ["--older-than=1h"]])
+def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: list[str]) -> None:
+    """Runs go with their Jobs, finished and cancelled ones, and Jobs as old that left nothing; what may go on stays.
+
+    Also where an age is given, by which the volume alone would let a suspended run go.
+    """
+    stopped = {CANCELLED: "2026-11-01T00:00:00Z"}
+    for name in ("cancelled", "suspended", "running", "queued", "retried"):
+        begin(root, name, 1)
+    cluster = Volume(
+        root,
+        job("first", "Complete"),
+        job("second", "SuccessCriteriaMet", day=2),
+        job("third", "Complete", day=3),
+        job("cancelled", suspend=True, annotations=stopped),
+        job("suspended", suspend=True),
+        job("queued", suspend=True, queue="night"),
+        job("running"),
+        job("retried", "Failed", day=9),
+        job("imageless", "Failed", day=1),
+        job("new", "Failed", day=4),
+        job("elsewhere", "Failed", claim="another"),
+        {"kind": "Job", "metadata": {"name": "foreign", "uid": "f", "labels": {}}},
+    )
+    before = dict(cluster.objects)
+    asked = (
+        "error: nothing is pruned unasked, and there is no terminal to ask on; "
+        "--dry-run shows what would be pruned, --yes prunes it\n"
+    )
+    assert command(cluster, "prune", "--keep=1") == (64, "", asked)
+    said = """
+nothing of 'first' is touched: latest leads to it
+nothing of 'queued' is touched: its Job is queued
+nothing of 'retried' is touched: its Job was made since
+nothing of 'running' is touched: its Job is not over
+nothing of 'suspended' is touched: its Job is suspended
+to prune, 2 runs, which frees 0.0 MB:
+  cancelled  2026-11-01 06:00 UTC       0.0 MB  unpublished
+  second     2026-11-02 06:00 UTC       0.0 MB  model and run
+Jobs to delete, 3: cancelled, second, imageless
+"""
+    status, out, _ = command(cluster, "prune", "--keep=1", "--dry-run", *age)
+    assert (status, out) == (0, said.lstrip())
+    assert cluster.objects == before
+    cluster.breaks = ["--yes"]
+    status, out, _ = command(cluster, "prune", "--keep=1", "--yes", "--output=json", *age)
+    told = json.loads(out)
+    assert (told["pruned"], told["jobs"], told["claim"]) == (
+        ["cancelled", "second"],
+        ["cancelled", "second", "imageless"],
+        "output",
+    )
+    assert {name for kind, name in before.keys() - cluster.objects.keys()} == {"cancelled", "second", "imageless"}
+    assert sorted(path.name for path in (root / "models").iterdir()) == ["first", "third"]
+    left = ["first", "queued", "retried", "running", "suspended", "third"]
+    assert sorted(path.name for path in (root / "runs").iterdir()) == left
+
+
+@pytest.mark.parametrize("whole_steps", range(4))
+def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """Wherever it is killed, the next one takes the rest of each run: its model, its folder and its Job."""
+    begin(root, "cancelled", 1)
+    stopped = job("cancelled", suspend=True, annotations={CANCELLED: "2026-11-01T00:00:00Z"})
+    cluster = Volume(root, job("second", "Complete", day=2), job("third", "Complete", day=3), stopped)
+    (root / "latest").unlink()
+    (root / "latest").symlink_to("models/third")
+    # Two Jobs and one command; after the last there is nothing left to be killed in.
+    left = iter(range(whole_steps))
+    delete, runs = cluster.delete, cluster.run
+
+    def step() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    def delete_job(kind: str, name: str, **how: Any) -> None:
+        if kind == "Job":
+            step()
+        delete(kind, name, **how)
+
+    def run(words: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+        if "--yes" in words:
+            step()
+        return runs(words, write)
+
+    cluster.delete, cluster.command = delete_job, run  # type: ignore[method-assign]
+    assert command(cluster, "prune", "--keep=1", "--yes")[0] == (130 if whole_steps < 3 else 0)
+    cluster.delete, cluster.command = delete, runs  # type: ignore[method-assign]
+    assert command(cluster, "prune", "--keep=1", "--yes")[0] == 0
+    assert [name for kind, name in cluster.objects if kind == "Job"] == ["third"]
+    assert sorted(path.name for kind in ("runs", "models") for path in (root / kind).iterdir()) == ["third", "third"]
+
+
+def test_prune_after_one_that_was_killed(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """What that has left goes, though nothing else is due."""
+    cluster = Volume(root, job("first", "Complete"))
+    (root / ".pruned/old.x1").mkdir(parents=True)
+    (root / ".pruned/old.x1/file").write_bytes(bytes(10))
+    told = "an earlier prune that was killed has left 0.0 MB, which goes\nthere is nothing to prune\n"
+    before = sorted((root / "models").iterdir())
+    assert command(cluster, "prune", "--keep=3", "--yes") == (0, told, "")
+    assert [path.name for path in (root / ".pruned").iterdir()] == ["lock"]
+    assert sorted((root / "models").iterdir()) == before
+
+
+def test_prune_what_is_resumed_while_it_asks(
+    root: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was told and may not go any more stays."""
+    cluster = Volume(root, job("second", "Complete"), job("third", "Complete", day=3))
+
+    def resubmitted() -> bool:
+        cluster.objects["Job", "second"] = job("second", day=2)
+        return True
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("job.output.prune.agreed", resubmitted)
+    assert command(cluster, "prune", "--keep=1")[1].splitlines()[-1] == "pruned 0 runs and 0 Jobs"
+    assert (root / "models/second").is_dir()
+    assert ("Job", "second") in cluster.objects
+
+
+def test_prune_by_who_may_not_delete_jobs(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """It is told before anything is done; what would go may be seen all the same."""
+    cluster = Volume(root, job("first", "Complete"))
+    cluster.forbidden = {("delete", "Job", "")}
+    said = (
+        "error: this user may not delete Job in namespace here; bind the role mnist-job-runner of k8s/manifests/rbac\n"
+    )
+    assert command(cluster, "prune", "--keep=1", "--yes") == (2, "", said)
+    assert command(cluster, "prune", "--keep=1", "--dry-run")[0] == 0

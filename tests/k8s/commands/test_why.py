@@ -1,0 +1,84 @@
+"""why: what is asked of the cluster, and how it is told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from job import telemetry
+from k8s.commands import why
+from tests.k8s.commands.test_status import Asked
+from tests.k8s.objects import ended, event, job, record, running, told
+
+if TYPE_CHECKING:
+    import pytest
+
+    from job.telemetry import Record
+
+MESSAGE = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 76 matching FailJob rule at index 1"
+END = told(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate")
+
+
+def cluster(log: list[Record]) -> Asked:
+    """A run that failed, a stranger's event, and the log of the worker that failed it."""
+    stranger = event("Pod", "other-0-aaaa0", "FailedScheduling", "no")
+    return Asked([job(1, "Failed", "PodFailurePolicy", MESSAGE), ended(0, 76, message=END), stranger], demo_0_aaaa0=log)
+
+
+def run(asked: Asked, output: str) -> None:
+    """Run the command."""
+    assert why.run(argparse.Namespace(name="demo", output=output), asked.given) == 0
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """State, cause, meaning, remedy and the last lines of the log, without what TensorFlow notes of itself."""
+    last = record("failed", code=76, reason="loss-not-finite")
+    run(cluster([last]), "text")
+    assert capsys.readouterr().out.splitlines() == [
+        "demo: failed: loss-not-finite",
+        "worker 0 ended with 76 (loss-not-finite): the loss was nan at step 7 (2026-01-01T00:00:05Z)",
+        "exit code 76: the loss was not finite",
+        "do: a smaller --learning-rate",
+        "the last lines of demo-0-aaaa0:",
+        f"  {telemetry.to_logfmt(last)}",
+    ]
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same in fields."""
+    run(cluster([]), "json")
+    assert json.loads(capsys.readouterr().out) == {
+        "name": "demo",
+        "state": "failed",
+        "detail": "loss-not-finite",
+        "reason": "loss-not-finite",
+        "sentence": "worker 0 ended with 76 (loss-not-finite): the loss was nan at step 7",
+        "remedy": "a smaller --learning-rate",
+        "rank": 0,
+        "code": 76,
+        "meaning": "the loss was not finite",
+        "when": "2026-01-01T00:00:05Z",
+        "pod": "demo-0-aaaa0",
+        "lines": [],
+    }
+
+
+def test_events_are_those_of_the_run() -> None:
+    """Of the Job itself and not of one before it, of its pods, gone ones too, and of its claim."""
+    before = event("Job", "demo", "FailedCreate", "quota", 1)
+    before["involvedObject"]["uid"] = "another"
+    made = event("Job", "demo", "SuccessfulCreate", "Created pod: demo-1-gone", 2)
+    gone = event("Pod", "demo-1-gone", "FailedScheduling", "no", 3)
+    claim = event("PersistentVolumeClaim", "output", "ProvisioningFailed", "no class", 4)
+    other = event("Pod", "else", "Started", "Container started", 5)
+    asked = Asked([job(2), running(0), other, claim, gone, before, made], demo_0_aaaa0=[])
+    assert why.gather_all(asked.given(), "demo").events == (made, gone, claim)
+
+
+def test_what_may_not_be_asked_is_done_without() -> None:
+    """Nodes belong to the cluster, and few may look at them."""
+    asked = Asked([job(1), running(0)], demo_0_aaaa0=[record("compiling")])
+    seen = why.gather_all(asked.given(), "demo")
+    assert (seen.down, seen.claim, seen.events) == (None, None, ())
+    assert seen.record == record("compiling")

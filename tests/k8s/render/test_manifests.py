@@ -1,0 +1,324 @@
+"""The manifests: valid for every Kubernetes that is supported, and of one mind with job/."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from job.__main__ import main as job_main
+from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT, Cluster, identify
+from job.config import parse
+from job.errors import Exit
+from job.supervisor import supervisor as supervise
+from job.supervisor.outcome import FINAL
+from k8s.render import render
+from k8s.render.render import MANIFESTS, Submission
+from k8s.state.names import (
+    APP,
+    CANCELLED,
+    CLAIM,
+    CONTAINER,
+    DATA,
+    INDEX_LABEL,
+    JOB_NAME_LABEL,
+    NAME_LABEL,
+    OUTPUT,
+    PART_OF_LABEL,
+    QUEUE_LABEL,
+    claim_of,
+    trainer_of,
+)
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+ROOT = Path(__file__).parents[3]
+VERSIONS = ["1.31", "1.32", "1.33", "1.34", "1.35"]
+OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
+# What the Job controller adds to a pod of rank 1 of the run `demo`.
+LABELS = {JOB_NAME_LABEL: "demo", "batch.kubernetes.io/controller-uid": "uid-1", INDEX_LABEL: "1"}
+
+
+def job(overlay: str = "cpu", *components: str) -> Object:
+    """The Job that `kubectl apply -k` sends: what the folders say, and nothing of the launcher's."""
+    folders = [MANIFESTS / "components" / component for component in components]
+    [found] = render.kustomize(MANIFESTS / "overlays" / overlay, *folders)
+    return found
+
+
+def pod_spec(found: Object) -> Object:
+    """The spec of a Job's pods, or of a pod."""
+    spec: Object = found["spec"]["template"]["spec"] if found["kind"] == "Job" else found["spec"]
+    return spec
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> Object:
+    """The Job of each overlay."""
+    return job(request.param)
+
+
+@pytest.fixture(scope="module")
+def setup() -> dict[str, Object]:
+    """The objects of the setup, by kind."""
+    return {found["kind"]: found for found in render.setup()}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_overlay_is_valid(name: str) -> None:
+    """The Job of an overlay with none, each two and all of the components fits the schemas of every version."""
+    chosen = [(), *combinations(COMPONENTS, 2), tuple(COMPONENTS)]
+    for components in chosen:
+        check_schemas(job(name, *components))
+
+
+@pytest.mark.parametrize("folder", ["setup", "helper", "data", "rbac"])
+def test_everything_else_is_valid(folder: str) -> None:
+    """Every object of the other folders fits the schemas of every version."""
+    for found in render.kustomize(MANIFESTS / folder):
+        check_schemas(found)
+
+
+def check_schemas(found: Object) -> None:
+    """An object has no field that some version does not know, and none of a wrong type."""
+    for version in VERSIONS:
+        assert kubernetes_validate.validate(found, version, strict=True) == version
+
+
+def test_an_invalid_object_is_noticed() -> None:
+    """The schemas refuse a misspelt field in the pods' spec, and a number that is text."""
+    for path, value in (("restartpolicy", "Never"), ("terminationGracePeriodSeconds", "20")):
+        found = job()
+        pod_spec(found)[path] = value
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(found, VERSIONS[0], strict=True)
+
+
+def test_one_object_a_file() -> None:
+    """Each file holds one object, its kustomization names it, and nothing lies about that none names."""
+    for kustomization in MANIFESTS.rglob("kustomization.yaml"):
+        content = yaml.safe_load(kustomization.read_text())
+        named = set(content.get("resources", [])) | {p["path"] for p in content.get("patches", []) if "path" in p}
+        files = {path.name for path in kustomization.parent.glob("*.yaml")} - {kustomization.name}
+        assert {name for name in named if not name.startswith("..")} == files
+        for name in files:
+            assert len(list(yaml.safe_load_all((kustomization.parent / name).read_text()))) == 1
+
+
+def test_fatal_exit_codes(overlay: Object) -> None:
+    """The Job fails at once with the codes that would come again, in order; a disruption is judged before them."""
+    assert overlay["spec"]["podFailurePolicy"]["rules"] == [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FINAL - {Exit.OK})},
+        },
+    ]
+
+
+def test_how_a_run_goes_on_and_ends(overlay: Object) -> None:
+    """The Job's spec, without its pods, is what the supervisors count on."""
+    spec = {key: value for key, value in overlay["spec"].items() if key not in ("template", "podFailurePolicy")}
+    assert spec == {
+        "completionMode": "Indexed",
+        "completions": 2,
+        "parallelism": 2,
+        "backoffLimitPerIndex": 3,
+        "maxFailedIndexes": 0,
+        "podReplacementPolicy": "Failed",
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+        "activeDeadlineSeconds": 6 * 3600,
+        "ttlSecondsAfterFinished": 7 * 24 * 3600,
+    }
+    assert pod_spec(overlay)["restartPolicy"] == "Never"
+
+
+def test_number_of_workers(overlay: Object) -> None:
+    """WORKERS, completions and parallelism are the same number."""
+    spec = overlay["spec"]
+    workers = render.environment(trainer_of(spec["template"]))["WORKERS"]["value"]
+    assert int(workers) == spec["completions"] == spec["parallelism"]
+
+
+def test_ports(overlay: Object, setup: dict[str, Object]) -> None:
+    """Container and Service name the ports on which TensorFlow and the supervisor listen, and probes ask the latter."""
+    trainer = trainer_of(overlay["spec"]["template"])
+    ports = {"tensorflow": TENSORFLOW_PORT, "supervisor": SUPERVISOR_PORT}
+    assert {port["name"]: port["containerPort"] for port in trainer["ports"]} == ports
+    assert {port["name"]: port["port"] for port in setup["Service"]["spec"]["ports"]} == ports
+    for probe in ("startupProbe", "livenessProbe"):
+        assert trainer[probe]["httpGet"] == {"path": "/healthz", "port": "supervisor"}
+    assert "readinessProbe" not in trainer
+    exposed = re.search(r"^EXPOSE (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert exposed
+    assert [int(port) for port in exposed[1].split()] == list(ports.values())
+
+
+def test_identity(overlay: Object, setup: dict[str, Object]) -> None:
+    """A worker reads from its pod's environment who it is, and its peers are names that the Service gives."""
+    metadata = overlay["spec"]["template"]["metadata"]
+    fields = {"status.podIP": "198.18.0.7", **{f"metadata.labels['{key}']": value for key, value in LABELS.items()}}
+    environ = {"JOB_COMPLETION_INDEX": "1"}  # which the Job controller adds
+    for name, variable in render.environment(trainer_of(overlay["spec"]["template"])).items():
+        environ[name] = variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+    assert environ["POD_IP"] == "198.18.0.7"
+    service, subdomain = setup["Service"], pod_spec(overlay)["subdomain"]
+    hosts = [f"demo-{rank}.{subdomain}" for rank in range(2)]
+    assert identify(environ) == Cluster(
+        run="demo",
+        job_uid="uid-1",
+        rank=1,
+        tensorflow=tuple(f"{host}:{TENSORFLOW_PORT}" for host in hosts),
+        supervisors=tuple(f"{host}:{SUPERVISOR_PORT}" for host in hosts),
+    )
+    assert service["metadata"]["name"] == subdomain
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"].items() <= metadata["labels"].items()
+
+
+def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
+    """Jobs and their pods have the labels that select them; setup and helper only belong to the app."""
+    template = overlay["spec"]["template"]
+    labels = {NAME_LABEL: APP, PART_OF_LABEL: APP}
+    assert overlay["metadata"]["labels"] == labels
+    assert template["metadata"]["labels"] == labels
+    # Nothing of the manifests may be taken for what the controller or the launcher adds.
+    assert not {JOB_NAME_LABEL, INDEX_LABEL, QUEUE_LABEL, CANCELLED} & set(overlay["metadata"].get("annotations", {}))
+    policy = setup["NetworkPolicy"]["spec"]
+    same = {"podSelector": {"matchLabels": {NAME_LABEL: APP}}}
+    assert policy["podSelector"] == same["podSelector"]
+    assert policy["ingress"] == [{"from": [same], "ports": [{"protocol": "TCP"}]}]
+    dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+    assert policy["egress"] == [{"to": [same], "ports": [{"protocol": "TCP"}]}, {"ports": dns}]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    [helper] = render.kustomize(MANIFESTS / "helper")
+    assert helper["metadata"]["labels"] == {PART_OF_LABEL: APP, "app.kubernetes.io/component": "helper"}
+    for found in setup.values():
+        assert found["metadata"]["labels"] == {PART_OF_LABEL: APP}
+
+
+def test_mounts(overlay: Object, setup: dict[str, Object]) -> None:
+    """The claim is mounted where the training's flags say that the output goes; besides, only /tmp can be written."""
+    spec, trainer = pod_spec(overlay), trainer_of(overlay["spec"]["template"])
+    mounts = {mount["name"]: mount["mountPath"] for mount in trainer["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert mounts.keys() == volumes.keys()
+    shared = {"shm": "/dev/shm"} if "shm" in mounts else {}  # noqa: S108 - a mount in a container
+    assert mounts == {"output": OUTPUT, "tmp": "/tmp", **shared}  # noqa: S108 - the same
+    assert claim_of(overlay["spec"]["template"]) == CLAIM == setup["PersistentVolumeClaim"]["metadata"]["name"]
+    for name in volumes.keys() - {"output"}:
+        assert "sizeLimit" in volumes[name]["emptyDir"]
+    command, *flags = trainer["args"]
+    config = parse(flags)
+    assert command == "train"
+    assert (str(config.output), str(config.data)) == (OUTPUT, DATA)
+    assert config.device == ("gpu" if render.GPU in trainer["resources"]["limits"] else "cpu")
+
+
+def test_the_image_runs_what_the_arguments_say() -> None:
+    """The Dockerfile's entry point takes the Job's arguments, and its user is the pods'."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    spec = pod_spec(job())
+    user = spec["securityContext"]["runAsUser"]
+    assert user == spec["securityContext"]["runAsGroup"] == spec["securityContext"]["fsGroup"]
+    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == [f"{user}:{user}"]
+    entry = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)
+    assert [yaml.safe_load(text)[-2:] for text in entry] == [["-m", "job"]]
+    assert job_main.__module__ == "job.__main__"
+
+
+def test_grace_period(overlay: Object) -> None:
+    """The pod is given longer to leave than the supervisor gives its trainer and its last lines."""
+    needed = supervise.STOP_S + supervise.DRAIN_S
+    assert pod_spec(overlay)["terminationGracePeriodSeconds"] > needed
+
+
+def test_restricted_pod_security() -> None:
+    """Workers and the pods for volumes are what Pod Security `restricted` asks for, with a read-only root, no token."""
+    pods = [each for name in ("helper", "data") for each in render.kustomize(MANIFESTS / name) if each["kind"] == "Pod"]
+    assert len(pods) == 2
+    for found in [*pods, *(job(name, *COMPONENTS) for name in OVERLAYS)]:
+        spec = pod_spec(found)
+        user = 65532
+        assert spec["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": user,
+            "runAsGroup": user,
+            "fsGroup": user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"].keys() == {"requests", "limits"}
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert all(volume.keys() - {"name"} <= {"persistentVolumeClaim", "emptyDir"} for volume in spec["volumes"])
+
+
+def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
+    """The ServiceAccount of all pods, which may bring a pull secret, is the setup's, and no role is bound to it."""
+    account = setup["ServiceAccount"]
+    pods = [each for name in ("helper", "data") for each in render.kustomize(MANIFESTS / name) if each["kind"] == "Pod"]
+    assert {pod_spec(each)["serviceAccountName"] for each in [job(), *pods]} == {account["metadata"]["name"]}
+    assert account["automountServiceAccountToken"] is False
+    assert {found["kind"] for found in render.kustomize(MANIFESTS / "rbac")} == {"Role"}
+
+
+def test_one_node() -> None:
+    """The component keeps the workers of one run together, and not with another run's."""
+    [term] = pod_spec(job("cpu", "one-node"))["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term == {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {NAME_LABEL: APP}},
+        "matchLabelKeys": [JOB_NAME_LABEL],
+    }
+    assert pod_spec(job("local")) == pod_spec(job("local", "one-node"))
+
+
+def test_gpu() -> None:
+    """The component gives each worker one GPU, the flag that uses it, and a place on nodes that are kept for GPUs."""
+    found, plain = job("cpu", "gpu"), job()
+    assert found == job("gpu")
+    trainer = trainer_of(found["spec"]["template"])
+    assert trainer["resources"]["limits"][render.GPU] == 1
+    assert trainer["args"] == [*trainer_of(plain["spec"]["template"])["args"], "--device=gpu"]
+    tolerations = pod_spec(found)["tolerations"]
+    assert tolerations[:-1] == pod_spec(plain)["tolerations"]
+    assert tolerations[-1] == {"key": render.GPU, "operator": "Exists", "effect": "NoSchedule"}
+
+
+def test_kueue() -> None:
+    """The component leaves the start to Kueue, and names the queue where the launcher names another."""
+    found = job("cpu", "kueue")
+    assert found["spec"]["suspend"] is True
+    assert found["metadata"]["labels"][QUEUE_LABEL] == APP
+    assert render.job(Submission("demo", queue="night"))["metadata"]["labels"][QUEUE_LABEL] == "night"
+
+
+def test_a_lost_node_is_left_soon(overlay: Object) -> None:
+    """Pods are replaced 30 s after their node went away, in place of Kubernetes' own 5 minutes."""
+    assert pod_spec(overlay)["tolerations"][:2] == [
+        {
+            "key": f"node.kubernetes.io/{what}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": 30,
+        }
+        for what in ("not-ready", "unreachable")
+    ]

@@ -1,0 +1,482 @@
+"""Flags and manifests become exactly the objects that are sent; wrong flags become a sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from job.errors import Exit, JobError
+from k8s.__main__ import parser
+from k8s.commands import submit
+from k8s.render import render
+from k8s.render.render import GPU, MANIFESTS, Submission
+from k8s.state.names import CLAIM
+from tests.k8s.fakes import FakeCluster
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+# The output on no claim.
+NO_CLAIM = {
+    "target": {"kind": "Job"},
+    "patch": '[{"op": "replace", "path": "/spec/template/spec/volumes/0", "value": {"name": "output"}}]',
+}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+LABELS = {"app.kubernetes.io/name": "mnist-job", "app.kubernetes.io/part-of": "mnist-job"}
+USER = 65532
+SMALL = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+POD_USER = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def from_field(path: str) -> Object:
+    """A variable's value that is a field of its pod."""
+    return {"fieldRef": {"fieldPath": path}}
+
+
+def probe(period_s: int, timeout_s: int, failures: int) -> Object:
+    """A probe of the supervisor."""
+    times = {"periodSeconds": period_s, "timeoutSeconds": timeout_s, "failureThreshold": failures}
+    return {"httpGet": {"path": "/healthz", "port": "supervisor"}, **times}
+
+
+def kept_for(key: str) -> Object:
+    """The toleration of a node that went away."""
+    return {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+
+
+def test_a_job_with_every_flag() -> None:
+    """Every flag stands where it belongs, and all else is the manifests'."""
+    submission = Submission(
+        name="digits",
+        overlay="cpu",
+        components=("one-node",),
+        image="registry.test/mnist:1@sha256:" + "0" * 64,
+        workers=4,
+        cpu="1500m",
+        memory="3Gi",
+        gpus=1,
+        queue="night",
+        deadline_s=5400,
+        claim="mine",
+        arguments=("--epochs", "3", "--batch-size=64"),
+    )
+    assert render.job(submission) == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "digits", "labels": {**LABELS, "kueue.x-k8s.io/queue-name": "night"}},
+        "spec": {
+            "suspend": True,
+            "completionMode": "Indexed",
+            "completions": 4,
+            "parallelism": 4,
+            "backoffLimitPerIndex": 3,
+            "maxFailedIndexes": 0,
+            "podReplacementPolicy": "Failed",
+            "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {
+                            "containerName": "trainer",
+                            "operator": "In",
+                            "values": [64, 65, 66, 69, 70, 71, 73, 76, 78],
+                        },
+                    },
+                ]
+            },
+            "activeDeadlineSeconds": 5400,
+            "ttlSecondsAfterFinished": 604_800,
+            "template": {
+                "metadata": {"labels": LABELS},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "subdomain": "mnist-job",
+                    "serviceAccountName": "mnist-job",
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": 20,
+                    "securityContext": POD_USER,
+                    "tolerations": [
+                        kept_for("not-ready"),
+                        kept_for("unreachable"),
+                        {"key": GPU, "operator": "Exists", "effect": "NoSchedule"},
+                    ],
+                    "topologySpreadConstraints": [
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "mnist-job"}},
+                            "matchLabelKeys": ["batch.kubernetes.io/job-name"],
+                        }
+                    ],
+                    "affinity": {
+                        "podAffinity": {
+                            "requiredDuringSchedulingIgnoredDuringExecution": [
+                                {
+                                    "topologyKey": "kubernetes.io/hostname",
+                                    "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "mnist-job"}},
+                                    "matchLabelKeys": ["batch.kubernetes.io/job-name"],
+                                }
+                            ]
+                        }
+                    },
+                    "containers": [
+                        {
+                            "name": "trainer",
+                            "image": "registry.test/mnist:1@sha256:" + "0" * 64,
+                            "imagePullPolicy": "IfNotPresent",
+                            "args": [
+                                "train",
+                                "--data=/data",
+                                "--output=/output",
+                                "--device=gpu",
+                                "--epochs",
+                                "3",
+                                "--batch-size=64",
+                            ],
+                            "env": [
+                                {
+                                    "name": "RUN",
+                                    "valueFrom": from_field("metadata.labels['batch.kubernetes.io/job-name']"),
+                                },
+                                {
+                                    "name": "JOB_UID",
+                                    "valueFrom": from_field("metadata.labels['batch.kubernetes.io/controller-uid']"),
+                                },
+                                {"name": "POD_IP", "valueFrom": from_field("status.podIP")},
+                                {"name": "WORKERS", "value": "4"},
+                                {"name": "SERVICE", "value": "mnist-job"},
+                            ],
+                            "ports": [
+                                {"name": "tensorflow", "containerPort": 2222},
+                                {"name": "supervisor", "containerPort": 9100},
+                            ],
+                            "resources": {
+                                "requests": {"cpu": "1500m", "memory": "3Gi"},
+                                "limits": {"cpu": "1500m", "memory": "3Gi", GPU: 1},
+                            },
+                            "startupProbe": probe(5, 5, 60),
+                            "livenessProbe": probe(15, 10, 4),
+                            "terminationMessagePolicy": "FallbackToLogsOnError",
+                            "securityContext": SMALL,
+                            "volumeMounts": [
+                                {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a mount in a container
+                                {"name": "output", "mountPath": "/output"},
+                                {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the same
+                            ],
+                        }
+                    ],
+                    "volumes": [
+                        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                        {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+                        {"name": "output", "persistentVolumeClaim": {"claimName": "mine"}},
+                    ],
+                },
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "local"])
+def test_a_job_without_flags(overlay: str) -> None:
+    """Without flags it is what `kubectl apply -k` sends, but for its name."""
+    [plain] = render.kustomize(MANIFESTS / "overlays" / overlay)
+    plain["metadata"]["name"] = "digits"
+    assert render.job(Submission("digits", overlay=overlay)) == plain
+
+
+def test_rendering_twice() -> None:
+    """The same submission gives equal objects that share nothing."""
+    first, second = render.job(Submission("digits")), render.job(Submission("digits"))
+    before = copy.deepcopy(second)
+    assert first == second
+    first["spec"]["template"]["spec"]["containers"].clear()
+    assert second == before
+
+
+def test_gpus_by_overlay_or_flag() -> None:
+    """One GPU a worker, whichever way it is asked for."""
+    assert render.job(Submission("digits", gpus=1)) == render.job(Submission("digits", overlay="gpu"))
+    assert render.job(Submission("digits", overlay="gpu", gpus=1)) == render.job(Submission("digits", overlay="gpu"))
+    assert render.job(Submission("digits", gpus=0)) == render.job(Submission("digits"))
+
+
+def test_an_overlay_of_the_users_own(tmp_path: Path) -> None:
+    """A folder with a slash in it is an overlay, or a component, wherever it lies, by a link too."""
+    shutil.copytree(MANIFESTS / "run", tmp_path / "run")
+    for name, kind, content in (
+        ("mine", "Kustomization", {"resources": ["../run"]}),
+        ("big", "Component", {"patches": [{"target": {"kind": "Job"}, "patch": MORE}]}),
+    ):
+        (tmp_path / name).mkdir()
+        version = "v1beta1" if kind == "Kustomization" else "v1alpha1"
+        head = {"apiVersion": f"kustomize.config.k8s.io/{version}", "kind": kind}
+        (tmp_path / name / "kustomization.yaml").write_text(yaml.safe_dump({**head, **content}))
+    (tmp_path / "link").symlink_to("mine")
+    for overlay in ("mine", "link"):
+        found = render.job(Submission("digits", overlay=f"{tmp_path}/{overlay}", components=(f"{tmp_path}/big",)))
+        expected = render.job(Submission("digits"))
+        expected["spec"]["activeDeadlineSeconds"] = 9
+        assert found == expected
+
+
+MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"workers": 0}, "--workers must be from 1 to 1000, not 0"),
+        ({"workers": 1001}, "--workers must be from 1 to 1000, not 1001"),
+        (
+            {"name": "Digits"},
+            "--name must be lower-case letters, digits and hyphens, with a letter or digit at both ends, not 'Digits'",
+        ),
+        (
+            {"name": "a" * 62, "workers": 11},
+            f"--name must be at most 60 characters with 11 worker(s), not 62: '{'a' * 62}'",
+        ),
+        ({"cpu": "two"}, "--cpu must be a Kubernetes quantity as 500m, 2 or 1Gi, not 'two'"),
+        ({"memory": "-1Gi"}, "--memory must be a Kubernetes quantity as 500m, 2 or 1Gi, not '-1Gi'"),
+        ({"gpus": 2}, "--gpus must be 0 or 1, not 2; each worker trains on one GPU: give more --workers"),
+        ({"gpus": 0, "overlay": "gpu"}, "--gpus 0 and the gpu overlay contradict each other; leave one of them out"),
+        (
+            {"gpus": 0, "components": ("gpu",)},
+            "--gpus 0 and the gpu component contradict each other; leave one of them out",
+        ),
+        ({"arguments": ("--epochs=0",)}, "--epochs must be at least 1, not 0"),
+        (
+            {"arguments": ("--epoch=1",)},
+            "unrecognized arguments: --epoch=1; see `python -m job train --help`",
+        ),
+        (
+            {"arguments": ("--workers", "3")},
+            "--workers cannot be given after the --; give it before the --",
+        ),
+        ({"arguments": ("--name=x",)}, "--name cannot be given after the --; give it before the --"),
+        (
+            {"arguments": ("--data=/d",)},
+            (
+                "--data cannot be given after the --; "
+                "the image holds the dataset at /data; give a claim with another one before the --"
+            ),
+        ),
+        ({"data": "../data"}, "--data must be a claim's name, not '../data'"),
+        ({"arguments": ("--output=/o",)}, "--output cannot be given after the --; the claim is mounted at /output"),
+        ({"arguments": ("--device=gpu",)}, "--device cannot be given after the --; --overlay gpu trains on GPUs"),
+    ],
+)
+def test_refusals(fields: dict[str, Any], sentence: str) -> None:
+    """A wrong flag is refused before anything is rendered, by a sentence that names the value."""
+    with pytest.raises(JobError) as caught:
+        Submission(**{"name": "digits", **fields})
+    assert (str(caught.value), caught.value.code) == (sentence, Exit.USAGE)
+
+
+def test_unknown_folders() -> None:
+    """An overlay or component that is not there is refused with those that are."""
+    fields: dict[str, Any]
+    for one, fields in (("overlay", {"overlay": "x"}), ("component", {"components": ("x",)})):
+        with pytest.raises(JobError) as caught:
+            render.job(Submission("digits", **fields))
+        known = ", ".join(sorted(path.name for path in (MANIFESTS / f"{one}s").iterdir()))
+        sentence = f"there is no {one} 'x'; give {known}, or the path of a folder with a slash in it"
+        assert (str(caught.value), caught.value.code) == (sentence, Exit.USAGE)
+
+
+def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the user's own that is wrong is told in kubectl's words; so is that there is no kubectl."""
+    (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]")
+    with pytest.raises(JobError, match=rf"^kubectl cannot render {tmp_path}: .*nowhere\.yaml.*$") as caught:
+        render.job(Submission("digits", overlay=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(JobError, match=r"^kubectl is not on the PATH; install it: it renders the manifests$"):
+        render.job(Submission("digits"))
+
+
+def test_helper() -> None:
+    """The pod that looks at a volume is no worker, writes nothing unless told, and runs where the workers can."""
+    tolerations = [{"key": "team", "operator": "Exists"}]
+    output = {"name": "output", "mountPath": "/output"}
+    expected: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "h",
+            "labels": {"app.kubernetes.io/part-of": "mnist-job", "app.kubernetes.io/component": "helper"},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": "mnist-job",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 0,
+            "activeDeadlineSeconds": 3600,
+            "securityContext": POD_USER,
+            "tolerations": tolerations,
+            "containers": [
+                {
+                    "name": "helper",
+                    "image": "mine:1",
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sleep", "3600"],
+                    "resources": {
+                        "requests": {"cpu": "50m", "memory": "64Mi"},
+                        "limits": {"cpu": "1", "memory": "512Mi"},
+                    },
+                    "securityContext": SMALL,
+                    "volumeMounts": [
+                        {**output, "readOnly": True},
+                        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount in a container
+                    ],
+                }
+            ],
+            "volumes": [
+                {"name": "output", "persistentVolumeClaim": {"claimName": "mine"}},
+                {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
+            ],
+        },
+    }
+    assert render.helper("h", "mine:1", "mine", tolerations=tolerations) == expected
+    expected["spec"]["containers"][0]["volumeMounts"][0] = output
+    assert render.helper("h", "mine:1", "mine", writes=True, tolerations=tolerations) == expected
+
+
+def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace:
+    """What the command line of submit comes to."""
+    found = parser().parse_args(["submit", "--name=digits", *flags])
+    found.training = training
+    return found
+
+
+def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The YAML of a dry run is what submit then sends, in its namespace, and sends nothing."""
+    monkeypatch.setattr("k8s.commands.preflight.checks", lambda *_: [])
+    [account] = [new for new in render.setup() if new["kind"] == "ServiceAccount"]
+    cluster, training = FakeCluster(account), ("--epochs=3", "--dataset=fashion_mnist")
+    assert submit.run(arguments("--dry-run", "--workers=3", training=training), cluster.given) == 0
+    printed = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert submit.run(arguments("--dry-run", "--workers=3", "--output=json", training=training), cluster.given) == 0
+    assert json.loads(capsys.readouterr().out) == {"apiVersion": "v1", "kind": "List", "items": printed}
+    assert cluster.asked == []
+    assert {new["metadata"].pop("namespace") for new in printed} == {"here"}
+    assert submit.run(arguments("--workers=3", training=training), cluster.given) == 0
+    sent = [new for verb, _, new in cluster.asked if verb == "create"]
+    assert sent == printed
+    assert [new["kind"] for new in sent] == ["Service", "PersistentVolumeClaim", "NetworkPolicy", "Job"]
+    assert ("dry-run", "Job", printed[-1]) in cluster.asked
+
+
+def no_cluster() -> Cluster:
+    """Nothing is to be asked."""
+    raise AssertionError
+
+
+def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what would be sent to a cluster that has nothing yet, in the namespace that is named, if one is."""
+    assert submit.run(arguments("--dry-run", "--workers=3"), FakeCluster().given) == 0
+    asked = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert submit.run(arguments("--dry-run=client", "--workers=3", "--namespace=here"), no_cluster) == 0
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == asked
+    assert submit.run(arguments("--dry-run=client", "--claim=mine"), no_cluster) == 0
+    *setup, job = yaml.safe_load_all(capsys.readouterr().out)
+    assert job == render.job(Submission("digits", claim="mine"))
+    assert setup == [new for new in render.setup() if new["kind"] != "PersistentVolumeClaim"]
+
+
+def test_data_on_a_claim() -> None:
+    """It is mounted read-only in place of the image's, also where there was one, and the output's claim stays."""
+    plain, job = render.job(Submission("digits")), render.job(Submission("digits", data="first", claim="mine"))
+    render.mount_data(job["spec"]["template"], "second")
+    spec = job["spec"]["template"]["spec"]
+    claim = {"claimName": "second", "readOnly": True}
+    assert spec["volumes"].pop() == {"name": "data", "persistentVolumeClaim": claim}
+    [trainer] = spec["containers"]
+    assert trainer["volumeMounts"].pop() == {"name": "data", "mountPath": "/data", "readOnly": True}
+    render.set_claim(job["spec"]["template"], CLAIM)
+    assert job == plain
+
+
+def claim(*modes: str, name: str = CLAIM) -> Object:
+    """A claim, the runs' own if it has no other name."""
+    return {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {"accessModes": list(modes)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "one_node"),
+    [([], True), ([claim("ReadWriteOnce")], True), ([claim("ReadWriteMany")], False)],
+    ids=["to be made", "once", "many"],
+)
+def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
+    """All workers are put on one node exactly where the claim needs it."""
+    cluster = FakeCluster(*found)
+    job, _ = submit.prepare(cluster.given(), Submission("digits"))
+    assert job == render.job(Submission("digits", components=("one-node",) if one_node else ()))
+
+
+@pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
+def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
+    """The claim with the dataset may need it too; it is only read."""
+    cluster = FakeCluster(claim("ReadWriteMany"), claim(mode, name="data"))
+    job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
+    components = ("one-node",) if one_node else ()
+    assert job == render.job(Submission("digits", data="data", components=components))
+
+
+def test_one_node_once() -> None:
+    """A Job that the component keeps on one node stays as it is, and an affinity of the user's own is kept."""
+    on_one = render.job(Submission("digits", overlay="local"))
+    render.put_on_one_node(on_one)
+    assert on_one == render.job(Submission("digits", overlay="local"))
+    [term] = on_one["spec"]["template"]["spec"]["affinity"]["podAffinity"][REQUIRED]
+    job = render.job(Submission("digits"))
+    near = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "cache"}}}
+    job["spec"]["template"]["spec"]["affinity"] = {"podAffinity": {REQUIRED: [near]}, "nodeAffinity": {}}
+    render.put_on_one_node(job)
+    expected = {"podAffinity": {REQUIRED: [near, term]}, "nodeAffinity": {}}
+    assert job["spec"]["template"]["spec"]["affinity"] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            {"resources": ["SETUP"]},
+            "makes ServiceAccount, Service, PersistentVolumeClaim, NetworkPolicy, and not one Job",
+        ),
+        ({"resources": ["RUN"], "patches": [NO_CLAIM]}, "does not mount one claim for the output"),
+    ],
+)
+def test_an_overlay_that_is_no_run(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
+    """An overlay of one's own that makes something else is refused, and what it lacks is named."""
+    folders = {"SETUP": "setup", "RUN": "run"}
+    base = [os.path.relpath(render.MANIFESTS / folders[name], tmp_path.resolve()) for name in content["resources"]]
+    (tmp_path / "kustomization.yaml").write_text(json.dumps({**content, "resources": base}), encoding="utf-8")
+    with pytest.raises(JobError) as refused:
+        render.job(Submission("digits", overlay=f"{tmp_path}/"))
+    assert str(refused.value).startswith(f"the overlay {tmp_path}/ {problem}")

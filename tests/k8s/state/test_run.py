@@ -1,0 +1,128 @@
+"""The state that a run is in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from job.errors import Exit
+from k8s.state.names import CANCELLED, QUEUE_LABEL
+from k8s.state.run import Run, State, own, state
+from tests.k8s.objects import cut_off, ended, job, pod, record, running, told, unscheduled, waiting
+
+BOTH = (running(0), running(1))
+NO_ROOM = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate."
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (Run(job()), "starting 0 of 2 pods made"),
+        (Run(job(), (unscheduled(0, NO_ROOM), waiting(1))), "waiting for nodes 1 of 2 have one"),
+        (Run(job(), (waiting(0), waiting(1))), "starting 0 of 2 run"),
+        (Run(job(), (running(0), waiting(1, sandbox=True))), "pulling 1 of 2 run"),
+        (Run(job(), (running(0), waiting(1, "ErrImagePull"))), "pulling 1 of 2 run, ErrImagePull"),
+        (
+            Run(job(), (running(0), waiting(1, "CreateContainerConfigError", sandbox=True))),
+            "starting 1 of 2 run, CreateContainerConfigError",
+        ),
+        (Run(job(), BOTH), "starting 2 of 2 run"),
+        (Run(job(), (cut_off(0), running(1))), "out of reach node node-1 does not answer"),
+        (Run(job(), BOTH, record=record("waiting", joined=1)), "joining 1/2"),
+        (Run(job(), (running(0), ended(1, 75)), record=record("waiting", joined=1)), "joining 1/2"),
+        (Run(job(), BOTH, record=record("data")), "loading"),
+        (Run(job(), BOTH, record=record("compiling", step=0, steps=9)), "compiling"),
+        (Run(job(), BOTH, record=record("training", step=45, steps=100)), "training 45%"),
+        (Run(job(), BOTH, record=record("restarting", step=45, steps=100)), "starting"),
+        (Run(job(), BOTH, record=record("evaluating", step=9, steps=9)), "evaluating"),
+        (Run(job(), BOTH, record=record("publishing", step=9, steps=9)), "publishing"),
+    ],
+)
+def test_a_run_on_its_way(run: Run, said: str) -> None:
+    """It has not ended, and its state says how far it is."""
+    assert str(state(run)) == said
+    assert (state(run).ended, state(run).code) == (False, None)
+
+
+@pytest.mark.parametrize("condition", ["SuccessCriteriaMet", "Complete"])
+def test_published(condition: str) -> None:
+    """Either condition means it, and the accuracy is that in rank 0's termination message."""
+    pods = (ended(0, 75), ended(0, 0, 1, "Completed", told(0, "promoted", "first", accuracy=0.9261)), running(1))
+    assert state(Run(job(2, condition), pods)) == State("published", ended=True, code=0, accuracy=0.9261)
+    assert state(Run(job(2, condition))) == State("published", ended=True, code=0)
+
+
+@pytest.mark.parametrize("before", ["", "published before: "])
+def test_kept(before: str) -> None:
+    """Where `latest` did not move, the state says why, also where the run was started again since."""
+    pods = (ended(0, 0, message=told(0, "kept", f"{before}the present latest, a, began later", accuracy=0.9)),)
+    found = State("published", "kept, for the present latest, a, began later", ended=True, code=0, accuracy=0.9)
+    assert state(Run(job(2, "Complete"), pods)) == found
+
+
+@pytest.mark.parametrize("condition", ["FailureTarget", "Failed"])
+def test_rejected(condition: str) -> None:
+    """Code 69 is no failure to show; without its pod, the condition still tells of it."""
+    message = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 69 matching FailJob rule at index 1"
+    failed = job(2, condition, "PodFailurePolicy", message)
+    pods = (ended(0, 69, message=told(69, "rejected", "too bad", accuracy=0.5)), ended(1, 75))
+    assert state(Run(failed, pods)) == State("rejected", "too bad", ended=True, code=69, accuracy=0.5)
+    assert str(state(Run(failed, pods))) == "rejected: too bad"
+    assert state(Run(failed)) == State("rejected", ended=True, code=69)
+
+
+def test_failed_at_once() -> None:
+    """The reason and the code are those of the worker that failed it, not of one that was told to stop before."""
+    message = "Container trainer for pod team/demo-1-aaaa0 failed with exit code 64 matching FailJob rule at index 1"
+    failed = job(2, "Failed", "PodFailurePolicy", message)
+    pods = (
+        ended(0, 75, message=told(75, "stopped", "told to stop")),
+        ended(1, 64, message=told(64, "run-taken", "no")),
+    )
+    assert state(Run(failed, pods)) == State("failed", "run-taken", ended=True, code=64)
+    assert state(Run(failed)) == State("failed", "usage", ended=True, code=64)
+
+
+def test_given_up() -> None:
+    """The reason is the first cause's, the code that with which the worker was given up."""
+    failed = job(2, "Failed", "MaxFailedIndexesExceeded", "too many", failedIndexes="1")
+    pods = (
+        ended(0, 75, message=told(75, "peers-missing", "worker 1 had not come")),
+        ended(1, 137, 0, "OOMKilled"),
+        ended(1, 75, 1, message=told(75, "restarts-used-up", "gave up")),
+    )
+    assert state(Run(failed, pods)) == State("failed", "out-of-memory", ended=True, code=75)
+    assert state(Run(failed)) == State("failed", "max-failed-indexes-exceeded", ended=True)
+
+
+def test_too_late() -> None:
+    """A run that passed its deadline failed without a worker's code."""
+    failed = job(2, "FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline")
+    assert state(Run(failed)) == State("failed", "deadline-exceeded", ended=True)
+
+
+def test_suspended() -> None:
+    """A suspended Job is queued where it names a queue, and cancelled where `cancel` says so."""
+    run = Run(job())
+    run.job["spec"]["suspend"] = True
+    assert str(state(run)) == "suspended"
+    run.job["metadata"]["labels"][QUEUE_LABEL] = "night"
+    assert str(state(run)) == "queued"
+    run.job["metadata"]["annotations"] = {CANCELLED: "2026"}
+    assert str(state(run)) == "cancelled"
+
+
+def test_the_newest_pod_of_each_rank_counts() -> None:
+    """A worker whose pod failed and was replaced runs."""
+    run = Run(job(), (running(1, number=1), ended(1, int(Exit.TRY_AGAIN)), running(0)))
+    assert [found["metadata"]["name"] for found in run.newest.values()] == ["demo-0-aaaa0", "demo-1-aaaa1"]
+    assert str(state(dataclasses.replace(run, record=record("training", step=1, steps=2)))) == "training 50%"
+
+
+def test_pods_of_a_job_before_are_none_of_its_own() -> None:
+    """A Job that was deleted and made again has not the pods that the first left."""
+    new, old = pod(0, number=1), pod(0)
+    new["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "job"
+    old["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "before"
+    assert own(job(), [old, new]) == (new,)

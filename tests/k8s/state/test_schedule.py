@@ -1,0 +1,414 @@
+"""Schedules as status, why, suspend, resume and cancel show and change them."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from k8s.api.errors import LauncherError
+from k8s.commands import cancel, overlap, resume, status, suspend, why
+from k8s.state import schedule as schedules
+from k8s.state.names import APP, NAME_LABEL, RUNS, SINCE
+from k8s.state.run import Run, gather
+from k8s.state.schedule import Schedule
+from tests.k8s.fakes import FakeCluster
+from tests.k8s.objects import event, job
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+NOW = datetime(2026, 1, 10, 12, 0, tzinfo=UTC)
+LAST = "2026-01-10T02:00:00Z"  # when a run started last
+RESUMED = {"metadata": {"annotations": {SINCE: "2026-01-10T12:00:00Z"}}, "spec": {"suspend": False}}
+MESSAGE = "Container trainer for pod team/run-0-aaaaa failed with exit code 76 matching FailJob rule at index 1"
+
+
+def cronjob(*active: str, last: str | None = LAST, **spec: Any) -> Object:
+    """The schedule `nightly`, at two o'clock, with these active Jobs."""
+    metadata = {"name": "nightly", "uid": "nightly-uid", "labels": {NAME_LABEL: APP}, "resourceVersion": "1"}
+    listed = {"active": [{"name": name, "uid": name} for name in active]}
+    template = {"spec": {"completions": 2}}
+    return {
+        "kind": "CronJob",
+        "metadata": metadata | {"creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {
+            "schedule": "0 2 * * *",
+            "startingDeadlineSeconds": 3600,
+            "failedJobsHistoryLimit": 10,
+            "jobTemplate": template,
+            **spec,
+        },
+        "status": listed | ({"lastScheduleTime": last} if last else {}),
+    }
+
+
+def child(day: int, condition: str = "", *, suspend: bool = False, **told: str) -> Object:
+    """The schedule's Job of a day."""
+    made = job(2, condition, **told)
+    stamp = {"creationTimestamp": f"2026-01-{day:02}T02:00:00Z", "name": f"nightly-{day}", "uid": f"nightly-{day}"}
+    made["metadata"] |= {**stamp, "ownerReferences": overlap.owned_by(cronjob())}
+    made["spec"]["suspend"] = suspend
+    return {"kind": "Job", **made}
+
+
+def failed(day: int) -> Object:
+    """One that failed, its pods gone."""
+    return child(day, "Failed", reason="PodFailurePolicy", message=MESSAGE)
+
+
+def seen(found: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Schedule:
+    """A schedule with its runs."""
+    return Schedule(found, tuple(Run(one) for one in jobs), events)
+
+
+def of(reason: str, message: str, day: int = 10) -> Object:
+    """An event of the CronJob, of a start of that day."""
+    made = event("CronJob", "nightly", reason, message) | {"lastTimestamp": f"2026-01-{day:02}T02:00:01Z"}
+    made["involvedObject"]["uid"] = "nightly-uid"
+    return {"kind": "Event", "metadata": {"name": reason}, **made}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "state", "when", "missed", "last", "failures"),
+    [
+        (
+            seen(
+                cronjob(last=None),
+            ),
+            "waiting",
+            "2026-01-11T02:00:00+00:00",
+            "2026-01-10T02:00:00+00:00",
+            None,
+            0,
+        ),
+        (seen(cronjob(), child(10, "Complete")), "waiting", "2026-01-11T02:00:00+00:00", None, "published", 0),
+        (
+            seen(cronjob("nightly-10"), child(10), failed(9), failed(8), child(7, "Complete"), failed(6)),
+            "running nightly-10",
+            "2026-01-11T02:00:00+00:00",
+            None,
+            "failed",
+            2,
+        ),
+        (
+            seen(cronjob("nightly-9", last="2026-01-09T02:00:00Z"), child(9, suspend=True), failed(8)),
+            "held up nightly-9",
+            "2026-01-11T02:00:00+00:00",
+            "2026-01-10T02:00:00+00:00",
+            "failed",
+            1,
+        ),
+        (
+            seen(cronjob("nightly-10", suspend=True), child(10)),
+            "suspended nightly-10 goes on",
+            None,
+            None,
+            None,
+            0,
+        ),
+        (
+            seen(cronjob(schedule="30 1 * * *", timeZone="Asia/Kathmandu"), child(10, "Complete")),
+            "waiting",
+            "2026-01-11T01:30:00+05:45",
+            None,
+            "published",
+            0,
+        ),
+        (seen(cronjob(schedule="@every 1h"), child(10, "Complete")), "waiting", None, None, "published", 0),
+    ],
+    ids=["new", "well", "running", "held up", "suspended", "elsewhere", "unknown times"],
+)
+def test_line(
+    schedule: Schedule, state: str, when: str | None, missed: str | None, last: str | None, failures: int
+) -> None:
+    """Its state, its next start and one that was missed in its own zone, its last result, its failures in a row."""
+    found = schedules.line(schedule, NOW)
+    assert f"{found['state']} {found['detail']}".strip() == state
+    assert (found["next"], found["missed"], found["failures"]) == (when, missed, failures)
+    assert (found["last"] and found["last"]["state"]) == last
+    assert (found["name"], found["workers"], found["age_s"]) == ("nightly", 2, 9.5 * 86_400)
+
+
+@pytest.mark.parametrize(
+    ("since", "missed"),
+    [(None, True), ("2026-01-10T01:59:00Z", True), ("2026-01-10T02:01:00Z", False)],
+)
+def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) -> None:
+    """A start counts from when the schedule got its times or was resumed, though the cluster still makes it up."""
+    found = cronjob(last="2026-01-09T02:00:00Z")
+    found["metadata"]["annotations"] = {SINCE: since} if since else {}
+    made = seen(found, child(9, "Complete"))
+    assert (made.missed(NOW) is not None) == missed
+    cause = schedules.cause(made, NOW)
+    assert (cause and cause.reason) == ("schedule-missed" if missed else None)
+    assert made.late(NOW) is None
+    assert made.late(NOW.replace(hour=2, minute=30)) == NOW.replace(hour=2)
+
+
+def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the commands take NOW for the present time."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return NOW.astimezone(tz)
+
+    for module in (status, why, resume):
+        monkeypatch.setattr(module, "datetime", Clock)
+
+
+def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All schedules stand under the runs; one of them is shown with its own runs and its events."""
+    at_noon(monkeypatch)
+    other = {"kind": "Job", **job(1, "Complete")}
+    cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"), other, of("SuccessfulCreate", "Created job"))
+    monkeypatch.setattr(cluster, "namespace", "here")
+    status.run(argparse.Namespace(name=None, output="json", watch=False), cluster.given)
+    found = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in found["runs"]] == ["nightly-10", "nightly-9", "demo"]
+    assert [(one["name"], one["failures"]) for one in found["schedules"]] == [("nightly", 1)]
+    status.run(argparse.Namespace(name="nightly", output="json", watch=False), cluster.given)
+    found = json.loads(capsys.readouterr().out)
+    assert [(run["name"], run["state"]) for run in found["history"]] == [
+        ("nightly-10", "failed"),
+        ("nightly-9", "published"),
+    ]
+    assert [told["reason"] for told in found["events"]] == ["SuccessfulCreate"]
+    assert (found["failures"], found["failures_at_least"]) == (1, False)
+    for name in ("nightly", None):
+        status.run(argparse.Namespace(name=name, output="text", watch=False), cluster.given)
+        text = " ".join(capsys.readouterr().out.split())
+        assert "schedule state starts next missed last run failures" in text
+        assert "nightly-9 published" in text
+
+
+def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is listed again and again is known by two watches, however many runs the schedule has."""
+    at_noon(monkeypatch)
+    cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"))
+    listed, kept = list[tuple[str, str]](), list[tuple[str, str]]()
+    select, looks = cluster.select, itertools.count()
+
+    def listing(kind: str, selector: str = "", fields: str = "") -> list[Object]:
+        listed.append((kind, selector))
+        return select(kind, selector, fields)
+
+    def sleep(_: float) -> None:
+        cluster.objects["CronJob", "nightly"]["spec"]["suspend"] = True
+        if next(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "select", listing)
+    monkeypatch.setattr(cluster, "keep", lambda *what: kept.append(what), raising=False)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        status.run(argparse.Namespace(name="nightly", output="text", watch=True), cluster.given)
+    assert capsys.readouterr().out == "nightly: waiting\nnightly: suspended\n"
+    assert kept == [("Pod", RUNS), ("Job", RUNS)]
+    assert set(listed) == {*kept, ("Event", "")}
+
+
+@pytest.mark.parametrize(
+    ("objects", "state", "reason", "sentence"),
+    [
+        ([cronjob(suspend=True)], "suspended", "schedule-suspended", "it is suspended, and starts no run"),
+        (
+            [cronjob("nightly-10"), child(10, suspend=True)],
+            "held up nightly-10",
+            "schedule-held-up",
+            "it starts no run, for nightly-10 has not ended: it is suspended",
+        ),
+        (
+            [cronjob(last="2026-01-09T02:00:00Z"), of("JobAlreadyActive", "Not starting job")],
+            "waiting",
+            "schedule-overlap",
+            "its run of 2026-01-10 02:00 UTC was not started: another run had not ended",
+        ),
+        (
+            [cronjob(last="2026-01-09T02:00:00Z"), of("FailedCreate", "Error creating job: exceeded quota")],
+            "waiting",
+            "schedule-missed",
+            "its run of 2026-01-10 02:00 UTC was not started: Error creating job: exceeded quota",
+        ),
+        (
+            [cronjob(last="2026-01-09T02:00:00Z"), of("JobAlreadyActive", "Not starting job", day=9)],
+            "waiting",
+            "schedule-missed",
+            (
+                "its run of 2026-01-10 02:00 UTC was not started: "
+                "the schedule was suspended or another then, or the cluster's CronJob controller away for 3600 s"
+            ),
+        ),
+        (
+            [cronjob(), failed(10), failed(9)],
+            "waiting",
+            "loss-not-finite",
+            (
+                "its last run nightly-10 failed, the last of 2 in a row: "
+                "worker 0 ended with 76 (loss-not-finite); its pod is gone, and what it said with it"
+            ),
+        ),
+        (
+            [cronjob(), child(10, "Complete")],
+            "waiting",
+            "published",
+            (
+                "nothing is wrong: its last run nightly-10 published a model; "
+                "the next run starts at 2026-01-11 02:00 UTC"
+            ),
+        ),
+        (
+            [cronjob(), *map(failed, range(1, 11))],
+            "waiting",
+            "loss-not-finite",
+            (
+                "its last run nightly-10 failed, the last of at least 10 in a row: "
+                "worker 0 ended with 76 (loss-not-finite); its pod is gone, and what it said with it"
+            ),
+        ),
+        (
+            [cronjob(schedule="@every 1h"), child(10, "Complete")],
+            "waiting",
+            "published",
+            (
+                "nothing is wrong: its last run nightly-10 published a model; its times are not known here: CRON must "
+                "have five fields or be one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, not "
+                "'@every 1h'"
+            ),
+        ),
+        (
+            [cronjob("nightly-10"), child(10)],
+            "running nightly-10",
+            "running",
+            "nothing is wrong: nightly-10 goes on; the next run starts at 2026-01-11 02:00 UTC",
+        ),
+    ],
+    ids=[
+        "suspended",
+        "held up",
+        "overlap",
+        "refused",
+        "no controller",
+        "failed",
+        "well",
+        "failed, all",
+        "other times",
+        "running",
+    ],
+)
+def test_why(
+    objects: list[Object],
+    state: str,
+    reason: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What keeps it from starting runs comes first, then why its last one failed."""
+    at_noon(monkeypatch)
+    assert why.run(argparse.Namespace(name="nightly", output="json"), FakeCluster(*objects).given) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"{found['state']} {found['detail']}".strip() == state
+    assert (found["reason"], found["sentence"]) == (reason, sentence)
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "change", "said"),
+    [
+        (
+            suspend,
+            cronjob("nightly-10"),
+            {"spec": {"suspend": True}},
+            (
+                "nightly is suspended: it starts no run until `mnist-job resume nightly`; "
+                "nightly-10 is left alone: `mnist-job suspend nightly-10` stops it too"
+            ),
+        ),
+        (
+            suspend,
+            cronjob(suspend=True),
+            None,
+            "nightly is suspended already; `mnist-job resume nightly` goes on with it",
+        ),
+        (
+            resume,
+            cronjob(suspend=True),
+            RESUMED,
+            "nightly goes on: the next run starts at 2026-01-11 02:00 UTC",
+        ),
+        (
+            resume,
+            cronjob(suspend=True, schedule="30 11 * * *"),
+            RESUMED,
+            (
+                "nightly goes on: the next run starts at 2026-01-11 11:30 UTC, "
+                "and that of 11:30, which was missed, at once"
+            ),
+        ),
+        (
+            resume,
+            cronjob("nightly-10", suspend=True, schedule="30 11 * * *"),
+            RESUMED,
+            (
+                "nightly goes on: the next run starts at 2026-01-11 11:30 UTC, "
+                "and that of 11:30, which was missed, after nightly-10"
+            ),
+        ),
+        (resume, cronjob(), None, "nightly is not suspended: it goes on as it is"),
+    ],
+)
+def test_suspend_and_resume(
+    command: Any,
+    before: Object,
+    change: Object | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A schedule is stopped and goes on by itself, without its runs."""
+    at_noon(monkeypatch)
+    cluster = FakeCluster(before, child(10))
+    assert command.run(argparse.Namespace(name="nightly", output="text"), cluster.given) == 0
+    assert cluster.asked == ([("patch", "CronJob", change)] if change else [])
+    assert capsys.readouterr().out == said + "\n"
+
+
+def test_cancel(capsys: pytest.CaptureFixture[str]) -> None:
+    """The CronJob is deleted, and its Jobs stay."""
+    cluster = FakeCluster(cronjob("nightly-10"), child(10), child(9, "Complete"))
+    cancel.run(argparse.Namespace(name="nightly", output="json"), cluster.given)
+    assert cluster.asked == [("orphan", "CronJob", "nightly")]
+    assert json.loads(capsys.readouterr().out) == {
+        "name": "nightly",
+        "namespace": "here",
+        "state": "cancelled",
+        "changed": True,
+        "message": (
+            "nightly is cancelled: its CronJob is deleted; its runs and their models stay; "
+            "nightly-10 is left alone: `mnist-job cancel nightly-10` ends it too"
+        ),
+    }
+
+
+def test_what_is_for_runs_alone() -> None:
+    """A command that takes no schedule says where its runs are."""
+    with pytest.raises(LauncherError) as refused:
+        gather(FakeCluster(cronjob()).given(), "nightly")
+    assert str(refused.value) == "nightly is a schedule, and no run; `mnist-job status nightly` lists its runs"
+
+
+def test_a_schedule_that_goes() -> None:
+    """Deleted, though its Jobs are still to be let go, it is no schedule any more, for no command."""
+    going = cronjob()
+    going["metadata"]["deletionTimestamp"] = LAST
+    cluster = FakeCluster(going).given()
+    with pytest.raises(LauncherError, match="there is no schedule nightly in namespace here"):
+        schedules.get(cluster, "nightly")
+    with pytest.raises(LauncherError, match="there is no run nightly in namespace here"):
+        cancel.run(argparse.Namespace(name="nightly", output="text"), lambda: cluster)
