@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.training = tuple(words[training + 1 :])
         if arguments.training and not arguments.takes_training:
             raise usage(f"{arguments.command} takes no training flags", "leave out what follows --")
-        reach = functools.cache(functools.partial(connect, arguments.context, arguments.namespace, note))
-        status: int = COMMANDS[arguments.command].run(arguments, reach)
+        connected = functools.cache(functools.partial(connect, arguments.context, arguments.namespace, note))
+        status: int = COMMANDS[arguments.command].run(arguments, connected)
     except JobError as error:
         return fail(error, error.code)
     except LauncherError as error:

@@ -8,8 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.api.refusals import http_errors, innermost, plainly, refusal
+from k8s.api.errors import ApiError, LauncherError, Status, http_errors, innermost, plainly, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["add_flags", "run"]
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Cancel a run or a schedule; returns the exit status."""
-    cluster = reach()
+    cluster = connect()
     if found := schedules.find(cluster, arguments.name):
         return cancel_schedule(arguments, cluster, schedules.gather(cluster, found))
     decide_now = functools.partial(decide, at=datetime.now(UTC))

@@ -28,12 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     helper.add_flags(parser)
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Compare the runs; returns the exit status."""
     page: Path | None = arguments.html
     if page and not page.absolute().parent.is_dir():
         raise usage(f"--html {page} cannot be written: there is no folder {page.parent}")
-    cluster = reach()
+    cluster = connect()
     place = helper.place(cluster, None, arguments.image, arguments.claim)
     words = ["compare", OUTPUT, *(["--json"] if arguments.output == "json" else [])]
     with helper.opened(cluster, place) as pod:

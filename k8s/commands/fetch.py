@@ -41,11 +41,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     helper.add_flags(parser)
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Fetch a model; returns the exit status."""
     if arguments.name != LATEST:
         check_name(arguments.name, 1, "NAME")
-    cluster = reach()
+    cluster = connect()
     name = arguments.name
     place = helper.place(cluster, None if name == LATEST else name, arguments.image, arguments.claim)
     with helper.opened(cluster, place) as pod:

@@ -46,14 +46,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--no-follow", action="store_true", help="show what is there, and end")
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Show the logs of a run; returns the exit status."""
     try:
         pattern = re.compile(arguments.grep or "")
     except re.error as error:
         raise usage(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
     since = int(time.time()) - seconds("--since", arguments.since) if arguments.since else 0
-    cluster = reach()
+    cluster = connect()
     job = job_of(cluster, arguments.name)
     workers = Run(job).workers
     for rank in arguments.rank:

@@ -54,12 +54,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_submission_flags(parser)
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Make all checks; returns the exit status."""
     from k8s.commands.submit import prepare, read  # noqa: PLC0415 - submit calls this module
 
     submission = read(arguments, datetime.now(UTC))
-    cluster = reach()
+    cluster = connect()
     job, claim = prepare(cluster, submission)
     found = checks(cluster, job, claim)
     if arguments.output == "json":

@@ -22,11 +22,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     helper.add_flags(parser)
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Promote a run; returns the exit status."""
     name = arguments.name
     check_name(name, 1, "NAME")
-    cluster = reach()
+    cluster = connect()
     place = helper.place(cluster, name, arguments.image, arguments.claim)
     with helper.opened(cluster, place, writes=True) as pod:
         was = pod.output(["readlink", f"{OUTPUT}/latest"])[1].decode(errors="replace").strip()

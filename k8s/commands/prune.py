@@ -36,11 +36,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     helper.add_flags(parser)
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Prune; returns the exit status."""
     as_json = arguments.output == "json"
     on_volume.check(arguments, as_json=as_json)
-    cluster = reach()
+    cluster = connect()
     if not arguments.dry_run:
         permissions.require(cluster, [("delete", "Job", "")], "runner")
     place = helper.place(cluster, None, arguments.image, arguments.claim)

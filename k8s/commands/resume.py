@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["add_flags", "run"]
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Resume a run or a schedule; returns the exit status."""
-    cluster = reach()
+    cluster = connect()
     if found := schedules.find(cluster, arguments.name):
         return schedules.change(arguments, cluster, decide_schedule(schedules.Schedule(found), datetime.now(UTC)))
     return control.decide_and_send(arguments, cluster, decide, functools.partial(overlap.enter, cluster))

@@ -57,7 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s NAME [FLAGS] [-- MORE TRAINING FLAGS]"
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Start a run again; returns the exit status."""
     submission = Submission(
         name=arguments.name,
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
         deadline_s=config.seconds("--deadline", arguments.deadline) if arguments.deadline else None,
         arguments=arguments.training,
     )
-    cluster = reach()
+    cluster = connect()
     found = gather(cluster, arguments.name)
     refuse_unended(found)
     new = again(found.job, submission)

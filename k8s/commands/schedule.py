@@ -47,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s CRON [FLAGS] [-- TRAINING FLAGS]"
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Make a schedule, or change the one of that name; returns the exit status."""
     times, _ = cron.parse(arguments.cron), cron.time_zone(arguments.timezone)
     arguments.name = arguments.name or render.check_arguments(arguments.training).dataset.replace("_", "-")
@@ -63,12 +63,12 @@ def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
 
     def tried(job: Object) -> Object:
         new = scheduled(job)
-        send(reach(), new, there_is(reach(), arguments.name), dry_run=True)
+        send(connect(), new, there_is(connect(), arguments.name), dry_run=True)
         return new
 
     if arguments.dry_run:
-        return submit.show(arguments, submission, reach, scheduled if arguments.dry_run == "client" else tried)
-    cluster = reach()
+        return submit.show(arguments, submission, connect, scheduled if arguments.dry_run == "client" else tried)
+    cluster = connect()
     job, claim = submit.prepare(cluster, submission)
     new = scheduled(job)
     old = there_is(cluster, arguments.name)

@@ -41,9 +41,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="show it again and again, until the run has ended")
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Show the runs; returns the exit status."""
-    cluster = reach()
+    cluster = connect()
     if not arguments.watch:
         show(look(cluster, arguments.name), arguments.output)
         return 0

@@ -68,12 +68,12 @@ def add_submission_flags(
     add("--data", metavar="CLAIM", help="a claim with the dataset, read-only at /data (default: the image's dataset)")
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Submit a run; returns the exit status."""
     submission = read(arguments, datetime.now(UTC))
     if arguments.dry_run:
-        return show(arguments, submission, reach)
-    cluster = reach()
+        return show(arguments, submission, connect)
+    cluster = connect()
     job = send(cluster, submission)
     name = job["metadata"]["name"]
     if arguments.output == "json":
@@ -120,7 +120,7 @@ def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | 
 def show(
     arguments: argparse.Namespace,
     submission: Submission,
-    reach: Callable[[], Cluster],
+    connect: Callable[[], Cluster],
     made_of: Callable[[Object], Object] = lambda job: job,
 ) -> int:
     """Print what would be sent, as `kubectl apply -f -` takes it; returns the exit status.
@@ -128,7 +128,7 @@ def show(
     Args:
         arguments: the command's, with its --dry-run.
         submission: what is asked for.
-        reach: gives the cluster, if it is to be asked.
+        connect: gives the cluster, if it is to be asked.
         made_of: gives what is sent instead of the Job.
     """
     import yaml  # noqa: PLC0415 - not needed for a command's --help
@@ -136,7 +136,7 @@ def show(
     if arguments.dry_run == "client":
         namespace, (setup, job) = arguments.namespace, for_no_cluster(submission)
     else:
-        cluster = reach()
+        cluster = connect()
         namespace, (job, _) = cluster.namespace, prepare(cluster, submission)
         setup = absent(cluster, job)
     objects = [*setup, made_of(job)]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["add_flags", "run"]
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Suspend a run or a schedule; returns the exit status."""
-    cluster = reach()
+    cluster = connect()
     if found := schedules.find(cluster, arguments.name):
         return schedules.change(arguments, cluster, decide_schedule(schedules.gather(cluster, found)))
     return control.decide_and_send(arguments, cluster, decide)

@@ -29,9 +29,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the schedule")
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Start a run of a schedule; returns the exit status."""
-    cluster = reach()
+    cluster = connect()
     schedule = schedules.get(cluster, arguments.name)
     overlap.check_rights(cluster)
     overlap.refuse_taken(cluster, schedule)

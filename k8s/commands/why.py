@@ -44,9 +44,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the run or the schedule")
 
 
-def run(arguments: argparse.Namespace, reach: Callable[[], Cluster]) -> int:
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Explain a run; returns the exit status."""
-    cluster = reach()
+    cluster = connect()
     if cronjob := schedules.find(cluster, arguments.name):
         schedule = schedules.gather(cluster, cronjob)
         now, found = State(*schedules.standing(schedule)), explain_schedule(cluster, schedule)

@@ -18,9 +18,8 @@ import k8s.api.cluster
 import k8s.api.kubeconfig
 import k8s.api.requests
 from k8s.api.cluster import Cluster
-from k8s.api.errors import ApiError, LauncherError, Status
+from k8s.api.errors import ApiError, LauncherError, Status, plainly
 from k8s.api.kubeconfig import connect
-from k8s.api.refusals import plainly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
