@@ -14,7 +14,7 @@ from rich.text import Text
 
 from job import telemetry
 from job.errors import Exit
-from job.supervisor.restart_policy import FOLLOWED
+from job.supervisor.restart_policy import CAUSED_BY_PEER
 from job.system import process
 from job.system.files import read_json
 
@@ -149,7 +149,7 @@ class Terminal(Lines):
     def show(self, record: Record) -> None:
         """Show rank 0's record as it is, and of the others why their trainers were started again."""
         if record.phase == "restarting":
-            if record.reason not in FOLLOWED:
+            if record.reason not in CAUSED_BY_PEER:
                 self.note(record.rank, f"{record.message}; starting it again")
             if record.rank == 0 and self._task is not None:
                 self._progress.remove_task(self._task)  # it was not finished, and comes again

@@ -20,7 +20,7 @@ from job import telemetry
 from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, PUBLISHED, Exit, JobError
 from job.local import display as progress
-from job.supervisor.restart_policy import Restarts
+from job.supervisor.restart_policy import RestartPolicy
 from job.system import cpus, process
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def follow(workers: int, events: Events, display: Lines, begin: Callable[[int], 
     """
     failures: dict[int, Record] = {}
     codes: dict[int, int] = {}
-    restarts = [Restarts() for _ in range(workers)]
+    restarts = [RestartPolicy() for _ in range(workers)]
     deadline = float("inf")
     while len(codes) < workers:
         try:
@@ -164,7 +164,7 @@ def follow(workers: int, events: Events, display: Lines, begin: Callable[[int], 
             raise event
         if isinstance(event, int):
             may_succeed = event == Exit.TRY_AGAIN or event > 128
-            if may_succeed and deadline == float("inf") and restarts[rank].again() is not None:
+            if may_succeed and deadline == float("inf") and restarts[rank].next_delay() is not None:
                 display.restarted(rank, event, failures.pop(rank, None))
                 begin(rank)
                 continue
@@ -176,7 +176,7 @@ def follow(workers: int, events: Events, display: Lines, begin: Callable[[int], 
         elif event.phase == "failed":
             failures[rank] = event
         else:
-            restarts[rank].reached(event.step or 0)
+            restarts[rank].record_step(event.step or 0)
             display.show(event)
     if codes.get(0) in PUBLISHED:
         return codes[0]

@@ -10,14 +10,14 @@ from job import telemetry
 LINES = 1000  # that wait at most; the newest, for the last ones say how it ended
 
 
-class Speaker:
+class LineWriter:
     """Writes lines to standard output, in their order."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=LINES)
         self._changed = threading.Condition()
         self._idle = True
-        threading.Thread(target=self._speak, name="speaker", daemon=True).start()
+        threading.Thread(target=self._speak, name="writer", daemon=True).start()
 
     def say(self, line: str) -> None:
         """Have a line written; returns at once."""

@@ -10,15 +10,15 @@ from job.errors import Exit
 from job.system import process
 
 if TYPE_CHECKING:
-    from job.supervisor.trainer_process import Ended
+    from job.supervisor.supervised_process import Ended
     from job.telemetry import Record
 
-FINAL = set(Exit) - {Exit.TRY_AGAIN, Exit.INTERRUPTED}
-EXPLAINED = set(Exit) - {Exit.BUG}  # what a child ends with after a sentence that says it all
+FINAL_CODES = set(Exit) - {Exit.TRY_AGAIN, Exit.INTERRUPTED}
+EXPLAINED_CODES = set(Exit) - {Exit.BUG}  # what a child ends with after a sentence that says it all
 
 
 @dataclass(frozen=True)
-class End:
+class Outcome:
     """How a child, or this worker, ended; as in JobError."""
 
     code: int
@@ -27,7 +27,7 @@ class End:
     hint: str = ""
 
 
-def meaning(ended: Ended, told: Record | None, ours: End | None) -> End:
+def judge(ended: Ended, told: Record | None, ours: Outcome | None) -> Outcome:
     """What the end of a child means.
 
     Args:
@@ -38,17 +38,17 @@ def meaning(ended: Ended, told: Record | None, ours: End | None) -> End:
     code = ended.exit_code
     if told and (told.code == code or is_published(told)):
         hint = "" if is_published(told) else told.hint
-        return End(told.code or 0, told.reason or "", told.message or "", hint or "")
+        return Outcome(told.code or 0, told.reason or "", told.message or "", hint or "")
     if code == Exit.OK:
-        return End(code, "", "")
+        return Outcome(code, "", "")
     if ours:
         return ours
     if ended.code == -signal.SIGKILL and ended.oom_kills > 0:
         hint = "give it more memory, or a smaller --batch-size"
-        return End(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer for memory", hint)
+        return Outcome(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer for memory", hint)
     if ended.code < 0:
-        return End(code, "killed", f"the trainer was killed by {process.killed_by(code)}")
-    return End(code, "unknown-code", f"the trainer ended with {code} and said nothing")
+        return Outcome(code, "killed", f"the trainer was killed by {process.killed_by(code)}")
+    return Outcome(code, "unknown-code", f"the trainer ended with {code} and said nothing")
 
 
 def is_published(told: Record | None) -> bool:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
-from job.supervisor.line_writer import Speaker
+from job.supervisor.line_writer import LineWriter
 from job.supervisor.metrics import Gauges
 from job.telemetry import Record
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from job.cluster import Cluster
     from job.rendezvous.client import Member
     from job.rendezvous.server import Gathering
-    from job.supervisor.restart_policy import Restarts
+    from job.supervisor.restart_policy import RestartPolicy
 
 # Phases through which all go together, whatever the last message, up to a second ago, said.
 IN_STEP = ("joining", "restoring", "compiling", "training", "evaluating", "publishing", "published")
 PROGRESS = ("step", "steps", "checkpoint")
 
 
-class Standing:
+class WorkerStatus:
     """What is known of one worker.
 
     Args:
@@ -34,18 +34,18 @@ class Standing:
         phase: the present one.
         accuracy: the published model's, once it is known.
         gauges: its metrics.
-        speaker: how it is shown on standard output.
+        writer: how it is shown on standard output.
         gathering: rank 0's, where there are several workers.
         member: how its peers are told, where there are any.
     """
 
-    def __init__(self, cluster: Cluster, restarts: Restarts) -> None:
+    def __init__(self, cluster: Cluster, restarts: RestartPolicy) -> None:
         self._cluster, self._restarts = cluster, restarts
         self.workers = cluster.workers
         self.phase = "starting"
         self.accuracy: float | None = None
         self.gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
-        self.speaker = Speaker()
+        self.writer = LineWriter()
         self.gathering: Gathering | None = None
         self.member: Member | None = None
         self._progress: dict[str, int | None] = {}  # the last known of PROGRESS
@@ -87,4 +87,4 @@ class Standing:
                 if rank != record.rank and (other.restarts or other.phase not in {record.phase, *IN_STEP})
             }
             record = dataclasses.replace(record, workers=differing or None)
-        self.speaker.say(telemetry.to_logfmt(record))
+        self.writer.say(telemetry.to_logfmt(record))

@@ -22,11 +22,11 @@ from job.errors import PUBLISHED, Exit, JobError
 from job.rendezvous.client import EVERY_S, Heard, Member, check_apart
 from job.rendezvous.http import serve
 from job.rendezvous.server import Answer, Gathering, Request
-from job.supervisor.outcome import EXPLAINED, FINAL, End, is_published, meaning
-from job.supervisor.restart_policy import FOLLOWED, FOLLOWED_IN_A_ROW, IN_A_ROW, Restarts
-from job.supervisor.status import Standing
-from job.supervisor.trainer_process import Child, Ended
-from job.supervisor.watchdog import STEPPING, Watch
+from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
+from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_PEER_RESTARTS, MAX_RESTARTS, RestartPolicy
+from job.supervisor.status import WorkerStatus
+from job.supervisor.supervised_process import Ended, SupervisedProcess
+from job.supervisor.watchdog import STEPPING, Watchdog
 from job.system import process, termination
 from job.telemetry import Record
 
@@ -55,7 +55,7 @@ def supervise(config: Config, cluster: Cluster) -> int:
     try:
         end = supervisor.run()
     except JobError as error:
-        end = End(error.code, error.reason, error.message, error.hint)
+        end = Outcome(error.code, error.reason, error.message, error.hint)
     supervisor.finish(end)
     return end.code
 
@@ -66,14 +66,14 @@ class Supervisor:
     def __init__(self, config: Config, cluster: Cluster) -> None:
         self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._config, self._cluster = config, cluster
-        self._restarts = Restarts()
-        self._standing = Standing(cluster, self._restarts)
+        self._restarts = RestartPolicy()
+        self._status = WorkerStatus(cluster, self._restarts)
         self._join: Callable[[Request], Answer] | None = None
         self._member: Member | None = None
         self._told = False
         self._child = 0
 
-    def run(self) -> End:
+    def run(self) -> Outcome:
         """Start the trainer as often as it takes.
 
         Raises:
@@ -84,32 +84,32 @@ class Supervisor:
             dataset = fingerprint.read(self._config.data, self._config.dataset)
         except JobError:
             end = self._look()
-            if end and self._standing.phase == "published":  # it needs no data any more
+            if end and self._status.phase == "published":  # it needs no data any more
                 return end
             raise
         if cluster.workers > 1:
             settings = settings_hash(settings_to_match(self._config, dataset))
             if cluster.rank == 0:
                 gathering = Gathering(cluster.run, cluster.job_uid, settings, cluster.workers)
-                self._standing.gathering = gathering
+                self._status.gathering = gathering
                 self._join = functools.partial(gathering.join, wait_s=EVERY_S)
-            self._member = self._standing.member = Member(cluster, settings, self.events, self._join)
+            self._member = self._status.member = Member(cluster, settings, self.events, self._join)
         with self._serve():
             while True:
                 end = self._attempt()
                 if not self._goes_on(end):
                     return end
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: Outcome) -> None:
         """Tell how this worker ended; ends the process where nobody reads it."""
         if end.code not in PUBLISHED:
-            self._standing.say(
+            self._status.say(
                 "failed", code=int(end.code), reason=end.reason, message=end.message, hint=end.hint or None
             )
-        rank, step, accuracy = self._cluster.rank, self._standing.step, self._standing.accuracy
+        rank, step, accuracy = self._cluster.rank, self._status.step, self._status.accuracy
         known = {} if accuracy is None else {"accuracy": accuracy}
         termination.write(end.code, end.reason, end.message, rank=rank, step=step, hint=end.hint, **known)
-        if not self._standing.speaker.drain(DRAIN_S):
+        if not self._status.writer.drain(DRAIN_S):
             os._exit(end.code)
 
     def _serve(self) -> Server:
@@ -117,27 +117,29 @@ class Supervisor:
         # Locally, nobody else is to reach it.
         host = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}.get(host, "")
         try:
-            return serve(host, int(port), self._standing.gauges.text, self._join)
+            return serve(host, int(port), self._status.gauges.text, self._join)
         except OSError as error:
             message = f"the supervisor's port {port} cannot be used: {error.strerror}"
             raise JobError(Exit.TRY_AGAIN, "port-taken", message, "end what uses it") from error
 
-    def _attempt(self) -> End:
+    def _attempt(self) -> Outcome:
         """Gather, and run the trainer to its end, unless there is nothing to train."""
         if end := self._look():
             return end
         gathering, addresses = self._gather()
         cluster = dataclasses.replace(self._cluster, tensorflow=addresses)
-        child = Child("job.supervisor.trainer", self._config, cluster, self._restarts.total, self.events)
+        child = SupervisedProcess("job.supervisor.trainer", self._config, cluster, self._restarts.total, self.events)
         return self._watch(child, gathering)
 
-    def _look(self) -> End | None:
+    def _look(self) -> Outcome | None:
         """How rank 0 ends without training, if it does: the run is published, or its folder is of no use."""
         if self._cluster.rank > 0:
             return None
-        child = Child("job.supervisor.precheck", self._config, self._cluster, self._restarts.total, self.events)
+        child = SupervisedProcess(
+            "job.supervisor.precheck", self._config, self._cluster, self._restarts.total, self.events
+        )
         end = self._watch(child, "")
-        if end.code != Exit.OK or self._standing.phase == "published":
+        if end.code != Exit.OK or self._status.phase == "published":
             return end
         if self._told:
             raise JobError(Exit.TRY_AGAIN, "stopped", "told to stop before the training began", "start it again")
@@ -163,7 +165,7 @@ class Supervisor:
                 now = f"{absent}, and then {event.answer}" if absent else event.answer
                 if now != missing:
                     missing = now
-                    self._standing.say("waiting", message=missing)
+                    self._status.say("waiting", message=missing)
                 continue
             if event.answer.addresses:
                 check_apart(event.answer.addresses)
@@ -181,58 +183,58 @@ class Supervisor:
         raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "see why they did not start")
 
     def _say_joined(self, joined: int) -> None:
-        self._standing.say("waiting", joined=joined, message=f"{joined} of {self._cluster.workers} workers joined")
+        self._status.say("waiting", joined=joined, message=f"{joined} of {self._cluster.workers} workers joined")
 
-    def _watch(self, child: Child, gathering: str) -> End:
+    def _watch(self, child: SupervisedProcess, gathering: str) -> Outcome:
         """Follow a child to its end, and end it where this worker is told to stop, it hangs or others gather anew."""
         self._child = child.pid
-        self._standing.phase = "starting"
-        watch = Watch(child, self._config, self._standing, gathering)
+        self._status.phase = "starting"
+        watch = Watchdog(child, self._config, self._status, gathering)
         while True:
             event = self._next(watch.deadline)
             if isinstance(event, Ended):
                 self._child = 0
-                if watch.ours is None and event.exit_code not in EXPLAINED and not is_published(watch.told):
+                if watch.ours is None and event.exit_code not in EXPLAINED_CODES and not is_published(watch.told):
                     sys.stderr.writelines(event.chatter)
                     sys.stderr.flush()
-                return meaning(event, watch.told, watch.ours)
+                return judge(event, watch.told, watch.ours)
             if isinstance(event, Record):
                 if event.step and event.phase in STEPPING:
-                    self._restarts.reached(event.step)
+                    self._restarts.record_step(event.step)
                 watch.hear(event)
             elif isinstance(event, Stop):
                 self._told = True
-                watch.leave(STOP_S, End(Exit.TRY_AGAIN, "stopped", "told to stop"))
+                watch.leave(STOP_S, Outcome(Exit.TRY_AGAIN, "stopped", "told to stop"))
             elif isinstance(event, Heard) and watch.ours is None and watch.is_over(event):
-                watch.leave(ANEW_S, End(Exit.TRY_AGAIN, "gathering", "the workers gather anew"))
+                watch.leave(ANEW_S, Outcome(Exit.TRY_AGAIN, "gathering", "the workers gather anew"))
             watch.look()
 
-    def _goes_on(self, end: End) -> bool:
+    def _goes_on(self, end: Outcome) -> bool:
         """Whether the trainer is to be started again, once it is time.
 
         Raises:
             JobError: 75 where it was started often enough, or this worker is told to stop.
         """
-        if self._told and end.code not in FINAL:
+        if self._told and end.code not in FINAL_CODES:
             raise JobError(Exit.TRY_AGAIN, "stopped", end.message, "start it again")
-        if end.code in FINAL or end.reason == "run-in-use":
+        if end.code in FINAL_CODES or end.reason == "run-in-use":
             return False
         wait_s: float | None
-        if end.code == Exit.TRY_AGAIN and end.reason in FOLLOWED:
+        if end.code == Exit.TRY_AGAIN and end.reason in CAUSED_BY_PEER:
             wait_s = 0.0
-            if not self._restarts.follow():
-                message = f"lost its peers {FOLLOWED_IN_A_ROW} times in a row without a new step: {end.message}"
+            if not self._restarts.allow_peer_restart():
+                message = f"lost its peers {MAX_PEER_RESTARTS} times in a row without a new step: {end.message}"
                 hint = (
                     "see why the other workers end, and whether TensorFlow's port, 2222 in a cluster, is open to them"
                 )
                 raise JobError(Exit.TRY_AGAIN, "peers-lost", message, hint)
         else:
-            wait_s = self._restarts.again()
+            wait_s = self._restarts.next_delay()
             if wait_s is None:
-                message = f"gave up after {IN_A_ROW} restarts without a new step: {end.message}"
+                message = f"gave up after {MAX_RESTARTS} restarts without a new step: {end.message}"
                 raise JobError(Exit.TRY_AGAIN, "restarts-used-up", message, end.hint or "see the lines above")
-            self._standing.gauges.restarted(end.reason)
-        self._standing.say("restarting", reason=end.reason, message=end.message)
+            self._status.gauges.restarted(end.reason)
+        self._status.say("restarting", reason=end.reason, message=end.message)
         deadline = time.monotonic() + wait_s
         while event := self._next(deadline):
             if isinstance(event, Stop):

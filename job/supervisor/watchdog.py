@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from job.errors import Exit, JobError
-from job.supervisor.outcome import End
+from job.supervisor.outcome import Outcome
 from job.supervisor.status import IN_STEP
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from job.config import Config
     from job.rendezvous.client import Heard
-    from job.supervisor.status import Standing
-    from job.supervisor.trainer_process import Child
+    from job.supervisor.status import WorkerStatus
+    from job.supervisor.supervised_process import SupervisedProcess
     from job.telemetry import Record
 
 STEPPING = {"training", "evaluating"}  # no step in --stall-timeout means here that it hangs
@@ -30,13 +30,13 @@ PAUSED_S = 3.0  # look() is called every second
 GONE_S = 5.0  # from SIGKILL to the end, which is beyond a process whose volume hangs
 
 
-class Watch:
+class Watchdog:
     """One child from its start to its end.
 
     Args:
         child: the process.
         config: the run's settings.
-        standing: what is known of this worker.
+        status: what is known of this worker.
         gathering: the id of the gathering in which it was started; empty where it needs no other workers.
         clock: monotonic seconds.
 
@@ -47,16 +47,16 @@ class Watch:
 
     def __init__(
         self,
-        child: Child,
+        child: SupervisedProcess,
         config: Config,
-        standing: Standing,
+        status: WorkerStatus,
         gathering: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._child, self._config, self._standing, self._gathering = child, config, standing, gathering
+        self._child, self._config, self._status, self._gathering = child, config, status, gathering
         self._clock = clock
         self.told: Record | None = None
-        self.ours: End | None = None
+        self.ours: Outcome | None = None
         self._kill_at = self._gone_at = float("inf")
         # Since when it may be silent: since its last record, since all workers are joining, and since this process
         # was last stopped itself, when what had come could not be read.
@@ -71,7 +71,7 @@ class Watch:
 
     def is_over(self, heard: Heard) -> bool:
         """Whether the child is to end because the workers gather anew. Rank 0 publishes without the others."""
-        phase, alone = self._standing.phase, self._standing.gathering is not None
+        phase, alone = self._status.phase, self._status.gathering is not None
         return heard.is_over(self._gathering) and phase != "published" and not (phase == "publishing" and alone)
 
     def hear(self, record: Record) -> None:
@@ -80,12 +80,12 @@ class Watch:
         if record.phase in {"failed", "published"}:
             self.told = record
         if record.phase != "failed":
-            self._standing.hear(record)
+            self._status.hear(record)
 
-    def leave(self, seconds: float, why: End) -> None:
+    def leave(self, seconds: float, why: Outcome) -> None:
         """Have the child leave within so many seconds, for a first reason; at once where it has nothing to save."""
         self.ours = self.ours or why
-        if self._standing.phase in BEFORE_STEPS:
+        if self._status.phase in BEFORE_STEPS:
             seconds = 0.0
         else:
             self._child.terminate()
@@ -114,46 +114,48 @@ class Watch:
             self._child.kill()
             self._gone_at = now + GONE_S
 
-    def _hangs(self, now: float) -> End | None:
+    def _hangs(self, now: float) -> Outcome | None:
         """Why the child is to be killed, if it is."""
-        phase = self._standing.phase
+        phase = self._status.phase
         quiet_s = now - max(self._heard_at, self._resumed_at)
         if quiet_s >= (patience_s := self._patience()):
-            return End(Exit.TRY_AGAIN, "stalled", f"the trainer made no progress in phase {phase} for {patience_s:g} s")
+            return Outcome(
+                Exit.TRY_AGAIN, "stalled", f"the trainer made no progress in phase {phase} for {patience_s:g} s"
+            )
         if now - max(self._child.sign_at, self._resumed_at) >= SILENT_S:
             message = f"the trainer gave no sign of life in phase {phase} for {SILENT_S:g} s"
-            return End(Exit.TRY_AGAIN, "stalled", message)
+            return Outcome(Exit.TRY_AGAIN, "stalled", message)
         if not self._gathering or phase in {"publishing", "published"}:
             return None
         rank, heard_at = self._longest_silent()
         # A trainer that makes steps has all its peers, whatever became of their supervisors.
         if min(quiet_s, now - max(heard_at, self._resumed_at)) >= SILENT_S:
             message = f"worker {rank} has not been heard of for {SILENT_S:g} s"
-            return End(Exit.TRY_AGAIN, "peer-lost", message)
+            return Outcome(Exit.TRY_AGAIN, "peer-lost", message)
         self._together_at = min(now, self._together_at) if self._all_join() else float("inf")
         if now - max(self._together_at, self._resumed_at) >= JOIN_S:
             message = f"TensorFlow has not joined the workers in {JOIN_S:g} s, though all have come"
             hint = "see whether TensorFlow's port, 2222 in a cluster, is open between them"
-            return End(Exit.TRY_AGAIN, "not-joined", message, hint)
+            return Outcome(Exit.TRY_AGAIN, "not-joined", message, hint)
         return None
 
     def _longest_silent(self) -> tuple[int, float]:
         """The peer that has said nothing for longest, and when it last did; above rank 0 only that one is heard."""
-        if self._standing.gathering:
-            return self._standing.gathering.longest_silent()
-        return 0, self._standing.member.answered_at if self._standing.member else float("inf")
+        if self._status.gathering:
+            return self._status.gathering.longest_silent()
+        return 0, self._status.member.answered_at if self._status.member else float("inf")
 
     def _all_join(self) -> bool:
         """Whether this is rank 0, whose child waits for TensorFlow to join the workers, and all others do so too."""
-        if not self._standing.gathering or self._standing.phase != "joining" or self._child.sign_at < float("inf"):
+        if not self._status.gathering or self._status.phase != "joining" or self._child.sign_at < float("inf"):
             return False
-        heard = self._standing.gathering.heard().values()
+        heard = self._status.gathering.heard().values()
         joining = [one for one in heard if one.gathering == self._gathering and one.phase in IN_STEP]
-        return len(joining) == self._standing.workers
+        return len(joining) == self._status.workers
 
     def _patience(self) -> float:
         """How long the child may say nothing, in seconds."""
-        phase = self._standing.phase
+        phase = self._status.phase
         if phase in STEPPING:
             return float(self._config.stall_timeout)
         if phase == "published":

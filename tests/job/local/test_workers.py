@@ -174,7 +174,7 @@ def test_a_worker_that_is_killed_is_replaced(rank: int, prepared: Path, tmp_path
 def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path) -> None:
     """After three times more without a new step; one sentence names it."""
     with Watched("--data", prepared, "--output", tmp_path, "--name=run", "--workers=2", "--epochs=1000000") as run:
-        for _ in range(restarts.IN_A_ROW + 1):
+        for _ in range(restarts.MAX_RESTARTS + 1):
             deadline = time.monotonic() + processes.DEADLINE_S
             while len(run.supervisors()) < 2 and time.monotonic() < deadline:
                 os.sched_yield()
@@ -185,7 +185,7 @@ def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path
         code, said, _ = run.ended()
     assert code == 128 + signal.SIGKILL
     assert said.splitlines()[-1] == "error: worker 1: the worker was killed by SIGKILL"
-    assert said.count("; started again") == restarts.IN_A_ROW
+    assert said.count("; started again") == restarts.MAX_RESTARTS
 
 
 def test_a_good_run_is_logfmt_on_standard_output_alone(trained: Trained) -> None:

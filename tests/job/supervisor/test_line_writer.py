@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from job import telemetry
-from job.supervisor.line_writer import LINES, Speaker
+from job.supervisor.line_writer import LINES, LineWriter
 
 if TYPE_CHECKING:
     import pytest
@@ -23,13 +23,13 @@ def test_a_reader_that_hangs_holds_up_nobody_and_misses_only_old_lines(monkeypat
         written.append(line)
 
     monkeypatch.setattr(telemetry, "say", say)
-    speaker = Speaker()
-    assert speaker.drain(60)
-    speaker.say("first")
+    writer = LineWriter()
+    assert writer.drain(60)
+    writer.say("first")
     assert begun.wait(60)
     for number in range(3 * LINES):
-        speaker.say(str(number))
-    assert not speaker.drain(0.01)
+        writer.say(str(number))
+    assert not writer.drain(0.01)
     goes_on.set()
-    assert speaker.drain(60)
+    assert writer.drain(60)
     assert written == ["first", *map(str, range(2 * LINES, 3 * LINES))]

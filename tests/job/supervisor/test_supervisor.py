@@ -173,7 +173,7 @@ def test_peers_that_are_lost_each_time_are_given_up(
     """75 where none of so many starts in a row made a new step: they may never reach each other."""
     trainer(tell("failed", code=75, reason="peer-lost", message="a peer was lost") + "exit 75")
     assert supervised(prepared) == Exit.TRY_AGAIN
-    assert starts(tmp_path) == restarts.FOLLOWED_IN_A_ROW
+    assert starts(tmp_path) == restarts.MAX_PEER_RESTARTS
     last = shown(capfd)[0][-1]
     assert (last.phase, last.reason, last.restarts) == ("failed", "peers-lost", 0)
     assert last.message == "lost its peers 20 times in a row without a new step: a peer was lost"
@@ -264,7 +264,7 @@ def test_a_kill_for_memory_is_named(
 ) -> None:
     """SIGKILL while the cgroup's count rose is 71, and final."""
     kills = iter(range(1000))
-    monkeypatch.setattr("job.supervisor.trainer_process.memory.oom_kills", lambda: next(kills))
+    monkeypatch.setattr("job.supervisor.supervised_process.memory.oom_kills", lambda: next(kills))
     trainer("kill -KILL $$")
     assert supervised(prepared) == Exit.OUT_OF_MEMORY
     assert shown(capfd)[0][-1].reason == "out-of-memory"

@@ -10,14 +10,14 @@ from job.cluster import Cluster
 from job.config import Config
 from job.rendezvous.client import Heard, Member
 from job.rendezvous.server import Answer, Gathering, Request
-from job.supervisor.outcome import End
-from job.supervisor.restart_policy import Restarts
-from job.supervisor.status import Standing
-from job.supervisor.watchdog import GOODBYE_S, JOIN_S, SILENT_S, Watch
+from job.supervisor.outcome import Outcome
+from job.supervisor.restart_policy import RestartPolicy
+from job.supervisor.status import WorkerStatus
+from job.supervisor.watchdog import GOODBYE_S, JOIN_S, SILENT_S, Watchdog
 from job.telemetry import Record
 
 if TYPE_CHECKING:
-    from job.supervisor.trainer_process import Child
+    from job.supervisor.supervised_process import SupervisedProcess
 
 WORKERS = 3
 
@@ -33,7 +33,7 @@ class Clock:
 
 
 class Process:
-    """In the place of a Child."""
+    """In the place of a SupervisedProcess."""
 
     def __init__(self) -> None:
         self.sign_at = float("inf")
@@ -55,18 +55,18 @@ class Scene:
     def __init__(self, rank: int) -> None:
         self.clock, self.process = Clock(), Process()
         cluster = Cluster("r", "u", rank, ("a:1",) * WORKERS, ("a:2",) * WORKERS)
-        self.standing = Standing(cluster, Restarts())
+        self.status = WorkerStatus(cluster, RestartPolicy())
         self.requests = [
             Request("r", "u", "s", WORKERS, each, "a", "", f"a:{each + 1}", "", 0) for each in range(WORKERS)
         ]
         self.gathering = Gathering("r", "u", "s", WORKERS, self.clock)
         self.id = [self.gathering.join(request) for request in self.requests][-1].gathering
         if rank == 0:
-            self.standing.gathering = self.gathering
+            self.status.gathering = self.gathering
         else:
-            self.member = self.standing.member = Member(cluster, "s", cast("Any", None), None)
+            self.member = self.status.member = Member(cluster, "s", cast("Any", None), None)
             self.member.answered_at = self.clock()
-        self.watch = Watch(cast("Child", self.process), Config(), self.standing, self.id, self.clock)
+        self.watch = Watchdog(cast("SupervisedProcess", self.process), Config(), self.status, self.id, self.clock)
 
     def hear(self, phase: str, step: int | None = None) -> None:
         """A record comes from the trainer."""
@@ -74,7 +74,7 @@ class Scene:
 
     def peers(self, phase: str, *ranks: int) -> None:
         """These peers say at rank 0's in which phase they are; above it, rank 0 answers."""
-        if self.standing.gathering:
+        if self.status.gathering:
             for rank in ranks:
                 request = Request("r", "u", "s", WORKERS, rank, "a", self.id, f"a:{rank + 1}", phase, 0)
                 self.gathering.join(request)
@@ -119,7 +119,7 @@ def test_a_silent_peer_ends_a_trainer_that_makes_no_steps(scene: Scene) -> None:
     """Rank 0 minds every rank, the others rank 0; the last one that is heard of is not it."""
     scene.pass_s(SILENT_S - 1, 0, 1)
     assert scene.ended_for is None
-    rank = 2 if scene.standing.gathering else 0
+    rank = 2 if scene.status.gathering else 0
     if rank == 0:
         scene.member.answered_at = scene.clock() - SILENT_S + 1
     scene.pass_s(1, *((0, 1) if rank else ()))
@@ -173,7 +173,7 @@ def test_who_publishes_waits_for_no_silent_peer(scene: Scene) -> None:
     anew = Heard(
         Request("r", "u", "s", WORKERS, 1, "a", scene.id, "a:1", "publishing", 0), Answer("new", 1, (0, 2), ())
     )
-    assert scene.watch.is_over(anew) == (scene.standing.gathering is None)
+    assert scene.watch.is_over(anew) == (scene.status.gathering is None)
     scene.hear("published")
     assert not scene.watch.is_over(anew)
     scene.pass_s(GOODBYE_S - 1)
@@ -207,8 +207,8 @@ def test_who_is_told_to_leave_is_killed_in_time() -> None:
     """At once where nothing is to be saved; the first reason stands, and no silence is another."""
     scene = Scene(0)
     scene.hear("training", 1)
-    scene.watch.leave(5, End(75, "stopped", "first"))
-    scene.watch.leave(9, End(75, "gathering", "second"))
+    scene.watch.leave(5, Outcome(75, "stopped", "first"))
+    scene.watch.leave(9, Outcome(75, "gathering", "second"))
     assert scene.process.terminated
     scene.pass_s(4)
     assert not scene.process.killed
@@ -217,7 +217,7 @@ def test_who_is_told_to_leave_is_killed_in_time() -> None:
 
     scene = Scene(0)
     scene.hear("compiling")
-    scene.watch.leave(5, End(75, "stopped", "first"))
+    scene.watch.leave(5, Outcome(75, "stopped", "first"))
     scene.watch.look()
     assert scene.ended_for == ("stopped", "first")
     assert not scene.process.terminated

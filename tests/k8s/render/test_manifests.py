@@ -16,7 +16,7 @@ from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT, Cluster, identify
 from job.config import parse
 from job.errors import Exit
 from job.supervisor import supervisor as supervise
-from job.supervisor.outcome import FINAL
+from job.supervisor.outcome import FINAL_CODES
 from k8s.render import render
 from k8s.render.render import MANIFESTS, Submission
 from k8s.state.names import (
@@ -118,7 +118,7 @@ def test_fatal_exit_codes(overlay: Object) -> None:
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FINAL - {Exit.OK})},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FINAL_CODES - {Exit.OK})},
         },
     ]
 

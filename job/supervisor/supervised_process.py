@@ -42,7 +42,7 @@ class Ended:
         return self.code if self.code >= 0 else 128 - self.code
 
 
-class Child:
+class SupervisedProcess:
     """A running `python -m MODULE`, with the run's flags; its records and then its Ended are put into the queue.
 
     Attributes:
