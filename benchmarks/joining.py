@@ -73,7 +73,7 @@ def join(data: Path, workers: int) -> Joined:
             start_new_session=True,
         )
         try:
-            dataset = fingerprint.read(data, "mnist")
+            dataset = fingerprint.read_fingerprint(data, "mnist")
             settings = settings_hash(settings_to_match(Config(data=data), dataset))
             first = Request("bench", "u", settings, workers, 0, "", "", "", "waiting", 0)
             return asyncio.run(Crowd(supervisor, first, addresses, process.pid).join())

@@ -209,6 +209,12 @@ def settings_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def settings_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name each of settings_to_match() that differs, with both values: `seed 0 and now 3, epochs 5 and now 10`."""
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)} and now {now.get(name)}" for name in names)
+
+
 def parse(arguments: Sequence[str]) -> Config:
     """The Config of a command line of flags alone.
 

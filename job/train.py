@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from job.cluster import Cluster
     from job.config import Config
     from job.dataset.rows import Dataset, Rows
-    from job.output.run_folder import Output
+    from job.output.run_folder import RunFolder
     from job.training.evaluation import Probabilities, Tensors
     from job.training.worker import Worker
 
 
-def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output: Output | None) -> int:
+def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output: RunFolder | None) -> int:
     """Train a model on every worker together, evaluate it on the whole test set, and publish it.
 
     Args:
@@ -193,7 +193,7 @@ def publish(
     config: Config,
     worker: Worker,
     dataset: Dataset,
-    output: Output,
+    output: RunFolder,
     course: Course,
     params: Tensors,
     probabilities: Probabilities,
@@ -203,8 +203,8 @@ def publish(
     images, labels = dataset.test.take(np.arange(dataset.test.count))
     evaluation = report.Evaluation(labels, probabilities)
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    begun = output.begun
-    run = report.Run(
+    begun = output.manifest
+    run = report.RunFacts(
         name=output.run,
         job_uid=output.job_uid,
         started=begun["started"],
@@ -228,11 +228,11 @@ def publish(
         parameters_sha256=digest(arrays),
     )
 
-    written = report.build(run, evaluation)
+    written = report.build_report(run, evaluation)
 
     def fill(folder: Path) -> None:
         export.save(folder / "saved_model" / "1", arrays, dataset.test.shape)
-        report.write(folder, written, evaluation, images, model.layers(arrays))
+        report.write_report(folder, written, evaluation, images, model.layers(arrays))
 
     output.publish(fill)
     return written

@@ -22,7 +22,7 @@ SPLITS = ("train", "test")
 FINGERPRINT = "fingerprint.json"
 
 
-def read(folder: Path, name: str) -> dict[str, Any]:
+def read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
     """The fingerprint of a prepared dataset; its rows are not looked at.
 
     Args:

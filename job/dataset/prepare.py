@@ -65,7 +65,7 @@ def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
         message = f"the data folder {folder} cannot be written: {error.strerror or error}"
         hint = "make it writable or free space there, or name another folder with --data"
         raise JobError(Exit.OUTPUT, "data-unwritable", message, hint) from error
-    made = datasets.load(folder, name)
+    made = datasets.load_dataset(folder, name)
     report(f"{name} is prepared in {folder / name}: {_contents(made)}")
     return made
 
@@ -75,7 +75,7 @@ def _is_prepared(folder: Path, name: str) -> bool:
 
 
 def _open(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
-    found = datasets.load(folder, name)
+    found = datasets.load_dataset(folder, name)
     if _leftovers(folder, name):
         # Of one that was interrupted after its rename, if nobody is at work. They harm nobody: the folder may be
         # read-only too.

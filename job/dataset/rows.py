@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from job.dataset.fingerprint import SPLITS, damaged, unreadable
-from job.dataset.fingerprint import read as fingerprint_of
+from job.dataset.fingerprint import SPLITS, damaged, read_fingerprint, unreadable
 from job.system import files
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Dataset:
     test: Rows
 
 
-def load(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -> Dataset:
+def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -> Dataset:
     """Open a prepared dataset and verify it against its fingerprint.
 
     Rows come from memory where the decoded arrays are there and not above the limit; what is verified is what is
@@ -103,7 +102,7 @@ def load(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -> Datase
     """
     place = folder / name
     try:
-        fingerprint = fingerprint_of(folder, name)
+        fingerprint = read_fingerprint(folder, name)
         in_memory = (place / DECODED).is_dir() and decoded_bytes(fingerprint) <= memory_limit
         if not in_memory and fingerprint["format"] != RANDOM_ACCESS:
             raise damaged(folder, name, f"{place} has {fingerprint['format']} files, which have no random access")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from job.config import settings_hash
+from job.config import settings_differences, settings_hash
 from job.errors import Exit, JobError
-from job.output.run_folder import differences
 from job.system.files import make_folder, sweep, write
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ class Checkpoint:
     params: dict[str, NDArray[np.float32]]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, remove what a killed process left of one, and all but the newest KEEP.
 
     Raises:
@@ -61,7 +59,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         path.unlink()
 
 
-def restore(folder: Path, settings: Mapping[str, Any], warn: Callable[[str], None]) -> Checkpoint | None:
+def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is sound; None where there is none at all.
 
     Args:
@@ -85,7 +83,7 @@ def restore(folder: Path, settings: Mapping[str, Any], warn: Callable[[str], Non
             raise JobError(
                 Exit.SETTINGS,
                 "other-settings",
-                f"the checkpoint {path} was made with {differences(found.settings, settings)}",
+                f"the checkpoint {path} was made with {settings_differences(found.settings, settings)}",
                 "give the same flags again, or another --name",
             )
         return found
@@ -98,66 +96,6 @@ def restore(folder: Path, settings: Mapping[str, Any], warn: Callable[[str], Non
             "put a sound one there, or use another --name to begin anew",
         )
     return None
-
-
-class Writer:
-    """Writes checkpoints in a thread of its own, so that training waits for none. Used by one thread.
-
-    The thread is there from the beginning: who starts one waits until it runs, which took 1 to 4 ms where it began to
-    write at once.
-
-    Attributes:
-        written: the step of the newest that is on the disk; None where none is.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.written: int | None = None
-        self._folder = folder
-        self._changed = threading.Condition()
-        self._waiting: Checkpoint | None = None
-        self._idle = True
-        self._failure: Exception | None = None
-        threading.Thread(target=self._write, name="checkpoints", daemon=True).start()
-
-    def submit(self, checkpoint: Checkpoint) -> None:
-        """Have a checkpoint written, in the place of one that still waits; its arrays must not be changed any more.
-
-        Raises:
-            OSError: an earlier one could not be written, and no more will be.
-        """
-        with self._changed:
-            self._check()
-            self._waiting, self._idle = checkpoint, False
-            self._changed.notify_all()
-
-    def drain(self) -> None:
-        """Wait until all are written.
-
-        Raises:
-            OSError: one could not be written.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._idle)
-            self._check()
-
-    def _check(self) -> None:
-        if self._failure:
-            raise self._failure
-
-    def _write(self) -> None:
-        while not self._failure:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                checkpoint, self._waiting = self._waiting, None
-            if checkpoint:
-                try:
-                    save(self._folder, checkpoint)
-                    self.written = checkpoint.step
-                except Exception as error:  # noqa: BLE001 - whatever it is, the training's thread is to meet it
-                    self._failure = error
-            with self._changed:
-                self._idle = self._waiting is None or self._failure is not None
-                self._changed.notify_all()
 
 
 def _files(folder: Path) -> list[Path]:

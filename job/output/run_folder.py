@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.cluster import LOCAL_UID
-from job.config import check_name, usage
+from job.config import check_name, settings_differences, usage
 from job.errors import Exit, JobError
 from job.output.latest import Latest
 from job.system.files import (
@@ -57,7 +57,7 @@ LOCK_POLL_S = 0.2
 UID = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*")
 
 
-class Output:
+class RunFolder:
     """One run's part of the output folder; only rank 0 makes one.
 
     Args:
@@ -67,7 +67,7 @@ class Output:
         take_over: whether the run may be one that another Job began.
 
     Attributes:
-        begun: with what the run is trained, once begin() has let it: config.json's content, but for what differs in
+        manifest: with what the run is trained, once begin() has let it: config.json's content, but for what differs in
             this start and may.
         checkpoints: the folder of its checkpoints.
     """
@@ -80,7 +80,7 @@ class Output:
         self.folder = root / "runs" / run
         self.checkpoints = self.folder / "checkpoints"
         self.model = root / "models" / run
-        self.begun: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = {}
 
     def probe(self) -> None:
         """Try that the folder can be written and renames within it, and leave it as it was.
@@ -101,7 +101,7 @@ class Output:
                     file.write_bytes(b"")
                     file.rename(Path(name) / "renamed")
 
-    def verdict(self) -> Verdict | None:
+    def published_verdict(self) -> Verdict | None:
         """The verdict of this run where it is published already, made now if promotion was cut short.
 
         Raises:
@@ -135,7 +135,7 @@ class Output:
             self._check_owner()
             lock = self._lock()
         try:
-            published = self.verdict()
+            published = self.published_verdict()
             if published is None:
                 with self.errors():
                     self._sweep()
@@ -144,7 +144,7 @@ class Output:
                         write_json(self.folder / "config.json", description)
                     else:
                         self._check_settings(before["must_match"], description["must_match"])
-                self.begun = {**description, "started": (before or description)["started"]}
+                self.manifest = {**description, "started": (before or description)["started"]}
             yield published
         finally:
             os.close(lock)
@@ -209,7 +209,7 @@ class Output:
             raise JobError(
                 Exit.DATA_DAMAGED, "dataset-other", message, "give it that data again, or use another --name"
             )
-        message = f"run {self.run!r} was begun with {differences(before, now)}"
+        message = f"run {self.run!r} was begun with {settings_differences(before, now)}"
         raise JobError(Exit.SETTINGS, "other-settings", message, "give the same flags again, or another --name")
 
     def publish(self, fill: Callable[[Path], None]) -> None:
@@ -317,9 +317,3 @@ def move_latest(root: Path, run: str) -> str | None:
     with output_errors(root):
         refuse_links(root, run)
         return Latest(root, run).move()
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings that are not the same, each with both values."""
-    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {before.get(name)} and now {now.get(name)}" for name in names)

@@ -149,7 +149,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFacts:
     """What the report tells of a run besides its evaluation; the fields are those of SCHEMA.
 
     settings are Config's fields, fingerprint is fingerprint.json's content, curve and timing as in SCHEMA.
@@ -170,7 +170,7 @@ class Run:
     parameters_sha256: str
 
 
-def build(run: Run, evaluation: Evaluation) -> dict[str, Any]:
+def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
     """The content of report.json; it follows SCHEMA."""
     names = list(run.fingerprint["classes"])
     labels, probabilities = evaluation.labels, evaluation.probabilities
@@ -206,7 +206,7 @@ def build(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def write(
+def write_report(
     folder: Path,
     report: Mapping[str, Any],
     evaluation: Evaluation,
@@ -217,7 +217,7 @@ def write(
 
     Args:
         folder: an existing folder.
-        report: what build() gave.
+        report: what build_report() gave.
         evaluation: what it gave it from.
         images: the test images, uint8 [n, height, width], in the evaluation's order.
         layers: see page.render.

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from job.output.promotion import Candidate
-from job.output.run_folder import Output
+from job.output.run_folder import RunFolder
 from job.supervisor import task
 from job.system.files import read_json
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 def look(config: Config, cluster: Cluster, tell: Teller) -> int:
     """Repeat a published run's promotion and tell its verdict, else try the folder; returns the exit code."""
-    output = Output(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
-    if verdict := output.verdict():
+    output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
+    if verdict := output.published_verdict():
         return tell_published(tell, output, verdict)
     output.probe()
     return 0
 
 
-def tell_published(tell: Teller, output: Output, verdict: Verdict) -> int:
+def tell_published(tell: Teller, output: RunFolder, verdict: Verdict) -> int:
     """Say that the run was published before; returns its exit code."""
     accuracy = None
     with suppress(ValueError, OSError):  # the verdict holds even where the report is damaged since

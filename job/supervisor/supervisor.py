@@ -81,7 +81,7 @@ class Supervisor:
         """
         cluster = self._cluster
         try:
-            dataset = fingerprint.read(self._config.data, self._config.dataset)
+            dataset = fingerprint.read_fingerprint(self._config.data, self._config.dataset)
         except JobError:
             end = self._look()
             if end and self._status.phase == "published":  # it needs no data any more

@@ -16,8 +16,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from job.config import settings_hash, settings_to_match
-from job.dataset.rows import Dataset, load
-from job.output.run_folder import Output
+from job.dataset.rows import Dataset, load_dataset
+from job.output.run_folder import RunFolder
 from job.supervisor import task
 from job.supervisor.precheck import tell_published
 from job.system import cpus, process
@@ -41,7 +41,7 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     with ThreadPoolExecutor(1) as pool:
         # Reading and hashing leave the interpreter free, and importing TensorFlow takes longer than both; but what is
         # wrong with the data is found in a moment, and said before it.
-        loading = pool.submit(load, config.data, config.dataset)
+        loading = pool.submit(load_dataset, config.data, config.dataset)
         if wait([loading], A_MOMENT_S).done:
             loading.result()
         with without("keras"):
@@ -60,7 +60,7 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     worker = Worker(cluster, joined, tell, stop.is_set, began)
     if cluster.rank > 0:
         return train.train_and_evaluate(config, worker, dataset, None)
-    output = Output(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
+    output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
     with output.begin(description(config, cluster, dataset, threads)) as published:
         if published:
             return tell_published(tell, output, published)

@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 from job.errors import Exit, JobError
-from job.output import checkpoint
-from job.output.checkpoint import Checkpoint
+from job.output.checkpoint import Checkpoint, restore_newest
+from job.output.checkpoint_writer import CheckpointWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from job.config import Config
-    from job.output.run_folder import Output
+    from job.output.run_folder import RunFolder
     from job.training.statistics import Course
     from job.training.step import Packing
     from job.training.worker import Worker
 
 
-def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], output: Output) -> Checkpoint | None:
+def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], output: RunFolder) -> Checkpoint | None:
     """The newest sound checkpoint of the run, if it has any; what is damaged, and where it goes on, is told."""
 
     def warn(sentence: str) -> None:
         worker.tell("restoring", reason="checkpoint-damaged", message=sentence)
 
     with output.errors():
-        found = checkpoint.restore(output.checkpoints, must_match, warn)
+        found = restore_newest(output.checkpoints, must_match, warn)
     if found is None:
         return None
     now = worker.cluster.workers
@@ -48,12 +48,10 @@ class Saver:
     """
 
     def __init__(
-        self, worker: Worker, packing: Packing, must_match: Mapping[str, Any], output: Output | None, made: int
+        self, worker: Worker, packing: Packing, must_match: Mapping[str, Any], output: RunFolder | None, made: int
     ) -> None:
         self._worker, self.packing, self._must_match, self._output = worker, packing, dict(must_match), output
-        self._writer = checkpoint.Writer(output.checkpoints) if output else None
-        if self._writer and made:
-            self._writer.written = made
+        self._writer = CheckpointWriter(output.checkpoints, made or None) if output else None
 
     def __enter__(self) -> Self:
         return self

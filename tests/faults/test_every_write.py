@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from job.errors import Exit, JobError
-from job.output.checkpoint import restore
+from job.output.checkpoint import restore_newest
 from job.output.promotion import Verdict
 from job.output.run_folder import move_latest
 from tests.faults import writes
@@ -142,7 +142,7 @@ def after(tmp_path: Path, before: Path) -> dict[str, object]:
 
 def assert_steps(folder: Path, *steps: int) -> None:
     """The newest checkpoint is of one of these steps, 0 for none, and whole; none of them is damaged."""
-    found = restore(folder, writes.SETTINGS, pytest.fail)
+    found = restore_newest(folder, writes.SETTINGS, pytest.fail)
     step = found.step if found else 0
     assert step in steps
     if found:

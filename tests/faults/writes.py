@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import JobError
-from job.output.run_folder import Output, move_latest
+from job.output.run_folder import RunFolder, move_latest
 
 if TYPE_CHECKING:
     from job.output.checkpoint import Checkpoint
@@ -35,15 +35,15 @@ def checkpoint(step: int) -> Checkpoint:
 
 def save(folder: Path, step: int) -> None:
     """Write a checkpoint."""
-    from job.output.checkpoint import save  # noqa: PLC0415
+    from job.output.checkpoint import save_checkpoint  # noqa: PLC0415
 
-    save(folder, checkpoint(step))
+    save_checkpoint(folder, checkpoint(step))
 
 
 def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
     """All that a run does to the output folder: probe it, begin, publish, promote; found published, only the last."""
-    output = Output(root, name, "local")
-    if found := output.verdict():
+    output = RunFolder(root, name, "local")
+    if found := output.published_verdict():
         return found
     output.probe()
     description = {"job_uid": "local", "started": f"2026-11-{day:02}", "settings_hash": "", "must_match": SETTINGS}
@@ -51,7 +51,7 @@ def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
         if found:
             return found
         report = {
-            "run": {"name": name, "started": output.begun["started"]},
+            "run": {"name": name, "started": output.manifest["started"]},
             "dataset": {"test": {"sha256": SETTINGS["test"]}},
             "settings": {"promote": "unless-worse", "min_accuracy": 0.0},
             "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01]},
@@ -73,7 +73,7 @@ def main() -> int:
     what, folder, *rest = sys.argv[1:]
     try:
         if what == "checkpoint":
-            with Output(Path(folder), "new", "local").errors():
+            with RunFolder(Path(folder), "new", "local").errors():
                 save(Path(folder), int(rest[0]))
             return 0
         if what == "promote":

@@ -69,8 +69,8 @@ def forward(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> NDArray[np.f
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.Run:
-    """A run as the trainer tells it; changes are fields of report.Run, or of Config under `settings`."""
+def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.RunFacts:
+    """A run as the trainer tells it; changes are fields of report.RunFacts, or of Config under `settings`."""
     settings = dataclasses.asdict(Config(workers=2, **changes.pop("settings", {})))
     values: dict[str, Any] = {
         "name": name,
@@ -104,7 +104,7 @@ def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) 
         },
         "parameters_sha256": "d" * 64,
     }
-    return report.Run(**values | changes)
+    return report.RunFacts(**values | changes)
 
 
 def evaluation(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> report.Evaluation:
@@ -115,12 +115,14 @@ def evaluation(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> report.Ev
     return report.Evaluation(labels.astype(np.int32), probabilities)
 
 
-def write(folder: Path, told: report.Run, model: Sequence[Layer] | None, pictures: NDArray[np.uint8]) -> dict[str, Any]:
+def write(
+    folder: Path, facts: report.RunFacts, model: Sequence[Layer] | None, pictures: NDArray[np.uint8]
+) -> dict[str, Any]:
     """Write a report on the model (a softmax one where it is None) and give report.json's content."""
-    classes = len(told.fingerprint["classes"])
+    classes = len(facts.fingerprint["classes"])
     evaluated = evaluation(model or layers(784, classes), pictures)
-    built = report.build(told, evaluated)
-    report.write(folder, built, evaluated, pictures, model)
+    built = report.build_report(facts, evaluated)
+    report.write_report(folder, built, evaluated, pictures, model)
     return built
 
 
@@ -136,7 +138,7 @@ def publish(
     folder.mkdir(parents=True)
     probabilities = np.where(np.column_stack([right, ~right]), 0.9, 0.1).astype(np.float32)
     evaluated = report.Evaluation(np.zeros(right.size, np.int32), probabilities)
-    built = report.build(run(name, classes=["no", "yes"], **changes), evaluated)
+    built = report.build_report(run(name, classes=["no", "yes"], **changes), evaluated)
     (folder / "report.json").write_text(json.dumps(built))
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
     np.savez(folder / "predictions.npz", labels=evaluated.labels.astype(np.uint8), predicted=predicted)

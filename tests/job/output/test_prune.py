@@ -18,7 +18,7 @@ from job import __main__ as entry
 from job.errors import Exit, JobError
 from job.output import prune, retention
 from job.output.latest import promotion_lock
-from job.output.run_folder import Output, move_latest
+from job.output.run_folder import RunFolder, move_latest
 from job.system import files
 
 if TYPE_CHECKING:
@@ -179,21 +179,21 @@ def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkey
 def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not train in the folder that was renamed away, but begins anew."""
     planned = retention.plan(output, 1, names=("first",))
-    hold = Output._hold
+    hold = RunFolder._hold
     held: list[int] = []
 
-    def slow(self: Output, lock: int) -> None:
+    def slow(self: RunFolder, lock: int) -> None:
         if not held:
             assert prune.prune(output, planned) == ["first"]
         held.append(lock)
         hold(self, lock)
 
-    monkeypatch.setattr(Output, "_hold", slow)
+    monkeypatch.setattr(RunFolder, "_hold", slow)
     (output / "runs/first/config.json").unlink()
     shutil.rmtree(output / "models/first")
     os.utime(output / "runs/first", (0, 0))
     settings = {"job_uid": "local", "started": "2026-11-20", "must_match": {}}
-    with Output(output, "first", "local").begin(settings) as verdict:
+    with RunFolder(output, "first", "local").begin(settings) as verdict:
         assert verdict is None
         assert len(held) == 2
         assert files.read_json(output / "runs/first/config.json") == settings

@@ -19,7 +19,7 @@ from job.config import Config, settings_hash, settings_to_match
 from job.errors import Exit, JobError
 from job.output import run_folder as publish
 from job.output.promotion import Verdict
-from job.output.run_folder import Output, move_latest
+from job.output.run_folder import RunFolder, move_latest
 from job.system import files
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def fill(
 
 def published(
     root: Path, name: str = "a", accuracy: float = 0.9, started: int = 1, policy: str = "unless-worse"
-) -> Output:
+) -> RunFolder:
     """A run that has been begun and published, and not yet promoted."""
-    output = Output(root, name, "local")
+    output = RunFolder(root, name, "local")
     with output.begin(settings()):
         output.publish(fill(accuracy, started, name, policy=policy))
     return output
@@ -114,7 +114,7 @@ def test_model_that_cannot_be_filled_does_not_appear(tmp_path: Path, error: Base
         raise error
 
     with pytest.raises(type(error)) as caught:
-        Output(tmp_path, "a", "local").publish(broken)
+        RunFolder(tmp_path, "a", "local").publish(broken)
     assert caught.value is error
     assert tree(tmp_path / "models") == before
     assert output.model.is_dir()
@@ -123,7 +123,7 @@ def test_model_that_cannot_be_filled_does_not_appear(tmp_path: Path, error: Base
 def test_everything_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file and folder is flushed under its temporary name, the folders around them once they hold another."""
     flushed: list[tuple[str, bool]] = []
-    output = Output(tmp_path, "a", "local")
+    output = RunFolder(tmp_path, "a", "local")
     for module in (files, publish):
         monkeypatch.setattr(module, "sync", lambda path: flushed.append((str(path), output.model.exists())))
     output.publish(fill())
@@ -159,7 +159,7 @@ def test_next_start_sweeps_what_was_left_half_done(tmp_path: Path) -> None:
     for left in [*kept, *(name.format("a") for name in names)]:
         (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / left).touch()
-    with Output(tmp_path, "a", "local").begin(settings()):
+    with RunFolder(tmp_path, "a", "local").begin(settings()):
         files = {name for name, content in tree(tmp_path).items() if content is not None}
         assert files == {*kept, "runs/a/config.json", "runs/a/lock"}
         assert not list(tmp_path.glob("models/.a.*")) + list(tmp_path.glob(".probe.a.*"))
@@ -170,10 +170,10 @@ def test_run_is_begun_once(tmp_path: Path) -> None:
     first = settings() | {"started": "first"}
     second = settings(workers=3, log_every=7, threads=2, min_accuracy=0.5) | {"started": "second"}
     for config in (first, second):
-        output = Output(tmp_path, "a", "local")
+        output = RunFolder(tmp_path, "a", "local")
         with output.begin(config) as verdict:
             assert verdict is None
-            assert output.begun == config | {"started": "first"}
+            assert output.manifest == config | {"started": "first"}
             assert json.loads((output.folder / "config.json").read_text()) == first
 
 
@@ -181,18 +181,18 @@ def test_run_that_was_published_in_the_meantime_is_not_trained_again(tmp_path: P
     """Who comes to begin a run that another process has published since is given its verdict."""
     verdict = published(tmp_path).promote()
     before = tree(tmp_path)
-    with Output(tmp_path, "a", "local").begin(settings()) as found:
+    with RunFolder(tmp_path, "a", "local").begin(settings()) as found:
         assert found == verdict
     assert tree(tmp_path) == before
 
 
 def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
     """Every difference is named with both values, and nothing is changed."""
-    with Output(tmp_path, "a", "local").begin(settings(batch_size=100, seed=0, learning_rate=1.0)):
+    with RunFolder(tmp_path, "a", "local").begin(settings(batch_size=100, seed=0, learning_rate=1.0)):
         pass
     before = tree(tmp_path)
     changed = settings(batch_size=64, seed=3, learning_rate=0.5)
-    with pytest.raises(JobError) as caught, Output(tmp_path, "a", "local").begin(changed):
+    with pytest.raises(JobError) as caught, RunFolder(tmp_path, "a", "local").begin(changed):
         pytest.fail("begun")
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
     assert caught.value.message == (
@@ -203,13 +203,13 @@ def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
 
 def test_run_of_other_data_is_65(tmp_path: Path) -> None:
     """Whatever else differs too, it is the data that is named, with what to do; nothing is changed."""
-    with Output(tmp_path, "a", "local").begin(settings()):
+    with RunFolder(tmp_path, "a", "local").begin(settings()):
         pass
     before = tree(tmp_path)
     for split in ("train", "test"):
         changed = settings(seed=3)
         changed["must_match"][split] = "c" * 64
-        with pytest.raises(JobError) as caught, Output(tmp_path, "a", "local").begin(changed):
+        with pytest.raises(JobError) as caught, RunFolder(tmp_path, "a", "local").begin(changed):
             pytest.fail("begun")
         assert (caught.value.code, caught.value.reason) == (Exit.DATA_DAMAGED, "dataset-other")
         assert str(caught.value) == "run 'a' was begun on other data; give it that data again, or use another --name"
@@ -220,11 +220,11 @@ def test_name_of_another_job_is_64(tmp_path: Path) -> None:
     """Neither begun nor, once published, taken for this Job's own; nothing is changed."""
     published(tmp_path)
     before = tree(tmp_path)
-    other = Output(tmp_path, "a", "0f6e")
+    other = RunFolder(tmp_path, "a", "0f6e")
     with pytest.raises(JobError) as beginning, other.begin(settings("0f6e")):
         pytest.fail("begun")
     with pytest.raises(JobError) as asking:
-        other.verdict()
+        other.published_verdict()
     for caught in (beginning, asking):
         assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "run-taken")
         assert caught.value.message == "run 'a' belongs to another Job, local"
@@ -235,57 +235,57 @@ def test_name_of_another_job_is_64(tmp_path: Path) -> None:
 def test_run_of_another_job_is_taken_up_when_asked_for(tmp_path: Path) -> None:
     """It goes on as that Job's, keeps its start, must have its settings, and is published once."""
     first = settings("0f6e") | {"started": "first"}
-    with Output(tmp_path, "a", "0f6e").begin(first):
+    with RunFolder(tmp_path, "a", "0f6e").begin(first):
         pass
-    output = Output(tmp_path, "a", "77aa", take_over=True)
+    output = RunFolder(tmp_path, "a", "77aa", take_over=True)
     with pytest.raises(JobError) as caught, output.begin(settings("77aa", seed=1)):
         pytest.fail("begun")
     assert caught.value.code == Exit.SETTINGS
     with output.begin(settings("77aa") | {"started": "second"}) as verdict:
         assert verdict is None
-        assert output.begun == settings("77aa") | {"started": "first"}
+        assert output.manifest == settings("77aa") | {"started": "first"}
         output.publish(fill())
     assert json.loads((output.folder / "config.json").read_text()) == first
-    assert output.verdict() == Output(tmp_path, "a", "0f6e").verdict()
+    assert output.published_verdict() == RunFolder(tmp_path, "a", "0f6e").published_verdict()
 
 
 @pytest.mark.parametrize("job_uid", ["", "../a", "a/b", ".", "a\n"])
 def test_job_cannot_leave_the_folder(tmp_path: Path, job_uid: str) -> None:
     """A Job's UID becomes part of a temporary's name, and is checked like the run's."""
     with pytest.raises(JobError) as caught:
-        Output(tmp_path, "a", job_uid)
+        RunFolder(tmp_path, "a", job_uid)
     assert caught.value.code == Exit.USAGE
 
 
 def test_run_in_training_is_64_for_a_second_process(tmp_path: Path) -> None:
     """The lock is this run's alone, refuses soon, leaves what is half done alone, and is free after the run."""
-    output = Output(tmp_path, "a", "local")
+    output = RunFolder(tmp_path, "a", "local")
     half = tmp_path / "models" / ".a.local"
-    with output.begin(settings()), Output(tmp_path, "b", "local").begin(settings()):
+    with output.begin(settings()), RunFolder(tmp_path, "b", "local").begin(settings()):
         half.mkdir(parents=True)
-        with pytest.raises(JobError) as caught, Output(tmp_path, "a", "local").begin(settings()):
+        with pytest.raises(JobError) as caught, RunFolder(tmp_path, "a", "local").begin(settings()):
             pytest.fail("begun")
         assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "run-in-use")
         assert half.is_dir()
-    with Output(tmp_path, "a", "local").begin(settings()):
+    with RunFolder(tmp_path, "a", "local").begin(settings()):
         assert not half.exists()
 
 
 def test_a_look_at_the_lock_refuses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As prune takes one, to see whether the run is being trained."""
-    with Output(tmp_path, "a", "local").begin(settings()):
+    with RunFolder(tmp_path, "a", "local").begin(settings()):
         pass
     lock = os.open(tmp_path / "runs" / "a" / "lock", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)
     monkeypatch.setattr("job.output.run_folder.time.sleep", lambda _: os.close(lock))
-    with Output(tmp_path, "a", "local").begin(settings()) as verdict:
+    with RunFolder(tmp_path, "a", "local").begin(settings()) as verdict:
         assert verdict is None
 
 
 def test_job_waits_for_its_runs_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock of a node that died goes late: who comes after waits for it, and in the end leaves with 75."""
     monkeypatch.setattr(publish, "LOCK_POLL_S", 0.01)
-    first, second = (Output(tmp_path, "a", "0f6e") for _ in range(2))
+    first, second = (RunFolder(tmp_path, "a", "0f6e") for _ in range(2))
     with first.begin(settings("0f6e")):
         monkeypatch.setattr(publish, "LOCK_WAIT_S", 0.05)
         with pytest.raises(JobError) as caught, second.begin(settings("0f6e")):
@@ -306,7 +306,7 @@ def test_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     """A run's name from wherever is checked before it becomes a path."""
     for name in ("../a", "a/b", "", ".a"):
         with pytest.raises(JobError) as caught:
-            Output(tmp_path, name, "local")
+            RunFolder(tmp_path, name, "local")
         assert caught.value.code == Exit.USAGE
 
 
@@ -351,7 +351,7 @@ def test_verdict_is_decided_once_and_obeyed(tmp_path: Path) -> None:
     decided = output.promote()
     published(tmp_path, "third", 0.4, 3, policy="always").promote()
     before = tree(tmp_path)
-    assert output.promote() == output.verdict() == decided
+    assert output.promote() == output.published_verdict() == decided
     assert tree(tmp_path) == before
 
 
@@ -369,19 +369,19 @@ def test_promotion_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.Mon
             output.promote()
     assert (output.folder / "verdict.json").is_file()
     assert latest(tmp_path) == "models/first"
-    verdict = Output(tmp_path, "second", "local").verdict()
+    verdict = RunFolder(tmp_path, "second", "local").published_verdict()
     assert verdict == Verdict("promoted", 0, "not worse than first, whose accuracy is 0.9000", "first")
     assert latest(tmp_path) == "models/second"
 
 
 def test_verdict_is_made_where_publication_was_the_last_thing_done(tmp_path: Path) -> None:
     """A run published and not judged is judged by what its report says; one not published has no verdict."""
-    output = Output(tmp_path, "a", "local")
+    output = RunFolder(tmp_path, "a", "local")
     with output.begin(settings()):
-        assert output.verdict() is None
+        assert output.published_verdict() is None
         output.publish(fill(0.9, min_accuracy=0.99))
     expected = Verdict("rejected", 69, "accuracy 0.9000 is below the minimum 0.99", None)
-    assert Output(tmp_path, "a", "local").verdict() == expected
+    assert RunFolder(tmp_path, "a", "local").published_verdict() == expected
     assert latest(tmp_path) is None
 
 
@@ -390,7 +390,7 @@ def test_older_run_asked_again_does_not_take_latest_back(tmp_path: Path) -> None
     first = published(tmp_path, "first")
     verdict = first.promote()
     published(tmp_path, "second", 0.95, 2).promote()
-    assert first.verdict() == verdict
+    assert first.published_verdict() == verdict
     assert latest(tmp_path) == "models/second"
 
 
@@ -401,7 +401,7 @@ def test_latest_that_was_moved_back_by_hand_stays_there(tmp_path: Path) -> None:
     verdict = second.promote()
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").symlink_to("models/first")
-    assert second.verdict() == verdict
+    assert second.published_verdict() == verdict
     assert latest(tmp_path) == "models/first"
 
 
@@ -467,7 +467,7 @@ def test_latest_is_made_by_hand_where_there_is_none(tmp_path: Path) -> None:
 
 def test_by_hand_only_a_published_run_becomes_latest(tmp_path: Path) -> None:
     """64 otherwise, naming those that are, and the folder stays as it is."""
-    with Output(tmp_path, "begun", "local").begin(settings()):
+    with RunFolder(tmp_path, "begun", "local").begin(settings()):
         pass
     (tmp_path / "models" / ".begun.local").mkdir(parents=True)
     found = []
@@ -502,7 +502,7 @@ def test_roll_back_stays_and_the_next_run_is_compared_with_it(tmp_path: Path) ->
     second = published(tmp_path, "second", 0.95, 2)
     verdict = second.promote()
     move_latest(tmp_path, "first")
-    assert second.verdict() == verdict
+    assert second.published_verdict() == verdict
     assert latest(tmp_path) == "models/first"
     assert published(tmp_path, "third", 0.9, 3).promote().compared_with == "first"
     assert latest(tmp_path) == "models/third"
@@ -529,7 +529,9 @@ def test_roll_back_stays_though_the_promotion_before_it_was_cut_short(
         published(tmp_path, "third", 0.95, 3).promote()
         assert latest(tmp_path) == "models/third"
     move_latest(tmp_path, "first")
-    assert second.verdict() == Verdict("promoted", 0, "not worse than first, whose accuracy is 0.9000", "first")
+    assert second.published_verdict() == Verdict(
+        "promoted", 0, "not worse than first, whose accuracy is 0.9000", "first"
+    )
     assert latest(tmp_path) == "models/first"
 
 
@@ -579,7 +581,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, at: str, kind: str) -
     (root / at).unlink(missing_ok=True)
     (root / at).symlink_to(target)
     before = tree(tmp_path)
-    output = Output(root, "a", "local")
+    output = RunFolder(root, "a", "local")
 
     def begin() -> None:
         with output.begin(settings()):
@@ -587,7 +589,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, at: str, kind: str) -
 
     actions: list[Callable[[], object]] = [
         begin,
-        output.verdict,
+        output.published_verdict,
         output.promote,
         lambda: output.publish(fill()),
         lambda: move_latest(root, "a"),
@@ -626,7 +628,7 @@ def test_own_file_that_cannot_be_read_is_73(tmp_path: Path, name: str, content: 
     (tmp_path / ".promotion-lock").touch()
     before = tree(tmp_path)
     with pytest.raises(JobError) as caught:
-        output.verdict()
+        output.published_verdict()
     assert (caught.value.code, caught.value.reason) == (Exit.OUTPUT, "output-damaged")
     assert caught.value.message.startswith(f"{tmp_path / name} is damaged: ")
     assert caught.value.hint == "put it back, or use another --name"
@@ -667,7 +669,7 @@ def test_runs_are_judged_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_what_may_pass_is_75_and_all_else_73(tmp_path: Path, number: int, code: Exit, reason: str) -> None:
     """Each refusal of the file system by its exit code, in a sentence that names the place and says what to do."""
-    output = Output(tmp_path, "a", "local")
+    output = RunFolder(tmp_path, "a", "local")
     for where in (tmp_path / "file", None):
         with pytest.raises(JobError) as caught, output.errors():
             raise OSError(number, os.strerror(number), where)
@@ -679,7 +681,7 @@ def test_what_may_pass_is_75_and_all_else_73(tmp_path: Path, number: int, code: 
 @pytest.mark.parametrize("root", ["", "absent", "absent/deeper"])
 def test_probe_leaves_the_folder_as_it_was(tmp_path: Path, root: str) -> None:
     """A folder that can be written, or made, passes; nothing of the try stays."""
-    Output(tmp_path / root, "a", "local").probe()
+    RunFolder(tmp_path / root, "a", "local").probe()
     assert tree(tmp_path) == {}
 
 
@@ -691,7 +693,7 @@ def test_probe_refuses_a_file_system_without_rename(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(JobError) as caught:
-        Output(tmp_path, "a", "local").probe()
+        RunFolder(tmp_path, "a", "local").probe()
     assert caught.value.code == Exit.OUTPUT
     assert tree(tmp_path) == {}
 
@@ -700,7 +702,7 @@ def test_file_in_the_folders_place_is_73(tmp_path: Path) -> None:
     """An --output that is a file is named."""
     (tmp_path / "file").touch()
     with pytest.raises(JobError) as caught:
-        Output(tmp_path / "file", "a", "local").probe()
+        RunFolder(tmp_path / "file", "a", "local").probe()
     assert (caught.value.code, str(tmp_path / "file") in caught.value.message) == (Exit.OUTPUT, True)
 
 
@@ -711,7 +713,7 @@ def test_read_only_volume_is_73(volume: Mount) -> None:
     volume("ro")
     for root in (folder / "there", folder / "absent"):
         with pytest.raises(JobError) as caught:
-            Output(root, "a", "local").probe()
+            RunFolder(root, "a", "local").probe()
         assert caught.value.code == Exit.OUTPUT
         assert caught.value.message.endswith("Read-only file system")
 
@@ -725,7 +727,7 @@ def test_full_volume_is_73_and_has_nothing_half_published(volume: Mount) -> None
 
     root = volume("size=64k")
     published(root, "first").promote()
-    output = Output(root, "a", "local")
+    output = RunFolder(root, "a", "local")
     with output.begin(settings()):
         before = tree(root)
         with pytest.raises(JobError) as caught:

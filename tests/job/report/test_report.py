@@ -23,7 +23,7 @@ def test_report_holds_every_figure_of_the_run() -> None:
     """The whole report.json of four examples, worked out by hand."""
     probabilities = np.array([[0.8, 0.2], [0.4, 0.6], [0.7, 0.3], [0.1, 0.9]], np.float32)
     run = samples.run(classes=["no", "yes"], settings={"min_accuracy": 0.8})
-    built = report.build(run, report.Evaluation(np.array([0, 1, 1, 1], np.int32), probabilities))
+    built = report.build_report(run, report.Evaluation(np.array([0, 1, 1, 1], np.int32), probabilities))
     assert built.pop("test") == {
         "examples": 4,
         "correct": 3,
@@ -66,7 +66,7 @@ def test_written_report_follows_the_schema(tmp_path: Path, model: list[Layer] | 
 
 def test_schema_refuses_a_report_with_something_missing_or_added() -> None:
     """The schema is closed: the validation above can fail."""
-    built = report.build(samples.run(), samples.evaluation(samples.layers(784, 10), samples.images(9)))
+    built = report.build_report(samples.run(), samples.evaluation(samples.layers(784, 10), samples.images(9)))
     for broken in (built | {"extra": 1}, {k: v for k, v in built.items() if k != "timing"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(broken, report.SCHEMA, jsonschema.Draft202012Validator)

@@ -17,7 +17,8 @@ from safetensors import safe_open
 from job.config import Config, settings_hash, settings_to_match
 from job.errors import Exit, JobError
 from job.output import checkpoint
-from job.output.checkpoint import Checkpoint, Writer, restore, save
+from job.output.checkpoint import Checkpoint, restore_newest, save_checkpoint
+from job.output.checkpoint_writer import CheckpointWriter
 from job.system import files
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def names(folder: Path) -> list[str]:
 
 
 class Warnings(list[str]):
-    """Sentences of restore()."""
+    """Sentences of restore_newest()."""
 
     def __call__(self, sentence: str) -> None:
         """Take one."""
@@ -74,14 +75,14 @@ def test_what_is_saved_is_restored_to_the_bit(tmp_path: Path) -> None:
     transposed = np.arange(6, dtype=np.float32).reshape(2, 3).T
     params = made(1).params | {"transposed": transposed}
     saved = made(12, params=params, seconds=np.float64(0.1))
-    save(folder, saved)
-    assert plain(restore(folder, SETTINGS, silent)) == plain(saved)
+    save_checkpoint(folder, saved)
+    assert plain(restore_newest(folder, SETTINGS, silent)) == plain(saved)
 
 
 def test_file_is_a_safetensors_file_and_tells_what_it_is(tmp_path: Path) -> None:
     """The library reads tensors and metadata; the settings are JSON in one order, whatever theirs was."""
     other_order = dict(reversed(SETTINGS.items()))
-    save(tmp_path, made(12, settings=other_order))
+    save_checkpoint(tmp_path, made(12, settings=other_order))
     with safe_open(tmp_path / "12.safetensors", framework="np") as file:
         metadata = file.metadata()
         assert sorted(file.keys()) == ["bias", "none", "scale", "weights"]
@@ -101,17 +102,17 @@ def test_file_is_a_safetensors_file_and_tells_what_it_is(tmp_path: Path) -> None
 def test_newest_is_restored_by_number(tmp_path: Path) -> None:
     """Not by name, and not by time; what has another name is nobody's business."""
     for step in (10, 100, 9):
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
     for other in ("x.safetensors", "200.safetensors.bak", "-300.safetensors", "notes"):
         (tmp_path / other).write_bytes(b"no checkpoint")
-    assert plain(restore(tmp_path, SETTINGS, silent)) == plain(made(100))
+    assert plain(restore_newest(tmp_path, SETTINGS, silent)) == plain(made(100))
 
 
 @pytest.mark.parametrize("folder", ["", "absent"])
 def test_no_checkpoint_is_none(tmp_path: Path, folder: str) -> None:
     """A run that is killed before its first begins anew."""
     (tmp_path / ".5.safetensors.tmp").write_bytes(b"half")
-    assert restore(tmp_path / folder, SETTINGS, silent) is None
+    assert restore_newest(tmp_path / folder, SETTINGS, silent) is None
 
 
 def test_newest_three_are_kept(tmp_path: Path) -> None:
@@ -119,21 +120,21 @@ def test_newest_three_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
     (tmp_path / ".3.safetensors.tmp").touch()
     for step in (8, 9, 10, 11, 11):
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
     assert names(tmp_path) == ["10.safetensors", "11.safetensors", "9.safetensors", "notes"]
 
 
 def test_sound_ones_are_not_given_up_for_newer_damaged_ones(tmp_path: Path) -> None:
     """Training that went on from before damaged ones has its own kept, and theirs removed as these come."""
     for step in (7, 8, 9):
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
         (tmp_path / f"{step}.safetensors").write_bytes(b"damaged")
     kept = []
     for step in (4, 5, 6):
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
         kept.append([int(Path(name).stem) for name in names(tmp_path)])
     assert kept == [[4, 8, 9], [4, 5, 9], [4, 5, 6]]
-    assert plain(restore(tmp_path, SETTINGS, silent)) == plain(made(6))
+    assert plain(restore_newest(tmp_path, SETTINGS, silent)) == plain(made(6))
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -145,7 +146,7 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 def test_every_flipped_bit_and_every_truncation_is_found(tmp_path: Path) -> None:
     """Whatever is damaged is known as such, or was of no account: a checkpoint is never another one."""
-    save(tmp_path, made(3))
+    save_checkpoint(tmp_path, made(3))
     path = tmp_path / "3.safetensors"
     whole = path.read_bytes()
     damaged = [flipped(whole, bit) for bit in range(8 * len(whole))] + [whole[:length] for length in range(len(whole))]
@@ -181,13 +182,13 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
 def test_damaged_ones_are_named_and_passed_over(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """Each that is newer than the newest sound one; those before it are not looked at; nothing is changed."""
     for step in (1, 2, 3):
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
     for step in (1, 3):
         path = tmp_path / f"{step}.safetensors"
         path.write_bytes(damage(path.read_bytes()))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     warnings = Warnings()
-    assert plain(restore(tmp_path, SETTINGS, warnings)) == plain(made(2))
+    assert plain(restore_newest(tmp_path, SETTINGS, warnings)) == plain(made(2))
     (warning,) = warnings
     assert warning.startswith(f"the checkpoint {tmp_path / '3.safetensors'} is damaged, and passed over: ")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -195,10 +196,10 @@ def test_damaged_ones_are_named_and_passed_over(tmp_path: Path, damage: Callable
 
 def test_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path) -> None:
     """It would be taken for newer than it is."""
-    save(tmp_path, made(2))
+    save_checkpoint(tmp_path, made(2))
     (tmp_path / "5.safetensors").write_bytes((tmp_path / "2.safetensors").read_bytes())
     warnings = Warnings()
-    assert plain(restore(tmp_path, SETTINGS, warnings)) == plain(made(2))
+    assert plain(restore_newest(tmp_path, SETTINGS, warnings)) == plain(made(2))
     assert warnings[0].endswith("/5.safetensors is damaged, and passed over: it is that of step 2")
 
 
@@ -209,11 +210,11 @@ def test_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path
 def test_none_sound_is_78_and_never_a_new_start(tmp_path: Path, steps: list[int], message: str) -> None:
     """With what to do."""
     for step in steps:
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
         (tmp_path / f"{step}.safetensors").write_bytes(b"damaged")
     warnings = Warnings()
     with pytest.raises(JobError) as caught:
-        restore(tmp_path, SETTINGS, warnings)
+        restore_newest(tmp_path, SETTINGS, warnings)
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "checkpoints-damaged")
     assert caught.value.message.startswith(message.format(tmp_path))
     assert caught.value.hint == "put a sound one there, or use another --name to begin anew"
@@ -222,12 +223,12 @@ def test_none_sound_is_78_and_never_a_new_start(tmp_path: Path, steps: list[int]
 
 def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
     """With both values; another number of workers is not one of them."""
-    save(tmp_path, made(2, workers=3))
-    restored = restore(tmp_path, SETTINGS, silent)
+    save_checkpoint(tmp_path, made(2, workers=3))
+    restored = restore_newest(tmp_path, SETTINGS, silent)
     assert restored
     assert restored.workers == 3
     with pytest.raises(JobError) as caught:
-        restore(tmp_path, SETTINGS | {"batch_size": 64, "learning_rate": 0.2, "momentum": 0.9}, silent)
+        restore_newest(tmp_path, SETTINGS | {"batch_size": 64, "learning_rate": 0.2, "momentum": 0.9}, silent)
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
     assert caught.value.message == (
         f"the checkpoint {tmp_path / '2.safetensors'} was made with "
@@ -238,14 +239,14 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
 def test_one_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the file system fails at is its error: an older checkpoint is not taken in its place."""
     for step in (1, 2):
-        save(tmp_path, made(step))
+        save_checkpoint(tmp_path, made(step))
 
     def fails(self: Path) -> bytes:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self)
 
     monkeypatch.setattr(Path, "read_bytes", fails)
     with pytest.raises(OSError, match="Stale file handle") as caught:
-        restore(tmp_path, SETTINGS, silent)
+        restore_newest(tmp_path, SETTINGS, silent)
     assert caught.value.errno == errno.ESTALE
 
 
@@ -253,7 +254,7 @@ def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch:
     """The file is flushed under its temporary name, then the folder; an older one goes only after that."""
     folder = tmp_path / "checkpoints"
     for step in (1, 2, 3):
-        save(folder, made(step))
+        save_checkpoint(folder, made(step))
     events: list[tuple[str, list[str]]] = []
     real = os.fsync
 
@@ -262,7 +263,7 @@ def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch:
         events.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, names(folder)))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    save(folder, made(4))
+    save_checkpoint(folder, made(4))
     old = [f"{step}.safetensors" for step in (1, 2, 3)]
     assert events == [
         (".4.safetensors.tmp", sorted([".4.safetensors.tmp", *old])),
@@ -277,7 +278,7 @@ def test_links_are_replaced_and_not_written_through(tmp_path: Path) -> None:
     outside.write_text("as it was")
     for name in ("4.safetensors", ".4.safetensors.tmp", ".5.safetensors.tmp"):
         (folder / name).symlink_to(outside)
-    save(folder, made(4))
+    save_checkpoint(folder, made(4))
     assert outside.read_text() == "as it was"
     assert names(folder) == ["4.safetensors"]
     assert not (folder / "4.safetensors").is_symlink()
@@ -286,17 +287,17 @@ def test_links_are_replaced_and_not_written_through(tmp_path: Path) -> None:
 def test_full_volume_leaves_no_part_of_one(volume: Mount) -> None:
     """The file system's error, the older ones sound; with room again the next save works."""
     root = volume("size=32k")
-    save(root, made(1))
+    save_checkpoint(root, made(1))
     (root / "ballast").write_bytes(bytes(20 * 1024))
     before = names(root)
     large = made(2, params={"weights": np.ones(4096, np.float32)})
     with pytest.raises(OSError, match="No space left"):
-        save(root, large)
+        save_checkpoint(root, large)
     assert names(root) == before
-    assert plain(restore(root, SETTINGS, silent)) == plain(made(1))
+    assert plain(restore_newest(root, SETTINGS, silent)) == plain(made(1))
     (root / "ballast").unlink()
-    save(root, large)
-    assert plain(restore(root, SETTINGS, silent)) == plain(large)
+    save_checkpoint(root, large)
+    assert plain(restore_newest(root, SETTINGS, silent)) == plain(large)
 
 
 class Held:
@@ -318,7 +319,7 @@ class Held:
 def test_writer_lets_the_newest_wait_and_drops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is being written, one waits; submitting waits for neither, and draining for both."""
     held = Held(monkeypatch)
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     writer.submit(made(1))
     assert held.begun.acquire(timeout=10)
     for step in (2, 3, 4):
@@ -332,7 +333,7 @@ def test_writer_lets_the_newest_wait_and_drops_the_others(tmp_path: Path, monkey
     held.go.release()
     writer.submit(made(5))
     writer.drain()
-    assert plain(restore(tmp_path, SETTINGS, silent)) == plain(made(5))
+    assert plain(restore_newest(tmp_path, SETTINGS, silent)) == plain(made(5))
     assert writer.written == 5
 
 
@@ -341,7 +342,7 @@ def test_writer_raises_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """At the next checkpoint and at the end; nothing more is written."""
     held = Held(monkeypatch)
     held.go.release()
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     writer.submit(made(1))
     writer.drain()
     held.failure = failure
@@ -360,7 +361,7 @@ def test_writer_raises_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_training_does_not_wait_for_checkpoints(tmp_path: Path) -> None:
     """Of a model of 784 x 10, the middle one of 50 submissions takes well under 5 ms, whatever the disk does."""
     params = {"W": np.ones((784, 10), np.float32), "b": np.ones(10, np.float32)}
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     taken = []
     for step in range(50):
         began = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from job.dataset.rows import in_memory, load
+from job.dataset.rows import in_memory, load_dataset
 from job.training import data
 from job.training.data import Plan
 
@@ -189,7 +189,7 @@ def test_image_larger_than_a_block_is_still_a_step() -> None:
 @pytest.mark.parametrize("first_step", [0, 13])
 def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) -> None:
     """Rows in memory and rows on disk give the same blocks, and they are the rows that the plan names."""
-    memory, disk = load(prepared, "mnist").train, load(prepared, "mnist", memory_limit=0).train
+    memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
     assert memory.images is not None
     assert disk.images is None
     chosen = plan(600, 64, 3, rank=1, row_bytes=784, log_every=4)
@@ -227,7 +227,7 @@ def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
     """Both sources give the same test examples."""
 
     def whole(limit: int) -> list[NDArray[Any]]:
-        rows = load(prepared, "mnist", memory_limit=limit).test
+        rows = load_dataset(prepared, "mnist", memory_limit=limit).test
         parts = [batch for rank in range(3) for batch in data.evaluation_batches(rows, 3, rank).as_numpy_iterator()]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 

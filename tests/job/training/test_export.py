@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from job.errors import Exit, JobError
-from job.output.run_folder import Output
+from job.output.run_folder import RunFolder
 from job.training import export
 from tests.job import report_samples as samples
 
@@ -77,7 +77,7 @@ def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
 
 def test_model_that_does_not_fit_on_the_volume_is_73(volume: Mount) -> None:
     """What TensorFlow says of a full volume is the output folder's error as any other, and nothing is published."""
-    output = Output(volume("size=24k"), "a", "local")
+    output = RunFolder(volume("size=24k"), "a", "local")
     ((weights, bias, _),) = samples.layers(784, 10)
     with pytest.raises(JobError) as caught:
         output.publish(lambda folder: export.save(folder / "saved_model" / "1", {"W": weights, "b": bias}, (28, 28)))

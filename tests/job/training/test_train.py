@@ -26,9 +26,9 @@ from job import telemetry, train
 from job.cluster import Cluster
 from job.config import Config, settings_hash
 from job.dataset.prepare import prepare
-from job.dataset.rows import Dataset, load
+from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
-from job.output.run_folder import Output
+from job.output.run_folder import RunFolder
 from job.report import report
 from job.supervisor.trainer import description
 from job.system import cpus
@@ -131,7 +131,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Runs:
 @pytest.fixture(scope="module")
 def dataset(prepared: Path) -> Dataset:
     """What they train on."""
-    return load(prepared, "mnist")
+    return load_dataset(prepared, "mnist")
 
 
 def reference(dataset: Dataset, **changes: Any) -> dict[str, NDArray[np.float64]]:
@@ -462,7 +462,7 @@ class Alone:
 
     def __init__(self, output: Path, dataset: Dataset, *, stop_at: int | None = None) -> None:
         self.told = Told()
-        self.output = Output(output, "here", "local")
+        self.output = RunFolder(output, "here", "local")
         self._dataset, self._stop_at = dataset, stop_at
 
     def train(self, **settings: Any) -> int:
