@@ -203,18 +203,18 @@ def publish(
     images, labels = dataset.test.take(np.arange(dataset.test.count))
     evaluation = report.Evaluation(labels, probabilities)
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    begun = output.manifest
+    manifest = output.manifest
     run = report.RunFacts(
         name=output.run,
         job_uid=output.job_uid,
-        started=begun["started"],
-        settings=begun["settings"],
-        settings_hash=begun["settings_hash"],
+        started=manifest["started"],
+        settings=manifest["settings"],
+        settings_hash=manifest["settings_hash"],
         fingerprint=dataset.fingerprint,
         workers=worker.cluster.workers,
         replicas=worker.strategy.num_replicas_in_sync,
         device=config.device,
-        versions=begun["versions"],
+        versions=manifest["versions"],
         # There is none where the run went on from its last checkpoint and its journal is lost.
         curve=[*course.moments[:-1], *({**last, "accuracy": accuracy} for last in course.moments[-1:])],
         timing={

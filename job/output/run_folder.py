@@ -67,8 +67,8 @@ class RunFolder:
         take_over: whether the run may be one that another Job began.
 
     Attributes:
-        manifest: with what the run is trained, once begin() has let it: config.json's content, but for what differs in
-            this start and may.
+        manifest: the content of config.json, once begin() has been entered; settings that may differ between starts are
+            those of this start.
         checkpoints: the folder of its checkpoints.
     """
 
@@ -117,11 +117,11 @@ class RunFolder:
         return self.promote()
 
     @contextlib.contextmanager
-    def begin(self, description: Mapping[str, Any]) -> Iterator[Verdict | None]:
+    def begin(self, manifest: Mapping[str, Any]) -> Iterator[Verdict | None]:
         """Hold the run while it is trained: take its lock, write config.json once, sweep what was left half-done.
 
         Args:
-            description: the content of config.json. Where the run was begun before, `begun` keeps that start's time.
+            manifest: the content of config.json. Where the run was begun before, `manifest` keeps that start's time.
 
         Yields:
             None; the verdict where another process has published the run in the meantime.
@@ -141,10 +141,10 @@ class RunFolder:
                     self._sweep()
                     before = self._check_owner()
                     if before is None:
-                        write_json(self.folder / "config.json", description)
+                        write_json(self.folder / "config.json", manifest)
                     else:
-                        self._check_settings(before["must_match"], description["must_match"])
-                self.manifest = {**description, "started": (before or description)["started"]}
+                        self._check_settings(before["must_match"], manifest["must_match"])
+                self.manifest = {**manifest, "started": (before or manifest)["started"]}
             yield published
         finally:
             os.close(lock)

@@ -61,7 +61,7 @@ def run(config: Config, cluster: Cluster, tell: Teller) -> int:
     if cluster.rank > 0:
         return train.train_and_evaluate(config, worker, dataset, None)
     output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
-    with output.begin(description(config, cluster, dataset, threads)) as published:
+    with output.begin(manifest(config, cluster, dataset, threads)) as published:
         if published:
             return tell_published(tell, output, published)
         with output.errors():
@@ -89,7 +89,7 @@ def without(module: str) -> Iterator[None]:
         del blocked[module]
 
 
-def description(config: Config, cluster: Cluster, dataset: Dataset, threads: int) -> dict[str, Any]:
+def manifest(config: Config, cluster: Cluster, dataset: Dataset, threads: int) -> dict[str, Any]:
     """The content of config.json: with what, on what and as whose a run was begun."""
     must_match = settings_to_match(config, dataset.fingerprint)
     values = {name: str(v) if isinstance(v, PurePath) else v for name, v in dataclasses.asdict(config).items()}

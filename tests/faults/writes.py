@@ -46,8 +46,8 @@ def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
     if found := output.published_verdict():
         return found
     output.probe()
-    description = {"job_uid": "local", "started": f"2026-11-{day:02}", "settings_hash": "", "must_match": SETTINGS}
-    with output.begin(description) as found:
+    manifest = {"job_uid": "local", "started": f"2026-11-{day:02}", "settings_hash": "", "must_match": SETTINGS}
+    with output.begin(manifest) as found:
         if found:
             return found
         report = {

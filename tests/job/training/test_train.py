@@ -30,7 +30,7 @@ from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
 from job.output.run_folder import RunFolder
 from job.report import report
-from job.supervisor.trainer import description
+from job.supervisor.trainer import manifest
 from job.system import cpus
 from job.training import data
 from job.training.worker import Worker
@@ -471,7 +471,7 @@ class Alone:
         cluster = Cluster("here", "local", 0, ("127.0.0.1:1",), ("127.0.0.1:2",))
         strategy = tf.distribute.get_strategy()
         worker = Worker(cluster, strategy, cast("Teller", self.told), self._told_to_stop, time.perf_counter())
-        with self.output.begin(description(config, cluster, self._dataset, 1)):
+        with self.output.begin(manifest(config, cluster, self._dataset, 1)):
             return train.train_and_evaluate(config, worker, self._dataset, self.output)
 
     def _told_to_stop(self) -> bool:
