@@ -12,20 +12,20 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from job.config import seconds, usage
+from job.config import usage
 from job.output.latest import promotion_lock
+from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from job.output.retention import LOCK, PRUNED, in_use, latest_run, left_over, parts_of, plan
 from job.output.run_folder import output_errors
 from job.system.files import make_folder, open_to_lock, sync
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from job.output.retention import Plan
 
@@ -63,7 +63,7 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         JobError: 64, a flag or a name is wrong or nobody can be asked; 66 where there are no runs; 73 or 75 from the
             file system. As JSON wrong names are but told: who asks again after a broken connection finds them gone.
     """
-    older_than_s = check(arguments, as_json=arguments.json)
+    older_than_s = check_prune_flags(arguments, as_json=arguments.json)
     with output_errors(output, "read"):
         planned = plan(output, arguments.keep, older_than_s, arguments.names)
     if arguments.json:
@@ -73,57 +73,12 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
     if planned.unknown:
         message = f"there is no run {' or '.join(map(repr, planned.unknown))} in {output}"
         raise usage(message, "nothing is pruned")
-    print("\n".join(told(dataclasses.asdict(planned))))
-    if arguments.dry_run or not (arguments.yes or not planned.prune or agreed()):
+    print("\n".join(plan_lines(dataclasses.asdict(planned))))
+    if arguments.dry_run or not (arguments.yes or not planned.prune or confirmed()):
         return
     gone = prune(output, planned)
     if planned.prune:
         print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
-
-
-def check(arguments: argparse.Namespace, *, as_json: bool) -> int:
-    """Check the flags of config.add_prune_flags(); gives --older-than in seconds.
-
-    Raises:
-        JobError: 64, also without --yes and --dry-run where there is nobody to ask.
-    """
-    if arguments.keep < 1:
-        raise usage(f"--keep must be at least 1, not {arguments.keep}")
-    if not (arguments.dry_run or arguments.yes) and (as_json or not sys.stdin.isatty()):
-        nobody = "JSON leaves no room for the question" if as_json else "there is no terminal to ask on"
-        message = f"nothing is pruned unasked, and {nobody}"
-        raise usage(message, "--dry-run shows what would be pruned, --yes prunes it")
-    return seconds("--older-than", arguments.older_than) if arguments.older_than else 0
-
-
-def told(planned: Mapping[str, Any]) -> list[str]:
-    """A Plan as JSON has it, in lines for a person."""
-    runs = planned["prune"]
-    lines = [f"nothing of {name!r} is touched: {why}" for name, why in planned["kept"].items() if why]
-    if planned.get("left"):
-        lines.append(f"an earlier prune that was killed has left {planned['left'] / 1e6:.1f} MB, which goes")
-    if not runs:
-        return [*lines, "there is nothing to prune"]
-    width = max(len(found["name"]) for found in runs)
-    size = sum(found["bytes"] for found in runs) / 1e6
-    lines.append(f"to prune, {len(runs)} run{'s' * (len(runs) != 1)}, which frees {size:.1f} MB:")
-    for found in runs:
-        what = "model and run" if found["published"] else "unpublished"
-        began = found["started"][:16].replace("T", " ")
-        lines.append(f"  {found['name']:<{width}}  {began} UTC  {found['bytes'] / 1e6:8.1f} MB  {what}")
-    return lines
-
-
-def agreed() -> bool:
-    """Ask on the terminal whether to prune."""
-    try:
-        answer = input("prune them? [y/N] ").strip().lower()
-    except EOFError:
-        answer = ""
-    if answer not in ("y", "yes"):
-        print("nothing is pruned")
-        return False
-    return True
 
 
 @contextlib.contextmanager

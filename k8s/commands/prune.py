@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from job.config import add_prune_flags
-from job.output import prune as on_volume
 from k8s.api import permissions
 from k8s.state.names import OUTPUT, RUNS, claim_of
 from k8s.state.pods import created
@@ -38,8 +37,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Prune; returns the exit status."""
+    # The launcher loads job.output only where a command needs it.
+    from job.output.prune_dialogue import check_prune_flags, confirmed  # noqa: PLC0415
+
     as_json = arguments.output == "json"
-    on_volume.check(arguments, as_json=as_json)
+    check_prune_flags(arguments, as_json=as_json)
     cluster = connect()
     if not arguments.dry_run:
         permissions.require(cluster, [("delete", "Job", "")], "runner")
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         if not as_json:
             print("\n".join(told(planned)))
         anything = planned["prune"] or planned["jobs"]
-        agreed = not arguments.dry_run and (arguments.yes or not anything or on_volume.agreed())
+        agreed = not arguments.dry_run and (arguments.yes or not anything or confirmed())
         if agreed and (anything or planned["left"]):
             gone, planned["jobs"] = carry_out(cluster, pod, planned, flags)
             if anything and not as_json:
@@ -135,7 +137,9 @@ def spared(job: Object | None, before: str) -> str:
 
 def told(planned: Mapping[str, Any]) -> list[str]:
     """The plan in lines for a person."""
-    lines = on_volume.told(planned)
+    from job.output.prune_dialogue import plan_lines  # noqa: PLC0415 - see run()
+
+    lines = plan_lines(planned)
     if planned["jobs"]:
         lines = lines if planned["prune"] else lines[:-1]
         lines.append(f"Jobs to delete, {len(planned['jobs'])}: {', '.join(planned['jobs'])}")

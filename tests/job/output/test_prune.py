@@ -340,12 +340,12 @@ def test_command_says_what_goes_and_asks(
     assert capsys.readouterr() == (
         "",
         (
-            "error: nothing is pruned unasked, and there is no terminal to ask on; "
+            "error: prune asks before it removes anything, and standard input is not a terminal; "
             "--dry-run shows what would be pruned, --yes prunes it\n"
         ),
     )
     said = [
-        "nothing of 'second' is touched: latest leads to it",
+        "'second' is kept: latest leads to it",
         "to prune, 3 runs, which frees 0.0 MB:",
         "  old    2026-11-01 06:00 UTC       0.0 MB  unpublished",
         "  first  2026-11-02 06:00 UTC       0.0 MB  model and run",
@@ -365,7 +365,9 @@ def test_command_says_what_goes_and_asks(
     told = json.loads(capsys.readouterr().out)
     assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "latest leads to it")
     assert command(monkeypatch, *flags, "--json") == 64
-    assert capsys.readouterr().err.startswith("error: nothing is pruned unasked, and JSON leaves no room for the quest")
+    assert capsys.readouterr().err.startswith(
+        "error: prune asks before it removes anything, and JSON output leaves no pl"
+    )
 
 
 def test_command_says_why_what_is_named_stays(
@@ -376,9 +378,9 @@ def test_command_says_why_what_is_named_stays(
     before = left(output)
     assert command(monkeypatch, *flags) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "nothing of 'second' is touched: latest leads to it",
-        "nothing of 'fifth' is touched: it began no earlier than the newest 2 models",
-        "nothing of 'new' is touched: it began no earlier than the newest 2 models",
+        "'second' is kept: latest leads to it",
+        "'fifth' is kept: it began no earlier than the newest 2 models",
+        "'new' is kept: it began no earlier than the newest 2 models",
         "there is nothing to prune",
     ]
     assert command(monkeypatch, *flags, "first", "fist") == 64
@@ -386,7 +388,7 @@ def test_command_says_why_what_is_named_stays(
     assert capsys.readouterr() == ("", said)
     assert left(output) == before
     assert command(monkeypatch, *flags[:1], "--keep=6", "--yes", "old") == 0
-    assert capsys.readouterr().out.startswith("nothing of 'old' is touched: there are fewer than 6 models\n")
+    assert capsys.readouterr().out.startswith("'old' is kept: there are fewer than 6 models\n")
     assert command(monkeypatch, *flags, "first", "fist", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["pruned"], told["unknown"]) == (["first"], ["fist"])
@@ -426,7 +428,7 @@ def test_command_clears_up_after_a_prune_that_was_killed(
     if flag == "--json":
         assert json.loads(said)["left"] == 200_000
     else:
-        assert said == "an earlier prune that was killed has left 0.2 MB, which goes\nthere is nothing to prune\n"
+        assert said == "0.2 MB that an interrupted prune left behind will be deleted\nthere is nothing to prune\n"
     assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--yes") == 0
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
 

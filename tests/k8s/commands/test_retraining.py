@@ -170,16 +170,16 @@ def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: li
     )
     before = dict(cluster.objects)
     asked = (
-        "error: nothing is pruned unasked, and there is no terminal to ask on; "
+        "error: prune asks before it removes anything, and standard input is not a terminal; "
         "--dry-run shows what would be pruned, --yes prunes it\n"
     )
     assert command(cluster, "prune", "--keep=1") == (64, "", asked)
     said = """
-nothing of 'first' is touched: latest leads to it
-nothing of 'queued' is touched: its Job is queued
-nothing of 'retried' is touched: its Job was made since
-nothing of 'running' is touched: its Job is not over
-nothing of 'suspended' is touched: its Job is suspended
+'first' is kept: latest leads to it
+'queued' is kept: its Job is queued
+'retried' is kept: its Job was made since
+'running' is kept: its Job is not over
+'suspended' is kept: its Job is suspended
 to prune, 2 runs, which frees 0.0 MB:
   cancelled  2026-11-01 06:00 UTC       0.0 MB  unpublished
   second     2026-11-02 06:00 UTC       0.0 MB  model and run
@@ -241,7 +241,7 @@ def test_prune_after_one_that_was_killed(root: Path, command: Callable[..., tupl
     cluster = Volume(root, job("first", "Complete"))
     (root / ".pruned/old.x1").mkdir(parents=True)
     (root / ".pruned/old.x1/file").write_bytes(bytes(10))
-    told = "an earlier prune that was killed has left 0.0 MB, which goes\nthere is nothing to prune\n"
+    told = "0.0 MB that an interrupted prune left behind will be deleted\nthere is nothing to prune\n"
     before = sorted((root / "models").iterdir())
     assert command(cluster, "prune", "--keep=3", "--yes") == (0, told, "")
     assert [path.name for path in (root / ".pruned").iterdir()] == ["lock"]
@@ -259,7 +259,7 @@ def test_prune_what_is_resumed_while_it_asks(
         return True
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("job.output.prune.agreed", resubmitted)
+    monkeypatch.setattr("job.output.prune_dialogue.confirmed", resubmitted)
     assert command(cluster, "prune", "--keep=1")[1].splitlines()[-1] == "pruned 0 runs and 0 Jobs"
     assert (root / "models/second").is_dir()
     assert ("Job", "second") in cluster.objects
