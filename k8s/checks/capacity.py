@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
-from k8s.diagnose import catalogue as troubles
+from k8s.diagnose import catalogue
 from k8s.render.render import GPU
 from k8s.state.names import QUEUE_LABEL, trainer_of
 
@@ -49,7 +49,7 @@ def quota(cluster: Cluster, job: Object) -> Check:
             if wanted and amount(used.get(resource, "0")) + wanted > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
                 message += f", and {worded(workers)} for {shown(resource, wanted)} more"
-                return Check("quota", "failed", message, troubles.REMEDIES["quota"])
+                return Check("quota", "failed", message, catalogue.REMEDIES["quota"])
     return Check("quota", "ok", f"there is room for {workers} worker{'s' * (workers > 1)}")
 
 
@@ -95,7 +95,7 @@ def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
         all_nodes = "no node alone, as the volume needs, can" if one_node else "all nodes together cannot"
         problem = f"{all_nodes} hold {workers} workers, each of which asks for {wanted}"
     if problem:
-        return Check("nodes", *of_lacking_nodes(cluster, job, problem, troubles.REMEDIES["scheduling"]))
+        return Check("nodes", *of_lacking_nodes(cluster, job, problem, catalogue.REMEDIES["scheduling"]))
     try:
         pods = cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
     except ApiError as error:
@@ -119,7 +119,7 @@ def gpus(cluster: Cluster, job: Object) -> Check:
         return Check("gpus", "ok", "none is asked for")
     having = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
     if not having:
-        return Check("gpus", *of_lacking_nodes(cluster, job, "no node has a GPU", troubles.REMEDIES["gpu"]))
+        return Check("gpus", *of_lacking_nodes(cluster, job, "no node has a GPU", catalogue.REMEDIES["gpu"]))
     count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in having if takes(node, template))
     if not count:
         names = ", ".join(sorted(node["metadata"]["name"] for node in having))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
-from k8s.diagnose import catalogue as troubles
+from k8s.diagnose import catalogue
 from k8s.state.names import CLAIM, claim_of, data_claim_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def volume(job: Object, claim: Object | None) -> Check:
     if claim is None and wanted == CLAIM:
         return Check("volume", "ok", f"submit makes the claim {wanted}{together}")
     if claim is None:
-        return Check("volume", "failed", f"there is no claim {wanted}", troubles.REMEDIES["claim-missing"])
+        return Check("volume", "failed", f"there is no claim {wanted}", catalogue.REMEDIES["claim-missing"])
     if claim is UNSEEN:
         return Check("volume", "not checked", f"this user may not look at the claim {wanted}{together}")
     modes = set(claim["spec"]["accessModes"])
@@ -98,7 +98,7 @@ def of_absent(cluster: Cluster, wanted: str) -> tuple[str, str, str]:
 def of_claim(cluster: Cluster, claim: Object) -> tuple[str, str, str]:
     """State, message and remedy for a claim that is there."""
     wanted, phase = claim["metadata"]["name"], claim.get("status", {}).get("phase")
-    name, remedy = claim["spec"].get("storageClassName"), troubles.REMEDIES["claim-unbound"]
+    name, remedy = claim["spec"].get("storageClassName"), catalogue.REMEDIES["claim-unbound"]
     if phase == "Bound":
         return "ok", f"the claim {wanted} has its volume", ""
     if phase == "Lost":

@@ -17,7 +17,7 @@ from k8s.api import permissions
 from k8s.api.errors import ApiError, Status
 from k8s.checks import capacity, storage
 from k8s.checks.check import Check
-from k8s.diagnose import catalogue as troubles
+from k8s.diagnose import catalogue
 from k8s.state.names import INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL
 from k8s.state.run import optional
 
@@ -160,7 +160,7 @@ def pod(cluster: Cluster, job: Object) -> Check:
             return Check("pod", "not checked", told)  # there is no namespace
         if NO_DRY_RUN in told:
             return Check("pod", "not checked", told)
-        remedy = troubles.REMEDIES[troubles.of_refusal(told)]
+        remedy = catalogue.REMEDIES[catalogue.refusal_reason(told)]
         return Check("pod", "failed", f"the API server would refuse a worker's pod: {told}", remedy)
     return Check("pod", "ok", "the API server would take a worker's pod")
 

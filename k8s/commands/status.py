@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from job import telemetry
 from k8s.api.errors import ApiError
-from k8s.commands.why import gather_all
+from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
 from k8s.state.names import CONTAINER, RUNS, pods_of
 from k8s.state.run import Run, State, gather_every, last_record, state
-from k8s.view.summary import detailed, restarts, summary
+from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
 
 if TYPE_CHECKING:
     import argparse
@@ -66,12 +66,12 @@ def look(cluster: Cluster, name: str | None) -> dict[str, Any]:
     now = datetime.now(UTC)
     if name is None:
         runs = every(cluster)
-        times = [schedules.line(seen, now) for seen in schedules.every(cluster, runs)]
-        return {"runs": [summary(seen, now) for seen in runs], "schedules": times}
+        times = [schedule_summary(seen, now) for seen in schedules.every(cluster, runs)]
+        return {"runs": [run_summary(seen, now) for seen in runs], "schedules": times}
     if cronjob := schedules.find(cluster, name):
-        return schedules.detailed(schedules.gather(cluster, cronjob), now)
-    seen = gather_all(cluster, name)
-    return detailed(seen, now, restart_reasons(cluster, seen))
+        return schedule_details(schedules.gather(cluster, cronjob), now)
+    seen = gather_evidence(cluster, name)
+    return run_details(seen, now, restart_reasons(cluster, seen))
 
 
 def every(cluster: Cluster) -> list[Run]:
@@ -89,7 +89,7 @@ def with_record(cluster: Cluster, seen: Run) -> Run:
 
 def restart_reasons(cluster: Cluster, seen: Run) -> dict[int, Counter[str]]:
     """Why the trainers of workers were started again, from their own logs; of a few workers only."""
-    ranks = [rank for rank in range(seen.workers) if rank in seen.newest and restarts(seen, rank)][:AT_A_TIME]
+    ranks = [rank for rank in range(seen.workers) if rank in seen.newest and restart_count(seen, rank)][:AT_A_TIME]
 
     def read(rank: int) -> Counter[str]:
         try:

@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from k8s.diagnose import scheduling
-from k8s.diagnose.catalogue import REMEDIES, Cause, of_refusal
+from k8s.diagnose.catalogue import REMEDIES, refusal_reason
+from k8s.diagnose.explanation import Explanation
 from k8s.state import events
-from k8s.state.exits import kebab, plain
+from k8s.state.exits import clean_message, kebab_case
 from k8s.state.names import claim_of, data_claim_of, rank_of, trainer_of
 from k8s.state.pods import NO_IMAGE, container_state, created, hindrance, is_cut_off, is_over, is_scheduled, started
 from k8s.state.pods import pod_condition as condition
@@ -25,7 +26,7 @@ PASSING = "no relationship found between node"  # the API server did not know ye
 QUOTA = re.compile(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)")
 
 
-def obstacles(run: Run) -> Iterator[Cause]:
+def pending_causes(run: Run) -> Iterator[Explanation]:
     """What keeps a run from going on, the most telling first."""
     yield from refused_pods(run)
     waiting = [pod for pod in run.newest.values() if not is_over(pod)]
@@ -35,12 +36,12 @@ def obstacles(run: Run) -> Iterator[Cause]:
     yield from together(begun, lambda pod: not_started(run, pod))
 
 
-def together(pods: Sequence[Object], explain: Callable[[Object], tuple[str, str, str] | None]) -> Iterator[Cause]:
+def together(pods: Sequence[Object], explain: Callable[[Object], tuple[str, str, str] | None]) -> Iterator[Explanation]:
     """What holds up pods, those of one cause in one sentence.
 
     Args:
         pods: they.
-        explain: gives the reason as in TROUBLES, what follows the pod's name in the sentence, and when it began.
+        explain: gives the reason as in PROBLEMS, what follows the pod's name in the sentence, and when it began.
     """
     found: dict[tuple[str, str], list[tuple[Object, str]]] = {}
     for pod in pods:
@@ -49,7 +50,7 @@ def together(pods: Sequence[Object], explain: Callable[[Object], tuple[str, str,
     for (reason, text), same in found.items():
         (pod, when), ranks = same[0], [rank_of(one) for one, _ in same]
         sentence = f"{named(ranks)} {text if len(ranks) == 1 else in_plural(text)}"
-        yield Cause(reason, sentence, REMEDIES.get(reason, ""), ranks[0], when=when, pod=pod["metadata"]["name"])
+        yield Explanation(reason, sentence, REMEDIES.get(reason, ""), ranks[0], when=when, pod=pod["metadata"]["name"])
 
 
 def named(ranks: Sequence[int]) -> str:
@@ -69,7 +70,7 @@ def in_plural(text: str) -> str:
     return text.replace("; it asks for", "; each asks for")
 
 
-def refused_pods(run: Run) -> Iterator[Cause]:
+def refused_pods(run: Run) -> Iterator[Explanation]:
     """Pods that the API server does not let the Job make."""
     refused = events.last(run.events, "FailedCreate")
     made = events.last(run.events, "SuccessfulCreate")
@@ -77,7 +78,7 @@ def refused_pods(run: Run) -> Iterator[Cause]:
     if not refused or len(there) >= run.workers or (made and events.when(made) > events.when(refused)):
         return
     told = re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", events.message(refused))
-    reason = of_refusal(told)
+    reason = refusal_reason(told)
     if found := QUOTA.search(told):
         asked, used, most = (dict(part.split("=") for part in text.split(",")) for text in found.groups()[1:])
         parts = [
@@ -85,7 +86,7 @@ def refused_pods(run: Run) -> Iterator[Cause]:
         ]
         told = f"quota {found[1]} has {', '.join(parts)}"
     sentence = f"the API server refuses its pods: {told}"
-    yield Cause(reason, sentence, REMEDIES[reason], when=events.when(refused))
+    yield Explanation(reason, sentence, REMEDIES[reason], when=events.when(refused))
 
 
 def dead_node(run: Run, pod: Object) -> tuple[str, str, str] | None:
@@ -111,13 +112,13 @@ def unscheduled(run: Run, pod: Object) -> tuple[str, str, str] | None:
     if said.get("reason") == "SchedulingGated":
         gates = ", ".join(gate["name"] for gate in pod["spec"].get("schedulingGates", []))
         return "scheduling", f"has no node: it is held back by {gates}", when
-    reason, text = without_node(run, pod, said.get("message", ""))
+    reason, text = scheduling_problem(run, pod, said.get("message", ""))
     return reason, text, when
 
 
-def without_node(run: Run, pod: Object, message: str) -> tuple[str, str]:
+def scheduling_problem(run: Run, pod: Object, message: str) -> tuple[str, str]:
     """Why a pod has no node, by what the scheduler says: the reason, and what follows its name in a sentence."""
-    told = scheduling.plainly(message)
+    told = scheduling.parse_message(message)
     if told.reason == "claim-unbound":
         said = events.last(run.events, "ProvisioningFailed", "FailedBinding")
         lost = run.claim is not None and run.claim.get("status", {}).get("phase") == "Lost"
@@ -142,29 +143,29 @@ def not_started(run: Run, pod: Object) -> tuple[str, str, str] | None:
     own = [e for e in run.events if events.about(e) == name and PASSING not in events.message(e)]
     if waits in NO_IMAGE:
         first = next((event for event in own if event.get("reason") in ("Failed", "InspectFailed", waits)), None)
-        told = image_told(waiting.get("message") or waits)
+        told = image_error(waiting.get("message") or waits)
         when = (first or {}).get("firstTimestamp") or created(pod)
         return "image", f"cannot get its image {trainer_of(pod)['image']}: {told}", when
     if waits:
-        reason = "configuration" if waits in CONFIGURATION else kebab(waits)
-        return reason, f"cannot start ({waits}): {plain(waiting.get('message', ''))}", created(pod)
+        reason = "configuration" if waits in CONFIGURATION else kebab_case(waits)
+        return reason, f"cannot start ({waits}): {clean_message(waiting.get('message', ''))}", created(pod)
     if said := events.last(own, *UNMOUNTED):
-        reason, text = unmounted(pod, events.message(said))
+        reason, text = volume_error(pod, events.message(said))
         return reason, f"cannot get its volume: {text}", events.when(said)
     if said := events.last(own, "FailedCreatePodSandBox"):
-        return "refused", f"cannot start: {plain(events.message(said))}", events.when(said)
+        return "refused", f"cannot start: {clean_message(events.message(said))}", events.when(said)
     return None
 
 
-def image_told(message: str) -> str:
+def image_error(message: str) -> str:
     """Why an image cannot be had, without what the kubelet and the runtime put before it."""
     told = re.sub(r'^Back-off pulling image "[^"]*"(: ErrImagePull: )?', "", message.strip())
     told = re.sub(r"(rpc error: code = \w+ desc = )|(failed to pull and unpack image \"[^\"]*\": )", "", told)
     return re.sub(r"failed to resolve reference \"[^\"]*\": ", "", told) or "it could not be pulled, and is tried again"
 
 
-def unmounted(pod: Object, message: str) -> tuple[str, str]:
-    """Why a volume cannot be had: the reason as in TROUBLES, and the rest of a sentence."""
+def volume_error(pod: Object, message: str) -> tuple[str, str]:
+    """Why a volume cannot be had: the reason as in PROBLEMS, and the rest of a sentence."""
     if "Multi-Attach" in message:
         user = re.search(r"already used by pod\(s\) (.+)$", message)
         holder = f"{user[1].strip()}, on another node, uses" if user else "another node has"

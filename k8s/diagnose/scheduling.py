@@ -24,38 +24,38 @@ WORDS = (
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the scheduler says: the reason as in TROUBLES, and the rest of a sentence on a worker that has no node."""
+class SchedulingProblem:
+    """What the scheduler says: the reason as in PROBLEMS, and the rest of a sentence on a worker that has no node."""
 
     reason: str
     text: str
 
 
-def plainly(message: str) -> Told:
+def parse_message(message: str) -> SchedulingProblem:
     """The scheduler's sentence in plain words; as it is, where it is none of the known."""
     found = UNAVAILABLE.match(message)
     if not found:
-        return Told("scheduling", message.strip().rstrip("."))
+        return SchedulingProblem("scheduling", message.strip().rstrip("."))
     if missing := re.search(r'persistentvolumeclaim "(\S+)" not found', found[2]):
-        return Told("claim-missing", f"there is no claim {missing[1]}")
+        return SchedulingProblem("claim-missing", f"there is no claim {missing[1]}")
     if "unbound immediate PersistentVolumeClaims" in found[2]:
-        return Told("claim-unbound", "")
+        return SchedulingProblem("claim-unbound", "")
     counts = [(int(number), *named(words)) for number, words in COUNTED.findall(found[2])]
     if not counts:
-        return Told("scheduling", found[2])
+        return SchedulingProblem("scheduling", found[2])
     reasons = [reason for _, _, reason in counts]
     # A GPU, or a volume, binds a pod to few nodes: what is the matter with the others matters less.
     reason = next((r for r in ("gpu", "volume-node", "claim-unbound") if r in reasons), "scheduling")
     nodes = int(found[1])
     if len(counts) == 1 and counts[0][0] == nodes:
         all_of_them = "the only node has" if nodes == 1 else f"all {nodes} nodes have"
-        return Told(reason, f"{all_of_them} {counts[0][1]}")
+        return SchedulingProblem(reason, f"{all_of_them} {counts[0][1]}")
     parts = [f"{number} {'has' if number == 1 else 'have'} {words}" for number, words, _ in counts]
-    return Told(reason, f"of {nodes} node{'s' if nodes > 1 else ''}, {', '.join(parts)}")
+    return SchedulingProblem(reason, f"of {nodes} node{'s' if nodes > 1 else ''}, {', '.join(parts)}")
 
 
 def named(words: str) -> tuple[str, str]:
-    """What a node has or lacks, in our words, and the reason as in TROUBLES."""
+    """What a node has or lacks, in our words, and the reason as in PROBLEMS."""
     for pattern, ours, reason in WORDS:
         if found := re.search(pattern, words):
             return ours.format(*found.groups()), reason

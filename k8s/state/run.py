@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from job import telemetry
 from job.errors import Exit
 from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.diagnose.catalogue import OF_CODE
-from k8s.state.exits import Ending, endings, first_cause, kebab
+from k8s.state.exits import REASON_OF_CODE, ContainerExit, container_exits, first_cause, kebab_case
 from k8s.state.names import (
     APP,
     CANCELLED,
@@ -153,7 +152,7 @@ def own(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
 def state(run: Run) -> State:
     """The state that a run is in."""
     if run.condition(*DONE):
-        told = [e for e in endings(run.pods) if e.rank == 0 and e.code == Exit.OK][-1:]
+        told = [e for e in container_exits(run.pods) if e.rank == 0 and e.code == Exit.OK][-1:]
         kept = next((f"kept, for {e.message}" for e in told if e.reason == "kept"), "")
         return State("published", kept, ended=True, code=Exit.OK, accuracy=told[0].accuracy if told else None)
     if run.condition(*FAILED):
@@ -173,19 +172,23 @@ def is_settled(job: Object) -> bool:
 def failed(run: Run) -> State:
     """The state of a run that failed, or was rejected."""
     found, code = culprit(run), exit_code(run)
-    reason = found.reason if found else OF_CODE.get(code or 0, kebab((run.condition(*FAILED) or {}).get("reason", "")))
+    reason = (
+        found.reason
+        if found
+        else REASON_OF_CODE.get(code or 0, kebab_case((run.condition(*FAILED) or {}).get("reason", "")))
+    )
     if code == Exit.REJECTED:
         told, accuracy = (found.message, found.accuracy) if found else ("", None)
         return State("rejected", told, ended=True, code=code, accuracy=accuracy)
     return State("failed", reason, ended=True, code=code)
 
 
-def culprit(run: Run) -> Ending | None:
+def culprit(run: Run) -> ContainerExit | None:
     """The end that is the first cause of a failed run; None where there is none, or its pod is gone."""
     reason = (run.condition(*FAILED) or {}).get("reason", "")
-    ends = endings(run.pods)
+    ends = container_exits(run.pods)
     if reason == "PodFailurePolicy":
-        return first_cause([ending for ending in ends if ending.code in OF_CODE])
+        return first_cause([ending for ending in ends if ending.code in REASON_OF_CODE])
     return first_cause(ends) if used_up(run) else None
 
 
@@ -193,7 +196,7 @@ def exit_code(run: Run) -> int | None:
     """A failed run's exit code: that of the worker that failed it, or with which a worker was given up."""
     if found := fatal_pod(run):
         return found[1]
-    codes = [ending.code for ending in endings(run.pods) if ending.rank in used_up(run) and ending.code]
+    codes = [ending.code for ending in container_exits(run.pods) if ending.rank in used_up(run) and ending.code]
     return codes[-1] if codes else None
 
 

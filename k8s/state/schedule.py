@@ -10,12 +10,10 @@ from job.errors import JobError
 from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.commands import control
 from k8s.commands.overlap import active, owner_of
-from k8s.diagnose.catalogue import REMEDIES, Cause
 from k8s.state import cron, events
 from k8s.state.names import APP, NAME_LABEL, RUNS, SINCE
 from k8s.state.pods import created
-from k8s.state.run import Run, age_s, gather_every, is_going, last_record, state
-from k8s.view.summary import EVENTS, event_line, summary
+from k8s.state.run import Run, gather_every, is_going, last_record, state
 
 if TYPE_CHECKING:
     import argparse
@@ -26,14 +24,6 @@ if TYPE_CHECKING:
     from k8s.commands.control import Decision
 
 LATE_S = 15  # after which a start is missed: the controller needs a second or two
-# Events of the CronJob controller on a start that does not come.
-UNSTARTED = (
-    "JobAlreadyActive",
-    "MissSchedule",
-    "TooManyMissedTimes",
-    "FailedCreate",
-    "UnknownTimeZone",
-)
 
 
 @dataclass(frozen=True)
@@ -180,33 +170,7 @@ def every(cluster: Cluster, runs: Iterable[Run]) -> list[Schedule]:
     return sorted(made, key=lambda schedule: schedule.name)
 
 
-def line(seen: Schedule, now: datetime) -> dict[str, Any]:
-    """A schedule in a line, as JSON has it."""
-    word, detail = standing(seen)
-    coming, missed = seen.next(now), seen.missed(now)
-    return {
-        "name": seen.name,
-        "state": word,
-        "detail": detail,
-        "cron": seen.cronjob["spec"]["schedule"],
-        "timezone": seen.zone,
-        "next": coming and coming.isoformat(),
-        "missed": missed and missed.isoformat(),
-        "last": summary(seen.last, now) if seen.last else None,
-        "failures": seen.failures,
-        "failures_at_least": seen.at_least,
-        "workers": seen.cronjob["spec"]["jobTemplate"]["spec"]["completions"],
-        "age_s": round(age_s(created(seen.cronjob), now)),
-    }
-
-
-def detailed(seen: Schedule, now: datetime) -> dict[str, Any]:
-    """A schedule with its runs, the newest first, and its last events, as JSON has it."""
-    history = [summary(run, now) for run in seen.runs]
-    return {**line(seen, now), "history": history, "events": [event_line(event) for event in seen.events[-EVENTS:]]}
-
-
-def standing(seen: Schedule) -> tuple[str, str]:
+def state_of(seen: Schedule) -> tuple[str, str]:
     """The state of a schedule in a word, and the run that it is about, if it is about one."""
     run = seen.going_on
     if seen.suspended:
@@ -214,33 +178,6 @@ def standing(seen: Schedule) -> tuple[str, str]:
     if run:
         return ("held up" if run.job["spec"].get("suspend") else "running"), run.name
     return "waiting", ""
-
-
-def cause(seen: Schedule, now: datetime) -> Cause | None:
-    """Why a schedule starts nothing; None where it does."""
-    run, missed = seen.going_on, seen.missed(now)
-    if seen.suspended:
-        return Cause("schedule-suspended", "it is suspended, and starts no run", REMEDIES["schedule-suspended"])
-    if run and run.job["spec"].get("suspend"):
-        sentence = f"it starts no run, for {run.name} has not ended: it is {state(run)}"
-        return Cause("schedule-held-up", sentence, REMEDIES["schedule-held-up"])
-    if missed:
-        return unstarted(seen, missed)
-    return None
-
-
-def unstarted(seen: Schedule, due: datetime) -> Cause:
-    """Why a run was not started."""
-    since = [event for event in seen.events if (at := events.when(event)) and datetime.fromisoformat(at) >= due]
-    found = events.last(since, *UNSTARTED)
-    reason, remedy = "schedule-missed", REMEDIES["schedule-missed"]
-    within_s = seen.cronjob["spec"].get("startingDeadlineSeconds")
-    told = f"the schedule was suspended or another then, or the cluster's CronJob controller away for {within_s} s"
-    if found and found["reason"] == "JobAlreadyActive":
-        reason, remedy, told = "schedule-overlap", REMEDIES["schedule-overlap"], "another run had not ended"
-    elif found and found["reason"] != "MissSchedule":
-        told = events.message(found)
-    return Cause(reason, f"its run of {due:%Y-%m-%d %H:%M} {seen.zone} was not started: {told}", remedy)
 
 
 def next_start(seen: Schedule, now: datetime, *, changed: bool = False) -> str:
@@ -256,23 +193,6 @@ def next_start(seen: Schedule, now: datetime, *, changed: bool = False) -> str:
     held_up = [str(entry["name"]) for entry in active(seen.cronjob)]
     then = "may start too" if changed else f"after {held_up[0]}" if held_up else "at once"
     return f"{text}, and that of {late:%H:%M}, which was missed, {then}"
-
-
-def well(seen: Schedule, now: datetime) -> Cause:
-    """That nothing is known to be wrong with a schedule."""
-    then = f"; its times are not known here: {seen.unknown}" if seen.unknown else f"; {next_start(seen, now)}"
-    if seen.going_on:
-        return Cause("running", f"nothing is wrong: {seen.going_on.name} goes on{then}")
-    if seen.last is None:
-        return Cause("waiting", f"nothing is wrong: no run of it has ended yet{then}")
-    return Cause("published", f"nothing is wrong: its last run {seen.last.name} published a model{then}")
-
-
-def of_run(seen: Schedule, run: Run, why: Cause) -> Cause:
-    """The cause of a run's failure, as the schedule's."""
-    row = f", the last of {'at least ' * seen.at_least}{seen.failures} in a row" if seen.failures > 1 else ""
-    ended = "was rejected" if state(run).word == "rejected" else "failed"
-    return replace(why, sentence=f"its last run {run.name} {ended}{row}: {why.sentence}")
 
 
 def change(arguments: argparse.Namespace, cluster: Cluster, decision: Decision) -> int:

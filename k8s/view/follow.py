@@ -16,7 +16,7 @@ from job.errors import PUBLISHED
 from job.local import display as progress
 from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.commands import why
+from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.names import CONTAINER, claim_of, pods_of, rank_of
 from k8s.state.run import Run, is_settled, own, state
 from k8s.view.loglines import has_ended
@@ -150,7 +150,7 @@ class Follower:
 class JsonLines(progress.Lines):
     """Rank 0's records, a line of JSON each."""
 
-    def show(self, record: Record) -> None:
+    def show_progress(self, record: Record) -> None:
         """Show a record."""
         telemetry.say(telemetry.to_json(record))
 
@@ -175,14 +175,14 @@ def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
     name, workers = job["metadata"]["name"], job["spec"]["completions"]
     began = time.monotonic()
     try:
-        seen = show(cluster, job, display_of(output, workers, name))
+        seen = show_progress(cluster, job, display_of(output, workers, name))
         return conclude(cluster, seen, time.monotonic() - began, output)
     except KeyboardInterrupt:
         note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
         raise
 
 
-def show(cluster: Cluster, job: Object, display: progress.Lines) -> Run:
+def show_progress(cluster: Cluster, job: Object, display: progress.Lines) -> Run:
     """Show how a run goes until it has ended; returns how it was seen last."""
     name, shown = job["metadata"]["name"], ""
     with display, Follower(cluster, job) as follower:
@@ -202,7 +202,7 @@ def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:
     name, now = seen.name, state(seen)
     code = Status.FAILED if now.code is None else now.code
     published = code in PUBLISHED
-    found = why.explain(cluster, why.gather_all(cluster, name))
+    found = explain_with_log(cluster, gather_evidence(cluster, name))
     record = seen.record
     result = {
         "name": name,

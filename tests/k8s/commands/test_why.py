@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from job import telemetry
 from k8s.commands import why
+from k8s.diagnose.evidence import gather_evidence
 from tests.k8s.commands.test_status import Asked
 from tests.k8s.objects import ended, event, job, record, running, told
 
@@ -73,12 +74,12 @@ def test_events_are_those_of_the_run() -> None:
     claim = event("PersistentVolumeClaim", "output", "ProvisioningFailed", "no class", 4)
     other = event("Pod", "else", "Started", "Container started", 5)
     asked = Asked([job(2), running(0), other, claim, gone, before, made], demo_0_aaaa0=[])
-    assert why.gather_all(asked.given(), "demo").events == (made, gone, claim)
+    assert gather_evidence(asked.given(), "demo").events == (made, gone, claim)
 
 
 def test_what_may_not_be_asked_is_done_without() -> None:
     """Nodes belong to the cluster, and few may look at them."""
     asked = Asked([job(1), running(0)], demo_0_aaaa0=[record("compiling")])
-    seen = why.gather_all(asked.given(), "demo")
+    seen = gather_evidence(asked.given(), "demo")
     assert (seen.down, seen.claim, seen.events) == (None, None, ())
     assert seen.record == record("compiling")

@@ -1,12 +1,12 @@
-"""Every reason that `why` can give has its trouble, and the page of troubles is printed from them."""
+"""Every reason that `why` can give has its trouble, and the page of catalogue is printed from them."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-from k8s.diagnose.catalogue import OF_CODE, TROUBLES, page
-from k8s.state.exits import FOLLOWING
+from k8s.diagnose.catalogue import PROBLEMS, page
+from k8s.state.exits import REASON_OF_CODE, SECONDARY
 
 ROOT = Path(__file__).parents[3]
 # Commands other than `train` print their sentence themselves.
@@ -14,7 +14,7 @@ OTHER_COMMANDS = ("report", "predict", "local")
 PREPARES = ("prepare", "download", "idx", "tfds_folder", "prune", "retention")
 # `promote` says it of a run that it is asked to move to.
 BY_HAND = {"not-published"}
-ERRORS, REASON = {"JobError", "End"}, 1
+ERRORS, REASON = {"JobError", "Outcome"}, 1
 
 
 def reasons(module: Path) -> set[str]:
@@ -37,8 +37,8 @@ def test_every_reason_of_a_worker_has_its_trouble() -> None:
     ]
     found = set().union(*map(reasons, modules))
     assert {"usage", "bug", "stalled", "peer-lost", "loss-not-finite", "output-not-writable"} <= found
-    assert found - BY_HAND - TROUBLES.keys() == set()
-    assert (set(OF_CODE.values()) | FOLLOWING) - TROUBLES.keys() == set()
+    assert found - BY_HAND - PROBLEMS.keys() == set()
+    assert (set(REASON_OF_CODE.values()) | SECONDARY) - PROBLEMS.keys() == set()
 
 
 def test_the_page_is_the_table() -> None:
@@ -48,7 +48,7 @@ def test_the_page_is_the_table() -> None:
 
 def test_a_row_is_a_row() -> None:
     """No symptom, cause or remedy is empty or would break the table."""
-    for reason, trouble in TROUBLES.items():
+    for reason, trouble in PROBLEMS.items():
         for text in (trouble.symptom, trouble.cause, trouble.remedy):
             assert text, reason
             assert not set("|\n") & set(text), reason

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k8s.diagnose.explain import cause
+from k8s.diagnose.explain import explain_run
 from k8s.state.names import CANCELLED, QUEUE_LABEL
 from k8s.state.run import Run
 from tests.k8s.objects import (
@@ -40,7 +40,7 @@ KILLED = "exit code 137: its first process was killed by SIGKILL"
 
 def why(run: Run) -> list[str]:
     """The lines of the explanation."""
-    return str(cause(run)).splitlines()
+    return str(explain_run(run)).splitlines()
 
 
 def leaving(found: Object) -> Object:
@@ -129,7 +129,7 @@ def test_failed_at_once() -> None:
         "exit code 76: the loss was not finite",
         "do: a smaller --learning-rate",
     ]
-    found = cause(run)
+    found = explain_run(run)
     assert (found.reason, found.rank, found.code, found.pod) == ("loss-not-finite", 1, 76, "demo-1-aaaa0")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from job.telemetry import Record
-from k8s.diagnose.catalogue import TROUBLES
-from k8s.diagnose.explain import cause
+from k8s.diagnose.catalogue import PROBLEMS
+from k8s.diagnose.explain import explain_run
 from k8s.state.run import Run, state
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
@@ -24,5 +24,5 @@ def test_a_recorded_run_is_explained(path: Path) -> None:
     record = Record(**found["record"]) if "record" in found else None
     down = tuple(found.get("down", ()))
     run = Run(found["job"], tuple(found["pods"]), tuple(found["events"]), record, found.get("claim"), down)
-    assert f"{run.name}: {state(run)}\n{cause(run)}\n" == path.with_suffix(".txt").read_text()
-    assert cause(run).reason in TROUBLES.keys() | ITS_OWN
+    assert f"{run.name}: {state(run)}\n{explain_run(run)}\n" == path.with_suffix(".txt").read_text()
+    assert explain_run(run).reason in PROBLEMS.keys() | ITS_OWN

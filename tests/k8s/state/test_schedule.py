@@ -13,10 +13,12 @@ import pytest
 
 from k8s.api.errors import LauncherError
 from k8s.commands import cancel, overlap, resume, status, suspend, why
+from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.names import APP, NAME_LABEL, RUNS, SINCE
 from k8s.state.run import Run, gather
 from k8s.state.schedule import Schedule
+from k8s.view.summary import schedule_summary
 from tests.k8s.fakes import FakeCluster
 from tests.k8s.objects import event, job
 
@@ -128,7 +130,7 @@ def test_line(
     schedule: Schedule, state: str, when: str | None, missed: str | None, last: str | None, failures: int
 ) -> None:
     """Its state, its next start and one that was missed in its own zone, its last result, its failures in a row."""
-    found = schedules.line(schedule, NOW)
+    found = schedule_summary(schedule, NOW)
     assert f"{found['state']} {found['detail']}".strip() == state
     assert (found["next"], found["missed"], found["failures"]) == (when, missed, failures)
     assert (found["last"] and found["last"]["state"]) == last
@@ -145,7 +147,7 @@ def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) ->
     found["metadata"]["annotations"] = {SINCE: since} if since else {}
     made = seen(found, child(9, "Complete"))
     assert (made.missed(NOW) is not None) == missed
-    cause = schedules.cause(made, NOW)
+    cause = explain_no_start(made, NOW)
     assert (cause and cause.reason) == ("schedule-missed" if missed else None)
     assert made.late(NOW) is None
     assert made.late(NOW.replace(hour=2, minute=30)) == NOW.replace(hour=2)

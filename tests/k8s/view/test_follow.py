@@ -10,9 +10,9 @@ import pytest
 from job import telemetry
 from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.commands import why
 from k8s.state.names import CANCELLED
 from k8s.state.run import Run
+from k8s.view import follow as follow_module
 from k8s.view.follow import Follower, follow
 
 if TYPE_CHECKING:
@@ -157,6 +157,6 @@ def test_a_cancelled_run_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, caps
     cancelled["metadata"]["annotations"] = {CANCELLED: "now"}
     cancelled["spec"]["suspend"] = True
     cluster = Cluster([[job()], [cancelled]], [[]], {})
-    monkeypatch.setattr(why, "gather_all", lambda *_: Run(cancelled))
+    monkeypatch.setattr(follow_module, "gather_evidence", lambda *_: Run(cancelled))
     assert follow(cluster, job()) == Status.FAILED  # type: ignore[arg-type]
     assert "it was cancelled, its checkpoint kept\ndo: `mnist-job retry`" in capsys.readouterr().err
