@@ -13,7 +13,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-h
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train submit test test-faults test-cluster soak bench image push load lint format lock clean
+.PHONY: help setup data train submit test test-faults test-cluster soak bench image push load pictures lint format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ push: data  ## build and push it, and print its name by digest: IMAGE=registry.e
 
 load: data  ## build it, and put it on the nodes of kind or minikube, by kubectl's current context
 	@./image.sh load $(IMAGE) --target $(TARGET) $(ARGS)
+
+pictures: data  ## make the pictures in README from a real run
+	$(RUN) docs/pictures/make.py
 
 lint: setup  ## check style and types
 	$(RUN) -m ruff check

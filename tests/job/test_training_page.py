@@ -1,4 +1,4 @@
-"""The README's tables say what the code says."""
+"""The tables of docs/training.md are equal to the code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from job.config import Config, flag
 from job.errors import MEANINGS
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
 
 
 def table(header: str) -> list[str]:
     """The rows of the table with this header, as they stand."""
-    found = re.search(re.escape(header) + r"\n\|[-|]+\|\n((?:\|.*\n)+)", README)
+    found = re.search(re.escape(header) + r"\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE)
     assert found, f"no table {header}"
     return found[1].splitlines()
 
