@@ -5,7 +5,7 @@ ARGS ?=
 POINTS ?= 3
 MINUTES ?= 20
 PYTHON ?= python3
-# The manifests' own name. `make push` prints the one by which a cluster elsewhere gets it.
+# The name in the manifests. `make push` prints the name by digest for clusters with a registry.
 IMAGE ?= mnist-job:dev
 TARGET ?= cpu
 RUN := .venv/bin/python
@@ -22,33 +22,33 @@ setup: .venv/installed  ## make the virtual environment with the locked dependen
 
 .venv/installed: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12" >&2; exit 64; }
+		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13: run make PYTHON=python3.12" >&2; exit 64; }
 	$(PYTHON) -m venv .venv
 	$(INSTALL) requirements/dev.txt
 	@touch $@
 
-data: setup  ## get the dataset and prepare it in data/
+data: setup  ## download the dataset and prepare it in data/
 	$(RUN) -m job data
 
-train: data  ## train here: WORKERS=2 ARGS="--epochs 3"
+train: data  ## train on this machine: WORKERS=2 ARGS="--epochs 3"
 	$(RUN) -m job train --workers $(WORKERS) $(ARGS)
 
-submit: setup  ## train on the cluster and follow it: WORKERS=2 OVERLAY=local ARGS="--name demo -- --epochs 3"
+submit: setup  ## train on the cluster and follow the run: WORKERS=2 OVERLAY=local ARGS="--name demo -- --epochs 3"
 	$(RUN) -m k8s submit --wait --image $(IMAGE) --overlay $(OVERLAY) --workers $(WORKERS) $(ARGS)
 
 test: setup  ## run the tests
 	$(RUN) -m pytest $(ARGS)
 
-test-faults: setup  ## kill, stop, fill and break real workers, and see the run go on: POINTS=3 moments for each
+test-faults: setup  ## kill, stop and break real workers: POINTS=3 moments for each fault
 	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(ARGS)
 
-test-cluster: setup  ## the same on a real cluster, which KUBECONFIG names: see tests/cluster/conftest.py
+test-cluster: setup  ## run the tests on the cluster that KUBECONFIG names: see tests/cluster/conftest.py
 	$(RUN) -m pytest tests/cluster $(ARGS)
 
-soak: setup  ## random kills for MINUTES=20
+soak: setup  ## kill workers at random for MINUTES=20
 	MINUTES=$(MINUTES) $(RUN) -m pytest tests/faults/test_soak.py --capture=no $(ARGS)
 
-bench: data  ## time the job beside what a user would pick instead
+bench: data  ## measure the job and its alternatives
 	$(INSTALL) requirements/bench.txt --no-deps
 	$(RUN) -m benchmarks $(ARGS)
 	$(RUN) -m benchmarks.recovery
@@ -56,23 +56,23 @@ bench: data  ## time the job beside what a user would pick instead
 image: data  ## build the container image: IMAGE=mnist-job:dev TARGET=cpu
 	@./image.sh build $(IMAGE) --target $(TARGET) $(ARGS)
 
-push: data  ## build and push it, and print its name by digest: IMAGE=registry.example/you/mnist-job:1
+push: data  ## build the image, push it, and print its name by digest: IMAGE=registry.example/you/mnist-job:1
 	@./image.sh push $(IMAGE) --target $(TARGET) $(ARGS)
 
-load: data  ## build it, and put it on the nodes of kind or minikube, by kubectl's current context
+load: data  ## build the image and load it into kind or minikube (kubectl's current context)
 	@./image.sh load $(IMAGE) --target $(TARGET) $(ARGS)
 
 pictures: data  ## make the pictures in README from a real run
 	$(RUN) docs/pictures/make.py
 
-lint: setup  ## check style and types
+lint: setup  ## check style, types, imports and the Dockerfile
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	PYTHONPATH=. .venv/bin/lint-imports --no-cache --no-logo
 	.venv/bin/hadolint Dockerfile
 
-format: setup  ## put the code into the one layout
+format: setup  ## format the code
 	$(RUN) -m ruff check --fix --exit-zero
 	$(RUN) -m ruff format
 
@@ -80,9 +80,9 @@ lock: setup  ## lock the dependencies again after a change in pyproject.toml
 	$(LOCK) pyproject.toml --extra cpu --output-file requirements/cpu.txt
 	$(LOCK) pyproject.toml --extra gpu --output-file requirements/gpu.txt
 	$(LOCK) pyproject.toml --extra cpu --extra launcher --extra dev --output-file requirements/dev.txt
-	@# Alone: tf-keras asks for tensorflow, whose files would overwrite tensorflow-cpu's.
+	@# --no-deps: tf-keras depends on tensorflow, whose files would overwrite those of tensorflow-cpu.
 	echo 'tf-keras~=2.21.0' | $(LOCK) --no-deps - --output-file requirements/bench.txt
 
-clean:  ## remove what was made here, but not data/ and output/
+clean:  ## remove build products, but not data/ and output/
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the image, and pushes it or loads it into kind or minikube, with the container engine that is there.
+# Builds the image and pushes it, or loads it into kind or minikube, with docker, podman or buildah.
 # Usage: image.sh build|push|load IMAGE [OPTION OF THE BUILD...]
 set -eu
 cd "$(dirname "$0")"
@@ -12,14 +12,14 @@ fail() {
 what=$1 image=$2
 shift 2
 
-# A node keeps what it has by a tag, so `latest` is whatever was the latest on each of them.
+# A node keeps the image that it once pulled under a tag, so `latest` may differ from node to node.
 case ${image##*/} in
-    *:latest) fail "IMAGE=$image would be another image on every node: name a version" ;;
+    *:latest) fail "IMAGE=$image could be a different image on every node: use a version as the tag, such as ${image%:*}:1" ;;
     *:?*) ;;
     *) fail "IMAGE=$image needs a tag: IMAGE=$image:1" ;;
 esac
 
-# The first whose engine answers: a client alone is not enough.
+# The first engine that answers: an installed client alone is not enough.
 engine=
 for candidate in docker podman buildah; do
     if "$candidate" info >/dev/null 2>&1; then
@@ -32,14 +32,14 @@ done
 build() {
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
     revision=$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) || revision=unknown
-    # Docker: pass over the other target's stages; no attestation, which would give each build a digest of its own.
-    # Buildah: take layers that are there, as the others do.
+    # Docker: BuildKit skips the stages of other targets; an attestation would give each build another digest.
+    # Buildah: reuse layers, as the other engines do by default.
     DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_LAYERS=true "$engine" build --tag "$image" \
         --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision" \
         "$@" . >&2
 }
 
-push() {  # prints the name by which a cluster gets these very bytes
+push() {  # prints the image's name by digest
     if [ "$engine" = docker ]; then
         docker push "$image" | tee "$scratch/log" >&2
         sed -n 's/.*digest: \(sha256:[0-9a-f]*\).*/\1/p' "$scratch/log" >"$scratch/digest"
@@ -53,7 +53,7 @@ push() {  # prints the name by which a cluster gets these very bytes
 load() {
     if [ "$engine" = docker ]; then
         docker save --output "$scratch/image.tar" "$image"
-    else  # by the very name: they put localhost/ before one without a registry, and a node does not
+    else  # under this exact name: podman and buildah add localhost/ to a name without a registry, and nodes do not
         "$engine" push --quiet "$image" "docker-archive:$scratch/image.tar:$image"
     fi
     case $context in
@@ -71,7 +71,7 @@ case $what in
         build "$@"
         ;;
     push)
-        case $image in */*) ;; *) fail "IMAGE=$image names no registry: IMAGE=registry.example/you/$image" ;; esac
+        case $image in */*) ;; *) fail "IMAGE=$image has no registry: use IMAGE=registry.example/you/$image" ;; esac
         build "$@"
         push
         ;;
@@ -80,10 +80,10 @@ case $what in
         case $context in
             kind-*) ;;
             *) minikube --profile "$context" status >/dev/null 2>&1 ||
-                fail "the current context, $context, is not kind's, nor a running minikube's: make push instead" ;;
+                fail "the current context, $context, is neither kind nor a running minikube: use make push instead" ;;
         esac
         build "$@"
         load
         ;;
-    *) fail "build, push or load, not $what" ;;
+    *) fail "the command must be build, push or load, not $what" ;;
 esac

@@ -215,9 +215,12 @@ def test_failed_push_is_an_error(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        ("mnist-job:1", "names no registry: IMAGE=registry.example/you/mnist-job:1"),
+        ("mnist-job:1", "has no registry: use IMAGE=registry.example/you/mnist-job:1"),
         ("registry.example:5000/mnist-job", "needs a tag: IMAGE=registry.example:5000/mnist-job:1"),
-        ("registry.example/mnist-job:latest", "would be another image on every node: name a version"),
+        (
+            "registry.example/mnist-job:latest",
+            "could be a different image on every node: use a version as the tag, such as registry.example/mnist-job:1",
+        ),
     ],
 )
 def test_bad_names_are_refused_before_anything_is_built(desk: Desk, image: str, sentence: str) -> None:
@@ -252,6 +255,6 @@ def test_load_goes_to_the_current_context(desk: Desk, context: str, load: list[s
 def test_load_never_goes_to_another_cluster(desk: Desk) -> None:
     """Where the current context is some other cluster nothing is built, and the sentence says what to do instead."""
     done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"kubectl": "echo prod", "minikube": "exit 85"})
-    sentence = "error: the current context, prod, is not kind's, nor a running minikube's: make push instead"
+    sentence = "error: the current context, prod, is neither kind nor a running minikube: use make push instead"
     assert (done.code, done.line) == (64, sentence)
     assert done.calls == ["kubectl config current-context", "minikube --profile prod status"]
