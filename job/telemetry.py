@@ -1,4 +1,4 @@
-"""The one progress record of a worker: a JSON line in the pipe and in events.jsonl, logfmt on standard output."""
+"""The progress record of a worker: a JSON line in its trainer's pipe and in events.jsonl, logfmt on standard output."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 import os
 import re
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-PIPE = "TELEMETRY_FD"  # the environment variable with the number of the trainer's pipe to its supervisor
-RESTARTS = "RESTARTS"  # and the one that says how often the trainer was started again
+# Environment variables that a supervisor sets for its trainer.
+PIPE = "TELEMETRY_FD"  # file descriptor of the pipe that takes the trainer's records
+RESTARTS = "RESTARTS"  # how often the trainer was restarted
+
+HEARTBEAT_S = 1.0
 
 _PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
 _BARE = re.compile(r'[^\s"=\\]+')
@@ -21,13 +26,20 @@ _BARE = re.compile(r'[^\s"=\\]+')
 
 @dataclass(frozen=True)
 class Record:
-    """One moment of one worker. None: not known in this phase, and not written.
+    """The state of one worker at one time. A field that is None is unknown in this phase, and not written.
 
-    time is seconds since 1970 (UTC), loss the mean cross-entropy in nats over the examples since the last
-    record, accuracy the share of test examples classified rightly, examples_per_s the rate over all workers.
-    checkpoint is the step of the newest checkpoint on the volume; restarts counts this worker's trainers that ended
-    and were started again. joined says how many workers have come while others are waited for. Rank 0's workers holds,
-    by rank, {phase, restarts} of those that are in another phase than most or were started again.
+    Attributes:
+        time: seconds since 1970 (UTC).
+        loss: mean cross-entropy in nats over the examples since the last record.
+        accuracy: share of the test examples that are classified correctly.
+        examples_per_s: over all workers.
+        eta_s: seconds of training that are left.
+        checkpoint: step of the newest checkpoint on the volume.
+        restarts: how often this worker's trainer was restarted.
+        joined: how many workers have joined, while rank 0 waits for the others.
+        workers: from rank 0 only: {rank: {"phase", "restarts"}} of each worker that was restarted or whose phase
+            differs from that of most workers.
+        code: exit code of a worker that has ended; reason, message and hint are those of its JobError.
     """
 
     time: float
@@ -51,8 +63,8 @@ class Record:
     hint: str | None = None
 
     def values(self) -> dict[str, Any]:
-        """The fields that are known, in order."""
-        return {k: v for k, v in vars(self).items() if v is not None}
+        """The fields that are known, in the order of the class."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 _TYPES = {
@@ -62,17 +74,17 @@ _TYPES = {
 
 
 def to_json(record: Record) -> str:
-    """One line of JSON, without its line end."""
+    """The record as one line of JSON, without a line end."""
     return json.dumps(record.values())
 
 
 def to_logfmt(record: Record) -> str:
-    """One line of logfmt, without its line end; a value with a space, a quote or a line end is a JSON string."""
-    return " ".join(f"{key}={word(value)}" for key, value in record.values().items())
+    """The record as one line of logfmt, without a line end."""
+    return " ".join(f"{key}={logfmt_value(value)}" for key, value in record.values().items())
 
 
-def word(value: Any) -> str:
-    """A value as logfmt has it."""
+def logfmt_value(value: Any) -> str:
+    """One value in logfmt; text with a space, a quote, an equals sign or a line end becomes a JSON string."""
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}".rstrip("0").rstrip(".")
     text = json.dumps(value) if isinstance(value, dict) else str(value)
@@ -80,31 +92,31 @@ def word(value: Any) -> str:
 
 
 def parse(line: str) -> Record | None:
-    """The record of one line, JSON or logfmt; None for a line that holds none, as a torn one does."""
+    """The record in a line of JSON or logfmt; None if the line is torn or holds no record."""
     try:
         if line.lstrip().startswith("{"):
-            found = json.loads(line)
+            values = json.loads(line)
         else:
-            found = {key: json.loads(word) if word.startswith('"') else word for key, word in _PAIR.findall(line)}
-        if "workers" in found and isinstance(found["workers"], str):
-            found["workers"] = json.loads(found["workers"])
-        fields: dict[str, Any] = {key: _TYPES[key](value) for key, value in found.items() if key in _TYPES}
+            values = {key: json.loads(text) if text.startswith('"') else text for key, text in _PAIR.findall(line)}
+        if "workers" in values and isinstance(values["workers"], str):
+            values["workers"] = json.loads(values["workers"])
+        fields: dict[str, Any] = {key: _TYPES[key](value) for key, value in values.items() if key in _TYPES}
         return Record(**fields)
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def read(lines: Iterable[str]) -> Iterator[Record]:
-    """The records of a stream, whatever else stands in it; a last line without its end is torn, and skipped."""
+def read_records(lines: Iterable[str]) -> Iterator[Record]:
+    """The records in a stream of lines. Other lines are skipped, and a last line without its line end."""
     for line in lines:
         if line.endswith("\n") and (record := parse(line)):
             yield record
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Write a line at once, on standard output where no stream is given.
+def write_line(line: str, stream: TextIO | None = None) -> None:
+    """Write a line to a stream, by default standard output, and flush it.
 
-    Training goes on when nobody reads any more, as after `| head`: this line and the later ones then go nowhere.
+    If the reader has closed the pipe, as `head` does, this line and all later ones are discarded and training goes on.
     """
     stream = stream or sys.stdout
     try:
@@ -112,3 +124,62 @@ def say(line: str, stream: TextIO | None = None) -> None:
         stream.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Reporter:
+    """Sends a trainer's records to its supervisor and to an attached journal. Safe to use from several threads.
+
+    Args:
+        run: name of the run.
+        rank: rank of this worker.
+        pipe: file descriptor of the pipe to the supervisor.
+        restarts: how often this worker's trainer was restarted.
+    """
+
+    def __init__(self, run: str, rank: int, pipe: int, restarts: int) -> None:
+        self._identity, self._restarts = (run, rank), restarts
+        self._pipe = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
+        self._lock = threading.Lock()
+        self._phase, self._sent_at = "", 0.0
+        self._journal: Callable[[Record], None] | None = None
+
+    def attach(self, journal: Callable[[Record], None]) -> None:
+        """Pass every later record to the journal too, but no heartbeats."""
+        self._journal = journal
+
+    def __call__(self, phase: str, **fields: Any) -> None:
+        """Send a record with the given fields."""
+        record = self._send(phase, **fields)
+        if self._journal:
+            self._journal(record)
+
+    def heartbeat(self, phase: str = "", **fields: Any) -> None:
+        """Report progress to the supervisor only, at most once a second unless the phase is a new one.
+
+        Args:
+            phase: by default the current one.
+            fields: of the record.
+        """
+        if phase not in {"", self._phase} or time.monotonic() >= self._sent_at + HEARTBEAT_S:
+            self._send(phase or self._phase, **fields)
+
+    def start_pulse(self) -> None:
+        """Write an empty line every second from now on: the process is not stopped, although its work may hang.
+
+        Call this after the import of TensorFlow, which blocks all other Python threads for seconds.
+        """
+
+        def write() -> None:
+            while True:
+                with self._lock:
+                    self._pipe.write("\n")
+                time.sleep(HEARTBEAT_S)
+
+        threading.Thread(target=write, name="pulse", daemon=True).start()
+
+    def _send(self, phase: str, **fields: Any) -> Record:
+        self._phase, self._sent_at = phase, time.monotonic()
+        record = Record(time.time(), *self._identity, phase, restarts=self._restarts, **fields)
+        with self._lock:
+            self._pipe.write(to_json(record) + "\n")
+        return record

@@ -15,9 +15,10 @@ from job import model
 from job.config import settings_to_match
 from job.errors import Exit, JobError
 from job.output.checkpoint import Checkpoint
+from job.output.journal import read_curve
 from job.report import report
 from job.system import process
-from job.training import data, export, journal, step
+from job.training import data, export, step
 from job.training.checkpointing import Saver, restore
 from job.training.evaluation import Evaluator
 from job.training.statistics import Course
@@ -63,24 +64,24 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     course = Course(plan.steps, step=made, training_s=first.seconds)
     if output and made:
         with output.errors():
-            course.moments = journal.moments(output.folder, made)
+            course.moments = read_curve(output.folder, made)
     evaluator = Evaluator(worker, dataset.test)
 
     with Saver(worker, packing, must_match, output, made) as saver:
         vector = fit(config, worker, dataset.train, plan, vector, course, evaluator, saver)
 
-        worker.tell("evaluating", step=course.step, steps=course.steps)
+        worker.report("evaluating", step=course.step, steps=course.steps)
         params = packing.unpack(vector)
         probabilities = evaluator.probabilities(params)
-        if evaluator.total(np.asarray([worker.told_to_stop()], np.float32))[0]:
+        if evaluator.total(np.asarray([worker.stop_requested()], np.float32))[0]:
             saver.save(course, vector)
             raise stopped(worker, course)
     if not np.isfinite(probabilities).all():  # a step's loss is that before its update, which may be the last
         raise not_finite(config, course)
-    worker.tell("publishing", step=course.step, steps=course.steps)
+    worker.report("publishing", step=course.step, steps=course.steps)
     if output is None:
         evaluator.say_published()
-        worker.tell("published", step=course.step, steps=course.steps, code=0)
+        worker.report("published", step=course.step, steps=course.steps, code=0)
         evaluator.say_goodbye()
         return Exit.OK
     published = publish(config, worker, dataset, output, course, params, probabilities)
@@ -88,7 +89,7 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     # From here on the run has succeeded, even if no peer hears of it, and its folder takes no more records.
     evaluator.try_farewell()
     with contextlib.suppress(JobError):
-        worker.tell(
+        worker.report(
             "published",
             step=course.step,
             steps=course.steps,
@@ -114,7 +115,7 @@ def fit(  # noqa: PLR0913, PLR0917 - what a training is made of
     on_cpu = config.device == "cpu"
     workers = worker.cluster.workers
     advance = step.compile_block(worker.strategy, saver.packing, workers, config.sync_every, gather=on_cpu)
-    worker.tell("compiling", step=course.step, steps=plan.steps)
+    worker.report("compiling", step=course.step, steps=plan.steps)
     course.resume()
     begun = course.step
     blocks = data.training_blocks(rows, plan, begun)
@@ -122,11 +123,11 @@ def fit(  # noqa: PLR0913, PLR0917 - what a training is made of
         before = course.step
         sizes = plan.batch_sizes(first, first + plan.block_steps)
         rates = learning_rates(config, plan, before)
-        stop = np.float32(worker.told_to_stop())
+        stop = np.float32(worker.stop_requested())
         outcome = advance(vector, step.Block(images, labels, weights, sizes, rates, np.int32(last - first), stop))
         vector, loss = outcome.vector, float(outcome.loss)
         course.made(before + last - first, loss, float(sizes[: last - first].sum()))
-        worker.tell.beat("training", step=course.step, steps=plan.steps)
+        worker.report.heartbeat("training", step=course.step, steps=plan.steps)
         if not math.isfinite(loss):
             raise not_finite(config, course)
         if outcome.stops or plan.checkpoint_is_due(before, course.step):
@@ -137,7 +138,7 @@ def fit(  # noqa: PLR0913, PLR0917 - what a training is made of
         if end_of_epoch or last // config.log_every > first // config.log_every:
             shown = end_of_epoch and shows_accuracy(config, epoch + 1)
             accuracy = evaluator.accuracy(saver.packing.unpack(vector)) if shown else None
-            worker.tell("training", checkpoint=saver.written, **course.moment(epoch + 1, accuracy))
+            worker.report("training", checkpoint=saver.written, **course.moment(epoch + 1, accuracy))
             if shown:
                 course.resume()
     return vector
@@ -161,7 +162,7 @@ def plan_of(config: Config, cluster: Cluster, rows: Rows) -> data.Plan:
 
 def stopped(worker: Worker, course: Course) -> JobError:
     """The error of a training that was told to stop, here or at a peer."""
-    told = worker.told_to_stop()
+    told = worker.stop_requested()
     reason, who = ("stopped", "told") if told else ("stopped-by-peer", "a peer was told")
     return JobError(Exit.TRY_AGAIN, reason, f"{who} to stop at step {course.step}", "start the run again")
 
@@ -218,7 +219,7 @@ def publish(
         # There is none where the run went on from its last checkpoint and its journal is lost.
         curve=[*course.moments[:-1], *({**last, "accuracy": accuracy} for last in course.moments[-1:])],
         timing={
-            "startup_s": (course.first_block_at or time.perf_counter()) - worker.began,
+            "startup_s": (course.first_block_at or time.perf_counter()) - worker.started,
             "training_s": course.training_s,
             "steps": course.steps,
             "examples_per_s": dataset.train.count * config.epochs / course.steps / course.seconds_a_step(),

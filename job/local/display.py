@@ -52,12 +52,12 @@ class Lines:
     def show(self, record: Record) -> None:
         """Show a worker's record."""
         if record.rank == 0 or self._phases.get(record.rank) != record.phase:
-            telemetry.say(telemetry.to_logfmt(record))
+            telemetry.write_line(telemetry.to_logfmt(record))
         self._phases[record.rank] = record.phase
 
     def note(self, rank: int, line: str) -> None:
         """Show a line that a worker wrote on standard error."""
-        telemetry.say(self._named(rank, line), sys.stderr)
+        telemetry.write_line(self._named(rank, line), sys.stderr)
 
     def restarted(self, rank: int, code: int, record: Record | None) -> None:
         """Say why a worker is started again."""
@@ -68,17 +68,19 @@ class Lines:
         text = _ending(code, record)
         if record and record.hint:
             text += f"; {record.hint}"
-        telemetry.say(f"error: {self._named(rank, text)}", sys.stderr)
+        telemetry.write_line(f"error: {self._named(rank, text)}", sys.stderr)
 
     def summary(self, code: int) -> None:
         """Print how good the published model is, and where it and its report are; that it was rejected is an error."""
-        telemetry.say(" ".join(f"{name}={telemetry.word(value)}" for name, value in self._result().items()))
+        telemetry.write_line(
+            " ".join(f"{name}={telemetry.logfmt_value(value)}" for name, value in self._result().items())
+        )
         self._rejection(code)
 
     def _rejection(self, code: int) -> None:
         if code == Exit.REJECTED:
             reason = f"{self._run} is published, but rejected: {self._verdict()['reason']}"
-            telemetry.say(f"error: {reason}; `latest` is unmoved", sys.stderr)
+            telemetry.write_line(f"error: {reason}; `latest` is unmoved", sys.stderr)
 
     def _named(self, rank: int, text: str) -> str:
         return f"worker {rank}: {text}" if self._config.workers > 1 else text

@@ -194,7 +194,7 @@ def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
 
     beside = threading.Thread(target=notes, daemon=True)
     beside.start()
-    for record in telemetry.read(cast("TextIO", worker.stdout)):
+    for record in telemetry.read_records(cast("TextIO", worker.stdout)):
         events.put((rank, record))
     beside.join()
     code = worker.wait()

@@ -41,4 +41,4 @@ class LineWriter:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._lines)
                 line = self._lines.popleft()
-            telemetry.say(line)
+            telemetry.write_line(line)

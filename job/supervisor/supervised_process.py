@@ -74,7 +74,7 @@ class SupervisedProcess:
             beside = threading.Thread(target=keep, args=(cast("TextIO", self._process.stderr), chatter), daemon=True)
             beside.start()
             with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
-                for record in telemetry.read(self._signs(pipe)):
+                for record in telemetry.read_records(self._signs(pipe)):
                     events.put(record)
             beside.join()
             code = self._process.wait()

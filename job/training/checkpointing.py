@@ -25,7 +25,7 @@ def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], outpu
     """The newest sound checkpoint of the run, if it has any; what is damaged, and where it goes on, is told."""
 
     def warn(sentence: str) -> None:
-        worker.tell("restoring", reason="checkpoint-damaged", message=sentence)
+        worker.report("restoring", reason="checkpoint-damaged", message=sentence)
 
     with output.errors():
         found = restore_newest(output.checkpoints, must_match, warn)
@@ -37,7 +37,7 @@ def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], outpu
         raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {found.workers} workers")
     change = f", with {now} workers instead of {found.workers}" if found.workers != now else ""
     message = f"going on from the checkpoint at step {found.step}{change}"
-    worker.tell("restoring", step=found.step, checkpoint=found.step, reason="resumed", message=message)
+    worker.report("restoring", step=found.step, checkpoint=found.step, reason="resumed", message=message)
     return found
 
 

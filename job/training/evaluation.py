@@ -30,7 +30,7 @@ class Evaluator:
 
     def __init__(self, worker: Worker, rows: Rows) -> None:
         self.total = step.compile_sum(worker.strategy)
-        self._beat = worker.tell.beat
+        self._heartbeat = worker.report.heartbeat
         self._count = rows.count
         self._batches = data.evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank)
         self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
@@ -41,7 +41,7 @@ class Evaluator:
         own = np.zeros([self._count, classes], np.float32)  # the other workers' rows stay zeros
         for numbers, images, _ in self._batches:
             own[numbers.numpy()] = self._predict(params, images)
-            self._beat()
+            self._heartbeat()
         return self.total(own)
 
     def say_published(self) -> None:
@@ -73,5 +73,5 @@ class Evaluator:
         right = 0
         for _, images, labels in self._batches:
             right += int(np.count_nonzero(self._predict(params, images).numpy().argmax(axis=1) == labels))
-            self._beat()
+            self._heartbeat()
         return float(self.total(np.asarray([right], np.float32))[0]) / self._count

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from job import model
+from job.training import internals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 # one after the other, beats the ring's 2(N-1) smaller ones. Two workers, 31 KB: 0.49 ms against 0.75 ms.
 GATHER_BYTES = 64 * 1024
 # AutoGraph is off everywhere: it only rewrites Python's loops and conditions, and took half a second of each start.
-
-# Apart from the strategy's own keys, which count up from 1.
-GATHER_KEY = 1 << 20
 
 
 Array: TypeAlias = "NDArray[np.float32]"
@@ -111,7 +109,7 @@ def compile_block(
         if workers == 1:
             return vector
         if gather and vector.shape.num_elements() * vector.dtype.size <= GATHER_BYTES:
-            return tf.reduce_sum(gathered(vector, workers), axis=0)
+            return tf.reduce_sum(internals.gather(vector, workers), axis=0)
         return all_reduce(vector)
 
     if workers == 1 or sync_every > 1:
@@ -209,15 +207,3 @@ def all_reduce(tensor: tf.Tensor) -> tf.Tensor:
     """The sum over the replicas, from within strategy.run."""
     # The identity gives the tensor a device, by which the strategy finds where to sum it.
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
-
-
-def gathered(vector: tf.Tensor, workers: int) -> tf.Tensor:
-    """Every worker's vector, [workers, size]; the strategy's own all_gather would first gather the shapes."""
-    return tf.raw_ops.CollectiveGatherV2(
-        input=vector[None],
-        group_size=workers,
-        group_key=GATHER_KEY,
-        instance_key=GATHER_KEY,
-        ordering_token=[],
-        communication_hint="ring",
-    )

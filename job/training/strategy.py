@@ -1,4 +1,4 @@
-"""Joins the workers: TensorFlow configured for this process, and the strategy that holds them together."""
+"""Connects the workers: configures TensorFlow in this process and makes the strategy."""
 
 from __future__ import annotations
 
@@ -6,35 +6,32 @@ import os
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-from tensorflow.python.eager import context
 
 from job.config import usage
 from job.errors import Exit, JobError
+from job.training import internals
 
 if TYPE_CHECKING:
     from job.cluster import Cluster
 
-A_YEAR_MS = 365 * 86_400_000
-
 
 def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.distribute.Strategy:
-    """Wait for all workers and make the strategy, one replica a worker.
+    """Wait for all workers and make the strategy, with one replica on each worker.
 
     Args:
         cluster: this worker and its peers.
         device: cpu or gpu.
-        threads: CPU threads that share a product.
-        timeout_s: how long to wait; TensorFlow's own limit is an hour.
+        threads: CPU threads that share one matrix product.
+        timeout_s: how long to wait for the peers, in seconds.
 
     Raises:
-        JobError: 64 when there is no GPU to train on; 75 when this worker's port is taken or a peer never comes.
+        JobError: 64 if there is no GPU to train on; 75 if this worker's port is taken or a peer does not come.
     """
     configure(device, threads)
     if cluster.workers == 1:
         return tf.distribute.get_strategy()
     os.environ["TF_CONFIG"] = cluster.tf_config()
-    bound_wait(cluster.workers, timeout_s)
+    internals.limit_wait_for_peers(cluster.workers, timeout_s)
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if device == "gpu" else implementation.RING
@@ -42,10 +39,10 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     except tf.errors.DeadlineExceededError as error:
-        message = f"not all of the {cluster.workers} workers came within {timeout_s} s"
-        raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "see why the others did not start") from error
+        message = f"not all of the {cluster.workers} workers joined within {timeout_s} s"
+        raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "find out why the others did not start") from error
     except tf.errors.UnknownError as error:
-        if "Could not start gRPC server" not in str(error):
+        if internals.PORT_TAKEN not in str(error):
             raise
         address = cluster.tensorflow[cluster.rank]
         raise JobError(
@@ -57,11 +54,11 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
 
 
 def configure(device: str, threads: int) -> None:
-    """Set up devices and threads; must come before TensorFlow makes anything."""
+    """Set devices and threads. Call it before anything else of TensorFlow's."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     if device == "cpu":
-        # Operations in parallel only get into each other's way here: with a second thread for them a step of two
-        # workers takes 0.64 ms instead of 0.42, one of one worker 71 us instead of 65.
+        # A second thread for parallel operations only slows them down: a step takes 0.64 ms instead of 0.42 with two
+        # workers, 71 us instead of 65 with one.
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.set_visible_devices([], "GPU")
         return
@@ -69,24 +66,9 @@ def configure(device: str, threads: int) -> None:
     if not gpus:
         raise usage(
             "--device gpu: TensorFlow finds no GPU here",
-            "use --device cpu, or a machine, driver and image with one for each worker",
+            "use --device cpu, or give each worker a GPU, a driver and an image for GPUs",
         )
     tf.config.set_visible_devices(gpus[0], "GPU")
     tf.config.experimental.set_memory_growth(gpus[0], True)
-    # TF32 rounds factors to 10 bits: results would differ from those on CPUs in the third digit.
+    # TF32 rounds factors to 10 bits, so that results would differ from a CPU's in the third digit.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-
-
-def bound_wait(workers: int, timeout_s: int) -> None:
-    """Bound the wait for peers, which the strategy itself would not, by the settings it would make and a time-out.
-
-    The workers' heartbeats to each other go by the wall clock: with their 10 s a clock that is set forward ends every
-    trainer. Who is stopped or out of reach is found by the supervisors instead, which go by the monotonic clock.
-    """
-    context.context().configure_coordination_service(
-        service_type="standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=timeout_s * 1000,
-        heartbeat_timeout_in_ms=A_YEAR_MS,
-        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)],
-    )

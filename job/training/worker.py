@@ -1,4 +1,4 @@
-"""This process among the workers that train together."""
+"""One worker's process: who it is, and how it reaches its peers and its supervisor."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from job.cluster import Cluster
-    from job.supervisor.task import Teller
+    from job.telemetry import Reporter
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process among those that train together.
+    """This process among the workers that train together.
 
-    strategy joins them, one replica on each. tell sends the fields of a progress record. told_to_stop says whether this
-    worker was asked to leave. began is the process's start, in seconds of time.perf_counter().
+    Attributes:
+        cluster: this worker's rank and the addresses of all workers.
+        strategy: connects the workers, one replica each.
+        report: sends a progress record.
+        stop_requested: returns whether this worker was asked to stop.
+        started: when the process started, in seconds of time.perf_counter().
     """
 
     cluster: Cluster
     strategy: tf.distribute.Strategy
-    tell: Teller
-    told_to_stop: Callable[[], bool]
-    began: float
+    report: Reporter
+    stop_requested: Callable[[], bool]
+    started: float

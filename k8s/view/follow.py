@@ -152,7 +152,7 @@ class JsonLines(progress.Lines):
 
     def show_progress(self, record: Record) -> None:
         """Show a record."""
-        telemetry.say(telemetry.to_json(record))
+        telemetry.write_line(telemetry.to_json(record))
 
 
 def display_of(output: str, workers: int, name: str) -> progress.Lines:

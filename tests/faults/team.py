@@ -70,7 +70,7 @@ class Worker:
         cast("TextIO", self.process.stderr).close()
 
     def _read(self) -> None:
-        for record in telemetry.read(cast("TextIO", self.process.stdout)):
+        for record in telemetry.read_records(cast("TextIO", self.process.stdout)):
             with self._news:
                 self.records.append(record)
                 self._news.notify_all()

@@ -37,17 +37,17 @@ SHORT_LIVED = """
 import os, signal, time
 from pathlib import Path
 from job import telemetry
-from job.supervisor import task
+from job.supervisor.child import run_child
 
-def run(config, cluster, tell):
+def run(config, cluster, report):
     there = Path("/proc", str(os.getppid()))
     descriptors = len(list((there / "fd").iterdir()))
     resident = int((there / "status").read_text().split("VmRSS:")[1].split()[0]) * 1024
     step = 1 + int(os.environ[telemetry.RESTARTS])
-    tell("training", step=step, steps=1_000_000, message=f"{descriptors} {resident}")
+    report("training", step=step, steps=1_000_000, message=f"{descriptors} {resident}")
     os.kill(os.getpid(), signal.SIGKILL)
 
-task.main(run)
+run_child(run)
 """
 
 
@@ -55,7 +55,9 @@ def test_a_trainer_that_fails_at_each_start_is_given_up_with_the_cause(
     digits: Path, quiet: Callable[..., Mapping[str, Any]], tmp_path: Path
 ) -> None:
     """Rank 1's trainer ends with 1 at each start: after three restarts 75 and why; repaired: the quiet run's model."""
-    broken = copy_with(tmp_path, "trainer.py", "import sys\nsys.exit('libbroken.so: cannot open shared object file')\n")
+    broken = copy_with(
+        tmp_path, "supervisor/trainer.py", "import sys\nsys.exit('libbroken.so: cannot open shared object file')\n"
+    )
     with Team(digits, tmp_path / "output") as team:
         team.start(0)
         sound, team.variables = team.variables, team.variables | broken
@@ -156,7 +158,7 @@ def test_nothing_grows_over_ten_thousand_steps(digits: Path, tmp_path: Path) -> 
 
 def test_nothing_grows_over_twenty_restarts(digits: Path, tmp_path: Path) -> None:
     """Both ranks' supervisors, whose trainers die after a step each: descriptors and memory at 20 later restarts."""
-    variables = copy_with(tmp_path, "trainer.py", SHORT_LIVED)
+    variables = copy_with(tmp_path, "supervisor/trainer.py", SHORT_LIVED)
     with Team(digits, tmp_path / "output", 2, variables=variables).start() as team:
         for rank in team.workers:
             team[rank].until(lambda record: record.restarts > 25)

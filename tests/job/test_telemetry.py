@@ -90,7 +90,7 @@ def test_a_hostile_string_comes_through(write: Any, text: str) -> None:
     line = write(record)
     assert len(line.splitlines()) == 1
     assert telemetry.parse(line) == record
-    assert list(telemetry.read(io.StringIO(line + "\n"))) == [record]
+    assert list(telemetry.read_records(io.StringIO(line + "\n"))) == [record]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_hostile_string_comes_through(write: Any, text: str) -> None:
 )
 def test_numbers_keep_six_digits_and_times_their_milliseconds(value: float, text: str) -> None:
     """Large numbers are never written with an exponent, in which a time would lose its seconds."""
-    assert telemetry.word(value) == text
+    assert telemetry.logfmt_value(value) == text
 
 
 def test_a_number_that_is_none_is_still_read() -> None:
@@ -161,8 +161,8 @@ def test_every_torn_line_is_skipped() -> None:
         whole = write(BARE) + "\n"
         for cut in range(len(text)):
             expected = [BARE] if cut >= len(whole) else []
-            assert list(telemetry.read(io.StringIO(text[:cut]))) == expected, cut
-        assert list(telemetry.read(io.StringIO(text))) == [BARE, FULL]
+            assert list(telemetry.read_records(io.StringIO(text[:cut]))) == expected, cut
+        assert list(telemetry.read_records(io.StringIO(text))) == [BARE, FULL]
 
 
 def test_saying_goes_on_when_nobody_listens(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_saying_goes_on_when_nobody_listens(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
-        telemetry.say("one", stream)
-        telemetry.say("two", stream)
+        telemetry.write_line("one", stream)
+        telemetry.write_line("two", stream)
     with (tmp_path / "log").open("w") as stream:
-        telemetry.say("one", stream)
+        telemetry.write_line("one", stream)
         assert (tmp_path / "log").read_text() == "one\n"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from job.cluster import Cluster
 from job.errors import Exit, JobError
-from job.training import strategy
+from job.training import internals, strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def test_workers_talk_by_nccl_on_gpus(device: str, implementation: object, monke
 
     monkeypatch.setenv("TF_CONFIG", "")  # which join() sets
     monkeypatch.setattr(strategy, "configure", lambda *_: None)
-    monkeypatch.setattr(strategy, "bound_wait", lambda *_: None)
+    monkeypatch.setattr(internals, "limit_wait_for_peers", lambda *_: None)
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", make)
     strategy.join(Cluster("demo", "uid", 0, HOSTS, HOSTS), device, 1, 5)
     assert made == [implementation]

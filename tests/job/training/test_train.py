@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from job.supervisor.task import Teller
-    from job.telemetry import Record
+    from job.telemetry import Record, Reporter
     from tests.conftest import Mount
 
 TRAINING, TESTING = 600, 200
@@ -447,13 +446,13 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
 
 
 class Told(list[dict[str, Any]]):
-    """Keeps what is told, in the place of a Teller."""
+    """Keeps what is told, in place of a Reporter."""
 
     def __call__(self, phase: str, **fields: Any) -> None:
         """Keep a record."""
         self.append({"phase": phase, **fields})
 
-    def beat(self, phase: str = "", **fields: Any) -> None:
+    def heartbeat(self, phase: str = "", **fields: Any) -> None:
         """Forget a sign of life."""
 
 
@@ -470,7 +469,7 @@ class Alone:
         config = Config(**FLAGS | settings)
         cluster = Cluster("here", "local", 0, ("127.0.0.1:1",), ("127.0.0.1:2",))
         strategy = tf.distribute.get_strategy()
-        worker = Worker(cluster, strategy, cast("Teller", self.told), self._told_to_stop, time.perf_counter())
+        worker = Worker(cluster, strategy, cast("Reporter", self.told), self._told_to_stop, time.perf_counter())
         with self.output.begin(manifest(config, cluster, self._dataset, 1)):
             return train.train_and_evaluate(config, worker, self._dataset, self.output)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from job import telemetry
 from job.errors import Exit
-from job.supervisor.task import explain
+from job.supervisor.child import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,14 +27,14 @@ def raised(error: Exception) -> Exception:
         raise error
 
     with pytest.raises(type(error)) as caught:
-        list(telemetry.read(lines()))
+        list(telemetry.read_records(lines()))
     return caught.value
 
 
 @pytest.mark.parametrize("message", [REMOTE, SYSTEM])
 def test_a_peer_that_nccl_lost(message: str) -> None:
     """On GPUs the others learn of a lost worker by NCCL, and gather again: it is no bug."""
-    found = explain(raised(tf.errors.InternalError(None, None, message)), 2)
+    found = failure_of(raised(tf.errors.InternalError(None, None, message)), 2)
     assert (found.code, found.reason, found.message) == (
         Exit.TRY_AGAIN,
         "peer-lost",
@@ -45,7 +45,7 @@ def test_a_peer_that_nccl_lost(message: str) -> None:
 @pytest.mark.parametrize(("message", "workers"), [(CUDA, 2), (REMOTE, 1)])
 def test_what_is_wrong_with_this_worker_is_a_bug(message: str, workers: int) -> None:
     """Another error of NCCL's, or a worker that has no peer, is no lost peer."""
-    assert explain(raised(tf.errors.InternalError(None, None, message)), workers).code == Exit.BUG
+    assert failure_of(raised(tf.errors.InternalError(None, None, message)), workers).code == Exit.BUG
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_is_wrong_with_this_worker_is_a_bug(message: str, workers: int) -> 
 )
 def test_memory_that_is_refused(error: Exception, words: str) -> None:
     """NumPy's or a GPU's: as out of memory as a worker that the kernel kills, and no bug."""
-    found = explain(raised(error), 2)
+    found = failure_of(raised(error), 2)
     assert (found.code, found.reason, str(found)) == (
         Exit.OUT_OF_MEMORY,
         "out-of-memory",

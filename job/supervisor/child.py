@@ -1,0 +1,69 @@
+"""The child side of a process that a supervisor starts: it sends records, and ends with an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from job import telemetry
+from job.cluster import Cluster, identify
+from job.config import Config, parse
+from job.errors import Exit, JobError
+from job.system import process
+from job.telemetry import Reporter
+from job.training import internals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def run_child(work: Callable[[Config, Cluster, Reporter], int]) -> NoReturn:
+    """Do the work with the flags and the environment that the supervisor set; exit with the code that it returns.
+
+    An exception is reported in a record with phase `failed`.
+    """
+    process.end_with_parent()
+    if telemetry.PIPE not in os.environ:
+        sys.exit("only a supervisor starts this module: run `python -m job train`")
+    config, cluster = parse(sys.argv[1:]), identify(os.environ)
+    if cluster is None:
+        raise RuntimeError("the supervisor gave no identity")
+    pipe, restarts = int(os.environ[telemetry.PIPE]), int(os.environ[telemetry.RESTARTS])
+    report = Reporter(cluster.run, cluster.rank, pipe, restarts)
+    try:
+        code = work(config, cluster, report)
+    except Exception as error:  # noqa: BLE001 - every exception becomes an exit code and a sentence
+        failure = failure_of(error, cluster.workers)
+        if failure.code == Exit.BUG:
+            traceback.print_exc()
+        code = failure.code
+        fields = {"reason": failure.reason, "message": failure.message, "hint": failure.hint or None}
+        with suppress(JobError):  # writing to the journal may be what failed
+            report("failed", code=int(code), **fields)
+    # TensorFlow's threads have kept a finished process from exiting for up to 40 s.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def failure_of(error: Exception, workers: int) -> JobError:
+    """The exit code, reason and sentence for an exception that ended the work of one of several workers."""
+    if isinstance(error, JobError):
+        return error
+    name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0]
+    if workers > 1 and internals.is_lost_peer(error):
+        cause = internals.cause_of(error) or first_line
+        return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {cause}", "start the run again")
+    if isinstance(error, MemoryError) or internals.is_out_of_memory(error):
+        hint = "give it more memory, or a smaller --batch-size"
+        return JobError(Exit.OUT_OF_MEMORY, "out-of-memory", f"memory ran out: {name}: {first_line}", hint)
+    # The innermost line of this project: the frames below it are TensorFlow's or generated code.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)][-1]
+    message = f"{name} at {place.filename}:{place.lineno}: {first_line}"
+    return JobError(Exit.BUG, "bug", message, "please report it with the lines above")

@@ -1,0 +1,98 @@
+"""Everything that this job uses of TensorFlow and that TensorFlow does not promise; check it after an upgrade.
+
+tests/job/training/test_internals.py lists what to check. TensorFlow is imported inside the functions, because a trainer
+classifies its errors, and loads its data, before that import.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import tensorflow as tf
+
+# Names of the errors with which a collective ends when a peer has left or, the last one, hangs.
+LOST_PEER_ERRORS = {"AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
+# NCCL reports a lost peer in these words, in an InternalError.
+NCCL_LOST_PEER = re.compile("remote process exited or there was a network error|unhandled system error")
+# The first line of an error only says that a graph failed. The cause is further down, in one of these forms.
+CAUSE = re.compile(r"aborted by: (?P<aborted>.+)|(?P<nccl>NCCL: .+)")
+PORT_TAKEN = "Could not start gRPC server"
+
+# Workers send each other heartbeats by the wall clock: if the time-out were the default 10 s, every trainer would end
+# when the clock is set forward. The supervisors detect a lost worker instead, by the monotonic clock.
+HEARTBEAT_TIMEOUT_MS = 365 * 86_400_000  # a year
+
+# Group and instance of this job's own collectives. The strategy numbers its own from 1.
+COLLECTIVE_KEY = 1 << 20
+
+
+@contextmanager
+def without_keras() -> Iterator[None]:
+    """Hide Keras while TensorFlow is imported.
+
+    TensorFlow works without Keras, whose import, with matplotlib's, is a quarter of TensorFlow's: 0.6 s of 2.3 s.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules["keras"] = None  # Python then raises ImportError for it
+    try:
+        yield
+    finally:
+        del modules["keras"]
+
+
+def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
+    """Set how long MultiWorkerMirroredStrategy waits for its peers; TensorFlow's own limit is an hour.
+
+    The other settings are those that the strategy would choose, except for the heartbeats.
+    """
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2  # noqa: PLC0415 - see the module
+    from tensorflow.python.eager import context  # noqa: PLC0415
+
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=timeout_s * 1000,
+        heartbeat_timeout_in_ms=HEARTBEAT_TIMEOUT_MS,
+        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)],
+    )
+
+
+def gather(vector: tf.Tensor, workers: int) -> tf.Tensor:
+    """Every worker's vector, [workers, size]. The strategy's all_gather would exchange the shapes first."""
+    import tensorflow as tf  # noqa: PLC0415 - see the module
+
+    return tf.raw_ops.CollectiveGatherV2(
+        input=vector[None],
+        group_size=workers,
+        group_key=COLLECTIVE_KEY,
+        instance_key=COLLECTIVE_KEY,
+        ordering_token=[],
+        communication_hint="ring",
+    )
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether TensorFlow raised the error because a peer has left or does not answer."""
+    known = type(error).__name__ in LOST_PEER_ERRORS or NCCL_LOST_PEER.search(str(error))
+    return _is_tensorflows(error) and bool(known)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether TensorFlow raised the error because memory, usually the GPU's, ran out."""
+    return _is_tensorflows(error) and type(error).__name__ == "ResourceExhaustedError"
+
+
+def cause_of(error: Exception) -> str | None:
+    """The cause that the text of a collective's error contains, None if it contains none."""
+    match = CAUSE.search(str(error))
+    return match and (match["aborted"] or match["nccl"])
+
+
+def _is_tensorflows(error: Exception) -> bool:
+    return type(error).__module__.startswith("tensorflow")

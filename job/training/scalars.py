@@ -1,0 +1,54 @@
+"""TensorBoard's view of a run: loss, accuracy and speed by step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from job.telemetry import Record
+
+TAGS = ("loss", "accuracy", "examples_per_s")
+
+
+class Scalars:
+    """Appends the figures of each record to an event file of TensorBoard's, as TFRecords of Event messages.
+
+    tf.summary is not used: its scalar() requires TensorBoard, and writing took 0.2 ms of each record.
+
+    Args:
+        folder: runs/<run>, which exists; the file is made in its `tensorboard`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        now = time.time()
+        path = folder / "tensorboard" / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}"
+        self._file = tf.io.TFRecordWriter(str(path))
+        self._file.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+
+    def write(self, record: Record) -> None:
+        """Append the figures of a record, if it has any.
+
+        Raises:
+            OSError: from the file system.
+        """
+        value = tf.compat.v1.Summary.Value
+        figures = [value(tag=tag, simple_value=figure) for tag in TAGS if (figure := getattr(record, tag)) is not None]
+        if not figures or record.step is None:
+            return
+        summary = tf.compat.v1.Summary(value=figures)
+        event = tf.compat.v1.Event(wall_time=record.time, step=record.step, summary=summary)
+        try:
+            self._file.write(event.SerializeToString())
+            self._file.flush()
+        except tf.errors.OpError as error:
+            number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
+            raise OSError(number, os.strerror(number), error.message) from error

@@ -1,0 +1,38 @@
+"""Tests of events.jsonl: what a run appends, and the learning curve that is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from job import telemetry
+from job.output.journal import Journal, read_curve
+from job.telemetry import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_resumed_run_appends_to_its_journal(tmp_path: Path) -> None:
+    """A second process's records follow those of the first, and each is in the file as soon as it is written."""
+    records = [Record(1.0, "a", 0, "compiling", step=0, steps=20), Record(2.0, "a", 0, "training", step=10, loss=0.5)]
+    for count, record in enumerate(records, 1):
+        journal = Journal(tmp_path)
+        journal.write(record)
+        with (tmp_path / "events.jsonl").open() as lines:
+            assert list(telemetry.read_records(lines)) == records[:count]
+        journal.close()
+
+
+def test_the_curve_of_a_resumed_run_is_read_back(tmp_path: Path) -> None:
+    """It ends at the checkpoint's step; the later record of a repeated step counts, and a torn line does not."""
+    training = [Record(float(at), "r", 0, "training", epoch=1, step=at, loss=at / 10) for at in (10, 20, 30)]
+    again = dataclasses.replace(training[1], loss=0.5, accuracy=0.9)
+    beat, other = Record(5.0, "r", 0, "training", step=15), Record(6.0, "r", 0, "evaluating", step=20, loss=1.0)
+    lines = "\n".join(telemetry.to_json(record) for record in (*training, beat, other, again, training[2]))
+    (tmp_path / "events.jsonl").write_text(lines[:-5])
+    assert read_curve(tmp_path, 20) == [
+        {"epoch": 1, "step": 10, "loss": 1.0, "accuracy": None},
+        {"epoch": 1, "step": 20, "loss": 0.5, "accuracy": 0.9},
+    ]
+    assert read_curve(tmp_path / "none", 20) == []
