@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import secrets
+import shlex
 import threading
 import time
 from contextlib import closing, suppress
@@ -61,8 +63,8 @@ class Cluster:
     def __init__(self, log_in: Callable[[], Any], namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
         self._api, self.namespace = Api(log_in, say), namespace
         self._versions: dict[str, str] = {}  # the paths of groups' preferred versions
-        # What keep() knows, by kind and selector, or why it knows it no more.
-        self._kept: dict[tuple[str, str], list[Object] | LauncherError] = {}
+        # What keep() knows, by namespace, kind and selector, or why it knows it no more.
+        self._kept: dict[tuple[str, str, str], list[Object] | LauncherError] = {}
 
     @property
     def patience_s(self) -> float:
@@ -72,6 +74,17 @@ class Cluster:
     @patience_s.setter
     def patience_s(self, seconds: float) -> None:
         self._api.patience_s = seconds
+
+    @property
+    def flags(self) -> str:
+        """The flags that select this namespace of this cluster, for the commands that messages suggest."""
+        return shlex.join(["-n", self.namespace])
+
+    def in_namespace(self, namespace: str) -> Cluster:
+        """Another namespace of the same cluster, over the same connections."""
+        other = copy.copy(self)
+        other.namespace = namespace
+        return other
 
     # Objects
 
@@ -89,7 +102,7 @@ class Cluster:
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects that a label and a field selector name, page by page; in all namespaces if everywhere."""
-        if not fields and not everywhere and (kept := self._kept.get((kind, selector))) is not None:
+        if not fields and not everywhere and (kept := self._kept.get((self.namespace, kind, selector))) is not None:
             if isinstance(kept, LauncherError):
                 raise kept
             return kept
@@ -197,10 +210,10 @@ class Cluster:
         def watch() -> None:
             try:
                 for found in self.watch(kind, selector):
-                    self._kept[kind, selector] = list(found.values())
+                    self._kept[self.namespace, kind, selector] = list(found.values())
                     known.set()
             except LauncherError as error:
-                self._kept[kind, selector] = error
+                self._kept[self.namespace, kind, selector] = error
                 known.set()
 
         threading.Thread(target=watch, daemon=True).start()

@@ -1,12 +1,13 @@
 """status: show all runs and schedules, or one run rank by rank, or one schedule with its runs.
 
-All of them take three lists, and a look into the log of those that train just now.
+All runs take one list each of pods, Jobs and CronJobs, and the end of the log of each run that is training.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -15,239 +16,204 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
+from job.config import usage
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
 from k8s.state.names import CONTAINER, RUNS, pods_of
-from k8s.state.run import Run, State, gather_every, last_record, state
+from k8s.state.pods import created
+from k8s.state.run import Run, gather_every, job_of, last_record, state
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
+from k8s.view.tables import Style, draw, state_text
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
-    from rich.console import RenderableType
-
     from k8s.api.cluster import Cluster
 
-AT_A_TIME = 8
+OUTPUTS = ("text", "wide", "yaml", "name", "json")
+REQUESTS = 8  # logs that are read at the same time
 EVERY_S = 2.0
-TAIL = 2000  # lines of a log, for the reasons of restarts
+TAIL = 2000  # lines of a log that are searched for the reasons of restarts
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `status` takes."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the run or the schedule; all of them without it")
-    parser.add_argument("--watch", action="store_true", help="show it again and again, until the run has ended")
+    """Add the flags of `status`."""
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="a run or a schedule (default: all of them)")
+    add("-A", "--all-namespaces", action="store_true", help="show the runs of all namespaces")
+    add("-l", "--selector", metavar="LABELS", help="show only the runs with these labels, such as team=vision")
+    add("--watch", action="store_true", help="keep showing changes until the run has ended")
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
-    """Show the runs; returns the exit status."""
+    """Show runs and schedules; returns the exit status."""
+    check(arguments)
     cluster = connect()
-    if not arguments.watch:
-        show(look(cluster, arguments.name), arguments.output)
-        return 0
-    cluster.patience_s = float("inf")
-    # What may be a long list; the Job of one run is not.
-    if arguments.name and not schedules.find(cluster, arguments.name):
-        cluster.keep("Pod", pods_of(arguments.name))
+    if arguments.output == "name":
+        for name in names(cluster, arguments):
+            print(name)
+    elif not arguments.watch:
+        print_result(collect(cluster, arguments), arguments)
     else:
-        cluster.keep("Pod", RUNS)
-        cluster.keep("Job", RUNS)
-    if arguments.output == "text" and sys.stdout.isatty():
-        watch_live(cluster, arguments.name)
-    else:
-        watch_lines(cluster, arguments.name, arguments.output)
+        watch(cluster, arguments)
     return 0
 
 
-def look(cluster: Cluster, name: str | None) -> dict[str, Any]:
-    """What is shown, as JSON."""
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse flags that exclude each other.
+
+    Raises:
+        JobError: 64.
+    """
+    for flag, value in (("--all-namespaces", arguments.all_namespaces), ("--selector", arguments.selector)):
+        if value and arguments.name:
+            raise usage(f"{flag} cannot be combined with the name of a run", f"leave out {arguments.name} or {flag}")
+    if arguments.watch and arguments.output == "name":
+        raise usage("--watch cannot be combined with -o name", "leave out --watch")
+
+
+def names(cluster: Cluster, arguments: argparse.Namespace) -> list[str]:
+    """The names of the runs, newest first, then of the schedules; or the one name that is asked for, if it exists."""
+    if arguments.name:
+        return [arguments.name] if schedules.find(cluster, arguments.name) or job_of(cluster, arguments.name) else []
+    selector, everywhere = selector_of(arguments), arguments.all_namespaces
+    jobs = sorted(cluster.select("Job", selector, everywhere=everywhere), key=created, reverse=True)
+    found = schedules.gather_every_schedule(cluster, (), selector, everywhere=everywhere)
+    return [*(Run(job).name for job in jobs), *(schedule.name for schedule in found)]
+
+
+def selector_of(arguments: argparse.Namespace) -> str:
+    """The label selector of the runs and schedules that are asked for."""
+    return f"{RUNS},{arguments.selector}" if arguments.selector else RUNS
+
+
+def collect(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is shown, as it is printed in JSON."""
     now = datetime.now(UTC)
-    if name is None:
-        runs = every(cluster)
-        times = [schedule_summary(seen, now) for seen in schedules.every(cluster, runs)]
-        return {"runs": [run_summary(seen, now) for seen in runs], "schedules": times}
-    if cronjob := schedules.find(cluster, name):
+    if arguments.name is None:
+        return collect_all(cluster, arguments, now)
+    if cronjob := schedules.find(cluster, arguments.name):
         return schedule_details(schedules.gather(cluster, cronjob), now)
-    seen = gather_evidence(cluster, name)
-    return run_details(seen, now, restart_reasons(cluster, seen))
+    evidence = gather_evidence(cluster, arguments.name)
+    return run_details(evidence, now, restart_reasons(cluster, evidence))
 
 
-def every(cluster: Cluster) -> list[Run]:
-    """All runs, the newest first; those at work with the newest record of their log."""
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        return list(pool.map(lambda seen: with_record(cluster, seen), gather_every(cluster)))
+def collect_all(cluster: Cluster, arguments: argparse.Namespace, now: datetime) -> dict[str, Any]:
+    """All runs, newest first, and all schedules by name."""
+    selector, everywhere = selector_of(arguments), arguments.all_namespaces
+    runs = gather_every(cluster, everywhere=everywhere)
+    shown = runs
+    if arguments.selector:
+        selected = {job["metadata"]["uid"] for job in cluster.select("Job", selector, everywhere=everywhere)}
+        shown = [each for each in runs if each.job["metadata"]["uid"] in selected]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        shown = list(pool.map(lambda each: with_record(cluster, each), shown))
+    # The figures of a schedule need all of its runs, whatever their labels.
+    found = schedules.gather_every_schedule(cluster, runs, selector, everywhere=everywhere)
+    return {
+        "runs": [run_summary(each, now) for each in shown],
+        "schedules": [schedule_summary(each, now) for each in found],
+    }
 
 
-def with_record(cluster: Cluster, seen: Run) -> Run:
-    """A run with the newest record of its log, if it is at work."""
-    if state(seen).ended or seen.job["spec"].get("suspend"):
-        return seen
-    return dataclasses.replace(seen, record=last_record(cluster, seen))
+def with_record(cluster: Cluster, run: Run) -> Run:
+    """A run with the newest record of its log, if it is running."""
+    if state(run).ended or run.job["spec"].get("suspend"):
+        return run
+    there = cluster.in_namespace(run.namespace) if run.namespace else cluster
+    return dataclasses.replace(run, record=last_record(there, run))
 
 
-def restart_reasons(cluster: Cluster, seen: Run) -> dict[int, Counter[str]]:
-    """Why the trainers of workers were started again, from their own logs; of a few workers only."""
-    ranks = [rank for rank in range(seen.workers) if rank in seen.newest and restart_count(seen, rank)][:AT_A_TIME]
+def restart_reasons(cluster: Cluster, run: Run) -> dict[int, Counter[str]]:
+    """Why trainers were restarted, from the logs of the first few ranks to which that happened."""
+    ranks = [rank for rank in range(run.workers) if rank in run.newest and restart_count(run, rank)][:REQUESTS]
 
-    def read(rank: int) -> Counter[str]:
+    def count_reasons(rank: int) -> Counter[str]:
         try:
-            lines = list(cluster.logs(seen.newest[rank]["metadata"]["name"], CONTAINER, tail=TAIL))
+            lines = list(cluster.logs(run.newest[rank]["metadata"]["name"], CONTAINER, tail=TAIL))
         except (ApiError, OSError):
             return Counter()
         records = [record for line in lines if (record := telemetry.parse(line))]
         return Counter(record.reason or "unknown" for record in records if record.phase == "restarting")
 
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        return dict(zip(ranks, pool.map(read, ranks), strict=True))
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return dict(zip(ranks, pool.map(count_reasons, ranks), strict=True))
 
 
-def show(seen: dict[str, Any], output: str) -> None:
-    """Print once."""
-    if output == "json":
-        print(json.dumps(seen))
-        return
-    from rich.console import Console  # noqa: PLC0415
+def print_result(result: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    """Print everything once, in the format that is asked for."""
+    if arguments.output == "json":
+        print(json.dumps(result), flush=True)
+    elif arguments.output == "yaml":
+        import yaml  # noqa: PLC0415 - not needed for the other formats
 
-    Console(highlight=False).print(drawn(seen))
+        print(yaml.safe_dump(result, sort_keys=False, explicit_start=arguments.watch), end="", flush=True)
+    else:
+        print(draw(result, style_of(arguments)), flush=True)
 
 
-def drawn(seen: dict[str, Any]) -> RenderableType:
-    """What is shown on a terminal."""
-    from rich.console import Group  # noqa: PLC0415
+def style_of(arguments: argparse.Namespace) -> Style:
+    """How tables are drawn."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
+    return Style(wide=arguments.output == "wide", namespaces=arguments.all_namespaces, colour=colour)
+
+
+def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
+    """Show changes until the run has ended."""
+    cluster.patience_s = float("inf")
+    if not arguments.all_namespaces:
+        # Know what may be long lists by a watch; the Job of one run is read each time.
+        if arguments.name and not schedules.find(cluster, arguments.name):
+            cluster.keep("Pod", pods_of(arguments.name))
+        else:
+            cluster.keep("Pod", RUNS)
+            cluster.keep("Job", RUNS)
+    if arguments.output in ("text", "wide") and sys.stdout.isatty():
+        watch_in_place(cluster, arguments)
+    else:
+        watch_changes(cluster, arguments)
+
+
+def watch_in_place(cluster: Cluster, arguments: argparse.Namespace) -> None:
+    """Draw everything in the same place of the terminal again and again."""
+    from rich.live import Live  # noqa: PLC0415 - only for a terminal
     from rich.text import Text  # noqa: PLC0415
-
-    if "runs" in seen:
-        found = run_table(seen["runs"]) if seen["runs"] else Text("there are no runs")
-        return Group(found, Text(""), schedule_table(seen["schedules"])) if seen["schedules"] else found
-    if "cron" in seen:
-        return drawn_schedule(seen)
-    parts: list[RenderableType] = [Text(f"{seen['name']}: {shown(seen)}, {ago(seen['age_s'])} old")]
-    if (progress := seen["progress"]) and progress["steps"] and not seen["ended"]:
-        left = "" if progress["eta_s"] is None else f", {ago(progress['eta_s'])} left"
-        loss = "" if progress["loss"] is None else f", loss {progress['loss']:.4f}"
-        rate = "" if progress["examples_per_s"] is None else f", {progress['examples_per_s']:,.0f} examples/s"
-        parts += [Text(f"step {progress['step'] or 0:,} of {progress['steps']:,}{loss}{rate}{left}")]
-    if seen["accuracy"] is not None:
-        parts += [Text(f"accuracy {seen['accuracy']:.4f}")]
-    rows = [rank_row(found) for found in seen["ranks"]]
-    parts += [table(["rank", "phase", "node", "restarts", "replaced", "pod"], rows)]
-    return Group(*parts, *event_table(seen["events"]))
-
-
-def drawn_schedule(seen: dict[str, Any]) -> RenderableType:
-    """One schedule on a terminal."""
-    from rich.console import Group  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    runs = [Text("it has no runs yet")] if not seen["history"] else [Text(""), run_table(seen["history"])]
-    return Group(schedule_table([seen]), *runs, *event_table(seen["events"]))
-
-
-def schedule_table(found: list[dict[str, Any]]) -> RenderableType:
-    """Schedules, a row each; times are in the schedule's zone."""
-
-    def row(seen: dict[str, Any]) -> list[Any]:
-        last, coming, missed = (
-            seen["last"],
-            *(when and when[:16].replace("T", " ") for when in (seen["next"], seen["missed"])),
-        )
-        told = f"{shown(last)} {figure(last['accuracy'])}" if last else ""
-        failures = f"{'at least ' * seen['failures_at_least']}{seen['failures']}"
-        return [seen["name"], shown(seen), f"{seen['cron']} {seen['timezone']}", coming, missed, told, failures]
-
-    return table(["schedule", "state", "starts", "next", "missed", "last run", "failures"], [row(s) for s in found])
-
-
-def run_table(found: list[dict[str, Any]]) -> RenderableType:
-    """Runs, a row each."""
-    rows = [[r["name"], shown(r), r["workers"], ago(r["age_s"]), figure(r["accuracy"])] for r in found]
-    return table(["run", "state", "workers", "age", "accuracy"], rows)
-
-
-def event_table(found: list[dict[str, Any]]) -> list[RenderableType]:
-    """The last events, if there are any, under an empty line."""
-    from rich.text import Text  # noqa: PLC0415
-
-    events = [[e["when"], e["about"], e["reason"], e["message"]] for e in found]
-    return [Text(""), table(["last events", "about", "reason", "message"], events)] if events else []
-
-
-def rank_row(found: dict[str, Any]) -> list[Any]:
-    """A worker, in a row."""
-    restarts, replaced = found["restarted_after"], found["replaced_after"]
-    again = [counted(found["restarts"], restarts), counted(sum(replaced.values()), replaced)]
-    return [found["rank"], found["phase"], found["node"], *again, found["pod"]]
-
-
-def table(columns: list[str], rows: list[list[Any]]) -> RenderableType:
-    """Rows under headings."""
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text("" if value is None else str(value)) for value in row))
-    return made
-
-
-def watch_live(cluster: Cluster, name: str | None) -> None:
-    """Show it in one place, again and again."""
-    from rich.live import Live  # noqa: PLC0415
 
     with Live(refresh_per_second=4) as live:
         while True:
-            seen = look(cluster, name)
-            live.update(drawn(seen))
-            if is_last(seen):
+            result = collect(cluster, arguments)
+            live.update(Text.from_ansi(draw(result, style_of(arguments)), no_wrap=True, overflow="crop"))
+            if is_last(result):
                 return
             time.sleep(EVERY_S)
 
 
-def watch_lines(cluster: Cluster, name: str | None, output: str) -> None:
-    """Print what changes, a line each: of a run its state, and as JSON all there is of it."""
-    told: dict[str, Any] = {}
-    if output == "text" and look(cluster, name).get("runs") == []:
+def watch_changes(cluster: Cluster, arguments: argparse.Namespace) -> None:
+    """Print each change: the state of a run or a schedule as a line of text, or all of its fields."""
+    shown: dict[tuple[str, str], Any] = {}
+    as_text = arguments.output in ("text", "wide")
+    result = collect(cluster, arguments)
+    if as_text and result.get("runs") == []:
         print("there are no runs", flush=True)
     while True:
-        seen = look(cluster, name)
-        for each in [*seen["runs"], *seen["schedules"]] if "runs" in seen else [seen]:
-            news = {**each, "age_s": 0} if output == "json" else shown(each)
-            if told.get(each["name"]) != news:
-                told[each["name"]] = news
-                print(json.dumps(each) if output == "json" else f"{each['name']}: {news}", flush=True)
-        if is_last(seen):
+        for item in [*result["runs"], *result["schedules"]] if "runs" in result else [result]:
+            key = (item["namespace"], item["name"])
+            current = state_text(item) if as_text else {**item, "age_s": 0}
+            if shown.get(key) == current:
+                continue
+            shown[key] = current
+            if as_text:
+                print(f"{'/'.join(key) if arguments.all_namespaces else item['name']}: {current}", flush=True)
+            else:
+                print_result(item, arguments)
+        if is_last(result):
             return
         time.sleep(EVERY_S)
+        result = collect(cluster, arguments)
 
 
-def is_last(seen: Mapping[str, Any]) -> bool:
-    """Whether nothing comes any more of the one run that is watched."""
-    return bool(seen.get("ended")) or seen.get("state") == "cancelled"
-
-
-def shown(seen: Mapping[str, Any]) -> str:
-    """A run's state."""
-    return str(State(seen["state"], seen["detail"]))
-
-
-def counted(number: int, reasons: Mapping[str, int]) -> str:
-    """How often, and why: 3 (2 killed, 1 stalled)."""
-    why = ", ".join(f"{times} {reason}" for reason, times in reasons.items())
-    return f"{number} ({why})" if why else str(number)
-
-
-def ago(seconds: float) -> str:
-    """A duration as a person says it: 45s, 12m, 3h, 2d."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:.0f}s"
-
-
-def figure(value: float | None) -> str:
-    """An accuracy, if there is one."""
-    return "" if value is None else f"{value:.4f}"
+def is_last(result: Mapping[str, Any]) -> bool:
+    """Whether the one run that is watched will not change any more."""
+    return bool(result.get("ended")) or result.get("state") == "cancelled"

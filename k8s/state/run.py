@@ -64,6 +64,11 @@ class Run:
         return str(self.job["metadata"]["name"])
 
     @property
+    def namespace(self) -> str:
+        """The namespace of its Job; empty for one that was only rendered."""
+        return str(self.job["metadata"].get("namespace", ""))
+
+    @property
     def workers(self) -> int:
         """How many workers it has."""
         return int(self.job["spec"]["completions"])
@@ -109,13 +114,14 @@ def gather(cluster: Cluster, name: str) -> Run:
     return Run(job, own(job, cluster.select("Pod", pods_of(name))))
 
 
-def gather_every(cluster: Cluster) -> list[Run]:
-    """What the cluster shows of all runs, by two lists, the newest first."""
-    pods: dict[str, list[Object]] = defaultdict(list)
-    for pod in cluster.select("Pod", RUNS):
-        pods[pod["metadata"]["labels"].get(JOB_NAME_LABEL, "")].append(pod)
-    jobs = sorted(cluster.select("Job", RUNS), key=created, reverse=True)
-    return [Run(job, own(job, pods[job["metadata"]["name"]])) for job in jobs]
+def gather_every(cluster: Cluster, *, everywhere: bool = False) -> list[Run]:
+    """All runs of the namespace or of all namespaces, newest first, from one list of pods and one of Jobs."""
+    pods: dict[tuple[str, str], list[Object]] = defaultdict(list)
+    for pod in cluster.select("Pod", RUNS, everywhere=everywhere):
+        metadata = pod["metadata"]
+        pods[metadata.get("namespace", ""), metadata["labels"].get(JOB_NAME_LABEL, "")].append(pod)
+    jobs = sorted(cluster.select("Job", RUNS, everywhere=everywhere), key=created, reverse=True)
+    return [Run(job, own(job, pods[job["metadata"].get("namespace", ""), job["metadata"]["name"]])) for job in jobs]
 
 
 def job_of(cluster: Cluster, name: str) -> Object:

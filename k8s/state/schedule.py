@@ -142,7 +142,7 @@ def get(cluster: Cluster, name: str) -> Object:
 def gather(cluster: Cluster, cronjob: Object) -> Schedule:
     """What the cluster shows of a schedule."""
     name, uid = cronjob["metadata"]["name"], cronjob["metadata"]["uid"]
-    runs = [run for run in gather_every(cluster) if owner_of(run.job) == name]
+    runs = [run for run in gather_every(cluster) if is_of_schedule(run, cronjob)]
     try:
         told = cluster.select("Event", "", f"involvedObject.name={name}")
     except ApiError:
@@ -152,22 +152,32 @@ def gather(cluster: Cluster, cronjob: Object) -> Schedule:
     return Schedule(cronjob, told_by, tuple(sorted(mine, key=events.when)))
 
 
-def every(cluster: Cluster, runs: Iterable[Run]) -> list[Schedule]:
-    """All schedules by name, without their events; none where they may not be looked at.
+def gather_every_schedule(
+    cluster: Cluster, runs: Iterable[Run], selector: str = RUNS, *, everywhere: bool = False
+) -> list[Schedule]:
+    """All schedules by name, without their events; none if this user may not list them.
 
     Args:
         cluster: where they are.
         runs: all runs, the newest first.
+        selector: a label selector for the CronJobs.
+        everywhere: whether to look in all namespaces.
     """
     try:
-        found = cluster.select("CronJob", RUNS)
+        found = cluster.select("CronJob", selector, everywhere=everywhere)
     except ApiError as error:
         if error.code != 403:
             raise
         return []
     runs = list(runs)
-    made = [Schedule(one, tuple(r for r in runs if owner_of(r.job) == one["metadata"]["name"])) for one in found]
+    made = [Schedule(one, tuple(run for run in runs if is_of_schedule(run, one))) for one in found]
     return sorted(made, key=lambda schedule: schedule.name)
+
+
+def is_of_schedule(run: Run, cronjob: Object) -> bool:
+    """Whether a run belongs to a schedule."""
+    name, namespace = cronjob["metadata"]["name"], cronjob["metadata"].get("namespace", "")
+    return (owner_of(run.job), run.namespace) == (name, namespace)
 
 
 def state_of(seen: Schedule) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What `status` shows of runs, as JSON has it. Pure."""
+"""The fields of runs and schedules that `status` shows and prints as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.state import events
 from k8s.state.exits import container_exit, container_exits
+from k8s.state.names import claim_of, trainer_of
 from k8s.state.pods import created, failures, hindrance, is_pulling, is_scheduled
 from k8s.state.run import Run, age_s, state
 from k8s.state.schedule import Schedule, state_of
@@ -19,40 +20,81 @@ if TYPE_CHECKING:
     from k8s.state.exits import ContainerExit
 
 EVENTS = 8
+PROGRESS = ("epoch", "step", "steps", "loss", "examples_per_s", "eta_s", "checkpoint")
 Reasons = Counter[str]
 
 
-def run_summary(seen: Run, now: datetime) -> dict[str, Any]:
-    """A run in a line."""
-    is_now = state(seen)
+def run_summary(run: Run, now: datetime) -> dict[str, Any]:
+    """A run, for one row."""
+    current = state(run)
     return {
-        "name": seen.name,
-        "state": is_now.word,
-        "detail": is_now.detail,
-        "ended": is_now.ended,
-        "code": is_now.code,
-        "workers": seen.workers,
-        "age_s": round(age_s(created(seen.job), now)),
-        "accuracy": is_now.accuracy,
+        "name": run.name,
+        "namespace": run.namespace,
+        "state": current.word,
+        "detail": current.detail,
+        "ended": current.ended,
+        "code": current.code,
+        "workers": run.workers,
+        "age_s": round(age_s(created(run.job), now)),
+        "accuracy": current.accuracy,
+        **template_fields(run.job["spec"]["template"]),
+        "nodes": sorted({node for pod in run.newest.values() if (node := pod["spec"].get("nodeName"))}),
     }
 
 
-def run_details(seen: Run, now: datetime, restarted: Mapping[int, Reasons]) -> dict[str, Any]:
+def run_details(run: Run, now: datetime, restarted: Mapping[int, Reasons]) -> dict[str, Any]:
     """A run rank by rank.
 
     Args:
-        seen: the run.
-        now: the present time.
-        restarted: how often a rank's trainer was started again for which reason, of those that were.
+        run: the run.
+        now: the current time.
+        restarted: for each rank whose trainer was restarted, how often for which reason.
     """
-    record, ends = seen.record, container_exits(seen.pods)
-    figures = ("epoch", "step", "steps", "loss", "examples_per_s", "eta_s", "checkpoint")
+    record, exits = run.record, container_exits(run.pods)
     return {
-        **run_summary(seen, now),
-        "progress": {name: getattr(record, name) for name in figures} if record else None,
-        "ranks": [rank_fields(seen, rank, ends, restarted.get(rank, Counter())) for rank in range(seen.workers)],
-        "events": [event_fields(event) for event in seen.events[-EVENTS:]],
+        **run_summary(run, now),
+        "progress": {name: getattr(record, name) for name in PROGRESS} if record else None,
+        "ranks": [rank_fields(run, rank, exits, restarted.get(rank, Counter())) for rank in range(run.workers)],
+        "events": [event_fields(event) for event in run.events[-EVENTS:]],
     }
+
+
+def schedule_summary(schedule: Schedule, now: datetime) -> dict[str, Any]:
+    """A schedule, for one row."""
+    word, detail = state_of(schedule)
+    coming, missed = schedule.next(now), schedule.missed(now)
+    metadata, spec = schedule.cronjob["metadata"], schedule.cronjob["spec"]
+    job = spec["jobTemplate"]["spec"]
+    return {
+        "name": schedule.name,
+        "namespace": metadata.get("namespace", ""),
+        "state": word,
+        "detail": detail,
+        "cron": spec["schedule"],
+        "timezone": schedule.zone,
+        "next": coming and coming.isoformat(),
+        "missed": missed and missed.isoformat(),
+        "last": run_summary(schedule.last, now) if schedule.last else None,
+        "failures": schedule.failures,
+        "failures_at_least": schedule.at_least,
+        "workers": job["completions"],
+        "age_s": round(age_s(created(schedule.cronjob), now)),
+        **template_fields(job["template"]),
+    }
+
+
+def schedule_details(schedule: Schedule, now: datetime) -> dict[str, Any]:
+    """A schedule with its runs, newest first, and its last events."""
+    return {
+        **schedule_summary(schedule, now),
+        "history": [run_summary(run, now) for run in schedule.runs],
+        "events": [event_fields(event) for event in schedule.events[-EVENTS:]],
+    }
+
+
+def template_fields(template: Object) -> dict[str, Any]:
+    """What a pod template runs, and on which claim it writes."""
+    return {"image": trainer_of(template).get("image"), "claim": claim_of(template)}
 
 
 def event_fields(event: Object) -> dict[str, Any]:
@@ -61,80 +103,50 @@ def event_fields(event: Object) -> dict[str, Any]:
     return {"when": events.when(event), "about": about, "reason": reason, "message": events.message(event)}
 
 
-def rank_fields(seen: Run, rank: int, ends: list[ContainerExit], restarted: Reasons) -> dict[str, Any]:
-    """A worker: where it is, what it does, how often it was replaced and its trainer started again."""
-    pod = seen.newest.get(rank)
+def rank_fields(run: Run, rank: int, exits: list[ContainerExit], restarted: Reasons) -> dict[str, Any]:
+    """A worker: its node, its phase, how often its pod was replaced and its trainer restarted."""
+    pod = run.newest.get(rank)
     name = pod["metadata"]["name"] if pod else None
-    before = [ending for ending in ends if ending.rank == rank and ending.pod != name]
-    replaced = Counter(ending.reason for ending in before)
-    if pod and (gone := failures(pod) - len(before)) > 0:
-        replaced["unknown, the pod is gone"] = gone
+    earlier = [each for each in exits if each.rank == rank and each.pod != name]
+    replaced = Counter(each.reason for each in earlier)
+    if pod and (deleted := failures(pod) - len(earlier)) > 0:
+        replaced["unknown, the pod is gone"] = deleted
     return {
         "rank": rank,
-        "phase": rank_phase(seen, rank),
+        "phase": rank_phase(run, rank),
         "node": pod["spec"].get("nodeName") if pod else None,
         "pod": name,
-        "restarts": restart_count(seen, rank),
+        "restarts": restart_count(run, rank),
         "restarted_after": dict(restarted),
         "replaced_after": dict(replaced),
     }
 
 
-def restart_count(seen: Run, rank: int) -> int:
-    """How often a worker's trainer was started again in its present pod."""
-    if seen.record is None:
+def restart_count(run: Run, rank: int) -> int:
+    """How often a worker's trainer was restarted in its current pod."""
+    if run.record is None:
         return 0
-    return seen.record.restarts if rank == 0 else int(worker_status(seen, rank).get("restarts", 0))
+    return run.record.restarts if rank == 0 else int(worker_status(run, rank).get("restarts", 0))
 
 
-def worker_status(seen: Run, rank: int) -> Mapping[str, Any]:
-    """What rank 0 says of another worker; nothing where that does as all do."""
-    others = (seen.record.workers if seen.record else None) or {}
-    found: Mapping[str, Any] = others.get(str(rank), {})
-    return found
+def worker_status(run: Run, rank: int) -> Mapping[str, Any]:
+    """What rank 0 reports about another worker; empty if that worker is in rank 0's phase and was never restarted."""
+    others = (run.record.workers if run.record else None) or {}
+    status: Mapping[str, Any] = others.get(str(rank), {})
+    return status
 
 
-def rank_phase(seen: Run, rank: int) -> str:
-    """What a worker does."""
-    pod = seen.newest.get(rank)
+def rank_phase(run: Run, rank: int) -> str:
+    """What a worker is doing."""
+    pod = run.newest.get(rank)
     if pod is None:
         return "no pod"
-    if end := container_exit(pod):
-        return "ended" if end.code is None else f"ended with {end.code}"
+    if ended := container_exit(pod):
+        return "ended" if ended.code is None else f"ended with {ended.code}"
     if not is_scheduled(pod):
         return "waits for a node"
-    if hindered := hindrance(pod):
-        return hindered
+    if reason := hindrance(pod):
+        return reason
     if pod["status"].get("phase") != "Running":
         return "pulling" if is_pulling(pod) else "starting"
-    return str(worker_status(seen, rank).get("phase") or (seen.record.phase if seen.record else "starting"))
-
-
-def schedule_summary(seen: Schedule, now: datetime) -> dict[str, Any]:
-    """A schedule in a line, as JSON has it."""
-    word, detail = state_of(seen)
-    coming, missed = seen.next(now), seen.missed(now)
-    return {
-        "name": seen.name,
-        "state": word,
-        "detail": detail,
-        "cron": seen.cronjob["spec"]["schedule"],
-        "timezone": seen.zone,
-        "next": coming and coming.isoformat(),
-        "missed": missed and missed.isoformat(),
-        "last": run_summary(seen.last, now) if seen.last else None,
-        "failures": seen.failures,
-        "failures_at_least": seen.at_least,
-        "workers": seen.cronjob["spec"]["jobTemplate"]["spec"]["completions"],
-        "age_s": round(age_s(created(seen.cronjob), now)),
-    }
-
-
-def schedule_details(seen: Schedule, now: datetime) -> dict[str, Any]:
-    """A schedule with its runs, the newest first, and its last events, as JSON has it."""
-    history = [run_summary(run, now) for run in seen.runs]
-    return {
-        **schedule_summary(seen, now),
-        "history": history,
-        "events": [event_fields(event) for event in seen.events[-EVENTS:]],
-    }
+    return str(worker_status(run, rank).get("phase") or (run.record.phase if run.record else "starting"))

@@ -36,7 +36,7 @@ class FakeCluster:
     """
 
     def __init__(self, *objects: Object) -> None:
-        self.namespace, self.patience_s = "here", 30.0
+        self.namespace, self.flags, self.patience_s = "here", "-n here", 30.0
         self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects}
         self.asked: list[tuple[str, str, Any]] = []
         self.texts: dict[str, Log] = {}
@@ -53,8 +53,9 @@ class FakeCluster:
         """An object."""
         return copy.deepcopy(self.objects.get((kind, name)))
 
-    def select(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
-        """The objects with these labels."""
+    def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
+        """The objects with these labels; everywhere is here."""
+        del everywhere
         if kind == "Event":
             fields = fields.removeprefix("involvedObject.name=")
             return [e for (its, _), e in self.objects.items() if its == kind and e["involvedObject"]["name"] == fields]

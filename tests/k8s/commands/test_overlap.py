@@ -101,8 +101,9 @@ class Turns(FakeCluster):
         wait()
         return super().get(kind, name)
 
-    def select(self, kind: str, selector: str = "", fields: str = "") -> list[Object]:
+    def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects of a kind."""
+        assert not everywhere
         wait()
         return super().select(kind, selector, fields)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import yaml
 
 from job import telemetry
+from job.errors import JobError
 from k8s.api.errors import ApiError, LauncherError
 from k8s.commands import status
 from k8s.state.names import JOB_NAME_LABEL, pods_of
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 PAGE = (Path(__file__).parents[3] / "docs/launcher.md").read_text(encoding="utf-8")
-DONE = {"state": "published", "detail": "", "ended": True, "code": 0, "workers": 2, "accuracy": 0.9261}
+LONG = "a-name-that-is-as-long-as-the-names-of-runs-may-be-in-kubernetes"
 
 
 class Asked:
@@ -35,7 +37,7 @@ class Asked:
         logs: by pod, the records of each.
     """
 
-    namespace, patience_s = "here", 30.0
+    namespace, flags, patience_s = "here", "-n here", 30.0
 
     def __init__(self, *moments: list[Object], **logs: list[Record]) -> None:
         self._moments, self._logs = list(moments), logs
@@ -52,15 +54,22 @@ class Asked:
             return None
         return next((one for one in self._now(kind) if one["metadata"]["name"] == name), None)
 
-    def select(self, kind: str, _selector: str = "") -> list[Object]:
-        """All of a kind; no nodes may be asked for."""
-        self.asked.append(kind)
+    def select(self, kind: str, selector: str = "", *, everywhere: bool = False) -> list[Object]:
+        """All of a kind, of a team if the selector names it; no nodes may be asked for."""
+        self.asked.append(f"{kind} everywhere" if everywhere else kind)
         if kind == "Node":
             raise ApiError(403, "Forbidden", "no", "list nodes")
         found = self._now(kind)
+        if "team=" in selector:
+            found = [one for one in found if f"team={one['metadata']['labels'].get('team')}" in selector]
         if kind == "Event" or (kind == "Job" and len(self._moments) > 1):
             self._moments[1:] and self._moments.pop(0)
         return found
+
+    def in_namespace(self, namespace: str) -> Cluster:
+        """The same, for all of them share the logs."""
+        self.asked.append(f"in {namespace}")
+        return self.given()
 
     def keep(self, kind: str, selector: str) -> None:
         """What is kept changes as what is asked for does."""
@@ -92,31 +101,110 @@ def renamed(one: Object, name: str) -> Object:
     return one
 
 
-def run(cluster: Asked, name: str | None = None, output: str = "text", *, watch: bool = False) -> None:
+def run(cluster: Asked, name: str | None = None, output: str = "text", **flags: Any) -> None:
     """Run the command."""
-    arguments = argparse.Namespace(name=name, output=output, watch=watch)
-    assert status.run(arguments, cluster.given) == 0
+    flags = {"watch": False, "all_namespaces": False, "selector": None} | flags
+    assert status.run(argparse.Namespace(name=name, output=output, **flags), cluster.given) == 0
+
+
+def two_runs() -> Asked:
+    """One run that is published, and a newer one of a team in the namespace `ml` that trains."""
+    done = job(2, "Complete", "SuccessPolicy")
+    done_pods = [ended(0, 0, message=told(0, "kept", "a, was tested on other data", accuracy=0.9261)), ended(1, 0)]
+    new = renamed(job(2), LONG)
+    new["metadata"] |= {"uid": "new", "creationTimestamp": "2026-01-02T00:00:00Z", "namespace": "ml"}
+    new["metadata"]["labels"]["team"] = "vision"
+    new_pods = [renamed(running(rank), new["metadata"]["name"]) for rank in range(2)]
+    for pod_of_new in new_pods:
+        pod_of_new["metadata"]["namespace"] = "ml"
+    log = f"{new['metadata']['name']}-0-aaaa0".replace("-", "_")
+    return Asked([done, new, *done_pods, *new_pods], **{log: [record("training", step=45, steps=100)]})
 
 
 def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """They take three lists, and the log of those that are at work; the newest comes first."""
-    done = job(2, "Complete", "SuccessPolicy")
-    done_pods = [ended(0, 0, message=told(0, "promoted", "first", accuracy=0.9261)), ended(1, 0)]
-    new = renamed(job(2), "new")
-    new["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
-    new_pods = [renamed(running(0), "new"), renamed(running(1), "new")]
-    cluster = Asked([done, new, *done_pods, *new_pods], new_0_aaaa0=[record("training", step=45, steps=100)])
+    """They take three lists, and the log of those that are training; the newest comes first."""
+    cluster = two_runs()
     run(cluster, output="json")
-    assert cluster.asked == ["Pod", "Job", "log new-0-aaaa0", "CronJob"]
+    assert cluster.asked == ["Pod", "Job", "in ml", f"log {LONG}-0-aaaa0", "CronJob"]
     first, second = json.loads(capsys.readouterr().out)["runs"]
     assert first.pop("age_s") < second.pop("age_s")
-    training = {"state": "training", "detail": "45%", "ended": False, "code": None, "workers": 2, "accuracy": None}
-    assert [first, second] == [{"name": "new", **training}, {"name": "demo", **DONE}]
+    template = {"workers": 2, "image": "registry.example/mnist-job:1", "claim": "output", "nodes": ["node-1"]}
+    training = {"state": "training", "detail": "45%", "ended": False, "code": None, "accuracy": None}
+    assert first == {"name": LONG, "namespace": "ml", **training, **template}
+    detail = "kept, for a, was tested on other data"
+    published = {"state": "published", "detail": detail, "ended": True, "code": 0, "accuracy": 0.9261}
+    assert second == {"name": "demo", "namespace": "", **published, **template}
+    [row] = re.findall(r"^\| `status` \|.*$", PAGE, re.MULTILINE)
+    assert first.keys() - {"age_s"} <= set(re.findall("`(.*?)`", row))
+
+
+def test_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each run, however long, with colours on a terminal alone; wide has more columns."""
+    monkeypatch.setenv("COLUMNS", "40")
+    cluster = two_runs()
     run(cluster)
-    headings, new_line, done_line = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert headings == ["run", "state", "workers", "age", "accuracy"]
-    assert new_line[:4] == ["new", "training", "45%", "2"]
-    assert (done_line[:3], done_line[-1]) == (["demo", "published", "2"], "0.9261")
+    headings, new, done = capsys.readouterr().out.splitlines()
+    assert headings.split() == ["RUN", "STATE", "WORKERS", "AGE", "ACCURACY"]
+    assert new.startswith(f"{LONG}   training 45%   2 ")
+    assert re.fullmatch(r"demo +published +2 +\d+d +0\.9261", done)
+    assert {headings.index("WORKERS")} == {new.index(" 2 ") + 1, done.index(" 2 ") + 1}
+
+    run(cluster, output="wide")
+    headings, new, done = capsys.readouterr().out.splitlines()
+    assert headings.split()[5:] == ["IMAGE", "CLAIM", "NODES", "DETAIL"]
+    assert done.endswith("registry.example/mnist-job:1   output   node-1   kept, for a, was tested on other data")
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    run(cluster)
+    assert "\x1b[32mpublished" in (text := capsys.readouterr().out)
+    assert "\x1b[" in text.splitlines()[0]
+    assert "\x1b" not in text.splitlines()[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    run(cluster)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_all_namespaces(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lists are those of all namespaces, and each run is shown with its own."""
+    cluster = two_runs()
+    run(cluster, all_namespaces=True)
+    assert [kind for kind in cluster.asked if "everywhere" in kind] == [
+        f"{k} everywhere" for k in ("Pod", "Job", "CronJob")
+    ]
+    headings, new, _ = capsys.readouterr().out.splitlines()
+    assert headings.split()[:2] == ["NAMESPACE", "RUN"]
+    assert new.split()[:2] == ["ml", LONG]
+
+
+def test_selector(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the runs with these labels are shown."""
+    run(two_runs(), output="yaml", selector="team=vision")
+    assert [each["name"] for each in yaml.safe_load(capsys.readouterr().out)["runs"]] == [LONG]
+
+
+def test_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """-o name prints one name on each line, for scripts, and needs no pods and no logs."""
+    cluster = two_runs()
+    run(cluster, output="name")
+    assert cluster.asked == ["Job", "CronJob"]
+    run(cluster, "demo", output="name")
+    assert capsys.readouterr().out == f"{LONG}\ndemo\ndemo\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"name": "demo", "all_namespaces": True}, "--all-namespaces cannot be combined with the name of a run"),
+        ({"name": "demo", "selector": "a=b"}, "--selector cannot be combined with the name of a run"),
+        ({"watch": True, "output": "name"}, "--watch cannot be combined with -o name"),
+    ],
+)
+def test_flags_that_exclude_each_other(flags: dict[str, Any], message: str) -> None:
+    """64, before the cluster is asked."""
+    cluster = Asked([])
+    with pytest.raises(JobError, match=message) as refused:
+        run(cluster, **flags)
+    assert (refused.value.code, cluster.asked) == (64, [])
 
 
 def test_no_runs(capsys: pytest.CaptureFixture[str]) -> None:

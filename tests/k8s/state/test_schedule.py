@@ -35,7 +35,7 @@ def cronjob(*active: str, last: str | None = LAST, **spec: Any) -> Object:
     """The schedule `nightly`, at two o'clock, with these active Jobs."""
     metadata = {"name": "nightly", "uid": "nightly-uid", "labels": {NAME_LABEL: APP}, "resourceVersion": "1"}
     listed = {"active": [{"name": name, "uid": name} for name in active]}
-    template = {"spec": {"completions": 2}}
+    template = {"spec": {"completions": 2, "template": job(2)["spec"]["template"]}}
     return {
         "kind": "CronJob",
         "metadata": metadata | {"creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -165,17 +165,22 @@ def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "datetime", Clock)
 
 
+def flags(name: str | None, output: str = "text", *, watch: bool = False) -> argparse.Namespace:
+    """The arguments of `status`."""
+    return argparse.Namespace(name=name, output=output, watch=watch, all_namespaces=False, selector=None)
+
+
 def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All schedules stand under the runs; one of them is shown with its own runs and its events."""
     at_noon(monkeypatch)
     other = {"kind": "Job", **job(1, "Complete")}
     cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"), other, of("SuccessfulCreate", "Created job"))
     monkeypatch.setattr(cluster, "namespace", "here")
-    status.run(argparse.Namespace(name=None, output="json", watch=False), cluster.given)
+    status.run(flags(None, "json"), cluster.given)
     found = json.loads(capsys.readouterr().out)
     assert [run["name"] for run in found["runs"]] == ["nightly-10", "nightly-9", "demo"]
     assert [(one["name"], one["failures"]) for one in found["schedules"]] == [("nightly", 1)]
-    status.run(argparse.Namespace(name="nightly", output="json", watch=False), cluster.given)
+    status.run(flags("nightly", "json"), cluster.given)
     found = json.loads(capsys.readouterr().out)
     assert [(run["name"], run["state"]) for run in found["history"]] == [
         ("nightly-10", "failed"),
@@ -184,9 +189,9 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert [told["reason"] for told in found["events"]] == ["SuccessfulCreate"]
     assert (found["failures"], found["failures_at_least"]) == (1, False)
     for name in ("nightly", None):
-        status.run(argparse.Namespace(name=name, output="text", watch=False), cluster.given)
+        status.run(flags(name), cluster.given)
         text = " ".join(capsys.readouterr().out.split())
-        assert "schedule state starts next missed last run failures" in text
+        assert "SCHEDULE STATE CRON NEXT MISSED LAST RUN FAILURES" in text
         assert "nightly-9 published" in text
 
 
@@ -197,7 +202,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     listed, kept = list[tuple[str, str]](), list[tuple[str, str]]()
     select, looks = cluster.select, itertools.count()
 
-    def listing(kind: str, selector: str = "", fields: str = "") -> list[Object]:
+    def listing(kind: str, selector: str = "", fields: str = "", **_: bool) -> list[Object]:
         listed.append((kind, selector))
         return select(kind, selector, fields)
 
@@ -210,7 +215,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     monkeypatch.setattr(cluster, "keep", lambda *what: kept.append(what), raising=False)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        status.run(argparse.Namespace(name="nightly", output="text", watch=True), cluster.given)
+        status.run(flags("nightly", watch=True), cluster.given)
     assert capsys.readouterr().out == "nightly: waiting\nnightly: suspended\n"
     assert kept == [("Pod", RUNS), ("Job", RUNS)]
     assert set(listed) == {*kept, ("Event", "")}

@@ -40,7 +40,7 @@ class Cluster:
     """Plays each kind's states in turn, and each pod's log, where an error breaks the connection."""
 
     patience_s = 30.0
-    namespace = "ns"
+    namespace, flags = "ns", "-n ns"
 
     def __init__(self, jobs: list[list[Object]], pods: list[list[Object]], logs: dict[str, list[list[Any]]]) -> None:
         self._states = {"Job": jobs, "Pod": pods}
