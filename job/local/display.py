@@ -112,7 +112,7 @@ def _ending(code: int, record: Record | None) -> str:
     if record:
         return str(record.message)
     if code > 128:
-        return f"the worker was killed by {process.killed_by(code)}"
+        return f"the worker was killed by {process.signal_name(code)}"
     return f"the worker ended with {code} and said nothing"
 
 

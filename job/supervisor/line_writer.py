@@ -1,4 +1,4 @@
-"""Says lines in a thread of its own: who does not read them holds up nobody."""
+"""Writes lines to standard output in a thread of its own, so that a slow reader delays nobody."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections import deque
 
 from job import telemetry
 
-LINES = 1000  # that wait at most; the newest, for the last ones say how it ended
+MAX_LINES = 1000  # waiting to be written; the oldest are dropped, because the last ones say how the worker ended
 
 
 class LineWriter:
     """Writes lines to standard output, in their order."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._changed = threading.Condition()
         self._idle = True
-        threading.Thread(target=self._speak, name="writer", daemon=True).start()
+        threading.Thread(target=self._write_lines, name="line-writer", daemon=True).start()
 
-    def say(self, line: str) -> None:
-        """Have a line written; returns at once."""
+    def write(self, line: str) -> None:
+        """Queue a line; returns at once."""
         with self._changed:
             self._lines.append(line)
             self._idle = False
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> bool:
-        """Wait until all is written, for so long at most; whether it is.
+        """Wait at most so many seconds until every line is written; returns whether every line is.
 
-        Where it is not, the process can only end by os._exit(): Python would wait for what the thread holds.
+        If not, the process can end only by os._exit(): Python would wait for the lock that the thread holds.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._idle, seconds)
 
-    def _speak(self) -> None:
+    def _write_lines(self) -> None:
         while True:
             with self._changed:
                 self._idle = not self._lines

@@ -1,4 +1,4 @@
-"""What the end of a supervisor's child means."""
+"""What the exit of a supervised process means."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from job.errors import Exit
 from job.system import process
 
 if TYPE_CHECKING:
-    from job.supervisor.supervised_process import Ended
+    from job.supervisor.supervised_process import Exited
     from job.telemetry import Record
 
 FINAL_CODES = set(Exit) - {Exit.TRY_AGAIN, Exit.INTERRUPTED}
-EXPLAINED_CODES = set(Exit) - {Exit.BUG}  # what a child ends with after a sentence that says it all
+EXPLAINED_CODES = set(Exit) - {Exit.BUG}  # codes whose record already explains the failure
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child, or this worker, ended; as in JobError."""
+    """How a supervised process, or the worker, ended; the fields are those of JobError."""
 
     code: int
     reason: str
@@ -27,30 +27,30 @@ class Outcome:
     hint: str = ""
 
 
-def judge(ended: Ended, told: Record | None, ours: Outcome | None) -> Outcome:
-    """What the end of a child means.
+def judge(exited: Exited, final_record: Record | None, forced: Outcome | None) -> Outcome:
+    """The outcome of a process that has exited.
 
     Args:
-        ended: how it ended.
-        told: its own words, None where it said nothing.
-        ours: why it was made to end, None where nobody made it.
+        exited: its exit.
+        final_record: the record in which it reported how it ended, None if it sent none.
+        forced: why the supervisor made it exit, None if the supervisor did not.
     """
-    code = ended.exit_code
-    if told and (told.code == code or is_published(told)):
-        hint = "" if is_published(told) else told.hint
-        return Outcome(told.code or 0, told.reason or "", told.message or "", hint or "")
+    code = exited.exit_code
+    if final_record and (final_record.code == code or is_published(final_record)):
+        hint = "" if is_published(final_record) else final_record.hint
+        return Outcome(final_record.code or 0, final_record.reason or "", final_record.message or "", hint or "")
     if code == Exit.OK:
         return Outcome(code, "", "")
-    if ours:
-        return ours
-    if ended.code == -signal.SIGKILL and ended.oom_kills > 0:
+    if forced:
+        return forced
+    if exited.returncode == -signal.SIGKILL and exited.oom_kills > 0:
         hint = "give it more memory, or a smaller --batch-size"
-        return Outcome(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer for memory", hint)
-    if ended.code < 0:
-        return Outcome(code, "killed", f"the trainer was killed by {process.killed_by(code)}")
-    return Outcome(code, "unknown-code", f"the trainer ended with {code} and said nothing")
+        return Outcome(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer: out of memory", hint)
+    if exited.returncode < 0:
+        return Outcome(code, "killed", f"the trainer was killed by {process.signal_name(code)}")
+    return Outcome(code, "unknown-code", f"the trainer exited with code {code} and no message")
 
 
-def is_published(told: Record | None) -> bool:
-    """Whether a child has said that the run is published, which holds whatever happens to it after that."""
-    return told is not None and told.phase == "published"
+def is_published(final_record: Record | None) -> bool:
+    """Whether a process has reported that the run is published, which holds whatever happens to it later."""
+    return final_record is not None and final_record.phase == "published"

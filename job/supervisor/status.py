@@ -1,4 +1,4 @@
-"""How this worker stands: shown on standard output, in the metrics and to its peers."""
+"""The state of this worker, as its log lines, its metrics and its peers show it."""
 
 from __future__ import annotations
 
@@ -13,78 +13,69 @@ from job.telemetry import Record
 
 if TYPE_CHECKING:
     from job.cluster import Cluster
-    from job.rendezvous.client import Member
-    from job.rendezvous.server import Gathering
+    from job.supervisor.peers import Peers
     from job.supervisor.restart_policy import RestartPolicy
 
-# Phases through which all go together, whatever the last message, up to a second ago, said.
-IN_STEP = ("joining", "restoring", "compiling", "training", "evaluating", "publishing", "published")
 PROGRESS = ("step", "steps", "checkpoint")
 
 
 class WorkerStatus:
-    """What is known of one worker.
+    """What is known of this worker.
 
     Args:
-        cluster: who it is.
-        restarts: how often its trainer was started again.
+        cluster: this worker's identity.
+        restarts: its trainer's restarts.
+        peers: the other workers, which are sent the phase and the number of restarts.
 
     Attributes:
-        workers: how many there are.
         phase: the present one.
         accuracy: the published model's, once it is known.
-        gauges: its metrics.
-        writer: how it is shown on standard output.
-        gathering: rank 0's, where there are several workers.
-        member: how its peers are told, where there are any.
+        gauges: the worker's metrics.
     """
 
-    def __init__(self, cluster: Cluster, restarts: RestartPolicy) -> None:
-        self._cluster, self._restarts = cluster, restarts
-        self.workers = cluster.workers
+    def __init__(self, cluster: Cluster, restarts: RestartPolicy, peers: Peers) -> None:
+        self._cluster, self._restarts, self._peers = cluster, restarts, peers
         self.phase = "starting"
         self.accuracy: float | None = None
         self.gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
-        self.writer = LineWriter()
-        self.gathering: Gathering | None = None
-        self.member: Member | None = None
-        self._progress: dict[str, int | None] = {}  # the last known of PROGRESS
+        self._writer = LineWriter()
+        self._progress: dict[str, int | None] = {}  # the last known values of PROGRESS
 
     @property
     def step(self) -> int | None:
-        """The last one that is known of."""
+        """The last known step."""
         return self._progress.get("step")
 
-    def hear(self, record: Record) -> None:
-        """Take notice of a trainer's record, and show it unless it only says that the work goes on."""
-        news = record.phase != self.phase or record.loss is not None or record.message
-        self._note(record)
-        if news:
+    def process_started(self) -> None:
+        """Take note that a process was started."""
+        self.phase = "starting"
+
+    def update(self, record: Record) -> None:
+        """Take over a process's record, and show it unless it is a mere sign of life."""
+        is_news = record.phase != self.phase or record.loss is not None or record.message
+        self._take(record)
+        if is_news:
             self._show(record)
 
-    def say(self, phase: str, **fields: Any) -> None:
+    def report(self, phase: str, **fields: Any) -> None:
         """Show a record of the supervisor's own."""
         known = {**self._progress, "restarts": self._restarts.total, **fields}
         record = Record(time.time(), self._cluster.run, self._cluster.rank, phase, **known)
-        self._note(record)
+        self._take(record)
         self._show(record)
 
-    def _note(self, record: Record) -> None:
-        """Keep what a record tells of this worker, for its peers, the metrics and the next record."""
+    def flush(self, seconds: float) -> bool:
+        """Wait at most so many seconds until all is written to standard output; returns whether all is."""
+        return self._writer.drain(seconds)
+
+    def _take(self, record: Record) -> None:
         self.phase = record.phase
         self.accuracy = record.accuracy if record.phase == "published" else None
         self._progress |= {name: value for name in PROGRESS if (value := getattr(record, name)) is not None}
         self.gauges.show(record)
-        if self.member:
-            self.member.tell(record.phase, self._restarts.total)
+        self._peers.send_status(record.phase, self._restarts.total)
 
     def _show(self, record: Record) -> None:
-        """Write a record to standard output, rank 0's with what it has heard of the others."""
-        if self.gathering:
-            differing = {
-                str(rank): {"phase": other.phase, "restarts": other.restarts}
-                for rank, other in sorted(self.gathering.heard().items())
-                if rank != record.rank and (other.restarts or other.phase not in {record.phase, *IN_STEP})
-            }
-            record = dataclasses.replace(record, workers=differing or None)
-        self.writer.say(telemetry.to_logfmt(record))
+        """Write a record to standard output, at rank 0 with what it knows of the other workers."""
+        record = dataclasses.replace(record, workers=self._peers.deviations(record.phase) or None)
+        self._writer.write(telemetry.to_logfmt(record))

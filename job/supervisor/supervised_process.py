@@ -1,4 +1,4 @@
-"""A process that the supervisor starts: what it tells, and how it ends, as events."""
+"""A process that the supervisor starts, the precheck or the trainer: its records and its exit arrive as events."""
 
 from __future__ import annotations
 
@@ -16,38 +16,45 @@ from job.system import memory, process
 
 if TYPE_CHECKING:
     import queue
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from job.cluster import Cluster
     from job.config import Config
 
-CHATTER_LINES = 200
+STDERR_LINES = 200
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A child has ended, and all that it told has come before.
+class Exited:
+    """A process has exited; all of its records came before.
 
-    code is its exit code, below 0 the signal that killed it; oom_kills how often the kernel killed for memory while it
-    lived; chatter the last lines that it wrote on standard error.
+    returncode is Popen's: negative if a signal killed the process. oom_kills counts the processes that the kernel
+    killed for lack of memory while it ran. stderr holds the last lines that it wrote on standard error.
     """
 
-    code: int
+    returncode: int
     oom_kills: int
-    chatter: list[str]
+    stderr: list[str]
 
     @property
     def exit_code(self) -> int:
-        """The code as shells give it: 128 and the number of the signal."""
-        return self.code if self.code >= 0 else 128 - self.code
+        """The code in a shell's notation: 128 plus the number of the signal."""
+        return process.exit_code(self.returncode)
 
 
 class SupervisedProcess:
-    """A running `python -m MODULE`, with the run's flags; its records and then its Ended are put into the queue.
+    """A running `python -m MODULE`, with the run's flags. Puts its records, and then Exited, into the queue.
+
+    Args:
+        module: what to run.
+        config: the run's settings.
+        cluster: this worker and its peers.
+        restarts: how often the trainer was started again.
+        events: the queue.
 
     Attributes:
-        sign_at: when it last wrote anything, in seconds of time.monotonic(), from its first empty line on, with which
-            it begins to write one a second; infinite before.
+        pulse_at: when it last wrote to its pipe, in seconds of time.monotonic(). Infinite before the first empty line,
+            from which on it writes at least one line a second.
     """
 
     def __init__(
@@ -57,39 +64,43 @@ class SupervisedProcess:
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **cluster.environment()}
         environment |= {telemetry.PIPE: str(writing), telemetry.RESTARTS: str(restarts)}
         if config.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = "-1"  # or TensorFlow looks for drivers
-        kills = memory.oom_kills()
+            environment["CUDA_VISIBLE_DEVICES"] = "-1"  # otherwise TensorFlow looks for drivers
+        self._events = events
+        self._oom_kills_before = memory.oom_kills()
         command = [sys.executable, "-m", module, *configs.argv(config)]
         self._process = process.start(
             command, environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE
         )
         os.close(writing)
         self.pid = self._process.pid
-        self.sign_at = float("inf")
-        self.kill: Callable[[], None] = self._process.kill
-        self.terminate: Callable[[], None] = self._process.terminate
+        self.pulse_at = float("inf")
+        threading.Thread(target=self._read_events, args=(reading,), daemon=True).start()
 
-        def listen() -> None:
-            chatter: deque[str] = deque(maxlen=CHATTER_LINES)
-            beside = threading.Thread(target=keep, args=(cast("TextIO", self._process.stderr), chatter), daemon=True)
-            beside.start()
-            with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
-                for record in telemetry.read_records(self._signs(pipe)):
-                    events.put(record)
-            beside.join()
-            code = self._process.wait()
-            events.put(Ended(code, memory.oom_kills() - kills, list(chatter)))
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
 
-        threading.Thread(target=listen, daemon=True).start()
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
 
-    def _signs(self, lines: Iterable[str]) -> Iterator[str]:
+    def _read_events(self, pipe: int) -> None:
+        stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        stderr_reader = threading.Thread(target=self._read_stderr, args=(stderr,), daemon=True)
+        stderr_reader.start()
+        with os.fdopen(pipe, encoding="utf-8", errors="replace") as lines:
+            for record in telemetry.read_records(self._watch_pulse(lines)):
+                self._events.put(record)
+        stderr_reader.join()
+        returncode = self._process.wait()
+        self._events.put(Exited(returncode, memory.oom_kills() - self._oom_kills_before, list(stderr)))
+
+    def _read_stderr(self, lines: deque[str]) -> None:
+        with cast("TextIO", self._process.stderr) as stream:
+            lines.extend(stream)
+
+    def _watch_pulse(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:
-            if line == "\n" or self.sign_at < float("inf"):
-                self.sign_at = time.monotonic()
+            if line == "\n" or self.pulse_at < float("inf"):
+                self.pulse_at = time.monotonic()
             yield line
-
-
-def keep(stream: TextIO, lines: deque[str]) -> None:
-    """Read a stream to its end, keeping the last lines."""
-    with stream:
-        lines.extend(stream)

@@ -1,160 +1,184 @@
-"""Follows a supervisor's child: how it stands, why it is to end, and when it has to be killed."""
+"""Decides when a supervised process has to go, because it hangs, because its peers are lost, or on request."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.errors import Exit, JobError
 from job.supervisor.outcome import Outcome
-from job.supervisor.status import IN_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from job.config import Config
     from job.rendezvous.client import Heard
+    from job.supervisor.peers import Peers
     from job.supervisor.status import WorkerStatus
     from job.supervisor.supervised_process import SupervisedProcess
     from job.telemetry import Record
 
-STEPPING = {"training", "evaluating"}  # no step in --stall-timeout means here that it hangs
-BEFORE_STEPS = {"starting", "data", "joining", "restoring", "compiling"}  # where there is nothing to save
-PATIENCE_S = 900.0  # for each of the other phases, which slow volumes and throttled CPUs may draw out
-GOODBYE_S = 10.0  # for the last all-reduce, which one that is cut off would draw out
-# How long a peer may say nothing, and a trainer that has joined give no sign of life, each of which they do once a
-# second; TensorFlow's own heartbeats allow as much. With a fifth of a CPU no two signs were 1.3 s apart.
+STEPPING = {"training", "evaluating"}  # phases to which --stall-timeout applies
+BEFORE_STEPS = {"starting", "data", "joining", "restoring", "compiling"}  # phases in which there is nothing to save
+PATIENCE_S = 900.0  # for each of the other phases, which slow volumes and throttled CPUs may prolong
+GOODBYE_S = 10.0  # for the last all-reduce, which a disconnected peer would prolong
+# How long a peer may send no request, and a trainer that has joined no line. Both are due once a second, and
+# TensorFlow's own heartbeats allow as much. With a fifth of a CPU no two of them were more than 1.3 s apart.
 SILENT_S = 10.0
-JOIN_S = 60.0  # TensorFlow joins workers that have all come in a second or two
-PAUSED_S = 3.0  # look() is called every second
-GONE_S = 5.0  # from SIGKILL to the end, which is beyond a process whose volume hangs
+JOIN_S = 60.0  # TensorFlow takes a second or two to connect workers that have all started to join
+PAUSED_S = 3.0  # between two calls of check(), which is called every second: this process itself was stopped
+GONE_S = 5.0  # from SIGKILL to the exit, which a hung volume can prevent
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Ages:
+    """For how many seconds each sign of life has been missing; -inf if it is not expected.
+
+    record_s counts from the trainer's last record, pulse_s from its last line of any kind, peer_s from the last
+    request of `peer`, the worker that has been silent for longest, and joining_s from when all workers were joining.
+    """
+
+    record_s: float
+    pulse_s: float
+    peer: int
+    peer_s: float
+    joining_s: float
+
+
+def find_hang(phase: str, ages: Ages, patience_s: float) -> Outcome | None:
+    """Why a process has to be killed, or None if it does not.
+
+    Args:
+        phase: its phase.
+        ages: for how long its signs of life, and its peers', have been missing.
+        patience_s: how long it may send no record in this phase.
+    """
+    if ages.record_s >= patience_s:
+        message = f"the trainer made no progress in phase {phase} for {patience_s:g} s"
+        return Outcome(Exit.TRY_AGAIN, "stalled", message)
+    if ages.pulse_s >= SILENT_S:
+        message = f"the trainer gave no sign of life in phase {phase} for {SILENT_S:g} s"
+        return Outcome(Exit.TRY_AGAIN, "stalled", message)
+    # A trainer that completes steps has all of its peers, whatever happened to their supervisors.
+    if min(ages.record_s, ages.peer_s) >= SILENT_S:
+        return Outcome(Exit.TRY_AGAIN, "peer-lost", f"worker {ages.peer} has sent nothing for {SILENT_S:g} s")
+    if ages.joining_s >= JOIN_S:
+        message = f"TensorFlow has not connected the workers within {JOIN_S:g} s, although all have started"
+        hint = "check that TensorFlow's port, 2222 in a cluster, is open between them"
+        return Outcome(Exit.TRY_AGAIN, "not-joined", message, hint)
+    return None
 
 
 class Watchdog:
-    """One child from its start to its end.
+    """Watches one process from its start to its exit.
 
     Args:
-        child: the process.
+        process: the process.
         config: the run's settings.
-        status: what is known of this worker.
-        gathering: the id of the gathering in which it was started; empty where it needs no other workers.
+        status: this worker's status.
+        peers: the other workers.
+        round_id: the rendezvous round in which the process was started; empty if it needs no other workers.
         clock: monotonic seconds.
 
     Attributes:
-        told: how the child ended, or is about to, in its own words.
-        ours: why it was made to end from here.
+        final_record: the record in which the process reported how it ended, or is about to.
+        forced: why the process is made to exit.
     """
 
     def __init__(
         self,
-        child: SupervisedProcess,
+        process: SupervisedProcess,
         config: Config,
         status: WorkerStatus,
-        gathering: str,
+        peers: Peers,
+        round_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._child, self._config, self._status, self._gathering = child, config, status, gathering
-        self._clock = clock
-        self.told: Record | None = None
-        self.ours: Outcome | None = None
-        self._kill_at = self._gone_at = float("inf")
-        # Since when it may be silent: since its last record, since all workers are joining, and since this process
-        # was last stopped itself, when what had come could not be read.
-        self._heard_at = self._looked_at = self._clock()
-        self._together_at = float("inf")
-        self._resumed_at = float("-inf")
+        self._process, self._config, self._status, self._peers = process, config, status, peers
+        self._round_id, self._clock = round_id, clock
+        self.final_record: Record | None = None
+        self.forced: Outcome | None = None
+        self._kill_at = self._give_up_at = NEVER
+        self._record_at = self._checked_at = clock()
+        self._joining_since = NEVER
+        self._resumed_at = -NEVER  # this process was stopped until then, and could not read what came meanwhile
 
     @property
     def deadline(self) -> float:
-        """When to look() at the latest, by the clock."""
-        return min(self._kill_at, self._gone_at, self._looked_at + 1)
+        """When check() is due, by the clock."""
+        return min(self._kill_at, self._give_up_at, self._checked_at + 1)
 
-    def is_over(self, heard: Heard) -> bool:
-        """Whether the child is to end because the workers gather anew. Rank 0 publishes without the others."""
-        phase, alone = self._status.phase, self._status.gathering is not None
-        return heard.is_over(self._gathering) and phase != "published" and not (phase == "publishing" and alone)
+    def must_rejoin(self, reply: Heard) -> bool:
+        """Whether the process has to exit because the workers meet in a new round. Rank 0 publishes alone."""
+        phase = self._status.phase
+        return reply.is_over(self._round_id) and not (
+            phase == "published" or (phase == "publishing" and self._peers.rank == 0)
+        )
 
-    def hear(self, record: Record) -> None:
-        """Take notice of what the child says."""
-        self._heard_at = self._clock()
+    def take_record(self, record: Record) -> None:
+        """Take note of a record of the process."""
+        self._record_at = self._clock()
         if record.phase in {"failed", "published"}:
-            self.told = record
+            self.final_record = record
         if record.phase != "failed":
-            self._status.hear(record)
+            self._status.update(record)
 
-    def leave(self, seconds: float, why: Outcome) -> None:
-        """Have the child leave within so many seconds, for a first reason; at once where it has nothing to save."""
-        self.ours = self.ours or why
+    def request_exit(self, seconds: float, outcome: Outcome) -> None:
+        """Make the process exit within so many seconds, or at once if it has nothing to save.
+
+        Args:
+            seconds: from SIGTERM to SIGKILL.
+            outcome: why. The first reason counts.
+        """
+        self.forced = self.forced or outcome
         if self._status.phase in BEFORE_STEPS:
             seconds = 0.0
         else:
-            self._child.terminate()
+            self._process.terminate()
         self._kill_at = min(self._kill_at, self._clock() + seconds)
 
-    def look(self) -> None:
-        """Kill the child where it hangs, or has not left in time.
+    def check(self) -> None:
+        """Kill the process if it hangs, or if it has not exited in time.
 
         Raises:
-            JobError: 75 where not even that ends it.
+            JobError: 75, the process survives SIGKILL.
         """
         now = self._clock()
-        if now - self._looked_at > PAUSED_S:
+        if now - self._checked_at > PAUSED_S:
             self._resumed_at = now
-        self._looked_at = now
-        if now >= self._gone_at:
-            message = f"the trainer has not ended {GONE_S:g} s after SIGKILL"
-            raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, "see whether a volume hangs")
-        if self._gone_at < float("inf"):
+        self._checked_at = now
+        if now >= self._give_up_at:
+            message = f"the trainer has not exited {GONE_S:g} s after SIGKILL"
+            raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, "check whether a volume hangs")
+        if self._give_up_at < NEVER:
             return
-        if self._kill_at == float("inf"):
-            self.ours = self.ours or self._hangs(now)
+        if self._kill_at == NEVER:
+            self.forced = self.forced or find_hang(self._status.phase, self._ages(now), self._patience_s())
         elif now < self._kill_at:
             return
-        if self.ours:
-            self._child.kill()
-            self._gone_at = now + GONE_S
+        if self.forced:
+            self._process.kill()
+            self._give_up_at = now + GONE_S
 
-    def _hangs(self, now: float) -> Outcome | None:
-        """Why the child is to be killed, if it is."""
-        phase = self._status.phase
-        quiet_s = now - max(self._heard_at, self._resumed_at)
-        if quiet_s >= (patience_s := self._patience()):
-            return Outcome(
-                Exit.TRY_AGAIN, "stalled", f"the trainer made no progress in phase {phase} for {patience_s:g} s"
-            )
-        if now - max(self._child.sign_at, self._resumed_at) >= SILENT_S:
-            message = f"the trainer gave no sign of life in phase {phase} for {SILENT_S:g} s"
-            return Outcome(Exit.TRY_AGAIN, "stalled", message)
-        if not self._gathering or phase in {"publishing", "published"}:
-            return None
-        rank, heard_at = self._longest_silent()
-        # A trainer that makes steps has all its peers, whatever became of their supervisors.
-        if min(quiet_s, now - max(heard_at, self._resumed_at)) >= SILENT_S:
-            message = f"worker {rank} has not been heard of for {SILENT_S:g} s"
-            return Outcome(Exit.TRY_AGAIN, "peer-lost", message)
-        self._together_at = min(now, self._together_at) if self._all_join() else float("inf")
-        if now - max(self._together_at, self._resumed_at) >= JOIN_S:
-            message = f"TensorFlow has not joined the workers in {JOIN_S:g} s, though all have come"
-            hint = "see whether TensorFlow's port, 2222 in a cluster, is open between them"
-            return Outcome(Exit.TRY_AGAIN, "not-joined", message, hint)
-        return None
+    def _ages(self, now: float) -> Ages:
+        needs_peers = self._round_id != "" and self._status.phase not in {"publishing", "published"}
+        peer, peer_at = self._peers.longest_silent() if needs_peers else (0, NEVER)
+        self._joining_since = min(now, self._joining_since) if self._all_joining() else NEVER
 
-    def _longest_silent(self) -> tuple[int, float]:
-        """The peer that has said nothing for longest, and when it last did; above rank 0 only that one is heard."""
-        if self._status.gathering:
-            return self._status.gathering.longest_silent()
-        return 0, self._status.member.answered_at if self._status.member else float("inf")
+        def age(moment: float) -> float:
+            return now - max(moment, self._resumed_at)
 
-    def _all_join(self) -> bool:
-        """Whether this is rank 0, whose child waits for TensorFlow to join the workers, and all others do so too."""
-        if not self._status.gathering or self._status.phase != "joining" or self._child.sign_at < float("inf"):
-            return False
-        heard = self._status.gathering.heard().values()
-        joining = [one for one in heard if one.gathering == self._gathering and one.phase in IN_STEP]
-        return len(joining) == self._status.workers
+        return Ages(age(self._record_at), age(self._process.pulse_at), peer, age(peer_at), age(self._joining_since))
 
-    def _patience(self) -> float:
-        """How long the child may say nothing, in seconds."""
+    def _all_joining(self) -> bool:
+        """Whether this is rank 0 and its trainer waits for TensorFlow to connect workers that have all started."""
+        joining = self._status.phase == "joining" and self._process.pulse_at == NEVER
+        return joining and self._peers.all_started(self._round_id)
+
+    def _patience_s(self) -> float:
+        """How long the process may send no record."""
         phase = self._status.phase
         if phase in STEPPING:
             return float(self._config.stall_timeout)

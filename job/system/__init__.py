@@ -1,1 +1,1 @@
-"""What the operating system tells and does."""
+"""What the operating system provides: processes, CPUs, memory, files and the termination message."""

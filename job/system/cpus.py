@@ -1,4 +1,4 @@
-"""Which CPUs processes use: the container's limit, not the node's cores, and each its share of them."""
+"""How many CPUs a worker may use: the container's limit, not the node's cores; and its share among local workers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 import os
 from pathlib import Path
 
-WORTH_SHARING = 500
+WORTH_SHARING = 500  # examples of a step
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def threads(part: int) -> int:
-    """The number of threads that a step of so many examples on this worker is worth.
+    """The number of threads for a step of so many examples on this worker.
 
-    Sharing a product out costs more than it saves while it is small: on two CPUs a step of 100 images took 110 us with
-    two threads and 65 with one, of 1,000 images 570 us and 720.
+    Splitting a small product costs more than it saves: on two CPUs a step of 100 images took 110 us with two threads
+    and 65 us with one, and a step of 1,000 images 570 us and 720 us.
     """
     return limit() if part >= WORTH_SHARING else 1
 
 
 def limit(cgroups: Path = CGROUPS) -> int:
-    """The number of CPUs, at least 1: the smaller of the affinity and the cgroup's quota, rounded up.
+    """The number of CPUs, at least 1: the affinity or the cgroup's quota, whichever is smaller, rounded up.
 
     Args:
-        cgroups: where the cgroup file systems are mounted; in a container that is its own group.
+        cgroups: where the cgroup file systems are mounted. A container sees its own group there.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
@@ -31,9 +31,9 @@ def limit(cgroups: Path = CGROUPS) -> int:
 
 
 def shares(count: int) -> list[list[int]]:
-    """The CPUs of each of so many processes: where none uses another's, a message between two takes half the time.
+    """The CPUs for each of so many processes: messages between processes on CPUs of their own take half the time.
 
-    Empty where the system cannot bind a process to CPUs.
+    The lists are empty if the system cannot bind a process to CPUs.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [[] for _ in range(count)]
@@ -43,7 +43,7 @@ def shares(count: int) -> list[list[int]]:
 
 
 def _quota(cgroups: Path) -> float | None:
-    """CPUs that the cgroup's scheduler grants, in version 2 and version 1; None: no limit."""
+    """The number of CPUs that the cgroup grants, in version 2 or version 1; None if there is no limit."""
     try:
         if (cgroups / "cpu.max").exists():
             quota, period = (cgroups / "cpu.max").read_text().split()
@@ -51,5 +51,5 @@ def _quota(cgroups: Path) -> float | None:
             quota = (cgroups / "cpu/cpu.cfs_quota_us").read_text()
             period = (cgroups / "cpu/cpu.cfs_period_us").read_text()
         return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError):  # `max` where there is no limit, and no cgroups at all on other systems
+    except (OSError, ValueError):  # `max` means no limit, and other systems have no cgroups
         return None

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files: atomic and durable writes, JSON, checksums."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds; None where there is no file.
+    """The object in a JSON file; None if the file does not exist.
 
     Raises:
-        ValueError: where it holds something else.
+        ValueError: the file holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")  # noqa: TRY004 - as for all that is wrong with a file
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")  # noqa: TRY004 - one exception for every damaged file
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file: to a temporary sibling, to the disk, and renamed. What fails leaves no sibling behind."""
+    """Write a file atomically: to a temporary sibling, flushed, then renamed. A failure removes the sibling."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("xb") as file:  # which follows no link
+        with temporary.open("xb") as file:  # "x" does not follow a link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -52,13 +52,13 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary siblings that a killed write() left in a folder, if there is one."""
-    for left in folder.glob(".*.tmp"):
-        left.unlink()
+    """Remove the temporary files that a killed write() left in a folder."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink()
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder where there is none, and those above it, so that no crash of the machine takes it away again."""
+    """Create a folder and its parents if they do not exist, durably: a crash of the machine does not undo it."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def sha256(path: Path) -> str:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush a folder and all below it to the disk, so that a rename cannot outlive its content."""
+    """Flush a folder and everything below it to the disk, so that a later rename cannot outlive the content."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
@@ -88,13 +88,13 @@ def sync(path: Path) -> None:
 
 
 def open_to_lock(path: Path) -> int:
-    """The descriptor of a file to be locked, made where there is none; a link is not followed."""
+    """Open a file to lock it, and create it if it does not exist; a link is not followed. Returns the descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
 def content_errors(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the content of a file that this run wrote into a JobError: 73, naming it."""
+    """Turn an error in the content of a file that this run wrote into a JobError, 73, that names the file."""
     try:
         yield
     except (ValueError, TypeError) as error:

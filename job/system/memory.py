@@ -1,4 +1,4 @@
-"""Whether the kernel killed for memory in this process's cgroup."""
+"""How often the kernel's out-of-memory killer struck in this process's cgroup."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ OWN = Path("/proc/self/cgroup")
 
 
 def oom_kills(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
-    """How many processes of this one's cgroup the kernel has killed for memory; 0 where it does not tell.
+    """How many processes of this cgroup the kernel has killed for lack of memory; 0 if it does not report it.
 
     Args:
         cgroups: where the cgroup file systems are mounted.
-        own: the file that names this process's groups. In a container they are mostly mounted as the root itself.
+        own: the file that names this process's groups. In a container the group itself is usually mounted as the root.
     """
     try:
         groups = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]

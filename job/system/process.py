@@ -1,4 +1,4 @@
-"""Processes: children that do not outlive the one that started them, and what the system knows of this one."""
+"""Processes: children that do not outlive their parent, and what the system knows about this process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 NULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
-PARENT = "PARENT_PID"  # the environment variable with the process id of the one that starts another
+PARENT = "PARENT_PID"  # the environment variable with the parent's process id
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _IMPORTED = time.perf_counter()
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def killed_by(code: int) -> str:
-    """The name of the signal in an exit code of 128 and its number, as shells write it."""
+def exit_code(returncode: int) -> int:
+    """A Popen's return code in a shell's notation: 128 plus the number of the signal that killed the process."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def signal_name(code: int) -> str:
+    """The name of the signal in an exit code of 128 plus its number."""
     try:
         return signal.Signals(code - 128).name
     except ValueError:  # a real-time signal, or no signal at all
@@ -32,7 +37,7 @@ def killed_by(code: int) -> str:
 
 
 def age() -> float:
-    """Seconds since this process started; since this module was imported, where the system does not tell."""
+    """Seconds since this process started, or since this module was imported if the system does not report it."""
     try:
         ticks = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
         uptime = Path("/proc/uptime").read_text(encoding="utf-8").split()[0]
@@ -44,7 +49,7 @@ def age() -> float:
 def peak_rss_mb() -> float:
     """The largest resident set of this process so far, in 10^6 bytes."""
     try:
-        # Not getrusage: across a fork and an exec that keeps the parent's, where it was larger.
+        # Not getrusage(), which keeps the parent's peak across fork and exec if that was larger.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     except OSError:
@@ -55,15 +60,15 @@ def peak_rss_mb() -> float:
 def start(
     command: Sequence[str], env: Mapping[str, str], cpus: Collection[int] = (), **options: Any
 ) -> subprocess.Popen[str]:
-    """Start a process of this project's, which end_with_parent() then binds to this one.
+    """Start a process that calls end_with_parent().
 
-    The kernel counts the thread that starts it as its parent: call this from one that lives as long as the process.
+    The kernel counts the calling thread as the parent, so call this from one that lives as long as this process.
 
     Args:
         command: the program and its arguments.
         env: its environment.
-        cpus: the CPUs that it may use; all of this process's where none are given.
-        options: of subprocess.Popen.
+        cpus: the CPUs that it may use; empty means all of this process's.
+        options: more arguments of subprocess.Popen.
     """
     child = subprocess.Popen(
         command,
@@ -80,9 +85,9 @@ def start(
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that start()ed it ends, in whatever way; Linux alone can.
+    """Make the kernel kill this process when the one that start()ed it ends, in whatever way. Linux only.
 
-    The child asks for it itself, for between a fork and an exec no Python is safe where there are threads.
+    The child calls this itself: with threads around, Python code between a fork and an exec is not safe.
     """
     parent = os.environ.pop(PARENT, None)
     if parent and _LIBC:
@@ -91,11 +96,11 @@ def end_with_parent() -> None:
             os._exit(1)
 
 
-def reap(keep: int) -> None:
-    """Take leave of children that have ended, other than `keep`: orphans, which the system gives to process 1."""
+def reap_orphans(child: int) -> None:
+    """Reap processes that have exited and that process 1 inherited, but not the child with this process id."""
     with suppress(ChildProcessError):
         while True:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended is None or ended.si_pid == keep:
+            exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if exited is None or exited.si_pid == child:
                 return
-            os.waitpid(ended.si_pid, 0)
+            os.waitpid(exited.si_pid, 0)

@@ -80,7 +80,7 @@ def test_a_trainer_killed_by_the_kernel_for_memory(digits: Path, tmp_path: Path)
         assert team.codes() == [71]
         [failed] = [record for record in team[0].records if record.phase == "failed"]
         assert (failed.code, failed.reason) == (71, "out-of-memory")
-        assert failed.message == "the kernel killed the trainer for memory"
+        assert failed.message == "the kernel killed the trainer: out of memory"
         assert team[0].reasons() == []
 
 

@@ -227,7 +227,7 @@ def test_a_peer_that_never_comes(digits: Path, tmp_path: Path) -> None:
             assert team[rank].records[place - 1].message == "2 of 3 workers joined"
             assert f'mnist_job_workers_joined{{rank="{rank}",run="{RUN}"}} 2.0' in metrics(team, rank)
         for worker in team.workers.values():
-            gave_up_waiting(worker, "worker 2 had not come")
+            gave_up_waiting(worker, "worker 2 has not joined")
 
 
 def test_a_peer_that_never_comes_and_the_chief_gone(digits: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_peer_that_never_comes_and_the_chief_gone(digits: Path, tmp_path: Path
     with Team(digits, tmp_path, 3, ("--join-timeout=10",)).start(0, 1) as team:
         team[1].until(lambda record: record.phase == "waiting" and record.joined == 2)
         team[0].kill()
-        gave_up_waiting(team[1], "worker 2 had not come, and then worker 0 does not answer at")
+        gave_up_waiting(team[1], "worker 2 has not joined, and then worker 0 does not answer at")
 
 
 def test_the_chief_never_comes(digits: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lines that nobody reads for a while."""
+"""Standard output whose reader hangs for a while."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import threading
 from typing import TYPE_CHECKING
 
 from job import telemetry
-from job.supervisor.line_writer import LINES, LineWriter
+from job.supervisor.line_writer import MAX_LINES, LineWriter
 
 if TYPE_CHECKING:
     import pytest
 
 
-def test_a_reader_that_hangs_holds_up_nobody_and_misses_only_old_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_hangs_delays_nobody_and_misses_only_old_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that is being written, and the newest of the rest, in their order."""
     written: list[str] = []
-    begun, goes_on = threading.Event(), threading.Event()
+    started, resume = threading.Event(), threading.Event()
 
-    def say(line: str) -> None:
-        begun.set()
-        assert goes_on.wait(60)
+    def write_line(line: str) -> None:
+        started.set()
+        assert resume.wait(60)
         written.append(line)
 
-    monkeypatch.setattr(telemetry, "say", say)
+    monkeypatch.setattr(telemetry, "write_line", write_line)
     writer = LineWriter()
     assert writer.drain(60)
-    writer.say("first")
-    assert begun.wait(60)
-    for number in range(3 * LINES):
-        writer.say(str(number))
+    writer.write("first")
+    assert started.wait(60)
+    for number in range(3 * MAX_LINES):
+        writer.write(str(number))
     assert not writer.drain(0.01)
-    goes_on.set()
+    resume.set()
     assert writer.drain(60)
-    assert written == ["first", *map(str, range(2 * LINES, 3 * LINES))]
+    assert written == ["first", *map(str, range(2 * MAX_LINES, 3 * MAX_LINES))]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import queue
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from job.cluster import Cluster
 from job.config import Config
-from job.rendezvous.client import Heard, Member
+from job.rendezvous.client import Heard
 from job.rendezvous.server import Answer, Gathering, Request
 from job.supervisor.outcome import Outcome
+from job.supervisor.peers import Peers
 from job.supervisor.restart_policy import RestartPolicy
 from job.supervisor.status import WorkerStatus
 from job.supervisor.watchdog import GOODBYE_S, JOIN_S, SILENT_S, Watchdog
@@ -32,11 +34,11 @@ class Clock:
         return self.now
 
 
-class Process:
-    """In the place of a SupervisedProcess."""
+class FakeProcess:
+    """Stands in for a SupervisedProcess."""
 
     def __init__(self) -> None:
-        self.sign_at = float("inf")
+        self.pulse_at = float("inf")
         self.killed = False
         self.terminated = False
 
@@ -49,175 +51,181 @@ class Process:
         self.terminated = True
 
 
+def request(rank: int, round_id: str = "", phase: str = "") -> Request:
+    """What a worker sends to rank 0."""
+    return Request("r", "u", "s", WORKERS, rank, "a", round_id, f"a:{rank + 1}", phase, 0)
+
+
 class Scene:
     """A worker of three whose trainer is watched, second by second."""
 
     def __init__(self, rank: int) -> None:
-        self.clock, self.process = Clock(), Process()
+        self.rank, self.clock, self.process = rank, Clock(), FakeProcess()
         cluster = Cluster("r", "u", rank, ("a:1",) * WORKERS, ("a:2",) * WORKERS)
-        self.status = WorkerStatus(cluster, RestartPolicy())
-        self.requests = [
-            Request("r", "u", "s", WORKERS, each, "a", "", f"a:{each + 1}", "", 0) for each in range(WORKERS)
-        ]
-        self.gathering = Gathering("r", "u", "s", WORKERS, self.clock)
-        self.id = [self.gathering.join(request) for request in self.requests][-1].gathering
+        self.rendezvous = Gathering("r", "u", "s", WORKERS, self.clock)
+        self.round_id = [self.rendezvous.join(request(each)) for each in range(WORKERS)][-1].gathering
+        self.peers = Peers(cluster, queue.SimpleQueue())
+        self.peers.connect("s")
         if rank == 0:
-            self.status.gathering = self.gathering
-        else:
-            self.member = self.status.member = Member(cluster, "s", cast("Any", None), None)
-            self.member.answered_at = self.clock()
-        self.watch = Watchdog(cast("SupervisedProcess", self.process), Config(), self.status, self.id, self.clock)
+            self.peers._rendezvous = self.rendezvous
+        self.rank_0_answered()
+        status = WorkerStatus(cluster, RestartPolicy(), self.peers)
+        process = cast("SupervisedProcess", self.process)
+        self.watchdog = Watchdog(process, Config(), status, self.peers, self.round_id, self.clock)
 
-    def hear(self, phase: str, step: int | None = None) -> None:
-        """A record comes from the trainer."""
-        self.watch.hear(Record(0.0, "r", 0, phase, step=step))
+    def rank_0_answered(self, seconds_ago: float = 0) -> None:
+        """Rank 0 answered this worker."""
+        assert self.peers._client
+        self.peers._client.answered_at = self.clock() - seconds_ago
 
-    def peers(self, phase: str, *ranks: int) -> None:
-        """These peers say at rank 0's in which phase they are; above it, rank 0 answers."""
-        if self.status.gathering:
-            for rank in ranks:
-                request = Request("r", "u", "s", WORKERS, rank, "a", self.id, f"a:{rank + 1}", phase, 0)
-                self.gathering.join(request)
-        else:
-            self.member.answered_at = self.clock()
+    def record(self, phase: str, step: int | None = None) -> None:
+        """The trainer sends a record."""
+        self.watchdog.take_record(Record(0.0, "r", 0, phase, step=step))
+
+    def requests(self, phase: str, *ranks: int) -> None:
+        """These workers send rank 0 their phase; a worker above rank 0 gets an answer."""
+        for rank in ranks:
+            self.rendezvous.join(request(rank, self.round_id, phase))
+        self.rank_0_answered()
 
     def pass_s(self, seconds: float, *ranks: int, phase: str = "training", steps: bool = False) -> None:
-        """Let time pass, with these peers heard each second, and a step or only a sign of life from the trainer."""
+        """Let time pass. Each second these workers send requests, and the trainer a step or only a pulse."""
         for _ in range(round(seconds)):
             self.clock.now += 1
-            if self.process.sign_at < float("inf"):
-                self.process.sign_at = self.clock()
+            if self.process.pulse_at < float("inf"):
+                self.process.pulse_at = self.clock()
             if ranks:
-                self.peers(phase, *ranks)
+                self.requests(phase, *ranks)
             if steps:
-                self.hear("training", round(self.clock()))
-            self.watch.look()
+                self.record("training", round(self.clock()))
+            self.watchdog.check()
 
     @property
-    def ended_for(self) -> tuple[str, ...] | None:
-        """Why the trainer was killed, if it was."""
-        ours = self.watch.ours
-        assert self.process.killed == (ours is not None)
-        return (ours.reason, ours.message) if ours else None
+    def killed(self) -> tuple[str, str] | None:
+        """The reason and the message with which the trainer was killed, None if it was not."""
+        forced = self.watchdog.forced
+        assert self.process.killed == (forced is not None)
+        return (forced.reason, forced.message) if forced else None
 
     @property
     def reason(self) -> str | None:
-        """That in a word."""
-        return self.ended_for[0] if self.ended_for else None
+        """The reason alone."""
+        return self.killed[0] if self.killed else None
 
 
 @pytest.fixture(params=[0, 1])
 def scene(request: pytest.FixtureRequest) -> Scene:
-    """Rank 0's, then rank 1's, its trainer joined and training."""
+    """Rank 0's, then rank 1's, with a trainer that has joined and trains."""
     scene = Scene(request.param)
-    scene.process.sign_at = scene.clock()
-    scene.hear("training", 1)
+    scene.process.pulse_at = scene.clock()
+    scene.record("training", 1)
     return scene
 
 
 def test_a_silent_peer_ends_a_trainer_that_makes_no_steps(scene: Scene) -> None:
-    """Rank 0 minds every rank, the others rank 0; the last one that is heard of is not it."""
+    """Rank 0 watches every rank, and the others watch rank 0."""
     scene.pass_s(SILENT_S - 1, 0, 1)
-    assert scene.ended_for is None
-    rank = 2 if scene.status.gathering else 0
-    if rank == 0:
-        scene.member.answered_at = scene.clock() - SILENT_S + 1
-    scene.pass_s(1, *((0, 1) if rank else ()))
-    assert scene.ended_for == ("peer-lost", f"worker {rank} has not been heard of for 10 s")
+    assert scene.killed is None
+    if scene.rank == 0:
+        scene.pass_s(1, 0, 1)
+    else:
+        scene.rank_0_answered(SILENT_S - 1)
+        scene.pass_s(1)
+    silent = 2 if scene.rank == 0 else 0
+    assert scene.killed == ("peer-lost", f"worker {silent} has sent nothing for 10 s")
 
 
 def test_a_silent_supervisor_ends_no_trainer_that_makes_steps(scene: Scene) -> None:
-    """Its trainer must be there: each step takes all of them."""
+    """Each step takes all trainers, so that the silent worker's trainer must be running."""
     scene.pass_s(300, steps=True)
-    assert scene.ended_for is None
+    assert scene.killed is None
     scene.pass_s(SILENT_S)
     assert scene.reason == "peer-lost"
 
 
-def test_peers_that_are_heard_end_no_trainer_that_waits(scene: Scene) -> None:
-    """As rank 0 may wait for a slow peer's step, until --stall-timeout."""
+def test_peers_that_send_requests_end_no_trainer_that_waits(scene: Scene) -> None:
+    """A trainer may wait for a slow peer's step until --stall-timeout."""
     scene.pass_s(119, 0, 1, 2)
-    assert scene.ended_for is None
+    assert scene.killed is None
     scene.pass_s(1, 0, 1, 2)
-    assert scene.ended_for == ("stalled", "the trainer made no progress in phase training for 120 s")
+    assert scene.killed == ("stalled", "the trainer made no progress in phase training for 120 s")
 
 
-def test_what_was_silent_while_this_process_was_stopped_has_another_chance(scene: Scene) -> None:
-    """What came meanwhile could not be read; from then on the same silence counts."""
+def test_silence_while_the_supervisor_was_stopped_does_not_count(scene: Scene) -> None:
+    """It could not read what came meanwhile. The same silence counts from then on."""
     scene.clock.now += 1000
-    scene.watch.look()
-    assert scene.ended_for is None
-    scene.process.sign_at = float("inf")
+    scene.watchdog.check()
+    assert scene.killed is None
+    scene.process.pulse_at = float("inf")
     scene.pass_s(SILENT_S - 1)
-    assert scene.ended_for is None
+    assert scene.killed is None
     scene.pass_s(1)
     assert scene.reason == "peer-lost"
 
 
-def test_a_trainer_that_is_stopped_is_found_by_its_silence(scene: Scene) -> None:
-    """Although no --stall-timeout is over."""
-    sign_at = scene.process.sign_at
+def test_a_stopped_trainer_is_noticed_by_its_missing_pulse(scene: Scene) -> None:
+    """Long before --stall-timeout is over."""
+    pulse_at = scene.process.pulse_at
     for _ in range(round(SILENT_S)):
-        assert scene.ended_for is None
+        assert scene.killed is None
         scene.pass_s(1, 0, 1, 2)
-        scene.process.sign_at = sign_at
-    scene.watch.look()
-    assert scene.ended_for == ("stalled", "the trainer gave no sign of life in phase training for 10 s")
+        scene.process.pulse_at = pulse_at
+    scene.watchdog.check()
+    assert scene.killed == ("stalled", "the trainer gave no sign of life in phase training for 10 s")
 
 
-def test_who_publishes_waits_for_no_silent_peer(scene: Scene) -> None:
-    """Rank 0 needs nobody for it, not even a new gathering's; the others can do nothing but wait for rank 0."""
-    scene.hear("publishing")
+def test_a_publishing_worker_waits_for_no_silent_peer(scene: Scene) -> None:
+    """Rank 0 publishes alone, even while the others meet in a new round. The others have to wait for rank 0."""
+    scene.record("publishing")
     scene.pass_s(600)
-    assert scene.ended_for is None
-    anew = Heard(
-        Request("r", "u", "s", WORKERS, 1, "a", scene.id, "a:1", "publishing", 0), Answer("new", 1, (0, 2), ())
-    )
-    assert scene.watch.is_over(anew) == (scene.status.gathering is None)
-    scene.hear("published")
-    assert not scene.watch.is_over(anew)
+    assert scene.killed is None
+    new_round = Heard(request(1, scene.round_id, "publishing"), Answer("new", 1, (0, 2), ()))
+    assert scene.watchdog.must_rejoin(new_round) == (scene.rank != 0)
+    scene.record("published")
+    assert not scene.watchdog.must_rejoin(new_round)
     scene.pass_s(GOODBYE_S - 1)
-    assert scene.ended_for is None
+    assert scene.killed is None
     scene.pass_s(1)
     assert scene.reason == "stalled"
 
 
-def test_workers_that_have_come_must_join_soon() -> None:
-    """Rank 0 counts from when the last one's trainer joins, until TensorFlow has joined its own."""
+def test_tensorflow_must_connect_the_workers_soon() -> None:
+    """Rank 0 counts from when the last trainer starts to join until TensorFlow has connected its own."""
     scene = Scene(0)
-    scene.hear("joining")
+    scene.record("joining")
     for _ in range(300):
-        scene.peers("data", 2)
+        scene.requests("data", 2)
         scene.pass_s(1, 0, 1, phase="joining")
-    assert scene.ended_for is None
+    assert scene.killed is None
     scene.pass_s(JOIN_S, 0, 1, 2, phase="joining")
-    assert scene.ended_for is None
+    assert scene.killed is None
     scene.pass_s(1, 0, 1, 2, phase="joining")
-    assert scene.ended_for == ("not-joined", "TensorFlow has not joined the workers in 60 s, though all have come")
+    message = "TensorFlow has not connected the workers within 60 s, although all have started"
+    assert scene.killed == ("not-joined", message)
 
     scene = Scene(0)
-    scene.hear("joining")
+    scene.record("joining")
     scene.pass_s(JOIN_S - 1, 0, 1, 2, phase="joining")
-    scene.process.sign_at = scene.clock()  # its volume may take long now
+    scene.process.pulse_at = scene.clock()  # connected; reading the volume may take long
     scene.pass_s(600, 0, 1, 2, phase="joining")
-    assert scene.ended_for is None
+    assert scene.killed is None
 
 
-def test_who_is_told_to_leave_is_killed_in_time() -> None:
-    """At once where nothing is to be saved; the first reason stands, and no silence is another."""
+def test_a_process_that_has_to_exit_is_killed_in_time() -> None:
+    """It is killed at once if it has nothing to save. The first reason counts."""
     scene = Scene(0)
-    scene.hear("training", 1)
-    scene.watch.leave(5, Outcome(75, "stopped", "first"))
-    scene.watch.leave(9, Outcome(75, "gathering", "second"))
+    scene.record("training", 1)
+    scene.watchdog.request_exit(5, Outcome(75, "stopped", "first"))
+    scene.watchdog.request_exit(9, Outcome(75, "gathering", "second"))
     assert scene.process.terminated
     scene.pass_s(4)
     assert not scene.process.killed
     scene.pass_s(1)
-    assert scene.ended_for == ("stopped", "first")
+    assert scene.killed == ("stopped", "first")
 
     scene = Scene(0)
-    scene.hear("compiling")
-    scene.watch.leave(5, Outcome(75, "stopped", "first"))
-    scene.watch.look()
-    assert scene.ended_for == ("stopped", "first")
+    scene.record("compiling")
+    scene.watchdog.request_exit(5, Outcome(75, "stopped", "first"))
+    scene.watchdog.check()
+    assert scene.killed == ("stopped", "first")
     assert not scene.process.terminated

@@ -15,7 +15,7 @@ from job.__main__ import main as job_main
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT, Cluster, identify
 from job.config import parse
 from job.errors import Exit
-from job.supervisor import supervisor as supervise
+from job.supervisor import supervisor
 from job.supervisor.outcome import FINAL_CODES
 from k8s.render import render
 from k8s.render.render import MANIFESTS, Submission
@@ -237,7 +237,7 @@ def test_the_image_runs_what_the_arguments_say() -> None:
 
 def test_grace_period(overlay: Object) -> None:
     """The pod is given longer to leave than the supervisor gives its trainer and its last lines."""
-    needed = supervise.STOP_S + supervise.DRAIN_S
+    needed = supervisor.STOP_S + supervisor.FLUSH_S
     assert pod_spec(overlay)["terminationGracePeriodSeconds"] > needed
 
 
