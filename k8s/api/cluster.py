@@ -13,14 +13,14 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from k8s.api import exec as remote
+from k8s.api import exec as pod_exec
 from k8s.api.errors import ApiError, LauncherError
 from k8s.api.requests import PASSING, TIMEOUT_S, Api, request_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from k8s.api.exec import Ended
+    from k8s.api.exec import ExecResult
     from k8s.api.objects import Object
 
 # The kinds that the launcher asks for: API, plural, and whether they live in a namespace. A group without a version is
@@ -260,8 +260,17 @@ class Cluster:
         silence_s = SILENCE_S if follow else TIMEOUT_S[1]
         yield from self._api.stream(f"{self._path('Pod', pod)}/log", query, silence_s, torn=not follow)
 
-    def run_in(self, pod: str, container: str, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
-        """Run a command in a container, its standard output going to write() as it comes.
+    def run_in(
+        self,
+        pod: str,
+        container: str,
+        command: Sequence[str],
+        write: Callable[[bytes], Any],
+        stdin: Iterable[bytes] = (),
+    ) -> ExecResult:
+        """Run a command in a container, and pass its standard output to write() piece by piece.
+
+        The command's standard input stays open after the last byte of stdin.
 
         Raises:
             ConnectionError: the connection broke.
@@ -270,12 +279,13 @@ class Cluster:
         from kubernetes.stream.ws_client import get_websocket_url  # noqa: PLC0415
 
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
+        query += [("stdin", "true")] if stdin else []
         query += [("command", word) for word in command]
 
-        def run(client: Any) -> Ended:
+        def run(client: Any) -> ExecResult:
             url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
             url = get_websocket_url(url, query)
-            return remote.run(client.configuration, url, headers, write, f"run a command in pod {pod}")
+            return pod_exec.run(client.configuration, url, headers, write, f"run a command in pod {pod}", stdin)
 
         return self._api.logged_in(run)
 

@@ -1,118 +1,135 @@
-"""A command that runs in a container: its output as it comes, and how it ended, over a websocket."""
+"""Run a command in a container over a websocket: its input and output as bytes, and its exit code."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from k8s.api.errors import ApiError
+from k8s.api.errors import refusal
+from k8s.api.requests import PASSING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-STDOUT, STDERR, STATUS = 1, 2, 3  # the first byte of each message: Kubernetes' v4.channel.k8s.io and v5
-SILENT_S = 30.0  # after so much silence the other end is asked whether it is there, and after as much again it is not
+# The first byte of each message names its channel, in the protocols v4.channel.k8s.io and v5.
+STDIN, STDOUT, STDERR, STATUS = range(4)
+SILENT_S = 30.0  # a connection that has been silent for so long is pinged, and given up on after as much again
 
 
-class Ended(NamedTuple):
-    """How a command in a container ended: its exit code, and what it wrote on standard error."""
+class ExecResult(NamedTuple):
+    """How a command in a container ended: its exit code, and what it wrote to standard error."""
 
     code: int
     errors: str
 
 
-def run(configuration: Any, url: str, headers: Mapping[str, str], write: Callable[[bytes], Any], what: str) -> Ended:
-    """Follow a command to its end, its standard output going to write() as it comes.
+def run(
+    configuration: Any,
+    url: str,
+    headers: Mapping[str, str],
+    write: Callable[[bytes], Any],
+    action: str,
+    stdin: Iterable[bytes] = (),
+) -> ExecResult:
+    """Run a command until it ends, and pass its standard output to write() piece by piece.
 
     Args:
         configuration: a kubernetes.client.Configuration, for certificates and proxies.
         url: of the exec request, with its query.
-        headers: of the request, for the credentials in them.
-        write: gets standard output, piece by piece.
-        what: what is done, for the error's sentence.
+        headers: of the request, with the credentials.
+        write: receives standard output.
+        action: what is being done, for the sentence of an error.
+        stdin: the command's input. It is never closed, so the command must know how much to read.
 
     Raises:
-        ConnectionError: the connection broke, or was never made; how the command ended is not known.
+        ConnectionError: the connection broke or was never made. The command may have ended or not.
         ApiError: the pod is gone, or exec is not allowed.
     """
+    socket = _connect(configuration, url, headers, action)
     errors, status = bytearray(), bytearray()
-    for channel, data in _messages(_connected(configuration, url, headers, what)):
-        if channel == STDOUT:
-            write(data)
-        elif channel == STDERR:
-            errors += data
-        elif channel == STATUS:
-            status += data
+    try:
+        _send(socket, stdin)
+        for channel, data in _messages(socket):
+            if channel == STDOUT:
+                write(data)
+            elif channel == STDERR:
+                errors += data
+            elif channel == STATUS:
+                status += data
+    finally:
+        socket.shutdown()
     if not status:
         raise ConnectionError("the connection was closed before the command had ended")
-    return Ended(exit_code(json.loads(status), what), errors.decode(errors="replace"))
+    return ExecResult(exit_code(bytes(status), action), errors.decode(errors="replace"))
 
 
-def _connected(configuration: Any, url: str, headers: Mapping[str, str], what: str) -> Any:
-    """A websocket on which the command runs."""
+def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: str) -> Any:
+    """Open the websocket on which the command runs."""
     import websocket  # noqa: PLC0415 - not needed for a command's --help
-    from kubernetes.stream.ws_client import create_websocket  # noqa: PLC0415
+    from kubernetes.stream.ws_client import create_websocket  # noqa: PLC0415 - the same
 
     websocket.setdefaulttimeout(SILENT_S)
-    # The client's own WSClient keeps what comes faster than it is read, and loses what comes with the end.
+    # The Kubernetes client's own WSClient buffers output that arrives faster than it is read, and loses what arrives
+    # together with the end.
     try:
         return create_websocket(configuration, url, headers)
     except websocket.WebSocketBadStatusException as error:
-        raise _refusal(int(error.status_code), error.resp_body or b"", what) from None
+        refused = refusal(int(error.status_code), error.resp_body or b"", action)
+        # For example, the node cannot be reached at the moment.
+        raise (ConnectionError(refused.message) if refused.code in PASSING else refused) from None
     except (websocket.WebSocketException, OSError) as error:
         raise ConnectionError(str(error)) from None
 
 
-def _messages(socket: Any) -> Iterator[tuple[int, bytes]]:
-    """The messages that come, each with its channel, until the other end closes; the socket is closed afterwards."""
-    import websocket  # noqa: PLC0415
+def _send(socket: Any, stdin: Iterable[bytes]) -> None:
+    """Send the command's input; stops early if the other end closes the connection, because the reason can be read."""
+    import websocket  # noqa: PLC0415 - see _connect()
 
-    asked = False
+    for piece in stdin:
+        try:
+            socket.send_binary(bytes([STDIN]) + piece)
+        except (websocket.WebSocketException, OSError):
+            return
+
+
+def _messages(socket: Any) -> Iterator[tuple[int, bytes]]:
+    """Each message with its channel, until the other end closes the connection."""
+    import websocket  # noqa: PLC0415 - see _connect()
+
+    pinged = False
     try:
         while True:
             try:
                 kind, frame = socket.recv_data_frame(control_frame=True)
             except websocket.WebSocketTimeoutException:
-                if asked:
-                    raise ConnectionError(f"nothing was heard for {2 * SILENT_S:.0f} s") from None
-                asked = True
+                if pinged:
+                    raise ConnectionError(f"no answer for {2 * SILENT_S:.0f} s") from None
+                pinged = True
                 socket.ping()
                 continue
-            asked = False
+            pinged = False
             if kind == websocket.ABNF.OPCODE_CLOSE:
                 return
             if kind in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) and frame.data:
                 yield frame.data[0], frame.data[1:]
     except (websocket.WebSocketException, OSError) as error:
         raise ConnectionError(str(error)) from None
-    finally:
-        socket.shutdown()
 
 
-def exit_code(status: Mapping[str, Any], what: str) -> int:
-    """The exit code in the Status with which an exec ends.
+def exit_code(text: bytes, action: str) -> int:
+    """The exit code in the Status object that ends an exec.
 
     Raises:
-        OSError: it did not end, but the connection between API server and node did.
-        ApiError: it never began.
+        ConnectionError: the connection between the API server and the node broke; the command may have ended or not.
+        ApiError: the command was never started.
     """
+    status = json.loads(text)
     if status.get("status") == "Success":
         return 0
     for cause in status.get("details", {}).get("causes", []):
         if cause.get("reason") == "ExitCode":
             return int(cause["message"])
-    message = status.get("message") or "it is not known how the command ended"
-    if status.get("reason") == "InternalError" and "OCI runtime" not in message:
-        raise ConnectionError(message)
-    raise ApiError(status.get("code") or 500, status.get("reason") or "", message, what)
-
-
-def _refusal(code: int, body: bytes, what: str) -> Exception:
-    """What an answer in place of a connection means."""
-    try:
-        status = json.loads(body)
-        reason, message = status.get("reason") or "", status.get("message") or f"HTTP {code}"
-    except (ValueError, AttributeError):
-        reason, message = "", f"HTTP {code}: {body[:200].decode(errors='replace').strip()}"
-    # As where a node cannot be reached at the moment.
-    return ConnectionError(message) if code == 429 or code >= 500 else ApiError(code, reason, message, what)
+    refused = refusal(status.get("code") or 500, text, action)
+    if refused.reason == "InternalError" and "OCI runtime" not in refused.message:
+        raise ConnectionError(refused.message)
+    raise refused

@@ -14,10 +14,10 @@ from k8s.state.names import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LA
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from k8s.api.cluster import Cluster
-    from k8s.api.exec import Ended
+    from k8s.api.exec import ExecResult
     from k8s.api.objects import Object
 
 UID_LABEL = "batch.kubernetes.io/controller-uid"
@@ -31,6 +31,7 @@ class FakeCluster:
         asked: every change that was asked for: verb, kind, and the object, the change or the name.
         texts: the logs, by pod's name.
         command: what runs in a container.
+        stdin: the input of the last command.
         pod_status: the status of a pod that is created.
         forbidden: what may not be done: verb, kind and subresource.
     """
@@ -40,7 +41,8 @@ class FakeCluster:
         self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects}
         self.asked: list[tuple[str, str, Any]] = []
         self.texts: dict[str, Log] = {}
-        self.command: Callable[[Sequence[str], Callable[[bytes], Any]], Ended] | None = None
+        self.command: Callable[[Sequence[str], Callable[[bytes], Any]], ExecResult] | None = None
+        self.stdin = b""
         self.pod_status: Object = {"phase": "Running"}
         self.forbidden: set[tuple[str, str, str]] = set()
         self._numbers = itertools.count(1)
@@ -137,11 +139,19 @@ class FakeCluster:
             raise ApiError(404, "NotFound", f"no pod {pod}", "read its log")
         return self.texts[pod].read(since_time, follow=follow)
 
-    def run_in(self, pod: str, container: str, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+    def run_in(
+        self,
+        pod: str,
+        container: str,
+        command: Sequence[str],
+        write: Callable[[bytes], Any],
+        stdin: Iterable[bytes] = (),
+    ) -> ExecResult:
         """Run a command."""
         assert ("Pod", pod) in self.objects
         assert container == "helper"
         assert self.command
+        self.stdin = b"".join(stdin)
         return self.command(command, write)
 
 

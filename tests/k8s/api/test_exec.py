@@ -10,9 +10,9 @@ import pytest
 import websocket
 from kubernetes.stream import ws_client
 
-from k8s.api import exec as remote
+from k8s.api import exec as pod_exec
 from k8s.api.errors import ApiError
-from k8s.api.exec import Ended
+from k8s.api.exec import ExecResult
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -25,7 +25,8 @@ class Socket:
 
     def __init__(self, *events: Any) -> None:
         self._events = list(events)
-        self.pings, self.closed = 0, False
+        self.pings, self.closed, self.sent = 0, False, list[bytes]()
+        self.accepts = 100  # messages, before the other end closes the connection
 
     def recv_data_frame(self, *, control_frame: bool) -> tuple[int, Any]:
         """The next."""
@@ -40,12 +41,18 @@ class Socket:
         """Ask whether the other end is there."""
         self.pings += 1
 
+    def send_binary(self, message: bytes) -> None:
+        """Take a message."""
+        if len(self.sent) == self.accepts:
+            raise BrokenPipeError
+        self.sent.append(message)
+
     def shutdown(self) -> None:
         """Close it."""
         self.closed = True
 
 
-def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception) -> tuple[Ended, bytes]:
+def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: bytes) -> tuple[ExecResult, bytes]:
     """Run a command over a socket; gives its end and its output."""
 
     def connect(*_: Any) -> Socket:
@@ -55,7 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception) -> tuple[En
 
     monkeypatch.setattr(ws_client, "create_websocket", connect)
     output = bytearray()
-    return remote.run(None, "wss://here", {}, output.extend, "run a command in pod a"), bytes(output)
+    return pod_exec.run(None, "wss://here", {}, output.extend, "run a command in pod a", stdin), bytes(output)
 
 
 def status(**fields: Any) -> tuple[int, bytes]:
@@ -82,15 +89,25 @@ def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         status(**ended_with(7)),
         (CLOSE, b""),
     )
-    assert run(monkeypatch, socket) == (Ended(7, "no such file"), everything * 2)
+    assert run(monkeypatch, socket) == (ExecResult(7, "no such file"), everything * 2)
     assert socket.closed
+
+
+def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard input goes out piece by piece; a command that ends before it has read all of it still says why."""
+    socket = Socket(status(status="Success"), (CLOSE, b""))
+    run(monkeypatch, socket, b"some", b"more")
+    assert socket.sent == [b"\0some", b"\0more"]
+    socket = Socket((BINARY, b"\2disk full"), status(**ended_with(1)), (CLOSE, b""))
+    socket.accepts = 1
+    assert run(monkeypatch, socket, b"some", b"more") == (ExecResult(1, "disk full"), b"")
 
 
 def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command may be silent as long as the other end answers."""
     silence = websocket.WebSocketTimeoutException("timed out")
     socket = Socket(silence, (PONG, b""), silence, (PONG, b""), status(status="Success"), (CLOSE, b""))
-    assert run(monkeypatch, socket) == (Ended(0, ""), b"")
+    assert run(monkeypatch, socket) == (ExecResult(0, ""), b"")
     assert socket.pings == 2
 
 
@@ -99,7 +116,7 @@ def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             [websocket.WebSocketTimeoutException("x"), websocket.WebSocketTimeoutException("x")],
-            "nothing was heard for 60 s",
+            "no answer for 60 s",
         ),
         ([(BINARY, b"\1half"), websocket.WebSocketConnectionClosedException("lost")], "lost"),
         ([(BINARY, b"\1half"), (CLOSE, b"")], "the connection was closed before the command had ended"),

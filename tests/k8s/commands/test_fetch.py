@@ -16,7 +16,7 @@ import pytest
 from job.errors import JobError
 from job.system.files import sha256
 from k8s.api.errors import LauncherError
-from k8s.api.exec import Ended
+from k8s.api.exec import ExecResult
 from k8s.commands import fetch
 from k8s.volume import checksums
 from k8s.volume import pod as helper
@@ -44,7 +44,7 @@ class Volume:
         self._root, self.cuts, self.commands = root, 0, [""]
         self._random = random.Random(seed) if seed is not None else None  # noqa: S311 - no secret
 
-    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
         """Run a command; a part of its output comes before a cut."""
         self.commands.append(" ".join(command))
         here = [re.sub("^/output", str(self._root), word) for word in command]
@@ -55,7 +55,7 @@ class Volume:
             write(output[: self._random.randrange(len(output) + 1)])
             raise ConnectionError("cut")
         write(output)
-        return Ended(done.returncode, done.stderr.decode().replace(str(self._root), "/output"))
+        return ExecResult(done.returncode, done.stderr.decode().replace(str(self._root), "/output"))
 
     def model(self, name: str, **files: bytes) -> Path:
         """Publish a model of these files; two underscores in a name are a slash."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import k8s.__main__ as entry
-from k8s.api.exec import Ended
+from k8s.api.exec import ExecResult
 from k8s.commands.compare import PAGE
 from k8s.state.names import CANCELLED
 from k8s.volume import pod as helper
@@ -53,7 +53,7 @@ class Volume(FakeCluster):
         self.root, self.command = root, self.run
         self.breaks: list[str] = []  # the commands whose connection breaks once, after they are done
 
-    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
         """Run a command."""
         here = [sys.executable if word == "python" else word for word in command]
         here = [word.replace(PAGE, f"{self.root}/page").replace("/output", str(self.root)) for word in here]
@@ -65,7 +65,7 @@ class Volume(FakeCluster):
             self.breaks.pop(0)
             raise ConnectionError("cut")
         write(done.stdout.replace(str(self.root).encode(), b"/output"))
-        return Ended(done.returncode, done.stderr.decode().replace(str(self.root), "/output"))
+        return ExecResult(done.returncode, done.stderr.decode().replace(str(self.root), "/output"))
 
 
 def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
@@ -223,7 +223,7 @@ def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..
             step()
         delete(kind, name, **how)
 
-    def run(words: Sequence[str], write: Callable[[bytes], Any]) -> Ended:
+    def run(words: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
         if "--yes" in words:
             step()
         return runs(words, write)

@@ -10,7 +10,7 @@ import pytest
 
 from job.errors import JobError
 from k8s.api.errors import ApiError, LauncherError
-from k8s.api.exec import Ended
+from k8s.api.exec import ExecResult
 from k8s.render import render
 from k8s.state.names import APP, NAME_LABEL
 from k8s.volume import pod as helper
@@ -267,12 +267,12 @@ def test_output_over_a_broken_connection() -> None:
     """A command is run again when the connection breaks, and what came before counts for nothing."""
     tries = iter([ConnectionError("cut"), ConnectionError("cut"), None])
 
-    def command(_: Any, write: Callable[[bytes], Any]) -> Ended:
+    def command(_: Any, write: Callable[[bytes], Any]) -> ExecResult:
         write(b"half")
         if error := next(tries):
             raise error
         write(b"whole")
-        return Ended(3, " told\n")
+        return ExecResult(3, " told\n")
 
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
     cluster.command = command
@@ -321,7 +321,7 @@ def test_output_over_a_broken_connection() -> None:
 def test_what_the_job_says_of_a_failure(code: int, errors: str, status: int, said: str) -> None:
     """It is the job's sentence, with a remedy for the launcher: no --output, and no run to start again."""
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
-    cluster.command = lambda *_: Ended(code, errors)
+    cluster.command = lambda *_: ExecResult(code, errors)
     with pytest.raises(LauncherError) as failed:
         helper.Helper(cluster.given(), "h", "output").job("promote", "x")
     assert (failed.value.status, str(failed.value)) == (status, said)
@@ -330,7 +330,7 @@ def test_what_the_job_says_of_a_failure(code: int, errors: str, status: int, sai
 def test_a_bug_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
     """The lines to report stand above the sentence that asks for them."""
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
-    cluster.command = lambda *_: Ended(
+    cluster.command = lambda *_: ExecResult(
         70, "Traceback\n  at x\nerror: KeyError: 1; please report it with the lines above\n"
     )
     with pytest.raises(LauncherError, match=r"^KeyError: 1; please report it with the lines above$"):
@@ -355,7 +355,7 @@ def test_a_bug_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_can_be_run(error: Exception, said: str) -> None:
     """A pod in which nothing can be run is told in a sentence."""
 
-    def command(*_: Any) -> Ended:
+    def command(*_: Any) -> ExecResult:
         raise error
 
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
