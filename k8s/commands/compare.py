@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.config import usage
-from job.system import files
 from k8s.api.errors import LauncherError, Status
 from k8s.state.names import OUTPUT
 from k8s.view.output import note
-from k8s.volume import pod as helper
+from k8s.volume.start import add_volume_flags, open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
 
-PAGE = "/tmp/page.html"  # noqa: S108 - the helper pod's own
+PAGE = "/tmp/page.html"  # noqa: S108 - in the volume pod
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `compare` takes."""
     text = "write a self-contained page here, with accuracy over time and learning curves"
     parser.add_argument("--html", type=Path, metavar="FILE", help=text)
-    helper.add_flags(parser)
+    add_volume_flags(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
@@ -33,28 +32,27 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     page: Path | None = arguments.html
     if page and not page.absolute().parent.is_dir():
         raise usage(f"--html {page} cannot be written: there is no folder {page.parent}")
-    cluster = connect()
-    place = helper.place(cluster, None, arguments.image, arguments.claim)
-    words = ["compare", OUTPUT, *(["--json"] if arguments.output == "json" else [])]
-    with helper.opened(cluster, place) as pod:
+    flags = ["--json"] if arguments.output == "json" else []
+    flags += [f"--html={PAGE}"] if page else []
+    with open_volume(connect(), arguments) as pod:
         try:
-            pod.job(*words, *([f"--html={PAGE}"] if page else []), show=lambda text: print(text, end=""))
-        finally:  # where a run is damaged, the others are compared all the same
+            pod.run_job("compare", OUTPUT, *flags, show=lambda text: print(text, end=""))
+        finally:  # if one run is damaged, the command fails but still compares the others
             if page:
-                save(page, *pod.output(["cat", PAGE])[:2])
+                code, content, _ = pod.output(["cat", PAGE])
+                if code == 0:
+                    save(page, content)
     return 0
 
 
-def save(page: Path, code: int, content: bytes) -> None:
-    """Write the page here, if the helper could make it.
+def save(page: Path, content: bytes) -> None:
+    """Write the page here.
 
     Raises:
         LauncherError: 1, it cannot be written.
     """
-    if code:
-        return
     try:
-        files.write(page, content)
+        page.write_bytes(content)
     except OSError as error:
         message = f"{page} cannot be written: {error.strerror or error}"
         raise LauncherError(Status.FAILED, message, "name another file with --html") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from job.config import check_name
 from k8s.state.names import OUTPUT
-from k8s.volume import pod as helper
+from k8s.volume.start import add_volume_flags, open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -19,22 +19,20 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `promote` takes."""
     parser.add_argument("name", metavar="NAME", help="the run")
-    helper.add_flags(parser)
+    add_volume_flags(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Promote a run; returns the exit status."""
     name = arguments.name
     check_name(name, 1, "NAME")
-    cluster = connect()
-    place = helper.place(cluster, name, arguments.image, arguments.claim)
-    with helper.opened(cluster, place, writes=True) as pod:
-        was = pod.output(["readlink", f"{OUTPUT}/latest"])[1].decode(errors="replace").strip()
-        before = json.loads(pod.job("promote", name, f"--output={OUTPUT}", "--json"))["before"]
-        if before == name:  # also where it ran again, for the connection broke once it was done
-            before = was.rpartition("/")[2] or None
+    with open_volume(connect(), arguments, name, writes=True) as pod:
+        latest = pod.latest()
+        before = json.loads(pod.run_job("promote", name, f"--output={OUTPUT}", "--json"))["before"]
+        if before == name:  # also if the job had promoted it before the connection broke, and then ran again
+            before = latest.rpartition("/")[2] or None
     if arguments.output == "json":
-        print(json.dumps({"name": name, "before": before, "claim": place.claim}))
+        print(json.dumps({"name": name, "before": before, "claim": pod.claim}))
     else:
-        print(f"latest is {name}; it was {before or 'not there'}")
+        print(f"latest is {name}; " + (f"it was {before}" if before else "there was none before"))
     return 0

@@ -1,7 +1,8 @@
 """prune: remove old runs, with their models, checkpoints and Jobs, after saying which and what that frees.
 
-job/output/retention.py decides in the helper pod what stays. Here is added what only the cluster knows: a run
-whose Job has not ended, or is younger than what is pruned, stays; and the Jobs of what is pruned go with it.
+The job, in the volume pod, plans what can go by what is on the volume (job/output/retention.py). The launcher adds what
+only the cluster knows: a run whose Job has not ended, or was created recently, is kept; the Jobs of pruned runs are
+deleted too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from k8s.api import permissions
 from k8s.state.names import OUTPUT, RUNS, claim_of
 from k8s.state.pods import created
 from k8s.state.run import Run, is_settled, state
-from k8s.volume import pod as helper
+from k8s.volume.start import add_volume_flags, open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -23,155 +24,147 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
-    from k8s.volume.pod import Helper
+    from k8s.volume.pod import VolumePod
 
 AT_A_TIME = 100  # names in one command: they travel in a URL
-NOBODY = "."  # no run's name: where none is to go, but what a prune that was killed has left
+NO_RUN = "."  # given as the only name, it prunes no run, but deletes what an interrupted prune left behind
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `prune` takes."""
     add_prune_flags(parser)
-    helper.add_flags(parser)
+    add_volume_flags(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Prune; returns the exit status."""
-    # The launcher loads job.output only where a command needs it.
-    from job.output.prune_dialogue import check_prune_flags, confirmed  # noqa: PLC0415
+    # No other command of the launcher needs this part of the job.
+    from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines  # noqa: PLC0415
 
     as_json = arguments.output == "json"
     check_prune_flags(arguments, as_json=as_json)
     cluster = connect()
     if not arguments.dry_run:
         permissions.require(cluster, [("delete", "Job", "")], "runner")
-    place = helper.place(cluster, None, arguments.image, arguments.claim)
     flags = [f"--output={OUTPUT}", f"--keep={arguments.keep}", "--json"]
     flags += [f"--older-than={arguments.older_than}"] if arguments.older_than else []
-    gone: list[str] = []
-    with helper.opened(cluster, place, writes=not arguments.dry_run) as pod:
-        now = jobs(cluster)
-        planned = decide(plan(pod, flags, now, place.claim), now, place.claim)
+    pruned: list[str] = []
+    with open_volume(cluster, arguments, writes=not arguments.dry_run) as pod:
+        jobs = jobs_by_name(cluster)
+        plan = without_spared(plan_on_volume(pod, flags, jobs), jobs, pod.claim)
+        nothing = not plan["prune"] and not plan["jobs"]
         if not as_json:
-            print("\n".join(told(planned)))
-        anything = planned["prune"] or planned["jobs"]
-        agreed = not arguments.dry_run and (arguments.yes or not anything or confirmed())
-        if agreed and (anything or planned["left"]):
-            gone, planned["jobs"] = carry_out(cluster, pod, planned, flags)
-            if anything and not as_json:
-                numbers = {"run": len(gone), "Job": len(planned["jobs"])}
-                print("pruned " + " and ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in numbers.items()))
+            lines = plan_lines(plan)
+            if plan["jobs"]:
+                lines = lines if plan["prune"] else lines[:-1]
+                lines.append(f"Jobs to delete, {len(plan['jobs'])}: {', '.join(plan['jobs'])}")
+            print("\n".join(lines))
+        agreed = not arguments.dry_run and (arguments.yes or nothing or confirmed())
+        if agreed and (not nothing or plan["left"]):
+            pruned, plan["jobs"] = carry_out(cluster, pod, plan, flags)
+            if not nothing and not as_json:
+                counts = {"run": len(pruned), "Job": len(plan["jobs"])}
+                print("pruned " + " and ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items()))
     if as_json:
-        print(json.dumps({**planned, "pruned": gone, "claim": place.claim}))
+        print(json.dumps({**plan, "pruned": pruned, "claim": pod.claim}))
     return 0
 
 
-def jobs(cluster: Cluster) -> dict[str, Object]:
+def jobs_by_name(cluster: Cluster) -> dict[str, Object]:
     """The Jobs of all runs, by name."""
     return {job["metadata"]["name"]: job for job in cluster.select("Job", RUNS)}
 
 
-def plan(pod: Helper, flags: Sequence[str], jobs: Mapping[str, Object], claim: str) -> dict[str, Any]:
-    """A job.retention.Plan, as JSON; with the runs without a model of which their Jobs tell that they are over."""
-    found: dict[str, Any] = json.loads(pod.job("prune", *flags, "--dry-run"))
-    kept, unpublished = found["kept"], [(name, jobs[name]) for name in found["without_model"] if name in jobs]
-    over = [name for name, job in unpublished if writes_to(job, claim) and not spared(job, found["before"])]
-    for first in range(0, len(over), AT_A_TIME):
-        named = over[first : first + AT_A_TIME]
-        more = json.loads(pod.job("prune", *flags, "--dry-run", *named))
-        found["prune"] += more["prune"]
-        kept |= {name: more["kept"].get(name, "") for name in named}
-    gone = {each["name"] for each in found["prune"]}
-    found["kept"] = {name: why for name, why in kept.items() if name not in gone}
-    found["prune"].sort(key=lambda each: each["started"])
-    return found
+def plan_on_volume(pod: VolumePod, flags: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:
+    """A job.output.retention.Plan, as JSON, that also prunes runs without a model whose Jobs have ended."""
+    plan: dict[str, Any] = json.loads(pod.run_job("prune", *flags, "--dry-run"))
+    kept, unpublished = plan["kept"], [(name, jobs[name]) for name in plan["without_model"] if name in jobs]
+    ended = [name for name, job in unpublished if uses_claim(job, pod.claim) and not spared(job, plan["before"])]
+    for first in range(0, len(ended), AT_A_TIME):
+        names = ended[first : first + AT_A_TIME]
+        more = json.loads(pod.run_job("prune", *flags, "--dry-run", *names))
+        plan["prune"] += more["prune"]
+        kept |= {name: more["kept"].get(name, "") for name in names}
+    pruned = {run["name"] for run in plan["prune"]}
+    plan["kept"] = {name: reason for name, reason in kept.items() if name not in pruned}
+    plan["prune"].sort(key=lambda run: run["started"])
+    return plan
 
 
-def decide(planned: Mapping[str, Any], jobs: Mapping[str, Object], claim: str) -> dict[str, Any]:
-    """What is to be pruned of the volume, and which Jobs.
+def without_spared(plan: Mapping[str, Any], jobs: Mapping[str, Object], claim: str) -> dict[str, Any]:
+    """A plan without the runs that their Jobs keep, and with the Jobs to delete.
 
     Args:
-        planned: a job.retention.Plan, as JSON.
+        plan: a job.output.retention.Plan, as JSON.
         jobs: those of all runs, by name.
         claim: of the volume.
 
     Returns:
-        The plan without the runs whose Job forbids it, and the names of the `jobs` that go: of the runs that are
-        pruned, and of those as old that have left nothing on the volume.
+        The plan with the names of the `jobs` to delete: of the runs that are pruned, and of those as old that have
+        left nothing on the volume.
     """
-    before, kept, pruned = planned["before"], dict(planned["kept"]), []
-    for name in planned["without_model"]:
+    before, kept, prune = plan["before"], dict(plan["kept"]), []
+    for name in plan["without_model"]:
         if name in kept:
             kept[name] = spared(jobs.get(name), before) or kept[name]
-    for found in planned["prune"]:
-        if why := spared(jobs.get(found["name"]), before):
-            kept[found["name"]] = why
+    for run in plan["prune"]:
+        if reason := spared(jobs.get(run["name"]), before):
+            kept[run["name"]] = reason
         else:
-            pruned.append(found)
-    names = {found["name"] for found in pruned}
-    going = [
+            prune.append(run)
+    pruned = {run["name"] for run in prune}
+    deleted = {
         name
         for name, job in jobs.items()
-        if before and name not in kept and writes_to(job, claim) and not spared(job, before)
-    ]
-    order = sorted(names & set(going)) + sorted(set(going) - names)
-    return {"before": before, "prune": pruned, "kept": kept, "left": planned.get("left", 0), "jobs": order}
+        if before and name not in kept and uses_claim(job, claim) and not spared(job, before)
+    }
+    order = sorted(deleted & pruned) + sorted(deleted - pruned)
+    return {"before": before, "prune": prune, "kept": kept, "left": plan.get("left", 0), "jobs": order}
 
 
-def writes_to(job: Object, claim: str) -> bool:
-    """Whether a Job's run is on that claim's volume."""
+def uses_claim(job: Object, claim: str) -> bool:
+    """Whether a Job's run writes to that claim."""
     return claim_of(job["spec"]["template"]) == claim
 
 
 def spared(job: Object | None, before: str) -> str:
-    """Why a run stays for its Job's sake; empty where it does not."""
+    """Why the Job of a run keeps it from being pruned; empty if it does not."""
     if job is None:
         return ""
     if not is_settled(job):
-        word = state(Run(job)).word if job["spec"].get("suspend") else "not over"
-        return f"its Job is {word}"
-    # As where it was begun long ago, and retried lately: it may be again.
-    young = datetime.fromisoformat(created(job)) >= datetime.fromisoformat(before)
-    return "its Job was made since" if young else ""
-
-
-def told(planned: Mapping[str, Any]) -> list[str]:
-    """The plan in lines for a person."""
-    from job.output.prune_dialogue import plan_lines  # noqa: PLC0415 - see run()
-
-    lines = plan_lines(planned)
-    if planned["jobs"]:
-        lines = lines if planned["prune"] else lines[:-1]
-        lines.append(f"Jobs to delete, {len(planned['jobs'])}: {', '.join(planned['jobs'])}")
-    return lines
+        return f"its Job is {state(Run(job)).word}" if job["spec"].get("suspend") else "its Job has not ended"
+    # A run that began long ago may have been retried lately, and may be retried again.
+    recent = datetime.fromisoformat(created(job)) >= datetime.fromisoformat(before)
+    return "its Job was created recently" if recent else ""
 
 
 def carry_out(
-    cluster: Cluster, pod: Helper, planned: Mapping[str, Any], flags: Sequence[str]
+    cluster: Cluster, pod: VolumePod, plan: Mapping[str, Any], flags: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Prune what was told and still may go; gives the names of the runs, and of the Jobs, that are gone.
+    """Prune what is planned and not spared meanwhile; returns the names of the pruned runs and of the deleted Jobs.
 
-    A Job goes before its model, for then nobody can retry or resume what is being deleted. Where there is no model it
-    goes last: it alone tells the next prune that the run is over, should this one be killed between the two.
+    A Job is deleted before its model, so that nobody can retry or resume a run while it is being removed. The Job of a
+    run without a model is deleted last: if this prune is interrupted, only the Job tells the next one that the run has
+    ended.
     """
 
     def delete(names: Iterable[str]) -> list[str]:
-        now = jobs(cluster)
-        going = [name for name in names if name in now and not spared(now[name], planned["before"])]
+        jobs = jobs_by_name(cluster)
+        going = [name for name in names if name in jobs and not spared(jobs[name], plan["before"])]
         for name in going:
-            cluster.delete("Job", name, uid=now[name]["metadata"]["uid"])
+            cluster.delete("Job", name, uid=jobs[name]["metadata"]["uid"])
         return going
 
-    unpublished = {found["name"] for found in planned["prune"] if not found["published"]}
-    deleted = delete(name for name in planned["jobs"] if name not in unpublished)
-    now = jobs(cluster)
-    names = [found["name"] for found in planned["prune"] if not spared(now.get(found["name"]), planned["before"])]
-    gone: list[str] = []
+    unpublished = {run["name"] for run in plan["prune"] if not run["published"]}
+    deleted = delete(name for name in plan["jobs"] if name not in unpublished)
+    jobs = jobs_by_name(cluster)
+    names = [run["name"] for run in plan["prune"] if not spared(jobs.get(run["name"]), plan["before"])]
+    pruned: list[str] = []
     for first in range(0, max(len(names), 1), AT_A_TIME):
-        batch = names[first : first + AT_A_TIME] or [NOBODY]
-        done = json.loads(pod.job("prune", *flags, "--yes", *batch))
-        # By what is there now, for a connection that broke may have hidden that an earlier attempt did it.
-        there = {found["name"] for found in done["prune"]} - set(done["pruned"]) | done["kept"].keys()
-        gone += [name for name in batch if name not in {NOBODY, *there}]
-    deleted += delete(unpublished.intersection(planned["jobs"], gone))
-    return gone, [name for name in planned["jobs"] if name in deleted]
+        batch = names[first : first + AT_A_TIME] or [NO_RUN]
+        done = json.loads(pod.run_job("prune", *flags, "--yes", *batch))
+        # Judged by what is left: if the connection broke, an earlier attempt may have pruned some of them.
+        remaining = {run["name"] for run in done["prune"]} - set(done["pruned"]) | done["kept"].keys()
+        pruned += [name for name in batch if name not in {NO_RUN, *remaining}]
+    deleted += delete(unpublished.intersection(plan["jobs"], pruned))
+    return pruned, [name for name in plan["jobs"] if name in deleted]

@@ -152,28 +152,6 @@ def setup() -> list[Object]:
     return kustomize(MANIFESTS / "setup")
 
 
-def helper(name: str, image: str, claim: str, *, writes: bool = False, tolerations: Sequence[Object] = ()) -> Object:
-    """The pod that looks at a volume, or changes it.
-
-    Args:
-        name: of the pod.
-        image: the job's.
-        claim: the name of the claim that holds the output.
-        writes: whether it may write there.
-        tolerations: those of the job's pods, for it may have to run on their node.
-    """
-    [pod] = kustomize(MANIFESTS / "helper")
-    pod["metadata"]["name"] = name
-    [container] = pod["spec"]["containers"]
-    container["image"] = image
-    set_claim(pod, claim)
-    if writes:
-        [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "output"]
-        del mount["readOnly"]
-    pod["spec"]["tolerations"] = list(tolerations)
-    return pod
-
-
 def set_resources(trainer: Object, submission: Submission) -> None:
     """Set what a worker asks for and may have."""
     resources = trainer["resources"]

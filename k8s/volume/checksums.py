@@ -1,12 +1,12 @@
-"""A model's list of checksums as fetch trusts it: paths that stay in the model's folder, and files that are whole."""
+"""A model's SHA256SUMS: paths that stay in the model's folder, and files that are whole."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from job.system.files import sha256
 from k8s.api.errors import LauncherError, Status
 
 if TYPE_CHECKING:
@@ -17,49 +17,45 @@ CHECKSUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
-def entries(text: str) -> dict[str, str]:
-    """The checksums in a list, by path, as `sha256sum` writes it.
+def parse_checksums(text: str) -> dict[str, str]:
+    """The checksums in a list as `sha256sum` writes it, by path.
 
     Raises:
-        LauncherError: 1, for a line that is none, or paths that leave the folder; they are named.
+        LauncherError: 1, a line is malformed or repeated, or paths lead out of the folder; names them.
     """
-    found: dict[str, str] = {}
-    refused = []
+    checksums: dict[str, str] = {}
     for line in text.split("\n"):
         if not line:
             continue
         match = LINE.fullmatch(line)
-        if match is None or match[2] in found:
-            raise LauncherError(
-                Status.FAILED, f"{CHECKSUMS} is damaged: {line!r} is none of its lines, or one too many"
-            )
-        found[match[2]] = match[1]
-        if not stays(match[2]):
-            refused.append(match[2])
-    folders = {str(parent): path for path in found for parent in list(PurePosixPath(path).parents)[:-1]}
-    refused += [path for folder, path in folders.items() if folder in found]
+        if match is None or match[2] in checksums:
+            problem = "is not a line of `sha256sum`" if match is None else "names a path for the second time"
+            raise LauncherError(Status.FAILED, f"{CHECKSUMS} is damaged: {line!r} {problem}")
+        checksums[match[2]] = match[1]
+    # A path below another one would need a file that is a folder too.
+    folders = {str(parent): path for path in checksums for parent in list(PurePosixPath(path).parents)[:-1]}
+    refused = [path for path in checksums if not is_safe(path)]
+    refused += [path for folder, path in folders.items() if folder in checksums]
     if refused:
         names = ", ".join(map(repr, dict.fromkeys(refused)))
-        raise LauncherError(
-            Status.FAILED, f"{CHECKSUMS} names paths that are not fetched: {names}", "nothing was written"
-        )
-    if not found:
+        raise LauncherError(Status.FAILED, f"{CHECKSUMS} names unsafe paths: {names}", "nothing was written")
+    if not checksums:
         raise LauncherError(Status.FAILED, f"{CHECKSUMS} is empty")
-    return found
+    return checksums
 
 
-def stays(path: str) -> bool:
-    """Whether a path names a file below the folder, and as it is written nothing else on any system."""
+def is_safe(path: str) -> bool:
+    """Whether a path names a file below the folder, and means the same on every operating system."""
     pure = PurePosixPath(path)
     plain = str(pure) == path and not pure.is_absolute() and ".." not in pure.parts and pure.name != CHECKSUMS
     return plain and path != "." and path.isprintable() and "\\" not in path and not pure.name.endswith(".part")
 
 
-def inside(folder: Path, paths: Iterable[str]) -> None:
-    """Refuse to write through links that are here: they could lead anywhere.
+def refuse_links(folder: Path, paths: Iterable[str]) -> None:
+    """Refuse to write through symbolic links, which could lead anywhere.
 
     Raises:
-        LauncherError: 1; the links are named.
+        LauncherError: 1; names the links.
     """
     places = {folder}
     for path in paths:
@@ -67,15 +63,17 @@ def inside(folder: Path, paths: Iterable[str]) -> None:
         places |= {target, target.with_name(f".{target.name}.part")}
         places |= {folder / parent for parent in PurePosixPath(path).parents}
     if links := sorted(str(place) for place in places if place.is_symlink()):
-        message = f"nothing is written through links: {', '.join(links)}"
+        message = f"these are symbolic links, and nothing is written through one: {', '.join(links)}"
         raise LauncherError(Status.FAILED, message, "remove them, or name another DIR")
 
 
-def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
-    """The paths whose files here are not there, or not whole."""
-    return [path for path, checksum in sums.items() if not is_whole(folder / path, checksum)]
+def incomplete(folder: Path, checksums: Mapping[str, str]) -> list[str]:
+    """The paths whose files are missing in a folder, or are not what their checksums say."""
+    files = {path: folder / path for path in checksums}
+    return [path for path, file in files.items() if not file.is_file() or sha256(file) != checksums[path]]
 
 
-def is_whole(file: Path, checksum: str) -> bool:
-    """Whether a file is there and is what its checksum says."""
-    return file.is_file() and sha256(file) == checksum
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from k8s.commands import submit
 from k8s.render import render
 from k8s.state.names import pods_of, rank_of
 from k8s.view.output import note
+from k8s.volume.template import base_template, volume_pod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -189,8 +190,9 @@ class Lab:
     def reader(self) -> str:
         """The name of a pod in which the volume can be looked at."""
         if not self.cluster.get("Pod", "reader"):
-            pod = render.helper("reader", self.image, self.output_claim, writes=True)
-            del pod["spec"]["serviceAccountName"]  # the tests may need it where nothing was submitted yet
+            pod = volume_pod(base_template(self.image, self.output_claim), "reader", writes=True)
+            del pod["spec"]["serviceAccountName"]  # tests may read the volume before anything was submitted
+            del pod["spec"]["tolerations"]  # the pod must outlive a node that is cut off for a minute
             self.cluster.create(pod)
         until(
             lambda: (self.cluster.get("Pod", "reader") or {}).get("status", {}).get("phase") == "Running", "the reader"

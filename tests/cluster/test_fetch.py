@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-from k8s.volume.pod import HELPERS
+from k8s.volume.template import VOLUME_PODS
 from tests.cluster.access import Proxy
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ def test_fetch_by_a_connection_that_breaks(shared: Lab, tmp_path: Path) -> None:
     found = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
     assert (found["name"], found["folder"], found["fetched"]) == ("run", str(here), 1)
     assert (here / "report.html").read_bytes() == shared.read("models/run/report.html")
-    assert [pod for pod in shared.cluster.select("Pod", HELPERS) if pod["metadata"]["name"] != "reader"] == []
+    assert [pod for pod in shared.cluster.select("Pod", VOLUME_PODS) if pod["metadata"]["name"] != "reader"] == []

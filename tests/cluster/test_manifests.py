@@ -10,6 +10,7 @@ from job.errors import Exit
 from k8s.commands import preflight
 from k8s.render import render
 from k8s.render.render import MANIFESTS
+from k8s.volume.template import base_template, volume_pod
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -26,7 +27,7 @@ def taken(lab: Lab, found: Object) -> Object:
 
 
 def test_every_folder(lab: Lab) -> None:
-    """Each overlay alone, with each component and with all of them, and its pod; setup, helper and roles."""
+    """Each overlay alone, with each component and with all of them, and its pod; setup, roles and the volume pod."""
     components = sorted((MANIFESTS / "components").iterdir())
     for overlay in (MANIFESTS / "overlays").iterdir():
         for chosen in ([], *([component] for component in components), components):
@@ -40,9 +41,9 @@ def test_every_folder(lab: Lab) -> None:
     for folder in ("setup", "rbac"):
         for found in render.kustomize(MANIFESTS / folder):
             taken(lab, found)
-    [helper] = render.kustomize(MANIFESTS / "helper")
-    del helper["spec"]["serviceAccountName"]  # which is not there yet
-    taken(lab, helper)
+    pod = volume_pod(base_template(lab.image), "v", node="n1")
+    del pod["spec"]["serviceAccountName"]  # which does not exist yet
+    taken(lab, pod)
 
 
 def test_dry_run_is_what_kubectl_takes(lab: Lab) -> None:

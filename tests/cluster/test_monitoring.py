@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
-from k8s.render import render
+from k8s.render.render import environment
 from k8s.state.names import NAME_LABEL, trainer_of
+from k8s.volume.template import base_template, volume_pod
 from tests import monitoring
 from tests.cluster.lab import Lab, until
 from tests.cluster.test_network import connection
@@ -46,7 +47,7 @@ def monitor(image: str) -> Iterator[Lab]:
     try:
         monitor.open()
         # Of the job's image, which the nodes have, and without a volume.
-        pod = render.helper(POD, image, "none")
+        pod = volume_pod(base_template(image), POD)
         spec = pod["spec"]
         [container] = spec["containers"]
         del spec["serviceAccountName"]
@@ -109,7 +110,7 @@ def test_prometheus(lab: Lab, monitor: Lab) -> None:
     lab.submit("run", "--epochs=100000")
     # Worker 0 of two, the other of which there is not.
     stuck = lab.render("stuck", workers=1, cpu="250m")
-    render.environment(trainer_of(stuck["spec"]["template"]))["WORKERS"]["value"] = "2"
+    environment(trainer_of(stuck["spec"]["template"]))["WORKERS"]["value"] = "2"
     lab.send(stuck)
     workers = [lab.pod("run", rank) for rank in range(2)]
     waiting = lab.pod("stuck", 0)

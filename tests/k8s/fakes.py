@@ -149,7 +149,7 @@ class FakeCluster:
     ) -> ExecResult:
         """Run a command."""
         assert ("Pod", pod) in self.objects
-        assert container == "helper"
+        assert container == "volume"
         assert self.command
         self.stdin = b"".join(stdin)
         return self.command(command, write)

@@ -24,10 +24,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 STAGES = dict(
     re.findall(r"^FROM [^\n]+ AS ([\w-]+)\n(.*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL),
 )
-JOB, HELPER = (
-    yaml.safe_load((ROOT / "k8s/manifests" / path).read_text(encoding="utf-8"))
-    for path in ("run/job.yaml", "helper/pod.yaml")
-)
+JOB = yaml.safe_load((ROOT / "k8s/manifests/run/job.yaml").read_text(encoding="utf-8"))
 
 
 def instruction(name: str, stage: str = "runtime") -> str:
@@ -57,9 +54,8 @@ def test_user_is_the_manifests() -> None:
     """The numbers are the manifests', so a volume that the one has made the other can write."""
     user = instruction("USER")
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
-    for spec in (JOB["spec"]["template"]["spec"], HELPER["spec"]):
-        security = spec["securityContext"]
-        assert user == f"{security['runAsUser']}:{security['runAsGroup']}"
+    security = JOB["spec"]["template"]["spec"]["securityContext"]
+    assert user == f"{security['runAsUser']}:{security['runAsGroup']}"
 
 
 def test_folders_and_ports_are_the_jobs() -> None:
@@ -111,8 +107,7 @@ def test_what_is_left_out_is_locked_and_not_imported() -> None:
 def test_made_image_is_the_one_that_the_manifests_name() -> None:
     """`make load` and `kubectl apply -k` go together as they are."""
     [image] = re.findall(r"^IMAGE \?= (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    [helper] = HELPER["spec"]["containers"]
-    assert contract.trainer_of(JOB["spec"]["template"])["image"] == helper["image"] == image
+    assert contract.trainer_of(JOB["spec"]["template"])["image"] == image
 
 
 # Stand-ins for the programs that image.sh calls: each notes how it was called, then does as its real one would.

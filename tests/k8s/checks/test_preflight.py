@@ -17,7 +17,7 @@ from k8s.commands import overlap, preflight, submit
 from k8s.render import render
 from k8s.render.render import GPU, Submission
 from k8s.state.names import APP, CLAIM, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, PART_OF_LABEL, UID_LABEL, trainer_of
-from k8s.volume import pod as helper
+from k8s.volume import start as volume_start
 from tests.k8s.fakes import FakeCluster
 
 if TYPE_CHECKING:
@@ -268,8 +268,8 @@ def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
 @pytest.mark.parametrize(
     ("role", "needed"),
     [
-        ("runner", [*preflight.NEEDED, *overlap.NEEDED, *helper.NEEDED, ("delete", "Job", "")]),
-        ("fetcher", helper.NEEDED),
+        ("runner", [*preflight.NEEDED, *overlap.NEEDED, *volume_start.NEEDED, ("delete", "Job", "")]),
+        ("fetcher", volume_start.NEEDED),
     ],
 )
 def test_a_role_allows_all_that_is_needed(role: str, needed: Sequence[Needed]) -> None:

@@ -19,8 +19,8 @@ from k8s.api.errors import LauncherError
 from k8s.api.exec import ExecResult
 from k8s.commands import fetch
 from k8s.volume import checksums
-from k8s.volume import pod as helper
-from k8s.volume.pod import Helper, Place
+from k8s.volume import pod as volume_pod
+from k8s.volume.pod import VolumePod
 from tests.k8s.fakes import FakeCluster
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ POD: Object = {"kind": "Pod", "metadata": {"name": "h", "uid": "h"}}
 
 
 class Volume:
-    """A folder in place of the volume, on which the helper's commands run.
+    """A folder in place of the volume, on which the volume pod's commands run.
 
     Args:
         root: the folder.
@@ -83,18 +83,16 @@ def volume(tmp_path: Path) -> Volume:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried again at once."""
-    monkeypatch.setattr(helper, "RETRY_S", 0.0)
-    monkeypatch.setattr(fetch, "RETRY_S", 0.0)
+    monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
 
 
 def get(volume: Volume, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "digits", **flags: Any) -> int:
     """Run `fetch NAME DIR`."""
     cluster = FakeCluster(POD)
     cluster.command = volume.run
-    pod = Helper(cluster.given(), "h", "output")
-    monkeypatch.setattr(helper, "place", lambda *_: Place("mine:2", "output"))
-    monkeypatch.setattr(helper, "opened", lambda *_: nullcontext(pod))
-    given = {"name": name, "directory": folder, "report": False, "image": None, "claim": None, "output": "text"}
+    pod = VolumePod(cluster.given(), "h", "output")
+    monkeypatch.setattr(fetch, "open_volume", lambda *_: nullcontext(pod))
+    given = {"name": name, "directory": folder, "report": False, "output": "text"}
     return fetch.run(argparse.Namespace(**given | flags), cluster.given)
 
 
@@ -195,7 +193,7 @@ def test_not_published(volume: Volume, tmp_path: Path, monkeypatch: pytest.Monke
     """A run that has no model yet, and one that never was, are told apart."""
     (tmp_path / "volume/runs/young").mkdir()
     assert failed(volume, tmp_path, monkeypatch, "young") == (
-        "young has not published a model yet; `mnist-job status young` says how far it is"
+        "young has not published a model yet; `mnist-job status young` shows its progress"
     )
     assert failed(volume, tmp_path, monkeypatch, "nobody") == (
         "there is no run nobody on the claim output; name another claim with --claim"
@@ -219,7 +217,7 @@ def test_latest_leads_elsewhere(volume: Volume, tmp_path: Path, monkeypatch: pyt
     """A `latest` that leads to no model is not followed."""
     (tmp_path / "volume/latest").symlink_to("../../etc")
     assert failed(volume, tmp_path, monkeypatch, "latest") == (
-        "`latest` on the claim output leads to '../../etc', and not to a model"
+        "`latest` on the claim output leads to '../../etc', which is not a model; promote a published run to replace it"
     )
 
 
@@ -239,7 +237,7 @@ def test_links_on_the_volume(volume: Volume, tmp_path: Path, monkeypatch: pytest
     with (folder / "SHA256SUMS").open("a") as sums:
         sums.write(f"{sha256(folder / 'file')}  file\n{sha256(folder / 'file')}  sub/key\n")
     assert failed(volume, tmp_path, monkeypatch, "evil") == (
-        "evil is not fetched, for links lead out of it: 'file', 'sub/key'"
+        "evil is not fetched, because these paths lead through symbolic links: 'file', 'sub/key'"
     )
     assert not (tmp_path / "evil").exists()
 
@@ -252,7 +250,7 @@ def test_links_here(link: str, volume: Volume, tmp_path: Path, monkeypatch: pyte
     elsewhere.mkdir()
     (here / link).symlink_to(elsewhere)
     assert failed(volume, here, monkeypatch) == (
-        f"nothing is written through links: {here / link}; remove them, or name another DIR"
+        f"these are symbolic links, and nothing is written through one: {here / link}; remove them, or name another DIR"
     )
     assert list(elsewhere.iterdir()) == []
 
@@ -278,7 +276,7 @@ def test_report_is_opened(
     assert capsys.readouterr().err == ""
     get(volume, tmp_path, monkeypatch, report=True)
     assert opened == [f"file://{tmp_path}/digits/report.html"] * 2
-    assert capsys.readouterr().err == f"there is no browser to open {tmp_path}/digits/report.html with\n"
+    assert capsys.readouterr().err == f"no browser was found; open {tmp_path}/digits/report.html yourself\n"
 
 
 SUM = "0" * 64
@@ -303,28 +301,28 @@ HOSTILE = [
 def test_paths_that_leave_the_folder(path: str) -> None:
     """Each path that is not plainly below the folder is named, and nothing is fetched."""
     with pytest.raises(LauncherError) as refused:
-        checksums.entries(f"{SUM}  fine\n{SUM}  {path}\n")
-    assert str(refused.value) == f"SHA256SUMS names paths that are not fetched: {path!r}; nothing was written"
+        checksums.parse_checksums(f"{SUM}  fine\n{SUM}  {path}\n")
+    assert str(refused.value) == f"SHA256SUMS names unsafe paths: {path!r}; nothing was written"
 
 
 def test_file_that_is_a_folder_too() -> None:
     """A path that is below another one's is refused."""
-    with pytest.raises(LauncherError, match="names paths that are not fetched: 'a/b/c'; nothing"):
-        checksums.entries(f"{SUM}  a/b/c\n{SUM}  a\n")
+    with pytest.raises(LauncherError, match="names unsafe paths: 'a/b/c'; nothing"):
+        checksums.parse_checksums(f"{SUM}  a/b/c\n{SUM}  a\n")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "SHA256SUMS is empty"),
-        ("<html>", "SHA256SUMS is damaged: '<html>' is none of its lines, or one too many"),
-        (f"\\{SUM}  a\\nb\n", f"SHA256SUMS is damaged: '\\\\{SUM}  a\\\\nb' is none of its lines, or one too many"),
-        (f"{SUM}  a\n{SUM}  a\n", f"SHA256SUMS is damaged: '{SUM}  a' is none of its lines, or one too many"),
+        ("<html>", "SHA256SUMS is damaged: '<html>' is not a line of `sha256sum`"),
+        (f"\\{SUM}  a\\nb\n", f"SHA256SUMS is damaged: '\\\\{SUM}  a\\\\nb' is not a line of `sha256sum`"),
+        (f"{SUM}  a\n{SUM}  a\n", f"SHA256SUMS is damaged: '{SUM}  a' names a path for the second time"),
     ],
     ids=["empty", "a page", "escaped", "twice"],
 )
 def test_damaged_lists(text: str, said: str) -> None:
-    """A list that is none is refused."""
+    """A list that `sha256sum` would not write is refused."""
     with pytest.raises(LauncherError) as refused:
-        checksums.entries(text)
+        checksums.parse_checksums(text)
     assert str(refused.value) == said

@@ -1,4 +1,4 @@
-"""promote, compare and prune: the job's own commands in the helper pod, and what the cluster's Jobs add to them."""
+"""promote, compare and prune: the job's own commands in the volume pod, and what the cluster's Jobs add to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import k8s.__main__ as entry
 from k8s.api.exec import ExecResult
 from k8s.commands.compare import PAGE
 from k8s.state.names import CANCELLED
-from k8s.volume import pod as helper
+from k8s.volume import pod as volume_pod
 from tests.job import report_samples as samples
 from tests.k8s import fakes
 from tests.k8s.fakes import FakeCluster
@@ -33,14 +33,15 @@ def job(name: str, *conditions: str, day: int = 1, claim: str = "output", **fiel
     """A run's Job that was made on a day of 2026-11 and writes to a claim."""
     found = fakes.job(name, *conditions, **fields)
     volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": claim}}]
-    containers = [{"name": "trainer", "image": "mine:1"}]
+    mounts = [{"name": "output", "mountPath": "/output"}]
+    containers = [{"name": "trainer", "image": "mine:1", "volumeMounts": mounts}]
     found["spec"]["template"] = {"spec": {"containers": containers, "volumes": volumes}}
     found["metadata"]["creationTimestamp"] = f"2026-11-{day:02}T06:00:00Z"
     return found
 
 
 class Volume(FakeCluster):
-    """A cluster whose helper pod runs the job's commands on a folder in place of the volume.
+    """A cluster whose volume pod runs the job's commands on a folder in place of the volume.
 
     Args:
         root: the folder.
@@ -96,7 +97,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command of the launcher's on a cluster; gives its exit status, output and errors."""
-    monkeypatch.setattr(helper, "RETRY_S", 0.0)
+    monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
 
     def run(cluster: FakeCluster, *words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(entry, "connect", lambda *_: cluster.given())
@@ -177,8 +178,8 @@ def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: li
     said = """
 'first' is kept: latest leads to it
 'queued' is kept: its Job is queued
-'retried' is kept: its Job was made since
-'running' is kept: its Job is not over
+'retried' is kept: its Job was created recently
+'running' is kept: its Job has not ended
 'suspended' is kept: its Job is suspended
 to prune, 2 runs, which frees 0.0 MB:
   cancelled  2026-11-01 06:00 UTC       0.0 MB  unpublished

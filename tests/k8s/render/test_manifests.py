@@ -34,6 +34,7 @@ from k8s.state.names import (
     claim_of,
     trainer_of,
 )
+from k8s.volume.template import base_template, volume_pod
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -79,11 +80,16 @@ def test_every_overlay_is_valid(name: str) -> None:
         check_schemas(job(name, *components))
 
 
-@pytest.mark.parametrize("folder", ["setup", "helper", "data", "rbac"])
+@pytest.mark.parametrize("folder", ["setup", "data", "rbac"])
 def test_everything_else_is_valid(folder: str) -> None:
     """Every object of the other folders fits the schemas of every version."""
     for found in render.kustomize(MANIFESTS / folder):
         check_schemas(found)
+
+
+def test_volume_pod_is_valid() -> None:
+    """The pod that mounts a volume for the launcher fits the schemas of every version."""
+    check_schemas(volume_pod(base_template("mine:1"), "v", node="n1"))
 
 
 def check_schemas(found: Object) -> None:
@@ -185,7 +191,7 @@ def test_identity(overlay: Object, setup: dict[str, Object]) -> None:
 
 
 def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
-    """Jobs and their pods have the labels that select them; setup and helper only belong to the app."""
+    """Jobs and their pods have the labels that select them; the setup only belongs to the app."""
     template = overlay["spec"]["template"]
     labels = {NAME_LABEL: APP, PART_OF_LABEL: APP}
     assert overlay["metadata"]["labels"] == labels
@@ -199,8 +205,6 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     assert policy["egress"] == [{"to": [same], "ports": [{"protocol": "TCP"}]}, {"ports": dns}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    [helper] = render.kustomize(MANIFESTS / "helper")
-    assert helper["metadata"]["labels"] == {PART_OF_LABEL: APP, "app.kubernetes.io/component": "helper"}
     for found in setup.values():
         assert found["metadata"]["labels"] == {PART_OF_LABEL: APP}
 
@@ -242,10 +246,8 @@ def test_grace_period(overlay: Object) -> None:
 
 
 def test_restricted_pod_security() -> None:
-    """Workers and the pods for volumes are what Pod Security `restricted` asks for, with a read-only root, no token."""
-    pods = [each for name in ("helper", "data") for each in render.kustomize(MANIFESTS / name) if each["kind"] == "Pod"]
-    assert len(pods) == 2
-    for found in [*pods, *(job(name, *COMPONENTS) for name in OVERLAYS)]:
+    """Workers and the volume pod are what Pod Security `restricted` asks for, with a read-only root and no token."""
+    for found in [volume_pod(base_template("mine:1"), "v"), *(job(name, *COMPONENTS) for name in OVERLAYS)]:
         spec = pod_spec(found)
         user = 65532
         assert spec["securityContext"] == {
@@ -272,8 +274,7 @@ def test_restricted_pod_security() -> None:
 def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
     """The ServiceAccount of all pods, which may bring a pull secret, is the setup's, and no role is bound to it."""
     account = setup["ServiceAccount"]
-    pods = [each for name in ("helper", "data") for each in render.kustomize(MANIFESTS / name) if each["kind"] == "Pod"]
-    assert {pod_spec(each)["serviceAccountName"] for each in [job(), *pods]} == {account["metadata"]["name"]}
+    assert pod_spec(job())["serviceAccountName"] == account["metadata"]["name"]
     assert account["automountServiceAccountToken"] is False
     assert {found["kind"] for found in render.kustomize(MANIFESTS / "rbac")} == {"Role"}
 

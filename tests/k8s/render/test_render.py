@@ -315,54 +315,6 @@ def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         render.job(Submission("digits"))
 
 
-def test_helper() -> None:
-    """The pod that looks at a volume is no worker, writes nothing unless told, and runs where the workers can."""
-    tolerations = [{"key": "team", "operator": "Exists"}]
-    output = {"name": "output", "mountPath": "/output"}
-    expected: Object = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "h",
-            "labels": {"app.kubernetes.io/part-of": "mnist-job", "app.kubernetes.io/component": "helper"},
-        },
-        "spec": {
-            "restartPolicy": "Never",
-            "serviceAccountName": "mnist-job",
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 0,
-            "activeDeadlineSeconds": 3600,
-            "securityContext": POD_USER,
-            "tolerations": tolerations,
-            "containers": [
-                {
-                    "name": "helper",
-                    "image": "mine:1",
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sleep", "3600"],
-                    "resources": {
-                        "requests": {"cpu": "50m", "memory": "64Mi"},
-                        "limits": {"cpu": "1", "memory": "512Mi"},
-                    },
-                    "securityContext": SMALL,
-                    "volumeMounts": [
-                        {**output, "readOnly": True},
-                        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount in a container
-                    ],
-                }
-            ],
-            "volumes": [
-                {"name": "output", "persistentVolumeClaim": {"claimName": "mine"}},
-                {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
-            ],
-        },
-    }
-    assert render.helper("h", "mine:1", "mine", tolerations=tolerations) == expected
-    expected["spec"]["containers"][0]["volumeMounts"][0] = output
-    assert render.helper("h", "mine:1", "mine", writes=True, tolerations=tolerations) == expected
-
-
 def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace:
     """What the command line of submit comes to."""
     found = parser().parse_args(["submit", "--name=digits", *flags])

@@ -1,0 +1,197 @@
+"""Start a volume pod on a node that can mount the claim, say why it does not start, and always delete it."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from job.config import usage
+from k8s.api import permissions
+from k8s.api.errors import LauncherError, Status
+from k8s.checks import storage
+from k8s.diagnose.catalogue import REMEDIES
+from k8s.render.render import set_claim
+from k8s.state.events import when
+from k8s.state.names import CLAIM, RUNS, claim_of, trainer_of
+from k8s.state.pods import ON_ITS_WAY, created
+from k8s.volume.pod import VolumePod
+from k8s.volume.template import VOLUME_PODS, base_template, volume_pod
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+# Checked before the pod is created: a user who may not delete it would leave it behind.
+NEEDED = (("create", "Pod", ""), ("get", "Pod", "exec"), ("create", "Pod", "exec"), ("delete", "Pod", ""))
+START_S = 300.0  # its image may have to be pulled
+UNSCHEDULED_S = 20.0  # enough for the scheduler; an autoscaler adds no node for so small a pod
+POLL_S = 0.25
+
+
+def add_volume_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that open_volume() reads."""
+    parser.add_argument("--image", help="image of the pod that mounts the volume (default: the run's or newest run's)")
+    parser.add_argument("--claim", metavar="NAME", help="claim of the volume (default: the run's or newest run's)")
+
+
+@contextmanager
+def open_volume(
+    cluster: Cluster, arguments: argparse.Namespace, run: str | None = None, *, writes: bool = False, new: bool = False
+) -> Iterator[VolumePod]:
+    """Start the pod; it is deleted afterwards, also on Ctrl-C or SIGTERM, and ends by itself within an hour.
+
+    Args:
+        cluster: the namespace for it.
+        arguments: with `image` and `claim`, each None for the run's.
+        run: the run whose pod template is used; None for the newest.
+        writes: whether the pod may write to the volume.
+        new: whether the claim may be one that has no volume yet.
+
+    Raises:
+        JobError: 64, no Job is left and no image is given.
+        LauncherError: the user lacks a permission, no pod can mount the claim, or the pod does not start.
+    """
+    template = template_for(cluster, run, arguments.image, arguments.claim)
+    claim = claim_of(template) or CLAIM
+    role = "runner" if writes else "fetcher"
+    permissions.require(cluster, NEEDED, role, ", which access to the volume needs")
+    node = node_for(cluster, claim, new=new)
+    for pod in cluster.select("Pod", VOLUME_PODS):  # those that ended by themselves
+        if pod["status"].get("phase") in ("Succeeded", "Failed"):
+            cluster.delete("Pod", pod["metadata"]["name"])
+    with _signals_unwind():
+        name = f"mnist-job-volume-{secrets.token_hex(4)}"  # known before it exists, so that it is deleted in any case
+        try:
+            cluster.create(volume_pod(template, name, writes=writes, node=node))
+            _wait_until_running(cluster, name)
+            yield VolumePod(cluster, name, claim)
+        finally:
+            cluster.delete("Pod", name, grace_s=0)
+
+
+def template_for(cluster: Cluster, run: str | None, image: str | None, claim: str | None) -> Object:
+    """The pod template of a run's Job, or of the newest run's if that is gone, with another image and claim if given.
+
+    Raises:
+        JobError: 64, no Job is left and no image is given.
+    """
+    job = cluster.get("Job", run) if run else None
+    job = job or max(cluster.select("Job", RUNS), key=created, default=None)
+    if job is None:
+        if not image:
+            what = f"there is no Job {run}" if run else "there is no Job"
+            hint = "check the names of the run and the namespace; if the Job was deleted, give the image with --image"
+            raise usage(f"{what} in namespace {cluster.namespace}", hint)
+        return base_template(image, claim)
+    template: Object = deepcopy(job["spec"]["template"])
+    if image:
+        trainer_of(template)["image"] = image
+    if claim:
+        set_claim(template, claim)
+    return template
+
+
+def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
+    """The only node on which a pod can mount a claim, because other pods use it there; empty for any node.
+
+    Raises:
+        LauncherError: no pod can mount it now.
+    """
+    found = storage.seen(cluster, claim)
+    if found is None:
+        message = f"there is no claim {claim} in namespace {cluster.namespace}"
+        raise LauncherError(Status.REFUSED, message, "name the claim that the run wrote to with --claim")
+    if found is not storage.UNSEEN and found.get("status", {}).get("phase") != "Bound" and not new:
+        message = f"the claim {claim} has no volume yet, so there is nothing on it"
+        raise LauncherError(Status.REFUSED, message, "submit a run first")
+    modes = set(found["spec"]["accessModes"])  # empty if they may not be read: treated like ReadWriteOnce
+    if modes & storage.READ_BY_MANY:
+        return ""
+    users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
+    if users and modes == {"ReadWriteOncePod"}:
+        message = f"only one pod can use the claim {claim}, and {users[0]['metadata']['name']} does"
+        raise LauncherError(Status.REFUSED, message, "try again once that pod has ended")
+    return str(users[0]["spec"]["nodeName"]) if users else ""
+
+
+def uses(pod: Mapping[str, Any], claim: str) -> bool:
+    """Whether a pod has a claim's volume mounted on its node."""
+    volumes = [volume.get("persistentVolumeClaim", {}) for volume in pod["spec"].get("volumes", [])]
+    ended = pod["status"].get("phase") in ("Succeeded", "Failed")
+    return not ended and "nodeName" in pod["spec"] and any(volume.get("claimName") == claim for volume in volumes)
+
+
+def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> LauncherError | None:
+    """Why the pod will not start; None while it still may.
+
+    Args:
+        pod: as it is now.
+        events: its own, the oldest first.
+        waited_s: the seconds since it was created.
+    """
+    status = pod["status"]
+    containers = status.get("containerStatuses", [{}])
+    waiting: Object = containers[0].get("state", {}).get("waiting", {})
+    reason, detail = waiting.get("reason", ""), waiting.get("message", "")
+    image = pod["spec"]["containers"][0]["image"]
+
+    def failure(why: str, remedy: str) -> LauncherError:
+        return LauncherError(Status.FAILED, f"the volume pod does not start: {why}", remedy)
+
+    if status.get("phase") == "Failed":
+        return failure(status.get("message") or status.get("reason") or "it failed", REMEDIES["refused"])
+    if reason == "InvalidImageName" or "Image" in reason:
+        return failure(f"its image {image} is not available ({detail or reason})", REMEDIES["image"])
+    if reason not in ON_ITS_WAY:
+        return failure(f"{reason}: {detail}", REMEDIES["refused"])
+    conditions = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "False"}
+    if "PodScheduled" in conditions and waited_s > UNSCHEDULED_S:
+        why = conditions["PodScheduled"].get("message", "")
+        return failure(f"no node fits: {why}", "change what the sentence names")
+    if waited_s > START_S:
+        warnings = [event["message"] for event in events if event.get("type") == "Warning"]
+        why = f"{START_S:.0f} s have passed" + (f"; {warnings[-1]}" if warnings else "")
+        return failure(why, REMEDIES["volume"])
+    return None
+
+
+def _wait_until_running(cluster: Cluster, name: str) -> None:
+    created_at = time.monotonic()
+    while True:
+        pod = cluster.get("Pod", name)
+        if pod is None:
+            message = f"the volume pod {name} was deleted before it had started"
+            raise LauncherError(Status.FAILED, message, "run the same command again")
+        if pod["status"]["phase"] == "Running":
+            return
+        waited_s = time.monotonic() - created_at
+        events = cluster.select("Event", fields=f"involvedObject.name={name}") if waited_s > START_S else []
+        if problem := start_failure(pod, sorted(events, key=when), waited_s):
+            raise problem
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack like Ctrl-C, so that the pod is deleted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""The volume pod as an object: a run's own pod template, with `sleep` in place of the training. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k8s.render.render import MANIFESTS, kustomize, set_claim
+from k8s.state.names import APP, DATA_VOLUME, PART_OF_LABEL, trainer_of
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+CONTAINER = "volume"
+# None of the labels of a run's pods: selectors, the Service, the PodMonitor and the NetworkPolicy must not find it.
+LABELS = {PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
+VOLUME_PODS = ",".join(f"{name}={value}" for name, value in LABELS.items())
+LIFETIME_S = 3600  # the pod ends by itself if the launcher cannot delete it
+# Enough to compare a few hundred runs, whatever a worker of the run needs.
+RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+# What decides who the pod is, which files it may read and on which nodes it can start.
+SPEC_OF_RUN = (
+    "serviceAccountName",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "securityContext",
+    "imagePullSecrets",
+    "tolerations",
+    "runtimeClassName",
+)
+CONTAINER_OF_RUN = ("image", "imagePullPolicy", "securityContext")
+
+
+def base_template(image: str, claim: str | None = None) -> Object:
+    """The pod template of k8s/manifests/run, for a namespace in which no Job is left."""
+    [job] = kustomize(MANIFESTS / "run")
+    template: Object = job["spec"]["template"]
+    trainer_of(template)["image"] = image
+    if claim:
+        set_claim(template, claim)
+    return template
+
+
+def volume_pod(template: Object, name: str, *, writes: bool = False, node: str = "") -> Object:
+    """The pod to create.
+
+    Args:
+        template: the pod template of a Job of a run.
+        name: of the pod.
+        writes: whether it may write to the volume.
+        node: the only node on which it can mount the volume; empty for any.
+    """
+    spec, trainer = template["spec"], trainer_of(template)
+    kept = [volume for volume in spec.get("volumes", []) if "emptyDir" in volume or _is_output(volume)]
+    outputs = {volume["name"] for volume in kept if _is_output(volume)}
+    mounts = [dict(m) for m in trainer.get("volumeMounts", []) if m["name"] in {volume["name"] for volume in kept}]
+    for mount in mounts:
+        if mount["name"] in outputs and not writes:
+            mount["readOnly"] = True
+    container = {key: trainer[key] for key in CONTAINER_OF_RUN if key in trainer}
+    container |= {"name": CONTAINER, "command": ["sleep", str(LIFETIME_S)], "resources": RESOURCES}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": dict(LABELS)},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "activeDeadlineSeconds": LIFETIME_S,
+            **{key: spec[key] for key in SPEC_OF_RUN if key in spec},
+            **_placement(spec, node),
+            "containers": [container | {"volumeMounts": mounts}],
+            "volumes": kept,
+        },
+    }
+
+
+def _is_output(volume: Object) -> bool:
+    return "persistentVolumeClaim" in volume and volume["name"] != DATA_VOLUME
+
+
+def _placement(spec: Object, node: str) -> Object:
+    """Where the pod can run: where the run's pods can, or on the node that has the volume, whatever they ask for."""
+    if node:
+        fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
+        required = {"nodeSelectorTerms": [{"matchFields": fields}]}
+        return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}
+    placement = {"nodeSelector": spec["nodeSelector"]} if "nodeSelector" in spec else {}
+    # Affinity to other pods of the run would keep this one from starting.
+    if affinity := spec.get("affinity", {}).get("nodeAffinity"):
+        placement["affinity"] = {"nodeAffinity": affinity}
+    return placement

@@ -1,0 +1,118 @@
+"""The volume pod as an object: what it takes over from a run's pod template, and what it leaves out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k8s.render.render import MANIFESTS, Submission, job, kustomize
+from k8s.state.names import CLAIM
+from k8s.volume.template import LABELS, base_template, volume_pod
+from tests.k8s.fakes import selects
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+NODES = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}
+
+
+def template() -> Object:
+    """The template of a run with its own user, nodes, runtime and dataset, as a cluster keeps it."""
+    submission = Submission("digits", "gpu", ("one-node",), image="mine:1", claim="mine", data="images")
+    made: Object = job(submission)["spec"]["template"]
+    made["metadata"]["labels"] |= {"batch.kubernetes.io/job-name": "digits", "controller-uid": "u"}
+    made["spec"] |= {
+        "nodeSelector": {"disk": "fast"},
+        "runtimeClassName": "nvidia",
+        "imagePullSecrets": [{"name": "s"}],
+        "securityContext": {"runAsUser": 1000},
+        "tolerations": [{"key": "team", "operator": "Exists"}],
+        "initContainers": [{"name": "init"}],
+    }
+    made["spec"]["affinity"]["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": NODES}
+    return made
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_pod(writes: bool) -> None:
+    """The pod runs as the run's pods do, where they can, and mounts the output alone: read-only unless it writes."""
+    output = {"name": "output", "mountPath": "/output"} | ({} if writes else {"readOnly": True})
+    before = template()
+    assert volume_pod(before, "v", writes=writes) == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "v",
+            "labels": {"app.kubernetes.io/part-of": "mnist-job", "app.kubernetes.io/component": "volume"},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "activeDeadlineSeconds": 3600,
+            "serviceAccountName": "mnist-job",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {"runAsUser": 1000},
+            "imagePullSecrets": [{"name": "s"}],
+            "tolerations": [{"key": "team", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+            "nodeSelector": {"disk": "fast"},
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": NODES}},
+            "containers": [
+                {
+                    "name": "volume",
+                    "image": "mine:1",
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sleep", "3600"],
+                    "resources": {
+                        "requests": {"cpu": "50m", "memory": "64Mi"},
+                        "limits": {"cpu": "1", "memory": "512Mi"},
+                    },
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a mount in a container
+                        output,
+                        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the same
+                    ],
+                }
+            ],
+            "volumes": [
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+                {"name": "output", "persistentVolumeClaim": {"claimName": "mine"}},
+            ],
+        },
+    }
+    assert before == template()
+
+
+def test_pinned_to_a_node() -> None:
+    """On the node that has the volume, nothing that the run asks of nodes keeps the pod from starting."""
+    spec = volume_pod(template(), "v", node="n1")["spec"]
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
+    required = {"nodeSelectorTerms": [term]}
+    assert spec["affinity"] == {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    assert "nodeSelector" not in spec
+
+
+def test_base_template() -> None:
+    """Without a Job, the template is that of the manifests, with the image and the claim that were given."""
+    rendered = job(Submission("digits", image="mine:1", claim="mine"))
+    assert base_template("mine:1", "mine") == rendered["spec"]["template"]
+    [output, _] = base_template("mine:1")["spec"]["volumes"]
+    assert output["persistentVolumeClaim"] == {"claimName": CLAIM}
+
+
+def test_no_selector_finds_it() -> None:
+    """Neither the Service nor the NetworkPolicies nor the PodMonitor take the pod for one of a run's."""
+    found = [each for name in ("setup", "monitoring") for each in kustomize(MANIFESTS / name)]
+    selectors = [each["spec"].get("podSelector") or each["spec"].get("selector") for each in found if "spec" in each]
+    labels = [s.get("matchLabels", s) for s in selectors if s]
+    assert len(labels) == 4
+    for wanted in labels:
+        assert not selects(",".join(f"{name}={value}" for name, value in wanted.items()), LABELS)
