@@ -134,9 +134,9 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def run_promote(arguments: argparse.Namespace) -> int:
     """Move `latest`."""
-    from job.output import run_folder as publish  # noqa: PLC0415
+    from job.output.latest import move_latest  # noqa: PLC0415
 
-    before = publish.move_latest(output_of(arguments), arguments.name)
+    before = move_latest(output_of(arguments), arguments.name)
     if arguments.json:
         print(json.dumps({"latest": arguments.name, "before": before}))
     else:

@@ -1,4 +1,4 @@
-"""`latest`, the link to the model that is in use, and what moves it."""
+"""`latest`, the link to the model in use: promotion moves it, and `promote RUN` does by hand."""
 
 from __future__ import annotations
 
@@ -9,121 +9,66 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from job.config import check_name
 from job.errors import Exit, JobError
-from job.output.promotion import Candidate, Verdict, decide
-from job.system.files import content_errors, open_to_lock, read_json, sync, write_json
+from job.output import layout
+from job.output.io_errors import content_errors, output_errors
+from job.output.promotion import Candidate, Verdict, plan_promotion
+from job.system.files import open_to_lock, read_json, sync, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Latest:
-    """`latest` as a published run may move it. What the file system refuses is raised as it is.
+def promote_run(root: Path, run: str) -> Verdict:
+    """Decide once whether `latest` moves to a published run, and move it; a repetition obeys the first decision.
 
-    Args:
-        root: the output folder.
-        run: the run's name.
+    Raises:
+        JobError: 73 if a file that the run wrote is damaged.
+        OSError: from the file system.
     """
+    folder = root / "runs" / run
+    with _moving_latest(root, run):
+        recorded = _read_verdict(folder)
+        if recorded and (recorded.verdict != "promoted" or (folder / "promoted").exists()):
+            return recorded
+        latest = _read_latest(root)
+        promotion = plan_promotion(_read_candidate(root / "models" / run), latest, recorded)
+        verdict = promotion.verdict
+        if recorded is None:
+            if verdict.verdict == "promoted" and latest is None and (unreadable := linked_run(root)):
+                reason = f"the report of the present latest, {unreadable}, cannot be read"
+                verdict = dataclasses.replace(verdict, reason=reason)
+            write_json(folder / "verdict.json", dataclasses.asdict(verdict))
+        if promotion.moves_latest:
+            _move(root, run)
+        if verdict.verdict == "promoted":
+            _mark_promoted(folder)
+        return verdict
 
-    def __init__(self, root: Path, run: str) -> None:
-        self._root, self._run = root, run
-        self._folder, self._model = root / "runs" / run, root / "models" / run
 
-    def promote(self) -> Verdict:
-        """Decide once whether `latest` moves to this run, and move it; made again, it does what was decided."""
-        decided = self._decided()
-        if decided and (decided.verdict != "promoted" or (self._folder / "promoted").exists()):
-            return decided
-        with self._locked():
-            latest = self._present()
-            path = self._model / "report.json"
-            with content_errors(path):
-                new = Candidate.of(read_json(path) or {})
-            decided = self._decided()
-            if decided is None:
-                decided = decide(new, latest)
-                if decided.verdict == "promoted" and latest is None and (before := self._target()):
-                    reason = f"the report of the present latest, {before}, cannot be read"
-                    decided = dataclasses.replace(decided, reason=reason)
-                write_json(self._folder / "verdict.json", dataclasses.asdict(decided))
-            # A verdict that is found moves `latest` only where a crash came between the two. It does not move back
-            # over a newer run, nor over one to which somebody has gone back since: who moves `latest` away from a
-            # run has marked that run as promoted.
-            if decided.verdict == "promoted" and not (self._folder / "promoted").exists():
-                as_it_was = decided.compared_with == (latest.run if latest else None)
-                older = latest is not None and latest.started < new.started
-                if as_it_was or (older and decide(new, latest).verdict == "promoted"):
-                    self._move()
-                _mark(self._folder)
-        return decided
+def move_latest(root: Path, run: str) -> str | None:
+    """Move `latest` to a published run by hand, whatever its verdict and age; returns the run that was latest, if any.
 
-    def move(self) -> str | None:
-        """Move `latest` to this run, whatever its verdict and age; returns the run that it was, if any.
-
-        Raises:
-            JobError: 64 when the run is not published.
-        """
-        self._published()
-        with self._locked():
-            self._published()  # it may have been pruned
-            before = self._target()
-            if before != self._run:
-                self._move()
+    Raises:
+        JobError: 64 if the run is not published; 73 or 75 from the file system.
+    """
+    check_name(run, 1, "the run's name")
+    with output_errors(root):
+        layout.refuse_links(root, run)
+        _require_published(root, run)
+        with _moving_latest(root, run):
+            _require_published(root, run)  # `prune` may have removed it in the meantime
+            before = linked_run(root)
+            if before != run:
+                _move(root, run)
             return before
-
-    def _published(self) -> None:
-        if not self._model.is_dir():
-            there = sorted(path.name for path in self._model.parent.glob("[!.]*") if path.is_dir())
-            hint = f"published are {', '.join(there)}" if there else "no run is"
-            raise JobError(Exit.USAGE, "not-published", f"run {self._run!r} is not published in {self._root}", hint)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the promotion lock, and remove what a promotion of this run that was killed has left."""
-        with promotion_lock(self._root):
-            (self._root / f".latest.{self._run}").unlink(missing_ok=True)
-            yield
-
-    def _move(self) -> None:
-        """Have `latest` name this run, and the one that it leaves marked: it was promoted, and is not to be again."""
-        if before := self._target():
-            _mark(self._root / "runs" / before)
-        temporary = self._root / f".latest.{self._run}"
-        try:
-            temporary.symlink_to(Path("models") / self._run)
-            temporary.rename(self._root / "latest")
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(self._root)
-
-    def _target(self) -> str | None:
-        """The run that `latest` names, by the link alone; None where there is no link into models/."""
-        try:
-            target = self._root / (self._root / "latest").readlink()
-        except FileNotFoundError:
-            return None
-        return target.name if target.parent == self._root / "models" else None
-
-    def _present(self) -> Candidate | None:
-        """The present latest; None where there is none, or one whose report cannot be read."""
-        try:
-            report = read_json(self._root / "latest" / "report.json")
-            return Candidate.of(report) if report else None
-        except ValueError:
-            return None
-
-    def _decided(self) -> Verdict | None:
-        path = self._folder / "verdict.json"
-        with content_errors(path):
-            decided = read_json(path)
-            return None if decided is None else Verdict(**decided)
 
 
 @contextlib.contextmanager
 def promotion_lock(root: Path) -> Iterator[None]:
-    """Hold the promotion lock, alone among all processes that use this output folder."""
-    lock = open_to_lock(root / ".promotion-lock")
+    """Hold the promotion lock, which all processes that use this output folder share."""
+    lock = open_to_lock(root / layout.PROMOTION_LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -131,8 +76,69 @@ def promotion_lock(root: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _mark(folder: Path) -> None:
-    """Say in a run's folder that `latest` was moved to the run; a folder that is gone needs no mark."""
+def linked_run(root: Path) -> str | None:
+    """The run that `latest` names, by the link alone; None if there is no link into models/."""
+    try:
+        target = root / (root / "latest").readlink()
+    except FileNotFoundError:
+        return None
+    return target.name if target.parent == root / "models" else None
+
+
+@contextlib.contextmanager
+def _moving_latest(root: Path, run: str) -> Iterator[None]:
+    """Hold the promotion lock, and remove the temporary link of a promotion of this run that was killed."""
+    with promotion_lock(root):
+        layout.unfinished_link(root, run).unlink(missing_ok=True)
+        yield
+
+
+def _move(root: Path, run: str) -> None:
+    """Point `latest` at a run. The run that it named is marked first: it must not become latest again by itself."""
+    if before := linked_run(root):
+        _mark_promoted(root / "runs" / before)
+    temporary = layout.unfinished_link(root, run)
+    try:
+        temporary.symlink_to(Path("models") / run)
+        temporary.rename(root / "latest")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(root)
+
+
+def _mark_promoted(folder: Path) -> None:
+    """Record in a run's folder that `latest` was moved to the run; a folder that is gone needs no mark."""
     if folder.is_dir() and not folder.is_symlink():
         os.close(open_to_lock(folder / "promoted"))
         sync(folder)
+
+
+def _require_published(root: Path, run: str) -> None:
+    models = root / "models"
+    if not (models / run).is_dir():
+        published = sorted(path.name for path in models.glob("[!.]*") if path.is_dir())
+        hint = f"published are {', '.join(published)}" if published else "no run is"
+        raise JobError(Exit.USAGE, "not-published", f"run {run!r} is not published in {root}", hint)
+
+
+def _read_candidate(model: Path) -> Candidate:
+    path = model / "report.json"
+    with content_errors(path):
+        return Candidate.of(read_json(path) or {})
+
+
+def _read_latest(root: Path) -> Candidate | None:
+    """The present latest; None if there is none, or its report cannot be read."""
+    try:
+        report = read_json(root / "latest" / "report.json")
+        return Candidate.of(report) if report else None
+    except ValueError:
+        return None
+
+
+def _read_verdict(folder: Path) -> Verdict | None:
+    path = folder / "verdict.json"
+    with content_errors(path):
+        verdict = read_json(path)
+        return None if verdict is None else Verdict(**verdict)

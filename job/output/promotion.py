@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What promotion minds of a published model.
+    """What promotion needs to know about a published model.
 
-    run is its name and started the time at which it began; test is the SHA-256 of the test set, and low and high where
-    the 95% interval of its accuracy begins and ends; policy and min_accuracy are --promote and --min-accuracy.
+    started is the time at which the run began; test is the SHA-256 of the test set; low and high are the ends of the
+    accuracy's 95% interval; policy and min_accuracy are --promote and --min-accuracy.
     """
 
     run: str
@@ -30,10 +30,10 @@ class Candidate:
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> Self:
-        """The model of which a report.json tells.
+        """Read it from the content of a report.json.
 
         Raises:
-            ValueError: when it does not tell all of this.
+            ValueError: a value is missing or of the wrong type.
         """
         try:
             return cls(
@@ -52,10 +52,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What promotion decided of a published run.
+    """What promotion decided about a published run.
 
     verdict is promoted, kept or rejected; code the exit code of the run; reason one sentence; compared_with the run
-    that `latest` named before, or None.
+    that was `latest` then, or None.
     """
 
     verdict: str
@@ -64,17 +64,43 @@ class Verdict:
     compared_with: str | None
 
 
-def decide(new: Candidate, latest: Candidate | None) -> Verdict:
-    """What becomes of a published model beside the present latest.
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion does: its verdict, and whether `latest` moves now."""
+
+    verdict: Verdict
+    moves_latest: bool
+
+
+def plan_promotion(new: Candidate, latest: Candidate | None, recorded: Verdict | None) -> Promotion:
+    """What to do with a published model.
+
+    Args:
+        new: the model.
+        latest: the present latest.
+        recorded: the verdict that an earlier promotion of this run wrote before it was cut short. It is obeyed. But
+            `latest` may have moved since: then it moves to this run only if it names an older run that the rules would
+            replace. It moves neither back over a newer run nor away from one that somebody has gone back to.
+    """
+    verdict = recorded or decide_verdict(new, latest)
+    if verdict.verdict != "promoted":
+        return Promotion(verdict, moves_latest=False)
+    unchanged = verdict.compared_with == (latest.run if latest else None)
+    older = latest is not None and latest.started < new.started
+    return Promotion(verdict, unchanged or (older and decide_verdict(new, latest).verdict == "promoted"))
+
+
+def decide_verdict(new: Candidate, latest: Candidate | None) -> Verdict:
+    """The verdict on a published model beside the present latest.
 
     Rejected: below its minimum, or below the present latest's 95% interval on the same test set. Kept: `never`, or the
     present latest began later, or was tested on other data.
     """
-    word, code, reason = _decide(new, latest)
+    word, code, reason = _first_rule(new, latest)
     return Verdict(word, int(code), reason, latest.run if latest else None)
 
 
-def _decide(  # noqa: PLR0911 - a list of rules, the first that applies
+def _first_rule(  # noqa: PLR0911 - a list of rules, the first that applies
     new: Candidate, latest: Candidate | None
 ) -> tuple[str, Exit, str]:
     accuracy = f"accuracy {new.accuracy:.4f}"

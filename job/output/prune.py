@@ -1,7 +1,6 @@
-"""`python -m job prune`: remove old runs with their models, after saying which they are and what that frees.
+"""`python -m job prune`: remove old runs with their models, after showing which ones and how much space that frees.
 
-A run goes by renames into .pruned/, and only there is it deleted: what a prune that was killed has left there, the
-next one deletes. retention.py decides which runs go.
+A run is renamed into .pruned/ and deleted there. If prune is killed in between, the next one deletes the rest.
 """
 
 from __future__ import annotations
@@ -13,80 +12,121 @@ import json
 import os
 import shutil
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.config import usage
+from job.output import inventory, layout
+from job.output.io_errors import output_errors
 from job.output.latest import promotion_lock
 from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
-from job.output.retention import LOCK, PRUNED, in_use, latest_run, left_over, parts_of, plan
-from job.output.run_folder import output_errors
+from job.output.retention import decide_retention, reason_in_use
 from job.system.files import make_folder, open_to_lock, sync
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
-
-    from job.output.retention import Plan
+    from collections.abc import Iterator, Mapping, Sequence
 
 
-def prune(output: Path, planned: Plan) -> list[str]:
-    """Remove what is planned, and what an earlier prune has left; gives the names of the runs that are gone.
+@dataclass(frozen=True)
+class PrunableRun:
+    """A run that goes: when it began, whether it has a model, and the bytes that both take up."""
 
-    What has become `latest`, or is trained, since it was planned stays.
+    name: str
+    started: str
+    published: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is pruned, as JSON shows it; see Retention. left are the bytes that a killed prune left; they always go."""
+
+    before: str | None
+    prune: Sequence[PrunableRun]
+    kept: Mapping[str, str]
+    without_model: Sequence[str]
+    unknown: Sequence[str]
+    left: int
+
+
+def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> Plan:
+    """Plan what of an output folder is pruned; see decide_retention() for the arguments.
+
+    Raises:
+        JobError: 66 if the folder holds no runs; 73 if it is not safe to prune.
+        OSError: from the file system.
+    """
+    retention = decide_retention(inventory.take_inventory(output), keep, older_than_s, names, time.time())
+    prunable = [
+        PrunableRun(run.name, run.started, parts[0].parent.name == "models", sum(map(inventory.size_of, parts)))
+        for run in retention.prune
+        if (parts := inventory.run_parts(output, run.name))  # else another prune has just removed it
+    ]
+    left = sum(map(inventory.size_of, inventory.unfinished_deletions(output)))
+    return Plan(retention.before, prunable, retention.kept, retention.without_model, retention.unknown, left)
+
+
+def prune(output: Path, plan: Plan) -> list[str]:
+    """Remove the runs of a plan, and what an earlier prune left; returns the names of the runs that are gone.
+
+    A run that has become `latest`, or is being trained, since it was planned stays.
 
     Raises:
         JobError: 73 or 75 from the file system.
     """
     gone: list[str] = []
-    if not (planned.prune or left_over(output)):
+    if not (plan.prune or inventory.unfinished_deletions(output)):
         return gone
-    with output_errors(output), _locked(output) as pruned:
-        for left in left_over(output):
-            _delete(left)
-        for found in planned.prune:
-            away = _rename_away(output, pruned, found.name)
-            if away:
-                _delete(away)
-                gone.append(found.name)
+    with output_errors(output), _prune_lock(output) as pruned:
+        for path in inventory.unfinished_deletions(output):
+            _delete(path)
+        for run in plan.prune:
+            renamed = _rename_away(output, pruned, run.name)
+            if renamed:
+                _delete(renamed)
+                gone.append(run.name)
     return gone
 
 
 def run(output: Path, arguments: argparse.Namespace) -> None:
-    """Say what would be pruned and, after a yes, prune it.
+    """Show what would be pruned and, if confirmed, prune it.
 
     Args:
         output: the folder.
         arguments: the command's: those of config.add_prune_flags(), names and json.
 
     Raises:
-        JobError: 64, a flag or a name is wrong or nobody can be asked; 66 where there are no runs; 73 or 75 from the
-            file system. As JSON wrong names are but told: who asks again after a broken connection finds them gone.
+        JobError: 64 if a flag or a name is wrong or nobody can be asked; 66 if there are no runs; 73 or 75 from the
+            file system. With --json, unknown names are reported and not refused: the launcher repeats the command after
+            a broken connection, and the runs may be gone by then.
     """
     older_than_s = check_prune_flags(arguments, as_json=arguments.json)
     with output_errors(output, "read"):
-        planned = plan(output, arguments.keep, older_than_s, arguments.names)
+        plan = plan_pruning(output, arguments.keep, older_than_s, arguments.names)
     if arguments.json:
-        gone = [] if arguments.dry_run else prune(output, planned)
-        print(json.dumps(dataclasses.asdict(planned) | {"pruned": gone}))
+        gone = [] if arguments.dry_run else prune(output, plan)
+        print(json.dumps(dataclasses.asdict(plan) | {"pruned": gone}))
         return
-    if planned.unknown:
-        message = f"there is no run {' or '.join(map(repr, planned.unknown))} in {output}"
+    if plan.unknown:
+        message = f"there is no run {' or '.join(map(repr, plan.unknown))} in {output}"
         raise usage(message, "nothing is pruned")
-    print("\n".join(plan_lines(dataclasses.asdict(planned))))
-    if arguments.dry_run or not (arguments.yes or not planned.prune or confirmed()):
+    print("\n".join(plan_lines(dataclasses.asdict(plan))))
+    if arguments.dry_run or not (arguments.yes or not plan.prune or confirmed()):
         return
-    gone = prune(output, planned)
-    if planned.prune:
+    gone = prune(output, plan)
+    if plan.prune:
         print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
 
 
 @contextlib.contextmanager
-def _locked(output: Path) -> Iterator[Path]:
-    """The folder for what is pruned, held against another prune, for which is waited."""
-    pruned = output / PRUNED
+def _prune_lock(output: Path) -> Iterator[Path]:
+    """Hold .pruned/, which this yields, against another prune; wait for one that is going on."""
+    pruned = output / layout.PRUNED
     make_folder(pruned)
-    lock = open_to_lock(pruned / LOCK)
+    lock = open_to_lock(pruned / layout.LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield pruned
@@ -95,32 +135,38 @@ def _locked(output: Path) -> Iterator[Path]:
 
 
 def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
-    """Take a run, alone, out of everybody's sight; None where it has become `latest`, is trained, or is gone."""
+    """Move a run into .pruned/, while nobody can begin or promote it; None if it has to stay or is gone."""
     folder = output / "runs" / name
     with promotion_lock(output), contextlib.ExitStack() as stack:
-        if name == latest_run(output) or in_use(output, name):
+        try:
+            stays = name == inventory.latest_run(output) or reason_in_use(
+                inventory.inspect_run(output, name), time.time()
+            )
+        except FileNotFoundError:
+            return None
+        if stays:
             return None
         if folder.is_dir() and not folder.is_symlink():
-            lock = open_to_lock(folder / LOCK)
+            lock = open_to_lock(folder / layout.LOCK)
             stack.callback(os.close, lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-        parts = parts_of(output, name)
+        parts = inventory.run_parts(output, name)
         if not parts:
             return None
-        away = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=pruned))
-        # The model first: a run that has lost it only makes it again, one that has lost the rest is another's.
+        renamed = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=pruned))
+        # The model goes first. A run without its model makes it again; a model without its run belongs to nobody.
         for path in parts:
-            path.rename(away / (path.parent.name if path.name == name else path.name))
+            path.rename(renamed / (path.parent.name if path.name == name else path.name))
             sync(path.parent)
-        sync(away)
-        return away
+        sync(renamed)
+        return renamed
 
 
 def _delete(path: Path) -> None:
-    """Delete what was renamed away, following no link in it."""
+    """Delete what was renamed away, without following links."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from job.errors import Exit, JobError
-from job.output.run_folder import output_errors
+from job.output.io_errors import output_errors
 from job.report import compare_text
 from job.report import statistics as metrics
 from job.system import files

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from job.errors import Exit, JobError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -90,13 +87,3 @@ def sync(path: Path) -> None:
 def open_to_lock(path: Path) -> int:
     """Open a file to lock it, and create it if it does not exist; a link is not followed. Returns the descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-
-
-@contextlib.contextmanager
-def content_errors(path: Path) -> Iterator[None]:
-    """Turn an error in the content of a file that this run wrote into a JobError, 73, that names the file."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        message = f"{path} is damaged: {error}"
-        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error

@@ -19,8 +19,8 @@ import pytest
 
 from job.errors import Exit, JobError
 from job.output.checkpoint import restore_newest
+from job.output.latest import move_latest
 from job.output.promotion import Verdict
-from job.output.run_folder import move_latest
 from tests.faults import writes
 from tests.faults.conftest import POINTS
 from tests.job.processes import ROOT, contents, environment

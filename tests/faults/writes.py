@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import JobError
-from job.output.run_folder import RunFolder, move_latest
+from job.output.latest import move_latest
+from job.output.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from job.output.checkpoint import Checkpoint

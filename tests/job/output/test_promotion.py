@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.errors import Exit
-from job.output.promotion import Candidate, Verdict, decide
+from job.output.promotion import Candidate, Verdict, decide_verdict
 
 
 def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, test: str = "digits") -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_first_rule_that_applies_decides(
     word, reason, compared_with = expected
     code = Exit.REJECTED if word == "rejected" else Exit.OK
     asked = new | {"settings": {"promote": policy, "min_accuracy": minimum}}
-    found = decide(Candidate.of(asked), Candidate.of(latest) if latest else None)
+    found = decide_verdict(Candidate.of(asked), Candidate.of(latest) if latest else None)
     assert found == Verdict(word, code, reason, compared_with)
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from job import __main__ as entry
 from job.errors import Exit, JobError
-from job.output import prune, retention
-from job.output.latest import promotion_lock
-from job.output.run_folder import RunFolder, move_latest
+from job.output import inventory, prune, run_lock
+from job.output.latest import move_latest, promotion_lock
+from job.output.run_folder import RunFolder
 from job.system import files
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(planned: retention.Plan) -> list[str]:
+def names(planned: prune.Plan) -> list[str]:
     """What is to be pruned."""
     return [found.name for found in planned.prune]
 
@@ -68,7 +68,7 @@ def test_what_goes(output: Path) -> None:
 
     What has no model stays: a run that is suspended, or waits for its workers, looks the same from here.
     """
-    planned = retention.plan(output, 2)
+    planned = prune.plan_pruning(output, 2)
     assert planned.before == "2026-11-05T06:00:00.000000+00:00"
     assert [(found.name, found.published, found.bytes) for found in planned.prune] == [
         ("first", True, 1500 + 49),
@@ -87,7 +87,7 @@ def test_what_goes(output: Path) -> None:
         *(f"runs/{name}" for name in ("fifth", "fourth", "new", "old", "second")),
     ]
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
-    assert names(retention.plan(output, 2)) == []
+    assert names(prune.plan_pruning(output, 2)) == []
 
 
 @pytest.mark.parametrize(
@@ -107,25 +107,25 @@ def test_how_much_goes(output: Path, keep: int, age: float, only: tuple[str, ...
     """Both the number and the age must allow it; of those that are named nothing else goes."""
     began = dt.datetime(2026, 11, 5, 6, tzinfo=dt.UTC)  # the fourth
     older_than_s = (dt.datetime.now(dt.UTC) - began).total_seconds() + (age - 0.5) * 86_400 if age else 0
-    assert names(retention.plan(output, keep, int(older_than_s), only)) == gone
+    assert names(prune.plan_pruning(output, keep, int(older_than_s), only)) == gone
 
 
 def test_what_is_trained_stays(output: Path) -> None:
     """By its lock, and without that for a while after it was written to; also if it is begun once all is planned."""
     named = ("old", "first", "fourth")
-    planned = retention.plan(output, 1, names=named)
+    planned = prune.plan_pruning(output, 1, names=named)
     with (output / "runs/first/lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert retention.plan(output, 1).kept["first"] == "it is being trained"
+        assert prune.plan_pruning(output, 1).kept["first"] == "it is being trained"
         os.utime(output / "runs/old")
         resting = "it was written to within the last 20 min, and may be about to go on"
-        assert retention.plan(output, 1, names=named).kept["old"] == resting
+        assert prune.plan_pruning(output, 1, names=named).kept["old"] == resting
         (output / "latest").unlink()
         (output / "latest").symlink_to("models/third")
         assert prune.prune(output, planned) == ["fourth"]
-    assert names(retention.plan(output, 1)) == ["first", "second"]
+    assert names(prune.plan_pruning(output, 1)) == ["first", "second"]
     (output / "runs/first/verdict.json").unlink()  # its model may be about to be promoted
-    assert retention.plan(output, 1).kept["first"] == resting
+    assert prune.plan_pruning(output, 1).kept["first"] == resting
 
 
 def test_what_is_not_over_is_as_old_as_what_was_last_written(output: Path) -> None:
@@ -134,8 +134,8 @@ def test_what_is_not_over_is_as_old_as_what_was_last_written(output: Path) -> No
     (output / "runs/old/events.jsonl").touch()
     os.utime(output / "runs/old/events.jsonl", (at, at))
     os.utime(output / "runs/old", (0, 0))
-    assert retention.plan(output, 5, 7300).kept["old"] == "it was written to within --older-than"
-    assert names(retention.plan(output, 5, 7100)) == ["old"]
+    assert prune.plan_pruning(output, 5, 7300).kept["old"] == "it was written to within --older-than"
+    assert names(prune.plan_pruning(output, 5, 7100)) == ["old"]
 
 
 def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
@@ -145,7 +145,7 @@ def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
         (output / f"models/.{name}.0f6e-1/variables").write_bytes(bytes(5000))
         (output / f".probe.{name}.x").mkdir()
         (output / f".latest.{name}").symlink_to(f"models/{name}")
-    planned = retention.plan(output, 3)
+    planned = prune.plan_pruning(output, 3)
     [first] = planned.prune
     assert (first.name, first.bytes) == ("first", 1500 + 49 + 5000)
     assert prune.prune(output, planned) == ["first"]
@@ -156,20 +156,21 @@ def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
 
 
-@pytest.mark.parametrize("moment", ["_started", "in_use", "_size"])
+@pytest.mark.parametrize("moment", ["_started", "_lock_problem", "size_of"])
 def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By another prune: it is gone, and no error."""
     shutil.rmtree(output / "models/first")
-    original = getattr(retention, moment)
+    original = getattr(inventory, moment)
 
     def gone(*arguments: Any) -> Any:
-        shutil.rmtree(output / "runs/first", ignore_errors=True)
+        if "first" in str(arguments):
+            shutil.rmtree(output / "runs/first", ignore_errors=True)
         return original(*arguments)
 
-    monkeypatch.setattr(retention, moment, gone)
+    monkeypatch.setattr(inventory, moment, gone)
     (output / "runs/first/config.json").unlink()
     os.utime(output / "runs/first", (0, 0))
-    planned = retention.plan(output, 4, names=("first", "old"))
+    planned = prune.plan_pruning(output, 4, names=("first", "old"))
     monkeypatch.undo()
     assert "first" not in planned.kept
     assert planned.unknown == (["first"] if moment == "_started" else [])
@@ -178,17 +179,17 @@ def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkey
 
 def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not train in the folder that was renamed away, but begins anew."""
-    planned = retention.plan(output, 1, names=("first",))
-    hold = RunFolder._hold
+    planned = prune.plan_pruning(output, 1, names=("first",))
+    wait_for = run_lock._wait_for
     held: list[int] = []
 
-    def slow(self: RunFolder, lock: int) -> None:
+    def slow(lock: int, *arguments: str) -> None:
         if not held:
             assert prune.prune(output, planned) == ["first"]
         held.append(lock)
-        hold(self, lock)
+        wait_for(lock, *arguments)
 
-    monkeypatch.setattr(RunFolder, "_hold", slow)
+    monkeypatch.setattr(run_lock, "_wait_for", slow)
     (output / "runs/first/config.json").unlink()
     shutil.rmtree(output / "models/first")
     os.utime(output / "runs/first", (0, 0))
@@ -197,7 +198,7 @@ def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypa
         assert verdict is None
         assert len(held) == 2
         assert files.read_json(output / "runs/first/config.json") == settings
-        assert retention.plan(output, 1).kept["first"] == ""
+        assert prune.plan_pruning(output, 1).kept["first"] == ""
         with (output / "runs/first/lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -222,7 +223,7 @@ def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.Monkey
 
         return call
 
-    planned = retention.plan(output, 1, 3600)
+    planned = prune.plan_pruning(output, 1, 3600)
     with monkeypatch.context() as patch:
         if deed == "rename":
             patch.setattr("pathlib.Path.rename", counted(type(output).rename))
@@ -235,7 +236,7 @@ def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.Monkey
         assert (output / "runs" / path.name / "config.json").is_file()
     for path in (output / "runs").iterdir():
         assert (path / "checkpoints/9.safetensors").is_file()
-    prune.prune(output, retention.plan(output, 1))
+    prune.prune(output, prune.plan_pruning(output, 1))
     runs = [path for path in left(output) if path != "runs/old"]
     assert runs == ["models/fifth", "models/second", "runs/fifth", "runs/new", "runs/second"]
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
@@ -253,9 +254,9 @@ def test_links_and_strange_names(output: Path) -> None:
     (output / "runs/third/lock").unlink()
     (output / "runs/third/lock").symlink_to(elsewhere / "precious")
     os.utime(output / "runs/first/checkpoints", (0, 0))
-    planned = retention.plan(output, 1)
+    planned = prune.plan_pruning(output, 1)
     assert {name: why for name, why in planned.kept.items() if why} == {
-        "-rf ..\n": "it is no run's name",
+        "-rf ..\n": "it is not a run's name",
         "file": "it is a symbolic link or a file",
         "linked": "it is a symbolic link or a file",
         "old": "it has no model, and --keep alone does not prune it",
@@ -275,7 +276,7 @@ def test_folders_that_are_links(output: Path, place: str) -> None:
     (output / place).rename(aside)
     (output / place).symlink_to(aside)
     with pytest.raises(JobError, match="is a symbolic link, and nothing is pruned through one; remove it"):
-        retention.plan(output, 1)
+        prune.plan_pruning(output, 1)
 
 
 @pytest.mark.parametrize("target", ["elsewhere", "models", "models/second/..", "latest", "/"])
@@ -283,8 +284,8 @@ def test_latest_that_leads_elsewhere(output: Path, target: str) -> None:
     """What is in use is not known then, and nothing goes."""
     (output / "latest").unlink()
     (output / "latest").symlink_to(target)
-    with pytest.raises(JobError, match=r"does not lead to a model in .*, and so nothing is pruned"):
-        retention.plan(output, 1)
+    with pytest.raises(JobError, match=r"does not lead to a model in .*, so nothing is pruned"):
+        prune.plan_pruning(output, 1)
 
 
 def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
@@ -295,13 +296,15 @@ def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
     (output / "models/first/report.json").write_text(json.dumps({"run": {"started": "2026-11-02T08:00:00+02:00"}}))
     for path in ("runs/first", "models/first"):
         os.utime(output / path, (0, 0))
-    found = [(one.name, one.started[:16]) for one in retention.plan(output, 4, names=("empty", "old", "first")).prune]
+    found = [
+        (one.name, one.started[:16]) for one in prune.plan_pruning(output, 4, names=("empty", "old", "first")).prune
+    ]
     assert found == [("empty", "1970-01-01T00:00"), ("old", "2026-11-01T06:00"), ("first", "2026-11-02T06:00")]
 
 
 def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it goes between the command's first look and its lock: `latest` never leads to nothing."""
-    planned = retention.plan(output, 1)
+    planned = prune.plan_pruning(output, 1)
 
     @contextlib.contextmanager
     def late(root: Path) -> Iterator[None]:
@@ -318,7 +321,7 @@ def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytes
 
 def test_a_second_prune_waits(output: Path) -> None:
     """And the promotion lock is free while files are deleted."""
-    with prune._locked(output) as pruned, (pruned / "lock").open() as lock, pytest.raises(BlockingIOError):
+    with prune._prune_lock(output) as pruned, (pruned / "lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with promotion_lock(output), (output / ".promotion-lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,9 +17,10 @@ import pytest
 from job.__main__ import parser
 from job.config import Config, settings_hash, settings_to_match
 from job.errors import Exit, JobError
-from job.output import run_folder as publish
-from job.output.promotion import Verdict
-from job.output.run_folder import RunFolder, move_latest
+from job.output import publication, run_lock
+from job.output.latest import move_latest
+from job.output.promotion import Promotion, Verdict
+from job.output.run_folder import RunFolder
 from job.system import files
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def test_everything_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch
     """Each file and folder is flushed under its temporary name, the folders around them once they hold another."""
     flushed: list[tuple[str, bool]] = []
     output = RunFolder(tmp_path, "a", "local")
-    for module in (files, publish):
+    for module in (files, publication):
         monkeypatch.setattr(module, "sync", lambda path: flushed.append((str(path), output.model.exists())))
     output.publish(fill())
     folder = tmp_path / "models" / ".a.local"
@@ -277,23 +278,23 @@ def test_a_look_at_the_lock_refuses_no_run(tmp_path: Path, monkeypatch: pytest.M
         pass
     lock = os.open(tmp_path / "runs" / "a" / "lock", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    monkeypatch.setattr("job.output.run_folder.time.sleep", lambda _: os.close(lock))
+    monkeypatch.setattr("job.output.run_lock.time.sleep", lambda _: os.close(lock))
     with RunFolder(tmp_path, "a", "local").begin(settings()) as verdict:
         assert verdict is None
 
 
 def test_job_waits_for_its_runs_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock of a node that died goes late: who comes after waits for it, and in the end leaves with 75."""
-    monkeypatch.setattr(publish, "LOCK_POLL_S", 0.01)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     first, second = (RunFolder(tmp_path, "a", "0f6e") for _ in range(2))
     with first.begin(settings("0f6e")):
-        monkeypatch.setattr(publish, "LOCK_WAIT_S", 0.05)
+        monkeypatch.setattr(run_lock, "JOB_WAIT_S", 0.05)
         with pytest.raises(JobError) as caught, second.begin(settings("0f6e")):
             pytest.fail("begun")
     assert (caught.value.code, caught.value.reason) == (Exit.TRY_AGAIN, "run-in-use")
-    assert caught.value.message == "run 'a' is being trained by another process, and was for 0.05 s"
+    assert caught.value.message == "run 'a' is being trained by another process, which has held its lock for 0.05 s"
 
-    monkeypatch.setattr(publish, "LOCK_WAIT_S", 60)
+    monkeypatch.setattr(run_lock, "JOB_WAIT_S", 60)
     with contextlib.ExitStack() as holder:
         holder.enter_context(first.begin(settings("0f6e")))
         # The other one's first look at the lock finds it held; then it is let go.
@@ -639,9 +640,9 @@ def test_runs_are_judged_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
     """From reading the present latest to moving it, the promotion lock is held."""
     output = published(tmp_path)
 
-    def decide(*_: object) -> Verdict:
+    def plan(*_: object) -> Promotion:
         locked()
-        return Verdict("promoted", 0, "tested", None)
+        return Promotion(Verdict("promoted", 0, "tested", None), moves_latest=True)
 
     def sync(path: Path) -> None:
         locked()
@@ -651,7 +652,7 @@ def test_runs_are_judged_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
         with (tmp_path / ".promotion-lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    monkeypatch.setattr("job.output.latest.decide", decide)
+    monkeypatch.setattr("job.output.latest.plan_promotion", plan)
     monkeypatch.setattr("job.output.latest.sync", sync)
     output.promote()
     assert latest(tmp_path) == "models/a"

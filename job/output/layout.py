@@ -1,0 +1,65 @@
+"""Where everything is on the output volume.
+
+    runs/<run>/lock           held by the process that trains the run
+    runs/<run>/config.json    the manifest: settings, their hash, JOB_UID, start, versions, fingerprints; written once
+    runs/<run>/events.jsonl   one telemetry record a line; tensorboard/ beside it has the same figures
+    runs/<run>/checkpoints/   see checkpoint.py
+    runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves
+    runs/<run>/promoted       an empty file: `latest` was moved to this run and must not return to it by itself
+    models/<run>/             appears whole and never changes
+    latest -> models/<run>    the only link in the folder; moved only by promotion
+    .pruned/                  what prune.py is deleting
+
+Each file is written to a temporary sibling, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK = "lock"  # in runs/<run>/, and in .pruned/
+PRUNED = ".pruned"
+PROMOTION_LOCK = ".promotion-lock"
+CHECKSUMS = "SHA256SUMS"
+
+
+def unfinished_models(root: Path, run: str) -> list[Path]:
+    """The models that processes of a run were about to publish when they were killed."""
+    return sorted((root / "models").glob(f".{run}.*"))
+
+
+def unfinished_probes(root: Path, run: str) -> list[Path]:
+    """The folders in which processes of a run were trying the volume when they were killed."""
+    return sorted(root.glob(f".probe.{run}.*"))
+
+
+def unfinished_link(root: Path, run: str) -> Path:
+    """The link that becomes `latest` by a rename; it stays only if a promotion of the run was killed."""
+    return root / f".latest.{run}"
+
+
+def refuse_links(root: Path, run: str) -> None:
+    """Refuse symbolic links where a run writes: they could lead out of the output folder.
+
+    unfinished_link() is not checked: it is only ever removed or renamed.
+
+    Raises:
+        JobError: 73.
+    """
+    folder = root / "runs" / run
+    fixed = [root / "runs", root / "models", root / PROMOTION_LOCK, folder, root / "models" / run]
+    for path in (*fixed, *unfinished_models(root, run), *_all_below(folder)):
+        if path.is_symlink():
+            message = f"{path} is a symbolic link, and nothing is written through one"
+            raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    return (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
