@@ -4,7 +4,7 @@ The model is the usual one of message passing: a message of n bytes takes alpha 
 workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes (Thakur,
 Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in MPICH", section 4.1); the ring's
 all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms for
-Clusters of Workstations"). job/training/step.py gathers vectors of up to 64 KiB.
+Clusters of Workstations"). job/training/collectives.py gathers vectors of up to 64 KiB.
 """
 
 from __future__ import annotations

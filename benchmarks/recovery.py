@@ -27,25 +27,25 @@ KILLS = {
     "worker 0": (0, True),
 }
 
-# Appended to a copy of train.py: it measures each wait of the training loop, and writes all before it goes on.
+# Appended to a copy of train.py: it times each wait of the training loop for a checkpoint.
 MEASURED = """
 
 def _measured() -> None:
     import json, os
-    save, leave, waits = Saver.save, Saver.__exit__, []
+    save, leave, waits = Checkpointer.save, Checkpointer.__exit__, []
 
-    def timed(self, *arguments):
-        began = time.perf_counter()
+    def timed_save(self, *arguments):
+        start = time.perf_counter()
         save(self, *arguments)
-        waits.append(time.perf_counter() - began)
+        waits.append(time.perf_counter() - start)
 
-    def told(self, *arguments):
+    def writing_leave(self, *arguments):
         if self._output:
             with open(os.environ["WAITS"], "w", encoding="utf-8") as file:
                 json.dump(waits, file)
         return leave(self, *arguments)
 
-    Saver.save, Saver.__exit__ = timed, told
+    Checkpointer.save, Checkpointer.__exit__ = timed_save, writing_leave
 
 
 _measured()

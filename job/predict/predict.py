@@ -68,16 +68,13 @@ def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The model's probabilities, float32 [n, classes], for pixels [n, 28, 28]."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a few pictures are not worth waking a GPU
     with _hushed():
-        import tensorflow as tf  # noqa: PLC0415 - only once the pictures are known to be good: it takes seconds
+        from job.training import export  # noqa: PLC0415 - importing TensorFlow takes seconds; check the pictures first
 
         try:
-            loaded = tf.saved_model.load(str(model / "saved_model" / "1"))
-            answer = loaded.signatures["classify"](images=tf.constant(pixels))
-            result: NDArray[np.float32] = answer["probabilities"].numpy()
-        except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-            message = f"the model in {model} cannot be loaded ({str(error).splitlines()[0]})"
+            return export.classify(model / "saved_model" / "1", pixels)
+        except ValueError as error:
+            message = f"the model in {model} cannot be loaded ({error})"
             raise JobError(Exit.DATA_DAMAGED, "model-damaged", message) from error
-    return result
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""Checkpoints of a training: taken up when it begins, saved beside it."""
+"""Checkpoints of a training run: where it starts, and what rank 0 saves while it trains."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any, Self
 
+from job import model
 from job.errors import Exit, JobError
 from job.output.checkpoint import Checkpoint, restore_newest
 from job.output.checkpoint_writer import CheckpointWriter
@@ -16,42 +18,66 @@ if TYPE_CHECKING:
 
     from job.config import Config
     from job.output.run_folder import RunFolder
-    from job.training.statistics import Course
-    from job.training.step import Packing
+    from job.training.packing import Packing
+    from job.training.statistics import TrainingStatistics
     from job.training.worker import Worker
 
 
-def restore(config: Config, worker: Worker, must_match: Mapping[str, Any], output: RunFolder) -> Checkpoint | None:
-    """The newest sound checkpoint of the run, if it has any; what is damaged, and where it goes on, is told."""
+def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output: RunFolder | None) -> Checkpoint:
+    """The newest sound checkpoint of the run, or its start at step 0 if there is no checkpoint.
+
+    Reports each damaged checkpoint that was skipped and the step that the run resumes from.
+
+    Args:
+        config: the run's settings.
+        worker: this process.
+        settings: config.settings_to_match()'s, which the checkpoint must have.
+        output: rank 0's run folder; None on the other ranks, which get the start.
+
+    Returns:
+        The checkpoint, with this run's number of workers.
+
+    Raises:
+        JobError: 78 if the checkpoints do not fit this run, or none is sound; 73 or 75 from the output folder.
+    """
+    workers = worker.cluster.workers
+    start = Checkpoint(0, workers, dict(settings), 0.0, model.init(config.seed))
+    if output is None:
+        return start
 
     def warn(sentence: str) -> None:
         worker.report("restoring", reason="checkpoint-damaged", message=sentence)
 
     with output.errors():
-        found = restore_newest(output.checkpoints, must_match, warn)
-    if found is None:
-        return None
-    now = worker.cluster.workers
-    if config.sync_every > 1 and found.workers != now:
-        message = f"the run was trained by {found.workers} workers, not {now}, and --sync-every needs the same number"
-        raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {found.workers} workers")
-    change = f", with {now} workers instead of {found.workers}" if found.workers != now else ""
-    message = f"going on from the checkpoint at step {found.step}{change}"
-    worker.report("restoring", step=found.step, checkpoint=found.step, reason="resumed", message=message)
-    return found
+        checkpoint = restore_newest(output.checkpoints, settings, warn)
+    if checkpoint is None:
+        return start
+    before = checkpoint.workers
+    if config.sync_every > 1 and before != workers:
+        message = f"the run was trained by {before} workers, not {workers}, and --sync-every needs the same number"
+        raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {before} workers")
+    change = f", with {workers} workers instead of {before}" if before != workers else ""
+    message = f"going on from the checkpoint at step {checkpoint.step}{change}"
+    worker.report("restoring", step=checkpoint.step, checkpoint=checkpoint.step, reason="resumed", message=message)
+    return dataclasses.replace(checkpoint, workers=workers)
 
 
-class Saver:
-    """Hands checkpoints of the training to a thread that writes them; does nothing on ranks above 0.
+class Checkpointer:
+    """Saves checkpoints in a thread while training goes on; does nothing on ranks above 0.
 
-    At its end it waits until the last one is on the disk, also where training ends by an error.
+    At the end of a `with` it waits until the last checkpoint is on the disk. It does so after an error too, but then
+    ignores a failure to write.
+
+    Args:
+        output: rank 0's run folder; None on the other ranks.
+        packing: of the parameters.
+        checkpoint: restore()'s; the settings and workers of those that are saved.
     """
 
-    def __init__(
-        self, worker: Worker, packing: Packing, must_match: Mapping[str, Any], output: RunFolder | None, made: int
-    ) -> None:
-        self._worker, self.packing, self._must_match, self._output = worker, packing, dict(must_match), output
-        self._writer = CheckpointWriter(output.checkpoints, made or None) if output else None
+    def __init__(self, output: RunFolder | None, packing: Packing, checkpoint: Checkpoint) -> None:
+        self._output, self._packing = output, packing
+        self._workers, self._settings = checkpoint.workers, checkpoint.settings
+        self._writer = CheckpointWriter(output.checkpoints, checkpoint.step or None) if output else None
 
     def __enter__(self) -> Self:
         return self
@@ -62,14 +88,18 @@ class Saver:
                 self._writer.drain()
 
     @property
-    def written(self) -> int | None:
-        """The step of the newest checkpoint that is on the disk."""
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint on the disk, None if there is none."""
         return self._writer.written if self._writer else None
 
-    def save(self, course: Course, vector: tf.Tensor) -> None:
-        """Have a checkpoint written."""
+    def save(self, statistics: TrainingStatistics, vector: tf.Tensor) -> None:
+        """Have the packed parameters written as a checkpoint.
+
+        Raises:
+            JobError: 73 or 75, if an earlier checkpoint could not be written.
+        """
         if self._writer and self._output:
-            params = self.packing.arrays(vector)
-            workers = self._worker.cluster.workers
+            params = self._packing.arrays(vector)
+            checkpoint = Checkpoint(statistics.step, self._workers, self._settings, statistics.training_s, params)
             with self._output.errors():
-                self._writer.submit(Checkpoint(course.step, workers, self._must_match, course.training_s, params))
+                self._writer.submit(checkpoint)

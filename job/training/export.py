@@ -1,51 +1,58 @@
-"""Trained parameters -> a SavedModel, as TensorFlow Serving wants it; loading it needs nothing of this project."""
+"""The published form of a model: a SavedModel that TensorFlow Serving takes and that needs nothing of this project."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
 
-from job import model
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+Params: TypeAlias = "Mapping[str, NDArray[np.float32]]"
+Predict: TypeAlias = "Callable[[Mapping[str, tf.Tensor], tf.Tensor], tf.Tensor]"
 
 
 class Classifier(tf.Module):
     """Parameters as variables, and the signature `classify`, which is also the default."""
 
-    def __init__(self, params: Mapping[str, NDArray[np.float32]], shape: tuple[int, int]) -> None:
+    def __init__(self, params: Params, predict: Predict, shape: tuple[int, int]) -> None:
         super().__init__()
         self.params = {name: tf.Variable(value, name=name, trainable=False) for name, value in params.items()}
-        self.classify = tf.function(
-            self._classify, input_signature=[tf.TensorSpec([None, *shape], tf.uint8, name="images")]
-        )
 
-    def _classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = model.predict(self.params, images)
-        return {"probabilities": probabilities, "class": tf.argmax(probabilities, axis=1)}
+        def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            probabilities = predict(self.params, images)
+            return {"probabilities": probabilities, "class": tf.argmax(probabilities, axis=1)}
+
+        self.classify = tf.function(classify, input_signature=[tf.TensorSpec([None, *shape], tf.uint8, name="images")])
 
 
-def save(folder: Path, params: Mapping[str, NDArray[np.float32]], shape: tuple[int, int]) -> None:
-    """Write the model.
+def save(folder: Path, params: Params, predict: Predict, shape: tuple[int, int]) -> None:
+    """Write a model.
+
+    Its signature takes `images` uint8 [n, height, width] and returns `probabilities` float32 [n, classes] and `class`
+    int64 [n].
 
     Args:
-        folder: made here; by TensorFlow Serving's custom, .../saved_model/<version>.
+        folder: created here; TensorFlow Serving expects .../saved_model/<version>.
         params: the parameters by name.
-        shape: height and width of an image. The signature takes `images` uint8 [n, height, width] and gives
-            `probabilities` float32 [n, classes] and `class` int64 [n].
+        predict: model.predict.
+        shape: height and width of an image.
+
+    Raises:
+        OSError: from the file system.
     """
-    classifier = Classifier(params, shape)
+    classifier = Classifier(params, predict, shape)
     signatures = {"classify": classifier.classify, "serving_default": classifier.classify}
     with tempfile.TemporaryDirectory() as local:
-        # Not there at once: TensorFlow's errors do not tell a full volume from one that answers late, Python's do.
+        # First on a local disk: TensorFlow's errors do not say whether a volume is full or slow, Python's do.
         tf.saved_model.save(classifier, local, signatures=signatures)
         for path in [Path(local), *sorted(Path(local).rglob("*"))]:
             copy = folder / path.relative_to(local)
@@ -53,3 +60,26 @@ def save(folder: Path, params: Mapping[str, NDArray[np.float32]], shape: tuple[i
                 copy.mkdir(parents=True)
             else:
                 shutil.copyfile(path, copy)
+
+
+def classify(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The probabilities float32 [n, classes] that a saved model gives images [n, height, width].
+
+    Raises:
+        ValueError: if the model is damaged or does not take these images.
+    """
+    try:
+        signature = tf.saved_model.load(str(folder)).signatures["classify"]
+        probabilities: NDArray[np.float32] = signature(images=tf.constant(images))["probabilities"].numpy()
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
+    return probabilities
+
+
+def parameters_sha256(params: Params) -> str:
+    """SHA-256 over the name, dtype, shape and bytes of each parameter, in sorted name order."""
+    sha = hashlib.sha256()
+    for name in sorted(params):
+        sha.update(f"{name} {params[name].dtype} {params[name].shape}\n".encode())
+        sha.update(params[name].tobytes())
+    return sha.hexdigest()

@@ -1,4 +1,4 @@
-"""The course of a training: its step, loss and speed, since the last record and over the whole run."""
+"""Statistics of a training run: step, loss and speed, since the last record and over the whole run."""
 
 from __future__ import annotations
 
@@ -11,70 +11,72 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Course:
-    """Counts blocks of steps as they are made, and the seconds that they took; evaluations are left out.
+class TrainingStatistics:
+    """Counts blocks of steps and the time that they take. Time for evaluation does not count.
 
-    The first block compiles, so speeds leave it out too where there is another.
+    The first block of a process compiles, so it does not count for the speed if there is another block.
 
-    Args:
+    Attributes:
         steps: of the whole run.
-        clock: seconds.
-        step: that the run has reached; above 0 where it goes on from a checkpoint.
-        moments: its records until there.
-        training_s: the seconds that it took until there.
+        clock: returns seconds.
+        step: steps done so far; above 0 in a run that resumes from a checkpoint.
+        curve: {"epoch", "step", "loss", "accuracy"} of each record so far.
+        training_s: seconds of training so far.
+        first_block_at: when the first block ended, by the clock; 0 before.
     """
 
     steps: int
     clock: Callable[[], float] = time.perf_counter
     step: int = 0
-    moments: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
     training_s: float = 0
     first_block_at: float = 0
-    first_block_s: float = 0
-    first_block_steps: int = 0
 
     def __post_init__(self) -> None:
         self._mark = self.clock()
-        self._before, self._before_s = self.step, self.training_s
+        self._start_step, self._start_s = self.step, self.training_s
+        self._first_steps, self._first_s = 0, 0.0
+        # Since the last record.
         self._loss = self._examples = self._seconds = 0.0
 
-    def made(self, step: int, loss: float, examples: float) -> None:
-        """A block of steps was made.
+    def record_block(self, step: int, loss: float, examples: float) -> None:
+        """Count a block that has just ended.
 
         Args:
-            step: the run's step that it ended with, counted from 1.
-            loss: the sum over its examples.
-            examples: how many they were, over all workers.
+            step: steps of the run that are done.
+            loss: in nats, summed over the block's examples.
+            examples: number of examples in the block, over all workers.
         """
         now = self.clock()
         seconds, self._mark = now - self._mark, now
         self.step = step
         self.training_s += seconds
-        if not self.first_block_steps:
-            self.first_block_at, self.first_block_s, self.first_block_steps = now, seconds, step - self._before
+        if not self._first_steps:
+            self.first_block_at, self._first_s, self._first_steps = now, seconds, step - self._start_step
         self._loss += loss
         self._examples += examples
         self._seconds += seconds
 
-    def moment(self, epoch: int, accuracy: float | None) -> dict[str, Any]:
-        """A record's fields for the steps since the last one: mean loss, and examples per second."""
+    def summary(self, epoch: int, accuracy: float | None) -> dict[str, Any]:
+        """The fields of a record for the steps since the last one; its mean loss also extends the curve.
+
+        Args:
+            epoch: counted from 1.
+            accuracy: on the test set, None if it was not evaluated.
+        """
         loss, examples_per_s = self._loss / self._examples, self._examples / self._seconds
         self._loss = self._examples = self._seconds = 0.0
-        self.moments.append({"epoch": epoch, "step": self.step, "loss": loss, "accuracy": accuracy})
-        return {
-            **self.moments[-1],
-            "steps": self.steps,
-            "examples_per_s": examples_per_s,
-            "eta_s": (self.steps - self.step) * self.seconds_a_step(),
-        }
+        self.curve.append({"epoch": epoch, "step": self.step, "loss": loss, "accuracy": accuracy})
+        eta_s = (self.steps - self.step) * self.seconds_per_step()
+        return {**self.curve[-1], "steps": self.steps, "examples_per_s": examples_per_s, "eta_s": eta_s}
 
-    def resume(self) -> None:
-        """Start the clock again after something that is not training."""
+    def restart_clock(self) -> None:
+        """Leave out the time since the last block, which was not spent on training."""
         self._mark = self.clock()
 
-    def seconds_a_step(self) -> float:
-        """Seconds that a step takes once all is compiled."""
-        own, own_s = self.step - self._before, self.training_s - self._before_s
-        if own == self.first_block_steps:
+    def seconds_per_step(self) -> float:
+        """Seconds that a step takes after compilation: of this process, or of the run if it has made no step yet."""
+        own_steps, own_s = self.step - self._start_step, self.training_s - self._start_s
+        if own_steps == self._first_steps:
             return self.training_s / self.step
-        return (own_s - self.first_block_s) / (own - self.first_block_steps)
+        return (own_s - self._first_s) / (own_steps - self._first_steps)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from job import model as job_model
 from job.errors import Exit, JobError
 from job.output.run_folder import RunFolder
 from job.training import export
@@ -49,7 +50,7 @@ def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
     model, images = samples.layers(784, 10), samples.images(5)
     ((weights, bias, _),) = model
     folder = tmp_path / "saved_model" / "1"
-    export.save(folder, {"W": weights, "b": bias}, (28, 28))
+    export.save(folder, {"W": weights, "b": bias}, job_model.predict, (28, 28))
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(
@@ -80,6 +81,10 @@ def test_model_that_does_not_fit_on_the_volume_is_73(volume: Mount) -> None:
     output = RunFolder(volume("size=24k"), "a", "local")
     ((weights, bias, _),) = samples.layers(784, 10)
     with pytest.raises(JobError) as caught:
-        output.publish(lambda folder: export.save(folder / "saved_model" / "1", {"W": weights, "b": bias}, (28, 28)))
+        output.publish(
+            lambda folder: export.save(
+                folder / "saved_model" / "1", {"W": weights, "b": bias}, job_model.predict, (28, 28)
+            )
+        )
     assert caught.value.code == Exit.OUTPUT
     assert list((output.root / "models").iterdir()) == []

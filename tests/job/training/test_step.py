@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from job import model
 from job.training import step
-from job.training.step import Block, Outcome, Packing
+from job.training.packing import Packing
+from job.training.step import BlockInput, BlockResult
 from tests.job import plain_sgd
 
 if TYPE_CHECKING:
@@ -24,31 +25,31 @@ RATES = np.array([0.3, 0.2, 0.1, 0.05, 0.02], np.float32)
 PACKING = Packing.of(model.init(0))
 
 
-def averaged() -> step.Advance:
+def alone() -> step.RunBlock:
     """What one worker trains with."""
     return step.compile_block(tf.distribute.get_strategy(), PACKING, 1, 1, gather=True)
 
 
-def synchronous() -> step.Advance:
+def synchronous() -> step.RunBlock:
     """What several train with, here all alone."""
     return step.synchronous(tf.distribute.get_strategy(), PACKING, lambda vector: vector)
 
 
-@pytest.fixture(scope="module", params=[averaged, synchronous])
-def advance(request: pytest.FixtureRequest) -> step.Advance:
+@pytest.fixture(scope="module", params=[alone, synchronous])
+def run_block(request: pytest.FixtureRequest) -> step.RunBlock:
     """Both ways to make a block of steps, compiled once."""
-    made: step.Advance = request.param()
+    made: step.RunBlock = request.param()
     return made
 
 
-def block(count: int = STEPS, stop: float = 0, sizes: NDArray[np.float32] = SIZES) -> Block:
+def block(count: int = STEPS, stop: float = 0, sizes: NDArray[np.float32] = SIZES) -> BlockInput:
     """Random images; in the last step two places are padding, and what stands there is no image of the batch."""
     random = np.random.default_rng(3)
     images = random.integers(0, 256, (STEPS, PART, 28, 28), np.uint8)
     labels = random.integers(0, 10, (STEPS, PART)).astype(np.int32)
     weights = np.ones([STEPS, PART], np.float32)
     weights[-1, 4:] = 0
-    return Block(images, labels, weights, sizes, RATES, np.int32(count), np.float32(stop))
+    return BlockInput(images, labels, weights, sizes, RATES, np.int32(count), np.float32(stop))
 
 
 def start() -> NDArray[np.float32]:
@@ -57,7 +58,7 @@ def start() -> NDArray[np.float32]:
     return drawn.astype(np.float32)
 
 
-def expected(given: Block, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+def expected(given: BlockInput, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Weights, bias and the sum of losses after so many steps of gradient descent."""
     params = PACKING.unpack(tf.constant(start()))
     weights, bias, total = params["W"].numpy().astype(float), params["b"].numpy().astype(float), 0.0
@@ -70,103 +71,76 @@ def expected(given: Block, count: int) -> tuple[NDArray[np.float64], NDArray[np.
     return weights, bias, total
 
 
-def assert_made(outcome: Outcome, given: Block, count: int) -> None:
-    """The outcome is that of so many steps."""
+def assert_made(result: BlockResult, given: BlockInput, count: int) -> None:
+    """The result is that of so many steps."""
     weights, bias, loss = expected(given, count)
-    found = PACKING.unpack(outcome.vector)
+    found = PACKING.unpack(result.vector)
     np.testing.assert_allclose(found["W"], weights, atol=2e-6)
     np.testing.assert_allclose(found["b"], bias, atol=2e-6)
-    assert float(outcome.loss) == pytest.approx(loss, rel=1e-5)
+    assert float(result.loss) == pytest.approx(loss, rel=1e-5)
 
 
-def test_block_is_gradient_descent(advance: step.Advance) -> None:
+def test_block_is_gradient_descent(run_block: step.RunBlock) -> None:
     """Parameters and the sum of losses are plain NumPy's on the same batches, each at its rate and true size."""
-    assert_made(advance(tf.constant(start()), block()), block(), STEPS)
+    assert_made(run_block(tf.constant(start()), block()), block(), STEPS)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_steps_beyond_the_count_do_nothing(advance: step.Advance, count: int) -> None:
+def test_steps_beyond_the_count_do_nothing(run_block: step.RunBlock, count: int) -> None:
     """A block that is not full gives what its first steps give, even where no size is left to divide by."""
     given = block(count, sizes=np.where(np.arange(STEPS) < count, SIZES, 0).astype(np.float32))
-    outcome = advance(tf.constant(start()), given)
-    assert_made(outcome, given, count)
+    result = run_block(tf.constant(start()), given)
+    assert_made(result, given, count)
     # To the bit: nothing of the rest gets in.
     other = given._replace(images=given.images.copy(), labels=given.labels.copy())
     other.images[count:], other.labels[count:] = 255, 1
-    again = advance(tf.constant(start()), other)
-    np.testing.assert_array_equal(outcome.vector, again.vector)
-    assert float(outcome.loss) == float(again.loss)
+    again = run_block(tf.constant(start()), other)
+    np.testing.assert_array_equal(result.vector, again.vector)
+    assert float(result.loss) == float(again.loss)
 
 
-def test_padding_counts_for_nothing(advance: step.Advance) -> None:
+def test_padding_counts_for_nothing(run_block: step.RunBlock) -> None:
     """What stands in places of weight 0 changes neither parameters nor loss by a bit."""
     given = block()
-    outcome = advance(tf.constant(start()), given)
+    result = run_block(tf.constant(start()), given)
     given.images[-1, 4:], given.labels[-1, 4:] = 255, 1
-    again = advance(tf.constant(start()), given)
-    np.testing.assert_array_equal(outcome.vector, again.vector)
-    assert float(outcome.loss) == float(again.loss)
+    again = run_block(tf.constant(start()), given)
+    np.testing.assert_array_equal(result.vector, again.vector)
+    assert float(result.loss) == float(again.loss)
 
 
-def test_blocks_continue_one_another(advance: step.Advance) -> None:
+def test_blocks_continue_one_another(run_block: step.RunBlock) -> None:
     """Two blocks one after the other are one of both."""
-    whole = advance(tf.constant(start()), block())
+    whole = run_block(tf.constant(start()), block())
     given = block()
-    first = advance(tf.constant(start()), given._replace(count=np.int32(2)))
+    first = run_block(tf.constant(start()), given._replace(count=np.int32(2)))
     images, labels, weights, sizes, rates = (np.concatenate([array[2:], array[:2]]) for array in given[:5])
-    second = advance(first.vector, Block(images, labels, weights, sizes, rates, np.int32(3), np.float32(0)))
+    second = run_block(first.vector, BlockInput(images, labels, weights, sizes, rates, np.int32(3), np.float32(0)))
     np.testing.assert_array_equal(second.vector, whole.vector)
     assert float(first.loss + second.loss) == pytest.approx(float(whole.loss), rel=1e-6)
 
 
 @pytest.mark.parametrize("stop", [0, 1])
-def test_flag_to_stop_comes_out(advance: step.Advance, stop: int) -> None:
+def test_flag_to_stop_comes_out(run_block: step.RunBlock, stop: int) -> None:
     """A worker that was told to stop is counted, and the block is made all the same."""
     given = block(stop=stop)
-    outcome = advance(tf.constant(start()), given)
-    assert float(outcome.stops) == stop
-    assert_made(outcome, given, STEPS)
+    result = run_block(tf.constant(start()), given)
+    assert float(result.stops) == stop
+    assert_made(result, given, STEPS)
 
 
-@pytest.mark.parametrize("make", [step.synchronous, lambda *given: step.averaging(given[0], given[1], 2, given[2])])
-def test_two_workers_with_the_same_part_do_as_one_alone(make: Callable[..., step.Advance]) -> None:
+@pytest.mark.parametrize("make", [step.synchronous, lambda *given: step.local_sgd(given[0], given[1], 2, given[2])])
+def test_two_workers_with_the_same_part_do_as_one_alone(make: Callable[..., step.RunBlock]) -> None:
     """Sums of twice the same over twice the size, and the mean of twice the same, change nothing but the loss."""
     given = block(stop=1, sizes=2 * SIZES)
-    outcome = make(tf.distribute.get_strategy(), PACKING, lambda vector: 2 * vector)(tf.constant(start()), given)
-    assert float(outcome.stops) == 2
-    assert_made(outcome._replace(loss=outcome.loss / 2), given, STEPS)
+    result = make(tf.distribute.get_strategy(), PACKING, lambda vector: 2 * vector)(tf.constant(start()), given)
+    assert float(result.stops) == 2
+    assert_made(result._replace(loss=result.loss / 2), given, STEPS)
 
 
 def test_worker_with_nothing_but_padding_keeps_its_parameters() -> None:
     """Where workers train alone, one without examples in a step does not move, nor divide by zero."""
     given = block()._replace(weights=np.zeros([STEPS, PART], np.float32))
-    outcome = averaged()(tf.constant(start()), given)
-    np.testing.assert_array_equal(outcome.vector, start())
-    assert float(outcome.loss) == 0
-
-
-def test_packing_is_undone_by_unpacking() -> None:
-    """Scalars, vectors, matrices and higher ranks come back by name, in their own shapes, and so does the vector."""
-    shapes: dict[str, tuple[int, ...]] = {"b": (3,), "W": (2, 3), "a": (), "kernel": (2, 3, 4, 5)}
-    random = np.random.default_rng(0)
-    params = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    packing = Packing.of(params)
-    vector = packing.pack({name: tf.constant(value) for name, value in params.items()})
-    found = packing.unpack(vector)
-    assert list(found) == sorted(shapes)
-    for name, value in params.items():
-        np.testing.assert_array_equal(found[name], value)
-        np.testing.assert_array_equal(packing.arrays(vector)[name], value, strict=True)
-    np.testing.assert_array_equal(packing.pack(found), vector)
-
-
-def test_packing_is_in_name_order_with_matrices_transposed() -> None:
-    """The vector's layout, written down: workers and checkpoints must agree on it."""
-    params = {"b": np.array([7, 8], np.float32), "W": np.array([[1, 2], [3, 4], [5, 6]], np.float32)}
-    assert Packing.of(params).pack(params).numpy().tolist() == [1, 3, 5, 2, 4, 6, 7, 8]
-
-
-def test_sum_of_one_worker_is_its_own() -> None:
-    """compile_sum() gives back the array, in its shape."""
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    np.testing.assert_array_equal(step.compile_sum(tf.distribute.get_strategy())(array), array)
+    result = alone()(tf.constant(start()), given)
+    np.testing.assert_array_equal(result.vector, start())
+    assert float(result.loss) == 0

@@ -32,7 +32,6 @@ from job.output.run_folder import RunFolder
 from job.report import report
 from job.supervisor.trainer import manifest
 from job.system import cpus
-from job.training import data
 from job.training.worker import Worker
 from tests.job import plain_sgd, processes
 
@@ -494,27 +493,6 @@ def test_worker_told_to_stop_leaves_at_the_end_of_a_block(tmp_path: Path, datase
     assert (caught.value.code, caught.value.message) == (Exit.TRY_AGAIN, "told to stop at step 18")
     assert alone.told[-1]["step"] == 14
     assert not (tmp_path / "models").exists()
-
-
-@pytest.mark.parametrize(("every", "shown"), [(0, []), (1, [1, 2]), (2, [2]), (5, [])])
-def test_accuracy_is_shown_as_often_as_asked(tmp_path: Path, dataset: Dataset, every: int, shown: list[int]) -> None:
-    """--evaluate-every counts epochs, and the last epoch's accuracy is the run's own."""
-    alone = Alone(tmp_path, dataset)
-    assert alone.train(evaluate_every=every) == 0
-    training = [fields for fields in alone.told if fields["phase"] == "training"]
-    assert [fields["epoch"] for fields in training if fields["accuracy"] is not None] == shown
-    assert alone.told[-1]["accuracy"] == 1.0
-
-
-def test_learning_rate_follows_its_schedule() -> None:
-    """Constant, or half a cosine from the learning rate at the run's first step to nothing after its last."""
-    plan = data.Plan(40, 1, 10, 1, 0, 0, epochs=2, log_every=4, checkpoint_every=0, sync_every=1)
-    cosine = [1 + np.cos(np.pi * step / 8) for step in range(8)]
-    for schedule, expected in (("constant", np.full(8, 2.0)), ("cosine", np.array(cosine))):
-        config = Config(schedule=schedule, learning_rate=2.0)
-        rates = np.concatenate([train.learning_rates(config, plan, first) for first in (0, 4)])
-        assert rates.dtype == np.float32
-        np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
 def test_progress_that_cannot_be_written_is_73(volume: Mount, prepared: Path) -> None:

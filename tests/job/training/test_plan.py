@@ -1,4 +1,4 @@
-"""Tests of which examples each worker takes, and of the stream that brings them."""
+"""Tests of which examples each worker trains on at each step, and where blocks end."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from job.dataset.rows import in_memory, load_dataset
-from job.training import data
-from job.training.data import Plan
+from job.config import Config
+from job.training import plan as plans
+from job.training.plan import Block, Plan
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     Steps = dict[int, list[int]]
 
 # Examples, global batch, workers.
@@ -39,19 +35,18 @@ ORDERS = [[5, 1, 7, 3, 4, 6, 8, 9, 2, 0], [0, 7, 9, 4, 1, 6, 8, 2, 5, 3]]
 BLOCKS = [(1, 1), (3, 1), (100, 1), (2, 3), (100, 2), (2, 100)]
 
 
-def plan(count: int, batch: int, workers: int = 1, **changes: Any) -> Plan:
-    """A plan of two epochs, of images of one byte where nothing else is asked for."""
-    values: dict[str, Any] = {"row_bytes": 1, "rank": 0, "seed": 5, "epochs": 2, "log_every": 100, "sync_every": 1}
-    values["checkpoint_every"] = 0
-    return Plan(count=count, batch_size=batch, workers=workers, **values | changes)
+def plan(count: int, batch: int, workers: int = 1, *, rank: int = 0, row_bytes: int = 1, **settings: Any) -> Plan:
+    """A plan of two epochs, by default with images of one byte and records far apart."""
+    defaults: dict[str, Any] = {"seed": 5, "epochs": 2, "log_every": 100}
+    return Plan(Config(batch_size=batch, **defaults | settings), count, row_bytes, workers, rank)
 
 
-def taken(chosen: Plan, first_step: int = 0) -> Steps:
-    """The examples that one worker trains on at each step of the run, padding left out."""
+def examples_of(chosen: Plan, first_step: int = 0) -> Steps:
+    """The examples that one worker trains on at each step of the run, without padding."""
     steps: Steps = {}
     blocks = zip(chosen.blocks(first_step), chosen.indices(first_step), strict=True)
     for (epoch, first, last), (indices, weights) in blocks:
-        assert indices.shape == weights.shape == (chosen.block_steps, chosen.part)
+        assert indices.shape == weights.shape == (chosen.block_steps, chosen.local_batch_size)
         assert indices.dtype == np.int64
         assert weights.dtype == np.float32
         assert set(np.unique(weights)) <= {0, 1}
@@ -64,14 +59,14 @@ def taken(chosen: Plan, first_step: int = 0) -> Steps:
 
 
 def together(chosen: Plan, first_step: int = 0) -> Steps:
-    """The examples that all workers train on at each step, one worker's after the other's."""
-    ranks = [taken(dataclasses.replace(chosen, rank=rank), first_step) for rank in range(chosen.workers)]
+    """The examples that all workers train on at each step, in the order of ranks."""
+    ranks = [examples_of(dataclasses.replace(chosen, rank=rank), first_step) for rank in range(chosen.workers)]
     assert all(steps.keys() == ranks[0].keys() for steps in ranks)
     return {step: [index for steps in ranks for index in steps[step]] for step in ranks[0]}
 
 
 def batches(count: int, batch: int, epochs: int) -> Steps:
-    """The global batches as the module's first lines define them."""
+    """The global batches as the docstring of plan.py defines them."""
     orders = [np.random.RandomState([5, epoch]).permutation(count) for epoch in range(epochs)]
     parts = [order[start : start + batch].tolist() for order in orders for start in range(0, count, batch)]
     return dict(enumerate(parts))
@@ -98,10 +93,9 @@ def test_global_batches_are_the_same_for_every_number_of_workers(
     ],
 )
 def test_blocks_end_where_a_checkpoint_is_due(every: int, sync_every: int, steps: list[int]) -> None:
-    """At each multiple of --checkpoint-every, at each epoch's end without, but never between two averages."""
+    """Every --checkpoint-every steps, by default after each epoch, but never between two averages."""
     chosen = plan(23, 3, 2, checkpoint_every=every, sync_every=sync_every, log_every=5)
-    moves = [(epoch * 8 + first, epoch * 8 + last) for epoch, first, last in chosen.blocks()]
-    assert [step for before, step in moves if chosen.checkpoint_is_due(before, step)] == steps
+    assert [chosen.step_after(block) for block in chosen.blocks() if chosen.checkpoint_is_due(block)] == steps
     assert together(chosen) == batches(23, 3, 2)
 
 
@@ -133,8 +127,8 @@ def test_run_taken_up_in_mid_epoch_goes_on_as_it_would_have(log_every: int, sync
     whole, ends = together(chosen), [(epoch, last) for epoch, _, last in chosen.blocks()]
     for first_step in range(chosen.steps + 1):
         assert together(chosen, first_step) == {step: whole[step] for step in whole if step >= first_step}
-        left = [(epoch, last) for epoch, _, last in chosen.blocks(first_step)]
-        assert left == ends[len(ends) - len(left) :]
+        ends_left = [(epoch, last) for epoch, _, last in chosen.blocks(first_step)]
+        assert ends_left == ends[len(ends) - len(ends_left) :]
 
 
 def test_order_is_frozen() -> None:
@@ -176,60 +170,39 @@ def test_blocks_are_bounded_in_memory(
     workers: int, log_every: int, sync_every: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block has room for as many steps as fit, unless averaging asks for more."""
-    monkeypatch.setattr(data, "BLOCK_BYTES", 5 * 64 * 100 + 99)
+    monkeypatch.setattr(plans, "BLOCK_BYTES", 5 * 64 * 100 + 99)
     chosen = plan(64 * 500, 64, workers, row_bytes=100, log_every=log_every, sync_every=sync_every)
     assert chosen.block_steps == steps
 
 
 def test_image_larger_than_a_block_is_still_a_step() -> None:
     """A block has at least one step, however large that is."""
-    assert plan(30, 3, row_bytes=data.BLOCK_BYTES).block_steps == 1
+    assert plan(30, 3, row_bytes=plans.BLOCK_BYTES).block_steps == 1
 
 
-@pytest.mark.parametrize("first_step", [0, 13])
-def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) -> None:
-    """Rows in memory and rows on disk give the same blocks, and they are the rows that the plan names."""
-    memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
-    assert memory.images is not None
-    assert disk.images is None
-    chosen = plan(600, 64, 3, rank=1, row_bytes=784, log_every=4)
-    seen = 0
-    streams = (data.training_blocks(rows, chosen, first_step).as_numpy_iterator() for rows in (memory, disk))
-    for one, other, (indices, weights) in zip(*streams, chosen.indices(first_step), strict=True):
-        for found in (one, other):
-            images, labels = memory.take(indices.reshape(-1))
-            shape = (chosen.block_steps, chosen.part)
-            assert [array.dtype for array in found] == [np.uint8, np.int32, np.float32]
-            np.testing.assert_array_equal(found[0], images.reshape(*shape, 28, 28))
-            np.testing.assert_array_equal(found[1], labels.reshape(shape))
-            np.testing.assert_array_equal(found[2], weights)
-        seen += 1
-    assert seen == len(list(chosen.blocks(first_step)))
+@pytest.mark.parametrize(("log_every", "ends"), [(4, [4, 8, 10]), (5, [5, 10]), (100, [10])])
+def test_records_are_due_every_log_every_steps_and_after_each_epoch(log_every: int, ends: list[int]) -> None:
+    """Blocks that memory or averaging makes shorter do not add records."""
+    for shorter in ({}, {"sync_every": 3, "workers": 2}, {"row_bytes": plans.BLOCK_BYTES}):
+        chosen = plan(30, 3, log_every=log_every, **shorter)
+        due = [block for block in chosen.blocks() if chosen.record_is_due(block)]
+        assert len(due) == 2 * len(ends)
+        assert [block.last >= end for block, end in zip(due, 2 * ends, strict=True)]
+        assert {block.epoch for block in due if block.last == 10} == {0, 1}
 
 
-@pytest.mark.parametrize(("count", "workers"), [(200, 1), (200, 2), (200, 3), (7, 3), (2, 5), (1, 1), (9, 4)])
-def test_evaluation_counts_every_example_once(count: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers' batches hold each row once, in order, with its own image and label, and are bounded in size."""
-    monkeypatch.setattr(data, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
-    images = np.arange(count * 4, dtype=np.int64).astype(np.uint8).reshape(count, 2, 2)
-    rows = in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
-    numbers: list[int] = []
-    for rank in range(workers):
-        for chosen, pictures, labels in data.evaluation_batches(rows, workers, rank).as_numpy_iterator():
-            assert 0 < len(chosen) <= 6
-            np.testing.assert_array_equal(pictures, images[chosen])
-            np.testing.assert_array_equal(labels, count - 1 - chosen)
-            numbers += chosen.tolist()
-    assert numbers == list(range(count))
+@pytest.mark.parametrize(("every", "epochs"), [(0, []), (1, [1, 2, 3]), (2, [2]), (3, [3]), (4, [])])
+def test_accuracy_is_due_every_evaluate_every_epochs_except_the_last(every: int, epochs: list[int]) -> None:
+    """The last epoch is followed by the run's own evaluation."""
+    chosen = plan(30, 3, epochs=4, log_every=4, evaluate_every=every)
+    assert [block.epoch + 1 for block in chosen.blocks() if chosen.accuracy_is_due(block)] == epochs
 
 
-def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
-    """Both sources give the same test examples."""
-
-    def whole(limit: int) -> list[NDArray[Any]]:
-        rows = load_dataset(prepared, "mnist", memory_limit=limit).test
-        parts = [batch for rank in range(3) for batch in data.evaluation_batches(rows, 3, rank).as_numpy_iterator()]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-    for one, other in zip(whole(1 << 30), whole(0), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_learning_rate_follows_its_schedule() -> None:
+    """Constant, or half a cosine from the learning rate at the first step of the run to 0 after its last."""
+    cosine = [1 + np.cos(np.pi * step / 8) for step in range(8)]
+    for schedule, expected in (("constant", np.full(8, 2.0)), ("cosine", np.array(cosine))):
+        chosen = plan(40, 10, schedule=schedule, learning_rate=2.0, log_every=4)
+        rates = np.concatenate([chosen.learning_rates(Block(epoch, 0, 4)) for epoch in (0, 1)])
+        assert rates.dtype == np.float32
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)

@@ -1,0 +1,67 @@
+"""Tests of the input pipeline: the rows that a plan names, from memory and from disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from job.config import Config
+from job.dataset.rows import in_memory, load_dataset
+from job.training import input as inputs
+from job.training.plan import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@pytest.mark.parametrize("first_step", [0, 13])
+def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) -> None:
+    """Rows in memory and rows on disk give the same blocks, and they are the rows that the plan names."""
+    memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
+    assert memory.images is not None
+    assert disk.images is None
+    plan = Plan(Config(batch_size=64, epochs=2, log_every=4), 600, 784, workers=3, rank=1)
+    count = 0
+    streams = (inputs.training_blocks(rows, plan, first_step).as_numpy_iterator() for rows in (memory, disk))
+    for one, other, (indices, weights) in zip(*streams, plan.indices(first_step), strict=True):
+        for stream in (one, other):
+            images, labels = memory.take(indices.reshape(-1))
+            shape = (plan.block_steps, plan.local_batch_size)
+            assert [array.dtype for array in stream] == [np.uint8, np.int32, np.float32]
+            np.testing.assert_array_equal(stream[0], images.reshape(*shape, 28, 28))
+            np.testing.assert_array_equal(stream[1], labels.reshape(shape))
+            np.testing.assert_array_equal(stream[2], weights)
+        count += 1
+    assert count == len(list(plan.blocks(first_step)))
+
+
+@pytest.mark.parametrize(("count", "workers"), [(200, 1), (200, 2), (200, 3), (7, 3), (2, 5), (1, 1), (9, 4)])
+def test_evaluation_counts_every_example_once(count: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' batches hold each row once, in order, with its own image and label, and are bounded in size."""
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
+    images = np.arange(count * 4, dtype=np.int64).astype(np.uint8).reshape(count, 2, 2)
+    rows = in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
+    numbers: list[int] = []
+    for rank in range(workers):
+        for chosen, pictures, labels in inputs.evaluation_batches(rows, workers, rank).as_numpy_iterator():
+            assert 0 < len(chosen) <= 6
+            np.testing.assert_array_equal(pictures, images[chosen])
+            np.testing.assert_array_equal(labels, count - 1 - chosen)
+            numbers += chosen.tolist()
+    assert numbers == list(range(count))
+
+
+def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
+    """Both sources give the same test examples."""
+
+    def whole(limit: int) -> list[NDArray[Any]]:
+        rows = load_dataset(prepared, "mnist", memory_limit=limit).test
+        parts = [batch for rank in range(3) for batch in inputs.evaluation_batches(rows, 3, rank).as_numpy_iterator()]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    for one, other in zip(whole(1 << 30), whole(0), strict=True):
+        np.testing.assert_array_equal(one, other)
