@@ -1,1 +1,3 @@
 """Distributed training of a small TensorFlow model: what runs in a pod, and locally."""
+
+__version__ = "0.1.0"

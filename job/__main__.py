@@ -1,22 +1,36 @@
-"""The command line: parses it and delegates."""
+"""The command line: a table of commands."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from job import config
+from job import __version__, config
 from job.errors import MEANINGS, Exit, JobError
 from job.system import process, termination
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
+
+
+Argument: TypeAlias = "tuple[tuple[str, ...], dict[str, Any]]"  # of ArgumentParser.add_argument()
+
+
+class Command(NamedTuple):
+    """A command: its line in the help, the settings that are its flags, its other arguments, and what runs it."""
+
+    help: str
+    settings: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    run: Callable[[argparse.Namespace], int | None]
 
 
 def main() -> int:
@@ -24,7 +38,7 @@ def main() -> int:
     process.end_with_parent()
     try:
         arguments = parser().parse_args()
-        code: int = arguments.run(arguments)
+        return COMMANDS[arguments.command].run(arguments) or 0
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         termination.write(error.code, error.reason, error.message, hint=error.hint)
@@ -32,129 +46,119 @@ def main() -> int:
     except KeyboardInterrupt:
         print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
         return Exit.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes an exit code and a sentence
-        import traceback  # noqa: PLC0415 - which no supervisor needs
-
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - any other exception becomes an exit code and a sentence, too
+        load("traceback").print_exc()
         message, hint = f"{type(error).__name__}: {error}", "please report it with the lines above"
         print(f"error: {message}; {hint}", file=sys.stderr)
         termination.write(Exit.BUG, "bug", message, hint=hint)
         return Exit.BUG
-    return code
 
 
 def parser() -> config.Parser:
-    """The parser of all commands; each leaves its function in `run`."""
-    top = config.Parser(prog="python -m job", description=__doc__, epilog=EXIT_CODES)
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
-
-    train = commands.add_parser("train", help="train a model and publish it", epilog=EXIT_CODES)
-    config.add_flags(train)
-    train.set_defaults(run=run_train)
-
-    data = commands.add_parser("data", help="get a dataset and prepare it")
-    config.add_flags(data, "data", "dataset")
-    data.add_argument("--from-idx", type=Path, metavar="FOLDER", help="prepare from four raw IDX files, plain or .gz")
-    data.set_defaults(run=run_data)
-
-    predict = commands.add_parser("predict", help="classify pictures with a published model")
-    predict.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="models/<run>, or latest")
-    predict.add_argument("--json", action="store_true", help="print JSON")
-    predict.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="an image file of any size")
-    predict.set_defaults(run=run_predict)
-
-    compare = commands.add_parser("compare", help="compare the published runs of an output folder")
-    compare.add_argument("output", type=Path, metavar="OUTPUT", help="the folder given to train as --output")
-    compare.add_argument("--json", action="store_true", help="print JSON")
-    compare.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
-    compare.set_defaults(run=run_compare)
-
-    promote = commands.add_parser("promote", help="move `latest` to a published run by hand, forwards or back")
-    promote.add_argument("name", metavar="RUN", help="a published run; neither its verdict nor its age matters")
-    promote.add_argument("--json", action="store_true", help="print JSON")
-    config.add_flags(promote, "output")
-    promote.set_defaults(run=run_promote)
-
-    prune = commands.add_parser("prune", help="remove old runs with their models, after saying which")
-    prune.add_argument("names", nargs="*", metavar="RUN", help="prune nothing but these (default: all that may go)")
-    config.add_flags(prune, "output")
-    config.add_prune_flags(prune)
-    prune.add_argument("--json", action="store_true", help="print JSON")
-    prune.set_defaults(run=run_prune)
+    """The parser of all commands; the command's name is in `command`."""
+    top = config.Parser(prog="python -m job", description="Train a model and use it.", epilog=EXIT_CODES)
+    top.add_argument("--version", action="version", version=f"mnist-job {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, epilog=EXIT_CODES)
+        config.add_flags(sub, *command.settings)
+        for names, options in command.arguments:
+            sub.add_argument(*names, **options)
+    config.add_prune_flags(commands.choices["prune"])
     return top
 
 
-def run_train(arguments: argparse.Namespace) -> int:
-    """Train: as one worker where there is a cluster around this process, else all workers here."""
-    # From here on, for a container's first process is not even ended by a signal that it does not handle. What is
-    # imported next takes a while, and then puts handlers of its own in its place.
+def load(module: str) -> Any:
+    """Import a module that only one command needs: importing all of them would double a supervisor's start."""
+    return importlib.import_module(module)
+
+
+def settings(arguments: argparse.Namespace) -> config.Config:
+    """The settings that the flags give."""
+    given = vars(arguments)
+    return config.Config(**{field: given[field] for field in config.Config.__dataclass_fields__ if field in given})
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train: as one worker if this process belongs to a cluster, else with all workers on this machine."""
+    # The first process of a container has to handle the signal, or nothing happens. The modules below take a while to
+    # import, and then install handlers of their own.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TRY_AGAIN))
-    from job import cluster  # noqa: PLC0415
-
-    given = {name: value for name, value in vars(arguments).items() if name != "run"}
-    settings = config.Config(**given)
-    member = cluster.identify(os.environ)
-    if member is None:
-        from job.local import workers as local  # noqa: PLC0415 - with its progress bar, which no worker has
-
-        return local.run(settings)
+    cluster = load("job.cluster").identify(os.environ)
+    chosen = settings(arguments)
+    if cluster is None:
+        return int(load("job.local.workers").run(chosen))
     for name in ("workers", "name"):
-        if name in given:
-            message = f"{config.flag(name)} cannot be given to a worker in a cluster, whose environment says it"
+        if name in arguments:
+            message = f"{config.flag(name)} cannot be used in a cluster, where the environment sets it"
             raise config.usage(message, "leave it out")
-    from job.supervisor import supervisor as supervise  # noqa: PLC0415
-
-    return supervise.supervise(settings, member)
+    return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
 
-def run_data(arguments: argparse.Namespace) -> int:
+def data(arguments: argparse.Namespace) -> None:
     """Prepare a dataset."""
-    from job.dataset import prepare  # noqa: PLC0415
-
-    given = {name: value for name, value in vars(arguments).items() if name in {"data", "dataset"}}
-    prepare.prepare(config.Config(**given), arguments.from_idx, print)
-    return 0
+    load("job.dataset.prepare").prepare(settings(arguments), arguments.from_idx, print)
 
 
-def run_predict(arguments: argparse.Namespace) -> int:
-    """Classify pictures."""
-    from job.predict import predict  # noqa: PLC0415
-
-    predict.run(arguments.model, arguments.pictures, as_json=arguments.json)
-    return 0
-
-
-def run_compare(arguments: argparse.Namespace) -> int:
-    """Compare published runs."""
-    from job.report import compare  # noqa: PLC0415
-
-    compare.run(arguments.output, as_json=arguments.json, html=arguments.html)
-    return 0
-
-
-def run_promote(arguments: argparse.Namespace) -> int:
+def promote(arguments: argparse.Namespace) -> None:
     """Move `latest`."""
-    from job.output.latest import move_latest  # noqa: PLC0415
-
-    before = move_latest(output_of(arguments), arguments.name)
+    before = load("job.output.latest").move_latest(settings(arguments).output, arguments.name)
     if arguments.json:
         print(json.dumps({"latest": arguments.name, "before": before}))
     else:
-        print(f"latest is {arguments.name}; it was {before or 'not there'}")
-    return 0
+        print(f"latest is {arguments.name}; " + (f"it was {before}" if before else "there was none before"))
 
 
-def run_prune(arguments: argparse.Namespace) -> int:
-    """Remove old runs."""
-    from job.output import prune  # noqa: PLC0415
-
-    prune.run(output_of(arguments), arguments)
-    return 0
+def argument(*names: str, **options: Any) -> Argument:
+    """The arguments of ArgumentParser.add_argument()."""
+    return names, options
 
 
-def output_of(arguments: argparse.Namespace) -> Path:
-    """The output folder that the flags name, or the default."""
-    return config.Config(**{name: value for name, value in vars(arguments).items() if name == "output"}).output
+JSON = argument("--json", action="store_true", help="print JSON")
+COMMANDS = {
+    "train": Command("train a model and publish it", config.FIELDS, (), train),
+    "data": Command(
+        "get a dataset and prepare it",
+        ("data", "dataset"),
+        (argument("--from-idx", type=Path, metavar="FOLDER", help="prepare from four raw IDX files, plain or .gz"),),
+        data,
+    ),
+    "predict": Command(
+        "classify pictures with a published model",
+        (),
+        (
+            argument("--model", type=Path, required=True, metavar="FOLDER", help="models/<run>, or latest"),
+            JSON,
+            argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="an image file of any size"),
+        ),
+        lambda given: load("job.predict.predict").run(given.model, given.pictures, as_json=given.json),
+    ),
+    "compare": Command(
+        "compare the published runs of an output folder",
+        (),
+        (
+            argument("output", type=Path, metavar="OUTPUT", help="the folder given to train as --output"),
+            JSON,
+            argument("--html", type=Path, metavar="FILE", help="also write one self-contained page"),
+        ),
+        lambda given: load("job.report.compare").run(given.output, as_json=given.json, html=given.html),
+    ),
+    "promote": Command(
+        "move `latest` to a published run by hand, forwards or back",
+        ("output",),
+        (argument("name", metavar="RUN", help="a published run; neither its verdict nor its age matters"), JSON),
+        promote,
+    ),
+    "prune": Command(
+        "list and remove old runs and their models",
+        ("output",),
+        (
+            argument("names", nargs="*", metavar="RUN", help="prune only these (default: all that may go)"),
+            JSON,
+        ),
+        lambda given: load("job.output.prune").run(settings(given).output, given),
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who am I, and who are my peers: a worker's identity, read from its environment."""
+"""A worker's identity and its peers, read from its environment."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LOCAL_UID = "local"
 class Cluster:
     """One worker's view of the workers that train a run together.
 
-    run and job_uid name the run; rank is this worker's place, 0 to workers - 1, and rank 0 is the chief.
-    tensorflow and supervisors hold each rank's host:port of TensorFlow's server and of the supervisor; TensorFlow's
-    port is 0 where a free one is to be chosen at each gathering.
+    run and job_uid identify the run. rank is this worker's number, 0 to workers - 1; rank 0 is the chief. tensorflow
+    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor. If TensorFlow's port is 0, a
+    free one is chosen in each round.
     """
 
     run: str
@@ -40,7 +40,7 @@ class Cluster:
         return len(self.tensorflow)
 
     def environment(self) -> dict[str, str]:
-        """The environment from which identify() makes this Cluster again."""
+        """The environment that identify() turns into this Cluster."""
         return {
             "RUN": self.run,
             "JOB_UID": self.job_uid,
@@ -50,20 +50,20 @@ class Cluster:
         }
 
     def tf_config(self) -> str:
-        """The TF_CONFIG from which TensorFlow's multi-worker strategies learn the same."""
+        """The same for TensorFlow's multi-worker strategies, as TF_CONFIG."""
         return json.dumps(
             {"cluster": {"worker": list(self.tensorflow)}, "task": {"type": "worker", "index": self.rank}}
         )
 
 
 def identify(environ: Mapping[str, str]) -> Cluster | None:
-    """The identity that an environment gives: by PEERS, TF_CONFIG or an Indexed Job's variables, in this order.
+    """The identity in an environment: from PEERS, TF_CONFIG or an Indexed Job's variables, in this order.
 
     Returns:
-        None where there is no cluster around this process.
+        None if this process belongs to no cluster.
 
     Raises:
-        JobError: 64, naming the variable that is missing or wrong.
+        JobError: 64, the message names the variable that is missing or wrong.
     """
     if "PEERS" in environ:
         return _from_peers(environ)
@@ -99,17 +99,17 @@ def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
     except (KeyError, TypeError, AttributeError):
         raise _tf_config_error(f"lacks `cluster`, or `task` with `type` and `index`: {text!r}") from None
     others = sorted(set(cluster) - {"chief", "worker"})
-    if others or kind not in ("chief", "worker"):  # not a set: a list is no member of one, and raises
-        raise _tf_config_error(f"has the role {(others or [kind])[0]!r}, and only chief and worker can train")
+    if others or kind not in ("chief", "worker"):  # a tuple: looking up a list in a set raises TypeError
+        raise _tf_config_error(f"has the role {(others or [kind])[0]!r}; only chief and worker can train")
     if type(index) is not int or not 0 <= index < len(chiefs if kind == "chief" else workers):
         raise _tf_config_error(f"has the task {kind} {index!r}, which its cluster does not list")
     if len(chiefs) > 1:
-        raise _tf_config_error(f"lists {len(chiefs)} chiefs, and there is one at most")
+        raise _tf_config_error(f"lists {len(chiefs)} chiefs; only one is allowed")
     tensorflow = _addresses("TF_CONFIG", chiefs + workers)
     run = _value(environ, "RUN")
     check_name(run, len(tensorflow), "RUN")
     hosts = [address.rpartition(":")[0] for address in tensorflow]
-    # The tasks of one host have ports of their own, in the order of their ranks.
+    # The supervisors of one host's tasks have different ports, in the order of their ranks.
     supervisors = tuple(f"{host}:{SUPERVISOR_PORT + hosts[:rank].count(host)}" for rank, host in enumerate(hosts))
     rank = index + len(chiefs) if kind == "worker" else 0
     return Cluster(run, environ.get("JOB_UID") or run, rank, tensorflow, supervisors)
@@ -141,7 +141,7 @@ def _indexed(environ: Mapping[str, str]) -> tuple[str, int, int]:
 def _value(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "")
     if not value:
-        raise usage(f"{name} is not set, and a worker in a cluster needs it")
+        raise usage(f"{name} is not set; a worker in a cluster needs it")
     return value
 
 
@@ -153,19 +153,19 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
 
 
 def _addresses(variable: str, addresses: list[Any], least_port: int = 1) -> tuple[str, ...]:
-    """Host:port of each rank; TensorFlow hangs on a cluster that names one twice. Port 0 is a free one each time."""
+    """Check each rank's host:port. TensorFlow hangs if two are the same; port 0 means a free one, and may repeat."""
     for address in addresses:
         if not is_address(address, least_port):
             raise usage(f"{variable} has the address {address!r}, which is not host:port")
         if addresses.count(address) > 1 and not address.endswith(":0"):
-            raise usage(f"{variable} names {address} twice")
+            raise usage(f"{variable} lists {address} twice")
     return tuple(addresses)
 
 
 def is_address(text: Any, least_port: int = 1) -> bool:
-    """Whether a value is host:port with a port that there can be."""
-    found = re.fullmatch(r".+:([0-9]{1,5})", text) if isinstance(text, str) else None
-    return found is not None and least_port <= int(found[1]) < 2**16
+    """Whether a value is host:port with a valid port."""
+    match = re.fullmatch(r".+:([0-9]{1,5})", text) if isinstance(text, str) else None
+    return match is not None and least_port <= int(match[1]) < 2**16
 
 
 def _tf_config_error(problem: str) -> JobError:

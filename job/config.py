@@ -1,9 +1,10 @@
-"""Every setting of a run: one line each, checked on construction, and the command line made of them."""
+"""Every setting of a run, one line each: checked on construction, and turned into command-line flags."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ NAME_LIMIT = 62
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DATASET = re.compile(r"[a-z][a-z0-9_]*")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-LONGEST_D = 36_500  # Kubernetes counts a Job's deadline in nanoseconds, in 64 bits: it could be 292 years
+MAX_DAYS = 36_500  # Kubernetes counts a Job's deadline in nanoseconds, in 64 bits, which hold 292 years
 
 
 def setting(
@@ -34,7 +35,7 @@ def setting(
     above: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A field of Config with its one line of documentation and its bounds."""
+    """A field of Config, with its line of help and its bounds."""
     bounds = {"text": text, "at_least": at_least, "at_most": at_most, "above": above, "choices": choices}
     return dataclasses.field(default=default, metadata=bounds)
 
@@ -44,7 +45,7 @@ class Config:
     """The settings of one training run, the same on every worker.
 
     Raises:
-        JobError: 64, when a value is out of its bounds; the sentence names the flag, the bound and the value.
+        JobError: 64, a value is out of its bounds; the message names the flag, the bound and the value.
     """
 
     epochs: int = setting(10, "passes over the training set", at_least=1, at_most=1_000_000)
@@ -52,18 +53,18 @@ class Config:
     learning_rate: float = setting(1.25, "step length at the start of the schedule", above=0)
     schedule: str = setting("cosine", "how the learning rate changes over the run", choices=("cosine", "constant"))
     seed: int = setting(0, "seed of the initial parameters and of the order of examples", at_least=0, at_most=2**32 - 1)
-    dataset: str = setting("mnist", "name of the dataset, as TensorFlow Datasets knows it")
+    dataset: str = setting("mnist", "name of the dataset in TensorFlow Datasets")
     data: Path = setting(Path("data"), "folder of prepared datasets")
     output: Path = setting(Path("output"), "folder for runs, models and `latest`")
     name: str = setting("", "name of the run (default: <dataset>-<UTC time>)")
     workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
     sync_every: int = setting(
-        1, "steps between synchronisations; above 1 parameters are averaged (local SGD)", at_least=1
+        1, "steps between synchronisations; above 1, parameters are averaged (local SGD)", at_least=1
     )
     evaluate_every: int = setting(1, "epochs between evaluations for display; 0: only at the end", at_least=0)
     log_every: int = setting(200, "steps between progress records", at_least=1)
     checkpoint_every: int = setting(0, "steps between checkpoints; 0: one at the end of each epoch", at_least=0)
-    continue_: bool = setting(False, "take up a run of this name that another Job began")
+    continue_: bool = setting(False, "continue a run of this name that another Job started")
     join_timeout: int = setting(900, "seconds to wait for the other workers", at_least=1, at_most=86_400)
     stall_timeout: int = setting(
         120, "seconds without a step after which a trainer is replaced", at_least=5, at_most=86_400
@@ -72,10 +73,10 @@ class Config:
     promote: str = setting(
         "unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never")
     )
-    device: str = setting("cpu", "what trains: one CPU replica or one GPU a worker", choices=("cpu", "gpu"))
+    device: str = setting("cpu", "device of each worker: its CPUs or one GPU", choices=("cpu", "gpu"))
     threads: int = setting(
         0,
-        "CPU threads that share a product; 0: up to the container's CPU limit, by the batch",
+        "CPU threads of a training step; 0: chosen from the batch size and the CPU limit",
         at_least=0,
         at_most=1024,
     )
@@ -89,8 +90,11 @@ class Config:
             check_name(self.name, self.workers)
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Config))
+
+
 def flag(field_name: str) -> str:
-    """The command-line flag of a field; one that would be a keyword of Python's has an underscore at its end."""
+    """The command-line flag of a field. A field whose name would be a Python keyword ends with an underscore."""
     return "--" + field_name.rstrip("_").replace("_", "-")
 
 
@@ -100,27 +104,33 @@ def usage(message: str, hint: str = "") -> JobError:
 
 
 def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") -> None:
-    """Refuse a name that, with a suffix, could not name a Job of that many pods, or that could leave its folder."""
+    """Check that a name, with a suffix, can name a Job of that many pods, and a folder.
+
+    Raises:
+        JobError: 64.
+    """
     limit = NAME_LIMIT - len(suffix) - len(str(workers - 1))
     if not NAME.fullmatch(name):
         form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
         raise usage(f"{what} must be {form}, not {name!r}")
     if name == "latest":
-        raise usage(f"{what} cannot be 'latest', which is the newest good model's", "use another name")
+        raise usage(f"{what} cannot be 'latest', the name of the link to the newest good model", "use another name")
     if len(name) > limit:
         raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
 
 
-def seconds(flag_name: str, text: str) -> int:
-    """The value of a flag, a duration as 90, 90s, 30m, 6h or 7d, in seconds.
+def parse_duration(flag_name: str, text: str) -> int:
+    """The seconds in a flag's value such as 90, 90s, 30m, 6h or 7d.
 
     Raises:
         JobError: 64.
     """
-    found = re.fullmatch(r"([0-9]{1,10})([smhd]?)", text)
-    value = int(found[1]) * SECONDS[found[2]] if found else 0
-    if not 0 < value <= LONGEST_D * SECONDS["d"]:
-        raise usage(f"{flag_name} must be seconds, or as 30m, 6h or 7d, and at most {LONGEST_D}d, not {text!r}")
+    match = re.fullmatch(r"([0-9]{1,10})([smhd]?)", text)
+    value = int(match[1]) * SECONDS[match[2]] if match else 0
+    if not 0 < value <= MAX_DAYS * SECONDS["d"]:
+        raise usage(
+            f"{flag_name} must be seconds or a duration such as 30m, 6h or 7d, at most {MAX_DAYS}d, not {text!r}"
+        )
     return value
 
 
@@ -139,56 +149,45 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a JobError, so that usage errors look like all others."""
+    """An argument parser that raises its errors as JobError, so that they look like all others."""
 
     def __init__(self, **options: Any) -> None:
-        # A flag cut short would mean another one as soon as there is a second that begins so.
+        # Abbreviations become ambiguous when a flag with the same prefix is added.
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong with the command line."""
+        """Raise the error."""
         raise usage(message[0].lower() + message[1:], f"see `{self.prog} --help`")
 
 
 def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add a flag for the named fields of Config, or for every one; absent flags leave no attribute."""
+    """Add a flag for each of these fields of Config; a flag that is not given leaves no attribute."""
     types = {"int": int, "float": float, "str": str, "Path": Path}
     for field in dataclasses.fields(Config):
-        if names and field.name not in names:
+        if field.name not in names:
             continue
+        text, choices = field.metadata["text"], field.metadata["choices"]
+        add = functools.partial(parser.add_argument, flag(field.name), dest=field.name, default=argparse.SUPPRESS)
         if field.type == "bool":
-            parser.add_argument(
-                flag(field.name),
-                dest=field.name,
-                action="store_true",
-                default=argparse.SUPPRESS,
-                help=field.metadata["text"],
-            )
+            add(action="store_true", help=text)
             continue
         kind = types[str(field.type)]
+        metavar = "{" + ",".join(choices) + "}" if choices else kind.__name__.upper()
         default = "" if field.default == "" else f" (default: {field.default})"
-        parser.add_argument(
-            flag(field.name),
-            type=kind,
-            default=argparse.SUPPRESS,
-            metavar="{" + ",".join(field.metadata["choices"]) + "}"
-            if field.metadata["choices"]
-            else kind.__name__.upper(),
-            help=field.metadata["text"] + default,
-        )
+        add(type=kind, metavar=metavar, help=text + default)
 
 
 def add_prune_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `prune` that the launcher's takes too."""
+    """Add the flags of `prune` that the launcher has as well."""
     add = parser.add_argument
-    add("--keep", type=int, required=True, metavar="N", help="the newest N models stay, and all that began since")
-    add("--older-than", metavar="TIME", help="as 12h or 30d: what began within it stays, older runs without a model go")
-    add("--dry-run", action="store_true", help="say what would be pruned, and prune nothing")
-    add("--yes", action="store_true", help="do not ask")
+    add("--keep", type=int, required=True, metavar="N", help="keep the newest N models, and all runs started since")
+    add("--older-than", metavar="TIME", help="keep runs started within this time, such as 12h or 30d")
+    add("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    add("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def settings_to_match(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """What must match for a run to be taken up again: the data, and what decides the parameters.
+    """What must match when a run is resumed: the data, and the settings that determine the parameters.
 
     Args:
         config: the run's settings.
@@ -216,18 +215,18 @@ def settings_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> s
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """The Config of a command line of flags alone.
+    """The Config of a command line that consists of flags.
 
     Raises:
-        JobError: 64, naming what is wrong.
+        JobError: 64, the message names the error.
     """
     parser = Parser(prog="python -m job train")
-    add_flags(parser)
+    add_flags(parser, *FIELDS)
     return Config(**vars(parser.parse_args(arguments)))
 
 
 def argv(config: Config) -> list[str]:
-    """The command line that makes this Config again: only what differs from the defaults."""
+    """The flags that parse() turns into this Config: those that differ from the defaults."""
     values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
     return [
         flag(field.name) if value is True else f"{flag(field.name)}={value}"

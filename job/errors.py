@@ -1,4 +1,4 @@
-"""Exit codes, what each means, and the error that carries one to the edge of the process."""
+"""Exit codes, the meaning of each, and the exception that carries one to the end of the process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes of a worker; 64 to 78 are those of BSD's sysexits.h where one fits."""
+    """Exit codes of a worker; 64 to 78 follow BSD's sysexits.h where it has a fitting one."""
 
     OK = 0
     USAGE = 64
@@ -19,36 +19,36 @@ class Exit(IntEnum):
     TRY_AGAIN = 75
     NOT_FINITE = 76
     SETTINGS = 78
-    INTERRUPTED = 130  # local.py's alone; a worker that is told to stop exits TRY_AGAIN
+    INTERRUPTED = 130  # local mode only; a worker that receives SIGTERM exits TRY_AGAIN
 
 
 MEANINGS: dict[Exit, str] = {
-    Exit.OK: "published, or found published and accepted",
+    Exit.OK: "published, or already published and accepted",
     Exit.USAGE: "a flag, an environment value or TF_CONFIG is wrong, or the run's name is taken",
-    Exit.DATA_DAMAGED: "the dataset is damaged, or not the one the run began with",
-    Exit.DATA_MISSING: "there is no dataset at the path given",
-    Exit.REJECTED: "published, but rejected: 'latest' was not moved",
+    Exit.DATA_DAMAGED: "the dataset is damaged, or not the one that the run started with",
+    Exit.DATA_MISSING: "no dataset at the given path",
+    Exit.REJECTED: "published, but rejected: 'latest' did not move",
     Exit.BUG: "an uncaught exception: a bug",
-    Exit.OUT_OF_MEMORY: "out of memory: the container's, the machine's or the GPU's",
+    Exit.OUT_OF_MEMORY: "out of memory, in the container, the machine or the GPU",
     Exit.OUTPUT: "the output folder cannot be written",
-    Exit.TRY_AGAIN: "stopped before the end; the same command may succeed when run again",
+    Exit.TRY_AGAIN: "stopped early; running the same command again may succeed",
     Exit.NOT_FINITE: "the loss was not finite",
-    Exit.SETTINGS: "the run was begun with other settings, or none of its checkpoints is sound",
+    Exit.SETTINGS: "the run was started with other settings, or all of its checkpoints are damaged",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
-PUBLISHED = {Exit.OK, Exit.REJECTED}  # what rank 0 ends with once its model is there
+PUBLISHED = {Exit.OK, Exit.REJECTED}  # rank 0's codes once its model is published
 
 
 class JobError(Exception):
-    """A failure that a user can meet: what is wrong, what to do, and the exit code.
+    """An error for the user: what is wrong, what to do, and the exit code.
 
     Args:
-        code: the exit code of the process that meets it.
-        reason: a short fixed word in kebab case; tools key on it.
-        message: one sentence that names the value that is wrong.
-        hint: one sentence that says what to do next; empty when message says it.
+        code: the exit code of the process.
+        reason: a short fixed identifier in kebab case; tools key on it.
+        message: one sentence that names the wrong value.
+        hint: one sentence that says what to do next; empty if the message says it.
     """
 
     def __init__(self, code: Exit, reason: str, message: str, hint: str = "") -> None:

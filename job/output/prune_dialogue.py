@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from job.config import seconds, usage
+from job.config import parse_duration, usage
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,7 @@ def check_prune_flags(arguments: argparse.Namespace, *, as_json: bool) -> int:
         reason = "JSON output leaves no place for the question" if as_json else "standard input is not a terminal"
         message = f"prune asks before it removes anything, and {reason}"
         raise usage(message, "--dry-run shows what would be pruned, --yes prunes it")
-    return seconds("--older-than", arguments.older_than) if arguments.older_than else 0
+    return parse_duration("--older-than", arguments.older_than) if arguments.older_than else 0
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from job.config import seconds, usage
+from job.config import parse_duration, usage
 from k8s.api.errors import LauncherError
 from k8s.state.names import INDEX_LABEL, UID_LABEL, pods_of, rank_of
 from k8s.state.pods import created, started
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         pattern = re.compile(arguments.grep or "")
     except re.error as error:
         raise usage(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
-    since = int(time.time()) - seconds("--since", arguments.since) if arguments.since else 0
+    since = int(time.time()) - parse_duration("--since", arguments.since) if arguments.since else 0
     cluster = connect()
     job = job_of(cluster, arguments.name)
     workers = Run(job).workers

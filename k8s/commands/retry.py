@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         cpu=arguments.cpu,
         memory=arguments.memory,
         queue=arguments.queue,
-        deadline_s=config.seconds("--deadline", arguments.deadline) if arguments.deadline else None,
+        deadline_s=config.parse_duration("--deadline", arguments.deadline) if arguments.deadline else None,
         arguments=arguments.training,
     )
     cluster = connect()

@@ -101,7 +101,7 @@ def read(arguments: argparse.Namespace, now: datetime) -> Submission:
         memory=arguments.memory,
         gpus=arguments.gpus,
         queue=arguments.queue,
-        deadline_s=config.seconds("--deadline", arguments.deadline) if arguments.deadline else None,
+        deadline_s=config.parse_duration("--deadline", arguments.deadline) if arguments.deadline else None,
         claim=arguments.claim,
         data=arguments.data,
         arguments=arguments.training,

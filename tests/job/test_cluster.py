@@ -1,4 +1,4 @@
-"""Who a worker is, from every environment that can say it, and from those that say it wrongly."""
+"""A worker's identity from each kind of environment, and the errors of a wrong one."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def tf_config(kind: Any = "worker", index: Any = 0, **cluster: Any) -> dict[str,
 
 
 def refusal(environ: dict[str, str]) -> str:
-    """The sentence with which an environment is refused, always by 64."""
+    """The message with which an environment is refused. The code is always 64."""
     with pytest.raises(JobError) as caught:
         identify(environ)
     assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "usage")
     return str(caught.value)
 
 
-def test_no_variable_is_no_cluster() -> None:
-    """Without PEERS, TF_CONFIG and JOB_COMPLETION_INDEX there is none, whatever else is set."""
+def test_an_environment_without_a_cluster() -> None:
+    """Without PEERS, TF_CONFIG and JOB_COMPLETION_INDEX the process belongs to none, whatever else is set."""
     assert identify({}) is None
     assert identify({"RUN": "r", "JOB_UID": "u", "WORKERS": "2", "SERVICE": "s"}) is None
 
 
-def test_the_first_variable_that_is_there_decides() -> None:
-    """PEERS comes before TF_CONFIG, and TF_CONFIG before the Indexed Job's."""
+def test_peers_take_precedence_over_tf_config_over_the_indexed_job() -> None:
+    """The first variable that is set decides."""
     by_tf_config = tf_config(worker=["c:5"])
     assert identify(INDEXED) == BY_INDEX
     assert identify(INDEXED | by_tf_config) == Cluster("r", "u", 0, ("c:5",), ("c:9100",))
@@ -49,21 +49,21 @@ def test_the_first_variable_that_is_there_decides() -> None:
     [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)],
 )
 def test_the_chief_is_rank_0_and_the_workers_follow(kind: str, index: int, rank: int) -> None:
-    """Ranks are the chief's and then the workers'; JOB_UID is the run's name where it is not set."""
-    found = identify(tf_config(kind, index, chief=["c:1"], worker=["w:2", "x:3"]))
-    assert found == Cluster("r", "r", rank, ("c:1", "w:2", "x:3"), ("c:9100", "w:9100", "x:9100"))
+    """JOB_UID defaults to the run's name."""
+    identity = identify(tf_config(kind, index, chief=["c:1"], worker=["w:2", "x:3"]))
+    assert identity == Cluster("r", "r", rank, ("c:1", "w:2", "x:3"), ("c:9100", "w:9100", "x:9100"))
 
 
-def test_the_tasks_of_one_host_have_supervisors_on_ports_of_their_own() -> None:
-    """Counted from 9100 in the order of their ranks, so that every one of them finds the same."""
-    found = identify(tf_config("worker", 2, chief=["h:1"], worker=["h:2", "i:1", "h:3", "i:2"]))
-    assert found == Cluster(
+def test_tasks_on_one_host_have_supervisors_on_different_ports() -> None:
+    """Counted from 9100 in the order of their ranks, so that every worker computes the same."""
+    identity = identify(tf_config("worker", 2, chief=["h:1"], worker=["h:2", "i:1", "h:3", "i:2"]))
+    assert identity == Cluster(
         "r", "r", 3, ("h:1", "h:2", "i:1", "h:3", "i:2"), ("h:9100", "h:9101", "i:9100", "h:9102", "i:9101")
     )
 
 
 def test_an_ipv6_address_keeps_its_brackets() -> None:
-    """The port is what stands behind the last colon."""
+    """The port follows the last colon."""
     assert identify(tf_config(worker=["[::1]:5"])) == Cluster("r", "r", 0, ("[::1]:5",), ("[::1]:9100",))
 
 
@@ -88,21 +88,21 @@ def test_an_ipv6_address_keeps_its_brackets() -> None:
         ('{"cluster": {"worker": 1}, "task": {"type": "worker", "index": 0}}', None),
     ],
 )
-def test_a_tf_config_without_its_form_is_refused(text: str, problem: str | None) -> None:
-    """A TF_CONFIG that is there but empty or incomplete is an error that shows the form, never a one-worker run."""
+def test_an_incomplete_tf_config_is_refused(text: str, problem: str | None) -> None:
+    """It is an error that shows the form, never a run of one worker."""
     problem = problem or f"lacks `cluster`, or `task` with `type` and `index`: {text!r}"
     assert refusal({"RUN": "r", "TF_CONFIG": text}) == f"TF_CONFIG {problem}{REMEDY}"
 
 
 @pytest.mark.parametrize("index", [2, -1, 0.0, 1.5, "0", None, True, False, [0], {}])
 def test_a_task_that_the_cluster_does_not_list_is_refused(index: Any) -> None:
-    """An index is a whole number from 0 to the last worker's, and a boolean is none."""
+    """An index is a whole number from 0 to the last worker's; a boolean is not one."""
     sentence = f"TF_CONFIG has the task worker {index!r}, which its cluster does not list{REMEDY}"
     assert refusal(tf_config("worker", index, worker=["a:1", "b:2"])) == sentence
 
 
 def test_a_role_without_hosts_has_no_tasks() -> None:
-    """A chief must be listed to be one, and so must a worker."""
+    """A chief and a worker must be listed in the cluster."""
     for kind, other in (("chief", "worker"), ("worker", "chief")):
         sentence = f"TF_CONFIG has the task {kind} 0, which its cluster does not list{REMEDY}"
         assert refusal(tf_config(kind, 0, **{other: ["a:1"]})) == sentence
@@ -120,21 +120,21 @@ def test_a_role_without_hosts_has_no_tasks() -> None:
     ],
 )
 def test_another_role_is_refused(kind: Any, more: dict[str, Any], role: Any) -> None:
-    """Parameter servers and evaluators are named, as a task or as a part of the cluster."""
-    sentence = f"TF_CONFIG has the role {role!r}, and only chief and worker can train{REMEDY}"
+    """Parameter servers and evaluators, as the task or as a part of the cluster."""
+    sentence = f"TF_CONFIG has the role {role!r}; only chief and worker can train{REMEDY}"
     assert refusal(tf_config(kind, 0, worker=["a:1"], **more)) == sentence
 
 
 def test_two_chiefs_are_refused() -> None:
-    """There is one rank 0."""
-    sentence = f"TF_CONFIG lists 2 chiefs, and there is one at most{REMEDY}"
+    """There is only one rank 0."""
+    sentence = f"TF_CONFIG lists 2 chiefs; only one is allowed{REMEDY}"
     assert refusal(tf_config(chief=["a:1", "b:2"], worker=["c:3"])) == sentence
 
 
 @pytest.mark.parametrize("cluster", [{"worker": ["a:1", "b:2", "a:1"]}, {"chief": ["a:1"], "worker": ["a:1"]}])
-def test_a_host_that_is_named_twice_is_refused(cluster: dict[str, Any]) -> None:
-    """TensorFlow would wait for ever for the second one."""
-    assert refusal(tf_config(**cluster)) == "TF_CONFIG names a:1 twice"
+def test_an_address_that_is_listed_twice_is_refused(cluster: dict[str, Any]) -> None:
+    """TensorFlow would wait forever for the second one."""
+    assert refusal(tf_config(**cluster)) == "TF_CONFIG lists a:1 twice"
 
 
 @pytest.mark.parametrize(
@@ -142,26 +142,26 @@ def test_a_host_that_is_named_twice_is_refused(cluster: dict[str, Any]) -> None:
     ["", "a", ":1", "a:", "a:x", "a:0", "a:65536", "a:-1", "a:" + "1" * 5000, "a:\u0661", None, 1, ["a:1"], {}],
 )
 def test_an_address_that_is_not_host_and_port_is_refused(address: Any) -> None:
-    """What stands in the list is shown as it is."""
+    """The message shows the value from the list."""
     assert refusal(tf_config(worker=[address])) == f"TF_CONFIG has the address {address!r}, which is not host:port"
 
 
 def test_a_tf_config_needs_the_name_of_the_run() -> None:
-    """RUN is asked for, and held to the rules of names."""
+    """RUN is required, and must be a valid name."""
     environ = tf_config(worker=["a:1"])
-    assert refusal(environ | {"RUN": ""}) == "RUN is not set, and a worker in a cluster needs it"
+    assert refusal(environ | {"RUN": ""}) == "RUN is not set; a worker in a cluster needs it"
     del environ["RUN"]
-    assert refusal(environ) == "RUN is not set, and a worker in a cluster needs it"
+    assert refusal(environ) == "RUN is not set; a worker in a cluster needs it"
     form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
     assert refusal(environ | {"RUN": "../r"}) == f"RUN must be {form}, not '../r'"
 
 
 @pytest.mark.parametrize("variable", sorted(INDEXED))
 def test_an_indexed_job_needs_every_variable(variable: str) -> None:
-    """A variable that is empty is one that is not set."""
+    """An empty variable counts as not set."""
     if variable != "JOB_COMPLETION_INDEX":
         assert refusal({k: v for k, v in INDEXED.items() if k != variable}).startswith(f"{variable} is not set")
-    assert refusal(INDEXED | {variable: ""}) == f"{variable} is not set, and a worker in a cluster needs it"
+    assert refusal(INDEXED | {variable: ""}) == f"{variable} is not set; a worker in a cluster needs it"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_an_indexed_job_needs_every_variable(variable: str) -> None:
     ],
 )
 def test_an_indexed_jobs_numbers_are_checked(variable: str, value: str, sentence: str) -> None:
-    """The sentence names the variable, the bound and the value."""
+    """The message names the variable, the bound and the value."""
     assert refusal(INDEXED | {variable: value}) == sentence
 
 
@@ -188,15 +188,15 @@ def test_an_indexed_jobs_numbers_are_checked(variable: str, value: str, sentence
         ('["a:1", "b:2"]', 'PEERS must be JSON [[host:port, host:port], ...], not \'["a:1", "b:2"]\''),
         ("[]", "PEERS must list 2 workers as WORKERS says, not 0"),
         ('[["a:1", "a:3"]]', "PEERS must list 2 workers as WORKERS says, not 1"),
-        ('[["a:1", "a:3"], ["a:1", "b:4"]]', "PEERS names a:1 twice"),
-        ('[["a:0", "a:3"], ["a:0", "a:3"]]', "PEERS names a:3 twice"),
+        ('[["a:1", "a:3"], ["a:1", "b:4"]]', "PEERS lists a:1 twice"),
+        ('[["a:0", "a:3"], ["a:0", "a:3"]]', "PEERS lists a:3 twice"),
         ('[["a:1", "a:3"], ["b:2", "b"]]', "PEERS has the address 'b', which is not host:port"),
         ('[["a:1", "a:3"], ["b:2", "b:0"]]', "PEERS has the address 'b:0', which is not host:port"),
         ('[["a:1", "a:3"], ["b", "b:4"]]', "PEERS has the address 'b', which is not host:port"),
     ],
 )
 def test_wrong_peers_are_refused(peers: str, sentence: str) -> None:
-    """Their form, their number and both addresses of each are checked."""
+    """Their form, their number and both addresses of each peer are checked."""
     assert refusal(INDEXED | {"PEERS": peers}) == sentence
 
 
@@ -209,13 +209,13 @@ def test_wrong_peers_are_refused(peers: str, sentence: str) -> None:
         Cluster("free-ports", "local", 1, ("a:0", "a:0"), ("a:3", "a:4")),
     ],
 )
-def test_the_environment_of_a_worker_makes_it_again(cluster: Cluster) -> None:
-    """What local.py and the supervisor hand down is read back as the same worker."""
+def test_environment_is_the_inverse_of_identify(cluster: Cluster) -> None:
+    """A child process of local mode or of the supervisor has the same identity."""
     assert identify(cluster.environment()) == cluster
 
 
-def test_tensorflow_is_told_the_same() -> None:
-    """Its TF_CONFIG lists all ranks as workers in their order, so that rank 0 is its chief too."""
+def test_tensorflow_gets_the_same_identity() -> None:
+    """TF_CONFIG lists all ranks as workers in their order, so that TensorFlow's chief is rank 0."""
     assert json.loads(BY_PEERS.tf_config()) == {
         "cluster": {"worker": ["a:1", "b:2"]},
         "task": {"type": "worker", "index": 1},

@@ -96,10 +96,10 @@ def test_a_wrong_flag_is_refused(arguments: list[str], sentence: str, tmp_path: 
             {"TF_CONFIG": ONE.replace('"index": 0', '"index": 1')},
             f"TF_CONFIG has the task worker 1, which its cluster does not list; {REMEDY}",
         ),
-        ({"TF_CONFIG": ONE.replace('1"]', '1", "127.0.0.1:1"]')}, "TF_CONFIG names 127.0.0.1:1 twice"),
-        ({"TF_CONFIG": ONE}, "RUN is not set, and a worker in a cluster needs it"),
+        ({"TF_CONFIG": ONE.replace('1"]', '1", "127.0.0.1:1"]')}, "TF_CONFIG lists 127.0.0.1:1 twice"),
+        ({"TF_CONFIG": ONE}, "RUN is not set; a worker in a cluster needs it"),
         ({"PEERS": "", "RUN": "r", "WORKERS": "1", "JOB_COMPLETION_INDEX": "0"}, None),
-        ({"JOB_COMPLETION_INDEX": "0"}, "RUN is not set, and a worker in a cluster needs it"),
+        ({"JOB_COMPLETION_INDEX": "0"}, "RUN is not set; a worker in a cluster needs it"),
     ],
 )
 def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str | None, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str | 
 @pytest.mark.parametrize("flag", ["--workers=1", "--name=other"])
 def test_what_the_cluster_says_is_no_flag_inside_one(flag: str, tmp_path: Path) -> None:
     """Workers and the run's name are refused, even with the value that they have."""
-    said = "cannot be given to a worker in a cluster, whose environment says it"
+    said = "cannot be used in a cluster, where the environment sets it"
     sentence = f"{flag.partition('=')[0]} {said}; leave it out"
     check(Exit.USAGE, sentence, tmp_path / "output", flag, env={"TF_CONFIG": ONE, "RUN": "r"})
 

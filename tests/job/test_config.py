@@ -218,12 +218,15 @@ def test_the_settings_hash_changes_with_exactly_what_must_match() -> None:
 )
 def test_durations(text: str, value: int) -> None:
     """A duration is a number with a unit, seconds where it has none."""
-    assert configs.seconds("--since", text) == value
+    assert configs.parse_duration("--since", text) == value
 
 
 @pytest.mark.parametrize("text", ["", "0h", "1.5h", "-1h", "1w", "h", "36501d", "9" * 5000])
 def test_wrong_durations(text: str) -> None:
     """What is none is refused."""
     with pytest.raises(JobError) as caught:
-        configs.seconds("--since", text)
-    assert str(caught.value) == f"--since must be seconds, or as 30m, 6h or 7d, and at most 36500d, not {text!r}"
+        configs.parse_duration("--since", text)
+    assert (
+        str(caught.value)
+        == f"--since must be seconds or a duration such as 30m, 6h or 7d, at most 36500d, not {text!r}"
+    )

@@ -89,7 +89,7 @@ sys.exit(status)
         ),
         (
             ["submit", "--deadline=soon"],
-            "--deadline must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'soon'",
+            "--deadline must be seconds or a duration such as 30m, 6h or 7d, at most 36500d, not 'soon'",
         ),
         (
             ["submit", "--", "--epochs", "none"],

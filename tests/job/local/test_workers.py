@@ -51,7 +51,7 @@ def published(output: Path) -> list[str]:
         (
             signal.SIGTERM,
             Exit.TRY_AGAIN,
-            "error: stopped before the end; the same command may succeed when run again\n",
+            "error: stopped early; running the same command again may succeed\n",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
         found, errors, _ = run.ended()
     assert (found, errors) == (
         Exit.TRY_AGAIN,
-        "error: stopped before the end; the same command may succeed when run again\n",
+        "error: stopped early; running the same command again may succeed\n",
     )
 
 

@@ -442,11 +442,11 @@ def test_command_clears_up_after_a_prune_that_was_killed(
         (["--keep=0"], "--keep must be at least 1, not 0"),
         (
             ["--keep=1", "--older-than=800000d"],
-            "--older-than must be seconds, or as 30m, 6h or 7d, and at most 36500d, not '800000d'",
+            "--older-than must be seconds or a duration such as 30m, 6h or 7d, at most 36500d, not '800000d'",
         ),
         (
             ["--keep=1", "--older-than=x"],
-            "--older-than must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'x'",
+            "--older-than must be seconds or a duration such as 30m, 6h or 7d, at most 36500d, not 'x'",
         ),
         ([], "the following arguments are required: --keep; see `python -m job prune --help`"),
     ],

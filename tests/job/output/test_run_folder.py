@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job.__main__ import parser
+from job.__main__ import parser, promote
 from job.config import Config, settings_hash, settings_to_match
 from job.errors import Exit, JobError
 from job.output import publication, run_lock
@@ -492,9 +492,8 @@ def test_command_that_moves_latest_says_what_it_was_and_is(tmp_path: Path, capsy
     """One line."""
     for name in ("a", "b"):
         published(tmp_path, name)
-        arguments = parser().parse_args(["promote", name, f"--output={tmp_path}"])
-        assert arguments.run(arguments) == 0
-    assert capsys.readouterr().out == "latest is a; it was not there\nlatest is b; it was a\n"
+        promote(parser().parse_args(["promote", name, f"--output={tmp_path}"]))
+    assert capsys.readouterr().out == "latest is a; there was none before\nlatest is b; it was a\n"
 
 
 def test_roll_back_stays_and_the_next_run_is_compared_with_it(tmp_path: Path) -> None:

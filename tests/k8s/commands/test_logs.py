@@ -182,7 +182,10 @@ def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pyt
             {"grep": "("},
             "--grep must be a regular expression, not '(': missing ), unterminated subpattern at position 0",
         ),
-        ({"since": "soon"}, "--since must be seconds, or as 30m, 6h or 7d, and at most 36500d, not 'soon'"),
+        (
+            {"since": "soon"},
+            "--since must be seconds or a duration such as 30m, 6h or 7d, at most 36500d, not 'soon'",
+        ),
     ],
 )
 def test_wrong_flags(flags: dict[str, Any], said: str) -> None:

@@ -186,7 +186,7 @@ def test_drained() -> None:
             "worker 1 ended with 75 (stopped): told to stop at step 800; the cluster ended it (EvictionByEvictionAPI), "
             "which is not counted; it is replaced (2026-01-01T00:00:05Z)"
         ),
-        "exit code 75: stopped before the end; the same command may succeed when run again",
+        "exit code 75: stopped early; running the same command again may succeed",
         "do: nothing: it goes on from its last checkpoint",
     ]
 
