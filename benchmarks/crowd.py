@@ -23,6 +23,7 @@ from job.telemetry import Record
 from k8s.api.errors import ApiError
 from k8s.api.requests import Api
 from k8s.render import render
+from k8s.render.submission import Submission
 from k8s.state.names import CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Crowd:
             stack.callback(self._delete)
             stack.callback(self._over.set)
             self._post("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
-            account = render.job(render.Submission("any"))["spec"]["template"]["spec"]["serviceAccountName"]
+            account = render.job(Submission("any"))["spec"]["template"]["spec"]["serviceAccountName"]
             self._post(f"{self._inside}/serviceaccounts", {"metadata": {"name": account}})
             self._add_node(stack.enter_context(Kubelet()).port)
             self._stack = stack.pop_all()
@@ -76,7 +77,7 @@ class Crowd:
 
     def runs(self, names: Sequence[str], workers: int, *, published: bool = False, events: bool = False) -> None:
         """Make runs whose workers are all at work, or that are published; if asked with the events of their start."""
-        template = render.job(render.Submission(names[0], workers=workers))
+        template = render.job(Submission(names[0], workers=workers))
         template["spec"]["managedBy"] = "example.com/nobody"
         jobs = "/apis/batch/v1/namespaces/" + self.namespace + "/jobs"
         with ThreadPoolExecutor(AT_A_TIME) as threads:

@@ -1,1 +1,3 @@
-"""What runs where you type: submits the job to Kubernetes, watches, explains, schedules and fetches. No TensorFlow."""
+"""The launcher: submits the job to Kubernetes, then watches, explains, schedules and fetches. Needs no TensorFlow."""
+
+__version__ = "0.1.0"

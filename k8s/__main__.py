@@ -1,108 +1,129 @@
-"""The launcher's command line: parses it and delegates."""
+"""The launcher's command line: a table of commands; nothing else.
+
+A command's module is imported only when the command is named: `--help` and wrong flags answer at once.
+"""
 
 from __future__ import annotations
 
 import functools
 import gc
 import sys
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from job.config import Parser, usage
+from job.config import Parser, parse_duration, usage
 from job.errors import Exit, JobError
+from k8s import __version__
 from k8s.api.errors import MEANINGS, LauncherError
 from k8s.api.kubeconfig import connect
-from k8s.commands import (
-    cancel,
-    compare,
-    completion,
-    fetch,
-    logs,
-    preflight,
-    promote,
-    prune,
-    resume,
-    retry,
-    schedule,
-    status,
-    submit,
-    suspend,
-    trigger,
-    why,
-)
+from k8s.commands import flags
 from k8s.view.output import note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+
+    from k8s.api.cluster import Cluster
 
 COMMANDS = {
-    "submit": submit,
-    "preflight": preflight,
-    "status": status,
-    "logs": logs,
-    "why": why,
-    "cancel": cancel,
-    "suspend": suspend,
-    "resume": resume,
-    "retry": retry,
-    "schedule": schedule,
-    "trigger": trigger,
-    "fetch": fetch,
-    "compare": compare,
-    "promote": promote,
-    "prune": prune,
-    "completion": completion,
+    "submit": "check that the cluster can run the job, and start it",
+    "preflight": "check whether the cluster can run the job",
+    "status": "show runs and schedules; or one of them in detail",
+    "logs": "show the logs of a run's workers",
+    "why": "explain why a run or a schedule failed or waits, and what to do",
+    "cancel": "stop a run (its checkpoint is kept), or delete a schedule",
+    "suspend": "pause a run or a schedule",
+    "resume": "continue a run or a schedule that was suspended",
+    "retry": "start a run again that has ended, from its newest checkpoint",
+    "schedule": "train again and again, at the times of a cron expression",
+    "trigger": "start a run of a schedule now",
+    "fetch": "copy a run's model and report here",
+    "compare": "compare published runs",
+    "promote": "make a published run the latest model",
+    "prune": "delete old runs with their models, checkpoints and Jobs",
+    "completion": "print a shell completion script",
 }
+WITH_TRAINING_FLAGS = {"submit", "preflight", "retry", "schedule"}
 STATUSES = (
     "exit statuses: 0; "
     + "; ".join(f"{int(status)} {meaning}" for status, meaning in MEANINGS.items())
-    + "; 64 usage; 130 Ctrl-C; with --wait, a worker's code as it is"
+    + "; 64 usage; 130 Ctrl-C; with --wait, the worker's exit code"
 )
+
+
+class CommandParser(Parser):
+    """The parser of one command, whose help begins with examples."""
+
+    examples: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        """The help."""
+        lines = "".join(f"  {example}\n" for example in self.examples)
+        return (f"examples:\n{lines}\n" if lines else "") + super().format_help()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit status."""
-    # What an API server lists is hundreds of thousands of dicts without a cycle: to look through them as often as usual
+    # Lists from an API server are hundreds of thousands of dicts without cycles. Collecting garbage as often as usual
     # took half of the time of `status`.
     gc.set_threshold(10_000)
     words = list(sys.argv[1:] if argv is None else argv)
-    training = words.index("--") if "--" in words else len(words)
+    split = words.index("--") if "--" in words else len(words)
     try:
-        arguments = parser().parse_args(words[:training])
-        arguments.training = tuple(words[training + 1 :])
-        if arguments.training and not arguments.takes_training:
-            raise usage(f"{arguments.command} takes no training flags", "leave out what follows --")
-        connected = functools.cache(functools.partial(connect, arguments.context, arguments.namespace, note))
-        status: int = COMMANDS[arguments.command].run(arguments, connected)
+        arguments = parser(words[:1]).parse_args(words[:split])
+        arguments.training, arguments.parser = tuple(words[split + 1 :]), parser
+        if arguments.training and arguments.command not in WITH_TRAINING_FLAGS:
+            raise usage(f"{arguments.command} has no training flags", "leave out what follows --")
+        if arguments.request_timeout:
+            arguments.request_timeout = parse_duration("--request-timeout", arguments.request_timeout)
+        status: int = module(arguments.command).run(arguments, functools.cache(lambda: cluster_of(arguments)))
     except JobError as error:
         return fail(error, error.code)
     except LauncherError as error:
         return fail(error, error.status)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except BrokenPipeError:  # nobody reads any more, as after `| head`
+    except BrokenPipeError:  # nobody reads standard output any more, as after `| head`
         sys.stderr.close()
         return 0
     return status
 
 
-def parser() -> Parser:
-    """The parser of all commands."""
+def parser(names: Collection[str] = COMMANDS.keys()) -> Parser:
+    """The parser of all commands.
+
+    Args:
+        names: the commands whose modules are imported for their flags.
+    """
     top = Parser(prog="mnist-job", description="Runs the training job on Kubernetes.", epilog=STATUSES)
-    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    for name, module in COMMANDS.items():
-        text = str(module.__doc__).split(":", 1)[1].strip().splitlines()[0].rstrip(".")
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=STATUSES)
-        command.set_defaults(takes_training=name in ("submit", "preflight", "retry", "schedule"))
-        common = command.add_argument_group("where, and how it is told")
-        common.add_argument("-n", "--namespace", help="default: the context's")
-        common.add_argument("--context", help="a context of the kubeconfig (default: the present one)")
-        common.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: text")
-        module.add_flags(command)
+    top.add_argument("--version", action="version", version=f"mnist-job {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=CommandParser)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=STATUSES)
+        if name in names:
+            command.examples = getattr(module(name), "EXAMPLES", ())
+            module(name).add_flags(command)
+            flags.add_connection(command, getattr(module(name), "OUTPUTS", flags.OUTPUTS))
     return top
 
 
+def module(name: str) -> Any:
+    """The module of a command: its EXAMPLES, its OUTPUTS if it has other ones than most, add_flags() and run()."""
+    return import_module(f"k8s.commands.{name}")
+
+
+def cluster_of(arguments: Any) -> Cluster:
+    """The cluster that the arguments name."""
+    return connect(
+        arguments.context,
+        arguments.namespace,
+        note,
+        kubeconfig=arguments.kubeconfig,
+        patience_s=arguments.request_timeout,
+    )
+
+
 def fail(error: Exception, status: int) -> int:
-    """Say why; returns the exit status."""
+    """Print what is wrong; returns the exit status."""
     note(f"error: {error}")
     return status
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from k8s.render.render import MANIFESTS, kustomize
+from k8s.render.kustomize import MANIFESTS, kustomize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The one object that talks to the API server: objects as plain JSON, hiccups retried, refusals as sentences."""
+"""The one object that talks to the API server: objects as plain JSON, requests retried, refusals as sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from k8s.api import exec as pod_exec
 from k8s.api.errors import ApiError, LauncherError
-from k8s.api.requests import PASSING, TIMEOUT_S, Api, request_of
+from k8s.api.requests import PATIENCE_S, TEMPORARY, TIMEOUT_S, Api, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from k8s.api.exec import ExecResult
     from k8s.api.objects import Object
 
-# The kinds that the launcher asks for: API, plural, and whether they live in a namespace. A group without a version is
-# asked for in the one that the cluster prefers: which there are depends on what is installed there.
+# The kinds that the launcher uses: API, plural, and whether they are namespaced. Of a group without a version the
+# launcher uses the version that the cluster prefers, which depends on what is installed.
 KINDS: dict[str, tuple[str, str, bool]] = {
     "Pod": ("/api/v1", "pods", True),
     "Event": ("/api/v1", "events", True),
@@ -47,28 +47,38 @@ KINDS: dict[str, tuple[str, str, bool]] = {
 }
 PAGE = 500
 FIRST_WAIT_S, LAST_WAIT_S = 0.2, 5.0  # between two watches
-SILENCE_S = 60.0  # of a log that is followed, before it is asked for anew
-WATCH_S = 60  # of one watch request, and then another: for so long nobody notices that its connection is dead
+SILENCE_S = 60.0  # without a line of a log that is followed, before it is requested again
+WATCH_S = 60  # length of one watch request: a dead connection goes unnoticed for that long
 
 
 class Cluster:
     """One namespace of a cluster.
 
     Args:
-        log_in: gives a kubernetes.client.ApiClient with credentials, anew each time.
+        log_in: gives a kubernetes.client.ApiClient with fresh credentials.
         namespace: where the runs are.
-        say: shows one line that tells of an API server that does not answer.
+        say: shows one line about an API server that does not answer.
+        patience_s: how long a request is retried while the API server does not answer.
+        flags: the launcher's flags that lead to this cluster, for commands that a user is given.
     """
 
-    def __init__(self, log_in: Callable[[], Any], namespace: str, say: Callable[[str], None] = lambda _: None) -> None:
-        self._api, self.namespace = Api(log_in, say), namespace
-        self._versions: dict[str, str] = {}  # the paths of groups' preferred versions
-        # What keep() knows, by namespace, kind and selector, or why it knows it no more.
+    def __init__(
+        self,
+        log_in: Callable[[], Any],
+        namespace: str,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        patience_s: float = PATIENCE_S,
+        flags: Sequence[str] = (),
+    ) -> None:
+        self._api, self.namespace, self._flags = Api(log_in, say, patience_s), namespace, flags
+        self._versions: dict[str, str] = {}  # path of each API group's preferred version
+        # The objects of keep() by namespace, kind and selector, or why they cannot be watched any more.
         self._kept: dict[tuple[str, str, str], list[Object] | LauncherError] = {}
 
     @property
     def patience_s(self) -> float:
-        """For how long requests are tried again while the API server is away; infinite while a run is followed."""
+        """How long a request is retried while the API server does not answer; infinite while a run is followed."""
         return self._api.patience_s
 
     @patience_s.setter
@@ -78,7 +88,7 @@ class Cluster:
     @property
     def flags(self) -> str:
         """The flags that select this namespace of this cluster, for the commands that messages suggest."""
-        return shlex.join(["-n", self.namespace])
+        return shlex.join(["-n", self.namespace, *self._flags])
 
     def in_namespace(self, namespace: str) -> Cluster:
         """Another namespace of the same cluster, over the same connections."""
@@ -89,19 +99,19 @@ class Cluster:
     # Objects
 
     def get(self, kind: str, name: str) -> Object | None:
-        """An object; None where there is none of that name."""
+        """An object; None if it does not exist."""
         try:
-            found = self._api.json("GET", self._path(kind, name))
+            content = self._api.json("GET", self._path(kind, name))
         except ApiError as error:
             if error.code == 404:
                 return None
             raise
-        if "metadata" not in found:
-            raise self._api.stranger()
-        return found
+        if "metadata" not in content:
+            raise self._api.not_kubernetes()
+        return content
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
-        """The objects that a label and a field selector name, page by page; in all namespaces if everywhere."""
+        """The objects that a label selector and a field selector match; everywhere: in all namespaces."""
         if not fields and not everywhere and (kept := self._kept.get((self.namespace, kind, selector))) is not None:
             if isinstance(kept, LauncherError):
                 raise kept
@@ -109,20 +119,20 @@ class Cluster:
         return self._list(kind, selector, fields, everywhere=everywhere)[0]
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
-        """Create an object as it is; in a dry run the API server only says what it would make of it."""
+        """Create an object; in a dry run the API server only says what it would create."""
         kind, lost = new["kind"], threading.Event()
-        # The API server keeps in the object who made it, so that an object whose answer was lost is known again.
+        # Names the creator in the object: if the response is lost, the request recognises its own object.
         query = {"dryRun": "All"} if dry_run else {"fieldManager": field_manager()}
         try:
             return self._api.json("POST", self._path(kind), query, new, lost=lost)
         except ApiError as error:
             if error.reason != "AlreadyExists" or not lost.is_set() or dry_run:
                 raise
-            found = self.get(kind, new["metadata"]["name"])
-            managers = (found or {}).get("metadata", {}).get("managedFields", [])
-            if found is None or query["fieldManager"] not in [manager.get("manager") for manager in managers]:
+            existing = self.get(kind, new["metadata"]["name"])
+            managers = (existing or {}).get("metadata", {}).get("managedFields", [])
+            if existing is None or query["fieldManager"] not in [manager.get("manager") for manager in managers]:
                 raise
-            return found
+            return existing
 
     def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
         """Change an object, or its status, by a JSON merge patch (RFC 7386)."""
@@ -130,19 +140,19 @@ class Cluster:
         return self._api.json("PATCH", path, {}, change, "application/merge-patch+json")
 
     def replace(self, new: Object, *, dry_run: bool = False) -> Object:
-        """Put an object in the place of the one of its name, if that is still of its resourceVersion."""
+        """Replace the object of the same name, if that still has the same resourceVersion."""
         query = {"dryRun": "All"} if dry_run else {}
         return self._api.json("PUT", self._path(new["kind"], new["metadata"]["name"]), query, new)
 
     def delete(self, kind: str, name: str, *, grace_s: int | None = None, uid: str = "", orphan: bool = False) -> None:
-        """Delete an object, and what it owns after it; that it is gone already is no error.
+        """Delete an object, and in the background what it owns. An object that is gone already is no error.
 
         Args:
             kind: its kind.
             name: its name.
-            grace_s: seconds that a pod gets to end; its own where None.
-            uid: its UID, if one of the same name that came in its place is to stay.
-            orphan: whether what it owns is to stay, and be nobody's.
+            grace_s: seconds that a pod has to stop; None for the pod's own grace period.
+            uid: its UID; another object of the same name is kept. Empty for any.
+            orphan: whether to keep what it owns, without an owner.
         """
         options: Object = {"propagationPolicy": "Orphan" if orphan else "Background"}
         if grace_s is not None:
@@ -158,10 +168,10 @@ class Cluster:
     def watch(
         self, kind: str, selector: str = "", fields: str = "", stop: threading.Event | None = None
     ) -> Iterator[dict[str, Object]]:
-        """The selected objects by UID, first as they are, then again after each change, until stop is set.
+        """The selected objects by UID: first as they are, then again after each change, until stop is set.
 
-        A watch that ends in good order goes on where it ended; one that breaks off is begun again from a new list,
-        after a while that grows as long as none brings anything.
+        A watch that ends normally continues where it ended. One that breaks starts again from a new list, after a
+        pause that grows while no watch brings news.
         """
         stop = stop or threading.Event()
         version, wait_s = "", FIRST_WAIT_S
@@ -193,24 +203,24 @@ class Cluster:
                     else:
                         version = last
             except ApiError as error:
-                if error.code not in PASSING | {410}:
+                if error.code not in TEMPORARY | {410}:
                     raise
             lasted = news or time.monotonic() - began > LAST_WAIT_S
             wait_s = FIRST_WAIT_S if lasted else min(2 * wait_s, LAST_WAIT_S)
             stop.wait(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
 
     def keep(self, kind: str, selector: str) -> None:
-        """From now on know these objects by one watch: select() needs no list each time. Returns once they are known.
+        """Watch these objects from now on: select() of them sends no requests. Returns once they are listed.
 
         Raises:
-            LauncherError: they may not be listed or watched; where that changes later, select() raises it.
+            LauncherError: this user may not list or watch them. If that happens later, select() raises it.
         """
         known = threading.Event()
 
         def watch() -> None:
             try:
-                for found in self.watch(kind, selector):
-                    self._kept[self.namespace, kind, selector] = list(found.values())
+                for objects in self.watch(kind, selector):
+                    self._kept[self.namespace, kind, selector] = list(objects.values())
                     known.set()
             except LauncherError as error:
                 self._kept[self.namespace, kind, selector] = error
@@ -236,18 +246,18 @@ class Cluster:
         """The lines of a container's log, without their line ends.
 
         Args:
-            pod: its name.
-            container: its name.
-            follow: whether to go on until the container ends. A last line without its end is then left out: the
-                connection may have ended in it.
-            since_time: from this time on, RFC 3339; whole seconds count.
-            since_s: from so many seconds ago on.
-            tail: only so many last lines.
+            pod: the pod's name.
+            container: the container's name.
+            follow: whether to continue until the container ends. A last line without its line end is then left out:
+                the connection may have broken within it.
+            since_time: the first time to include, RFC 3339 in whole seconds.
+            since_s: the same as seconds before now.
+            tail: the number of last lines to include.
             timestamps: whether each line begins with the time at which it was written, RFC 3339 in nanoseconds.
 
         Raises:
-            ApiError: there is no such pod (404), or its container has not started (400).
-            OSError: the connection broke; while following, also after a minute in which nothing was written.
+            ApiError: the pod does not exist (404), or its container has not started (400).
+            OSError: the connection broke; or, while following, nothing was written for a minute.
         """
         query = {"container": container, "timestamps": str(timestamps).lower(), "follow": str(follow).lower()}
         if since_time:
@@ -256,7 +266,7 @@ class Cluster:
             query["sinceSeconds"] = str(since_s)
         if tail is not None:
             query["tailLines"] = str(tail)
-        # A connection that is dead is as silent as a worker that waits for others.
+        # A dead connection is as silent as a worker that waits for others.
         silence_s = SILENCE_S if follow else TIMEOUT_S[1]
         yield from self._api.stream(f"{self._path('Pod', pod)}/log", query, silence_s, torn=not follow)
 
@@ -292,15 +302,15 @@ class Cluster:
     # Questions
 
     def version(self) -> tuple[int, int]:
-        """The API server's version, as (1, 31)."""
-        answer = self._api.json("GET", "/version")
-        return int(answer["major"]), int(answer["minor"].rstrip("+"))
+        """The API server's version, such as (1, 31)."""
+        content = self._api.json("GET", "/version")
+        return int(content["major"]), int(content["minor"].rstrip("+"))
 
     def may(self, verb: str, kind: str, subresource: str = "") -> bool:
-        """Whether this user may do that, by a SelfSubjectAccessReview.
+        """Whether this user may do something, by a SelfSubjectAccessReview.
 
         Raises:
-            ApiError: even that may not be asked.
+            ApiError: this user may not even ask.
         """
         api, plural, namespaced = KINDS[kind]
         asked = {"verb": verb, "resource": plural, "subresource": subresource}
@@ -323,12 +333,12 @@ class Cluster:
         return f"{api}{within}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     def _preferred(self, group: str) -> str:
-        """The path of an API group's preferred version, by the API server's discovery."""
+        """The path of an API group's preferred version, from the API server's discovery."""
         if group not in self._versions:
-            found = self._api.json("GET", group)
-            if "preferredVersion" not in found:
-                raise self._api.stranger()
-            self._versions[group] = f"/apis/{found['preferredVersion']['groupVersion']}"
+            content = self._api.json("GET", group)
+            if "preferredVersion" not in content:
+                raise self._api.not_kubernetes()
+            self._versions[group] = f"/apis/{content['preferredVersion']['groupVersion']}"
         return self._versions[group]
 
     def _list(self, kind: str, selector: str, fields: str, *, everywhere: bool = False) -> tuple[list[Object], str]:
@@ -338,9 +348,9 @@ class Cluster:
         while True:
             page = self._api.json("GET", path, query)
             if "items" not in page:
-                raise self._api.stranger()
+                raise self._api.not_kubernetes()
             for item in page["items"]:
-                item["metadata"].pop("managedFields", None)  # a third of a pod, and nobody reads it here
+                item["metadata"].pop("managedFields", None)  # a third of a pod's size, and unused here
             items += page["items"]
             if not (token := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]
@@ -348,5 +358,5 @@ class Cluster:
 
 
 def field_manager() -> str:
-    """A name for whoever makes one object, which nobody else has."""
+    """A unique name for the creator of one object."""
     return f"mnist-job-{secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""The launcher's exit statuses, and the error that carries one to the edge of the process."""
+"""The launcher's exit statuses, its errors, and what a failed request says in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Exit statuses that are the launcher's own; usage (64), Ctrl-C (130) and a worker's codes are job/errors.py's."""
+    """Exit statuses of the launcher's own. Those of usage (64), Ctrl-C (130) and workers are in job/errors.py."""
 
     FAILED = 1
     REFUSED = 2
@@ -16,14 +16,14 @@ class Status(IntEnum):
 
 
 MEANINGS: dict[Status, str] = {
-    Status.FAILED: "the run failed without a worker's exit code, or a command on the volume did; the reason is told",
+    Status.FAILED: "the run failed without a worker's exit code, or a command on the volume did; the reason is printed",
     Status.REFUSED: "refused by a check before the submission, or by the API server",
     Status.UNREACHED: "the cluster was not reached",
 }
 
 
 class LauncherError(Exception):
-    """A failure that a user can meet: what is wrong, what to do, and the exit status.
+    """A failure that a user can meet: what is wrong, what to do about it, and the exit status.
 
     Args:
         status: the launcher's exit status.
@@ -40,8 +40,8 @@ class ApiError(LauncherError):
     """The API server refused a request.
 
     Attributes:
-        code: the HTTP status, as 403.
-        reason: Kubernetes' word for it, as Forbidden or AlreadyExists.
+        code: the HTTP status, such as 403.
+        reason: Kubernetes' word for it, such as Forbidden or AlreadyExists.
         message: the API server's sentence.
     """
 
@@ -51,7 +51,13 @@ class ApiError(LauncherError):
 
 
 def refusal(code: int, text: bytes, what: str) -> ApiError:
-    """The error in an answer, which is mostly a Status object."""
+    """The error in a response, which is usually a Status object.
+
+    Args:
+        code: the HTTP status.
+        text: the response's body.
+        what: what was requested, for the error's sentence.
+    """
     try:
         status = json.loads(text)
         return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what)
@@ -59,8 +65,8 @@ def refusal(code: int, text: bytes, what: str) -> ApiError:
         return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
 
 
-def plainly(error: BaseException) -> str:
-    """The last cause of a connection's end, without the objects, numbers and places that its message holds."""
+def in_words(error: BaseException) -> str:
+    """Why a connection failed, in a few words: the innermost error without the class names and numbers around it."""
     error = innermost(error)
     text = str(getattr(error, "strerror", None) or error)
     text = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
@@ -69,14 +75,14 @@ def plainly(error: BaseException) -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that others wrap."""
+    """The error at the bottom of those that wrap it."""
     while inner := next((cause for cause in reversed(error.args) if isinstance(cause, BaseException)), None):
         error = inner
     return error
 
 
 def http_errors() -> tuple[type[Exception], ...]:
-    """What the HTTP client raises where a connection ends."""
+    """The errors that the HTTP client raises when a connection fails."""
     import http.client  # noqa: PLC0415
 
     from urllib3.exceptions import HTTPError  # noqa: PLC0415

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from k8s.api.errors import refusal
-from k8s.api.requests import PASSING
+from k8s.api.requests import TEMPORARY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,7 +76,7 @@ def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: s
     except websocket.WebSocketBadStatusException as error:
         refused = refusal(int(error.status_code), error.resp_body or b"", action)
         # For example, the node cannot be reached at the moment.
-        raise (ConnectionError(refused.message) if refused.code in PASSING else refused) from None
+        raise (ConnectionError(refused.message) if refused.code in TEMPORARY else refused) from None
     except (websocket.WebSocketException, OSError) as error:
         raise ConnectionError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""The way to a cluster: a kubeconfig's context, or the service account of the pod around."""
+"""How to reach a cluster: by a context of a kubeconfig, or by the service account of the pod that this runs in."""
 
 from __future__ import annotations
 
@@ -20,116 +20,128 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-CONNECTIONS = 64  # kept open for the threads that ask at the same time; urllib3 complains of each beyond it
+CONNECTIONS = 64  # kept open for concurrent requests; urllib3 warns about each one beyond them
 
 
-def connect(context: str | None, namespace: str | None, say: Callable[[str], None]) -> Cluster:
-    """The cluster of the kubeconfig's context, or the one around this pod.
+def connect(
+    context: str | None,
+    namespace: str | None,
+    say: Callable[[str], None],
+    *,
+    kubeconfig: str | None = None,
+    patience_s: float | None = None,
+) -> Cluster:
+    """The cluster of the kubeconfig's context; without a kubeconfig, the one that this process runs in.
 
     Args:
-        context: a context of the kubeconfig; its present one where None.
-        namespace: the context's, or the pod's, where None.
+        context: a context of the kubeconfig; None for the current one.
+        namespace: None for the context's, or the pod's.
         say: as in Cluster.
+        kubeconfig: the file; None for $KUBECONFIG or ~/.kube/config.
+        patience_s: as in Cluster; None for the default.
 
     Raises:
-        LauncherError: 3, when there is neither, or no such context, or it gives no address or no credentials.
+        LauncherError: 3, there is no cluster or no such context, or the kubeconfig lacks an address or credentials.
     """
     from kubernetes import config  # noqa: PLC0415
 
-    places = config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
-    # A pod's own cluster is not the one that was meant where there is a kubeconfig.
-    if context or os.environ.get("KUBECONFIG") or Path(places).expanduser().exists():
-        chosen = context_of_kubeconfig(context)
+    given = (("--context", context), ("--kubeconfig", kubeconfig))
+    options: Any = {"flags": [word for pair in given if pair[1] for word in pair]}
+    options |= {"patience_s": patience_s} if patience_s else {}
+    default = config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+    # With a kubeconfig, the cluster around this pod is not the one that the user means.
+    if context or kubeconfig or os.environ.get("KUBECONFIG") or Path(default).expanduser().exists():
+        chosen = read_context(context, kubeconfig)
         inside = chosen["context"].get("namespace") if chosen else None
-        return Cluster(functools.partial(by_kubeconfig, context), namespace or inside or "default", say)
+        log_in = functools.partial(by_kubeconfig, context, kubeconfig)
+        return Cluster(log_in, namespace or inside or "default", say, **options)
     inside = POD_NAMESPACE.read_text(encoding="utf-8").strip() if POD_NAMESPACE.exists() else None
-    return Cluster(by_service_account, namespace or inside or "default", say)
+    return Cluster(by_service_account, namespace or inside or "default", say, **options)
 
 
-def context_of_kubeconfig(context: str | None) -> Object | None:
-    """A context of the kubeconfig; None where only its name is known."""
+def read_context(context: str | None, kubeconfig: str | None) -> Object | None:
+    """A context of the kubeconfig, or the current one; None if only its name is known."""
     from kubernetes import config  # noqa: PLC0415
 
-    with usable():
+    with kubeconfig_errors():
         try:
-            contexts, active = config.list_kube_config_contexts()
+            contexts, current = config.list_kube_config_contexts(kubeconfig)
         except config.ConfigException:
             if not context:
                 raise
-            contexts, active = [], None  # the client lists none where none is the present one
-        chosen: Object | None = next((c for c in contexts if c["name"] == context), None) if context else active
+            contexts, current = [], None  # the client lists no contexts if none is the current one
+        chosen: Object | None = next((c for c in contexts if c["name"] == context), None) if context else current
         names = ", ".join(c["name"] for c in contexts)
     if chosen is None and contexts:
         raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
     return chosen
 
 
-def by_kubeconfig(context: str | None) -> Any:
-    """A client with what the kubeconfig says now; the credentials are its own, or come from the plugin it names."""
+def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
+    """A client with the kubeconfig's present content; credentials are in it, or come from the plugin that it names."""
     from kubernetes import client, config  # noqa: PLC0415
 
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
-    with usable(), logged_errors() as errors:
-        api = config.new_client_from_config(context=context, client_configuration=settings)
-    if errors:  # which the client only logs, to go on as nobody
-        why = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
-        why = re.sub(r"^failed to decode process output.*", "it prints no ExecCredential", why)
-        message = f"the kubeconfig's credential plugin (exec) fails: {' '.join(why.split()).rstrip('.')}"
-        raise LauncherError(Status.UNREACHED, message, "see that it is installed, and log in to the cluster again")
-    refuse_no_address(settings.host)
-    settings.refresh_api_key_hook = None  # log_in again does it, and tells what is wrong
+    with kubeconfig_errors(), logged_errors() as errors:
+        api = config.new_client_from_config(kubeconfig, context, client_configuration=settings)
+    if errors:  # the client logs these, and continues without credentials
+        reason = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
+        reason = re.sub(r"^failed to decode process output.*", "it prints no ExecCredential", reason)
+        message = f"the kubeconfig's credential plugin (exec) failed: {' '.join(reason.split()).rstrip('.')}"
+        raise LauncherError(Status.UNREACHED, message, "check that it is installed, and log in to the cluster again")
+    refuse_invalid_address(settings.host)
+    settings.refresh_api_key_hook = None  # Api logs in again instead, and reports what is wrong
     return api
 
 
 def by_service_account() -> Any:
-    """A client with the token that the pod around has now."""
+    """A client with the present token of the pod that this runs in."""
     from kubernetes import client, config  # noqa: PLC0415
 
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
     try:
         config.load_incluster_config(client_configuration=settings, try_refresh_token=False)
     except (config.ConfigException, OSError) as error:
-        why = str(error).rstrip(".")
-        message = f"there is no cluster to talk to: there is no kubeconfig, and none around this process ({why})"
-        raise LauncherError(Status.UNREACHED, message, "set KUBECONFIG, or make ~/.kube/config") from None
+        reason = str(error).rstrip(".")
+        message = f"no cluster to connect to: there is no kubeconfig, and this is not a pod ({reason})"
+        raise LauncherError(Status.UNREACHED, message, "set KUBECONFIG, or create ~/.kube/config") from None
     return client.ApiClient(settings)
 
 
-def refuse_no_address(host: str) -> None:
-    """Refuse what cannot be a server's address, which trying again does not mend.
+def refuse_invalid_address(host: str) -> None:
+    """Refuse an invalid address of an API server at once: retrying does not help.
 
     Raises:
         LauncherError: 3.
     """
     try:
-        found = urlsplit(host)
-        right = found.scheme in ("http", "https") and found.hostname and not re.search(r"\s", host)
-        right = right and found.port != 0
-    except ValueError:  # a port that is none
-        right = False
-    if not right:
-        message = f"the kubeconfig's server {host!r} is no address of an API server"
+        url = urlsplit(host)
+        valid = url.scheme in ("http", "https") and url.hostname and not re.search(r"\s", host) and url.port != 0
+    except ValueError:  # an invalid port
+        valid = False
+    if not valid:
+        message = f"the kubeconfig's server {host!r} is not the address of an API server"
         raise LauncherError(Status.UNREACHED, message, "write it as https://HOST:PORT")
 
 
 @contextmanager
-def usable() -> Iterator[None]:
-    """Have what is wrong with a kubeconfig told in a sentence."""
+def kubeconfig_errors() -> Iterator[None]:
+    """Raise what is wrong with a kubeconfig as one sentence."""
     from kubernetes import config  # noqa: PLC0415
     from yaml import YAMLError  # noqa: PLC0415
 
     try:
         yield
-    # What is no kubeconfig at all meets the client's code unchecked.
+    # The client does not check a file that is not a kubeconfig at all.
     except (config.ConfigException, YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        hint = "see KUBECONFIG, or ~/.kube/config"
-        raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {why}", hint) from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        hint = "check --kubeconfig, $KUBECONFIG or ~/.kube/config"
+        raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {reason}", hint) from None
 
 
 @contextmanager
 def logged_errors() -> Iterator[list[str]]:
-    """Gives the errors that are logged meanwhile, and shows none."""
+    """Collect the errors that are logged, instead of showing them."""
     errors: list[str] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]

@@ -13,34 +13,38 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
 
 AT_A_TIME = 10
-Needed = tuple[str, str, str]  # verb, kind and subresource, or an empty one
+Needed = tuple[str, str, str]  # verb, kind, and subresource or an empty string
 
 
-def lacking(cluster: Cluster, needed: Sequence[Needed]) -> list[Needed]:
-    """What this user may not do of what is needed."""
+def denied(cluster: Cluster, needed: Sequence[Needed]) -> list[Needed]:
+    """Those of the needed permissions that this user does not have."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         allowed = pool.map(lambda each: cluster.may(*each), needed)
         return [each for each, may in zip(needed, allowed, strict=True) if not may]
 
 
 def require(cluster: Cluster, needed: Sequence[Needed], role: str, purpose: str = "") -> None:
-    """Refuse a command of which this user may not do all that is needed.
+    """Refuse a command unless this user has all the permissions that it needs.
 
     Args:
-        cluster: where.
+        cluster: gives the namespace.
         needed: what the command does.
-        role: which of k8s/manifests/rbac allows it: runner or fetcher.
+        role: the role in k8s/manifests/rbac that allows it: runner or fetcher.
         purpose: ends the sentence.
 
     Raises:
-        LauncherError: 2, naming what is lacking.
+        LauncherError: 2, naming the permissions that are missing.
     """
-    if found := lacking(cluster, needed):
-        remedy = f"bind the role mnist-job-{role} of k8s/manifests/rbac"
-        raise LauncherError(Status.REFUSED, denied(cluster, found) + purpose, remedy)
+    if missing := denied(cluster, needed):
+        raise LauncherError(Status.REFUSED, sentence(cluster, missing) + purpose, bind(role))
 
 
-def denied(cluster: Cluster, needed: Sequence[Needed]) -> str:
-    """That this user may not do what is needed, as create Job or get Pod/log."""
-    named = ", ".join(f"{verb} {kind}{'/' * bool(sub)}{sub}" for verb, kind, sub in needed)
+def sentence(cluster: Cluster, missing: Sequence[Needed]) -> str:
+    """Says that this user may not do something, such as create Job or get Pod/log."""
+    named = ", ".join(f"{verb} {kind}{'/' * bool(sub)}{sub}" for verb, kind, sub in missing)
     return f"this user may not {named} in namespace {cluster.namespace}"
+
+
+def bind(role: str) -> str:
+    """The remedy: the role to ask for."""
+    return f"bind the role mnist-job-{role} of k8s/manifests/rbac"

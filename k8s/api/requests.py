@@ -1,27 +1,28 @@
-"""Requests to the API server: sent, tried again while it is away, and read whole or line by line."""
+"""Requests to the API server: sent, retried while it does not answer, and read whole or line by line."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from k8s.api.errors import ApiError, LauncherError, Status, http_errors, innermost, plainly, refusal
+from k8s.api.errors import ApiError, LauncherError, Status, http_errors, in_words, innermost, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from k8s.api.objects import Object
 
-PATIENCE_S = 30.0  # for how long a request is tried again
-SILENT_S = 10.0  # and after how long that is told
-TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of an answer
-LOGIN_S = 60.0  # for how long credentials are renewed that were accepted before
+PATIENCE_S = 30.0  # how long a request is retried
+SILENT_S = 10.0  # how long before the user is told of it
+TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of a response
+LOGIN_S = 60.0  # how long credentials that were accepted before are renewed
 LOGIN_EVERY_S = 5.0
-PASSING = {429, 500, 502, 503, 504}
-AWAY = PASSING - {500}  # not its own word on the request, as 500 is where a webhook does not answer
+TEMPORARY = {429, 500, 502, 503, 504}
+UNAVAILABLE = TEMPORARY - {500}  # 500 is an answer: an admission webhook failed, for example
 T = TypeVar("T")
 
 
@@ -29,19 +30,21 @@ class Api:
     """One API server.
 
     Args:
-        log_in: gives a kubernetes.client.ApiClient with credentials, anew each time.
-        say: shows one line that tells of an API server that does not answer.
+        log_in: gives a kubernetes.client.ApiClient with fresh credentials.
+        say: shows one line about an API server that does not answer.
+        patience_s: how long a request is retried; a limit on each attempt too.
 
     Attributes:
-        patience_s: for how long requests are tried again while the API server is away.
+        patience_s: how long a request is retried while the API server does not answer.
     """
 
-    def __init__(self, log_in: Callable[[], Any], say: Callable[[str], None]) -> None:
+    def __init__(self, log_in: Callable[[], Any], say: Callable[[str], None], patience_s: float = PATIENCE_S) -> None:
         self._client, self._log_in, self._say = log_in(), log_in, say
         self._logging_in = threading.Lock()
         self._accepted = False  # whether the API server has accepted the credentials before
-        self.patience_s = PATIENCE_S
-        self._told = False  # whether it was said that the API server is away
+        self.patience_s = patience_s
+        self._timeout_s = (min(TIMEOUT_S[0], patience_s), min(TIMEOUT_S[1], patience_s))
+        self._warned = False  # whether the user was told that it does not answer
 
     def json(
         self,
@@ -53,35 +56,38 @@ class Api:
         *,
         lost: threading.Event | None = None,
     ) -> Object:
-        """One request and its whole answer, tried again while the API server is away or too busy."""
+        """The whole response to a request, retried while the API server is away or too busy.
+
+        lost is set once a response may have been lost: the API server may have done what was requested.
+        """
         began, wait_s = time.monotonic(), 0.2
         while True:
             try:
                 response = self.logged_in(
-                    lambda client: sent(client, method, path, query or {}, body, content_type, TIMEOUT_S)
+                    lambda client: send(client, method, path, query or {}, body, content_type, self._timeout_s)
                 )
                 text: bytes = response.data
                 if response.status < 400:
-                    self._told = False
+                    self._warned = False
                     return self._read(text)
                 refused = refusal(response.status, text, f"{method.lower()} {path}")
-                if not passes(refused, method):
+                if not is_temporary(refused, method):
                     raise refused
                 why = refused.message
             except OSError as error:
-                refused, why = None, plainly(error)
+                refused, why = None, in_words(error)
             if lost and not (refused and refused.code in (409, 429)):
                 lost.set()
             passed = time.monotonic() - began
             if passed > self.patience_s:
-                if refused and refused.code not in AWAY:
+                if refused and refused.code not in UNAVAILABLE:
                     raise refused
                 host = self._client.configuration.host
                 message = f"the API server at {host} does not answer: {why}"
-                hint = "see whether the cluster is up, and the server's address in the kubeconfig"
+                hint = "check that the cluster is up, and the server's address in the kubeconfig"
                 raise LauncherError(Status.UNREACHED, message, hint) from None
-            if passed > SILENT_S and not self._told:
-                self._told = True
+            if passed > SILENT_S and not self._warned:
+                self._warned = True
                 self._say(f"the API server has not answered for {passed:.0f} s ({why}); still trying")
             time.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             wait_s = min(2 * wait_s, 5.0)
@@ -89,9 +95,9 @@ class Api:
     def stream(
         self, path: str, query: Mapping[str, str], silence_s: float | None, *, torn: bool = False
     ) -> Generator[str]:
-        """The lines of an answer, as they come; the last one without its end only if torn ones are wanted."""
-        times_s = (TIMEOUT_S[0], silence_s)
-        response = self.logged_in(lambda client: sent(client, "GET", path, query, None, "application/json", times_s))
+        """The lines of a response as they arrive; torn: also a last one without its line end."""
+        times_s = (self._timeout_s[0], silence_s)
+        response = self.logged_in(lambda client: send(client, "GET", path, query, None, "application/json", times_s))
         if response.status >= 400:
             raise refusal(response.status, response.data, f"get {path}")
         rest = b""
@@ -103,17 +109,17 @@ class Api:
             if rest and torn:
                 yield rest.decode(errors="replace")
         except http_errors() as error:
-            raise ConnectionError(plainly(error)) from None
+            raise ConnectionError(in_words(error)) from None
         finally:
             response.close()
 
     def logged_in(self, ask: Callable[[Any], T]) -> T:
-        """What ask(client) gives, with new credentials where the API server does not accept those that there are.
+        """What ask(client) returns, with fresh credentials if the API server does not accept the present ones.
 
-        Where it has accepted some before, they may just be rotated, or what checks them be away: they get LOGIN_S.
+        If it has accepted some before, they may just be rotating: they are renewed for LOGIN_S seconds.
 
         Raises:
-            LauncherError: 3, they are not accepted, or there are none to be had.
+            LauncherError: 3, the API server does not accept the credentials, or there are none.
         """
         began, again = time.monotonic(), False
         problem = LauncherError(
@@ -124,54 +130,54 @@ class Api:
         while True:
             client = self._client
             try:
-                found = ask(client)
+                result = ask(client)
             except ApiError as error:
                 if error.code != 401:
                     raise
             else:
                 self._accepted = True
-                return found
+                return result
             if again:
                 if not self._accepted or time.monotonic() - began > LOGIN_S:
                     raise problem
                 time.sleep(LOGIN_EVERY_S)
             again = True
             with self._logging_in:
-                if client is self._client:  # and no other thread has logged in meanwhile
+                if client is self._client:  # otherwise another thread has logged in meanwhile
                     try:
                         self._client = self._log_in()
                     except LauncherError as error:
                         problem = error
 
-    def stranger(self) -> LauncherError:
-        """The error of an answer that no API server gives."""
-        message = f"what answers at {self._client.configuration.host} is no API server"
-        return LauncherError(Status.UNREACHED, message, "see the server's address in the kubeconfig")
+    def not_kubernetes(self) -> LauncherError:
+        """The error for a response that no API server gives."""
+        message = f"{self._client.configuration.host} does not answer like a Kubernetes API server"
+        return LauncherError(Status.UNREACHED, message, "check the server's address in the kubeconfig")
 
     def _read(self, text: bytes) -> Object:
         try:
-            found: Object = json.loads(text or b"{}")
-        except ValueError:  # as where a proxy shows its own page
-            raise self.stranger() from None
-        return found
+            content: Object = json.loads(text or b"{}")
+        except ValueError:  # a proxy's own page, for example
+            raise self.not_kubernetes() from None
+        return content
 
 
-def passes(refused: ApiError, method: str) -> bool:
-    """Whether what the API server refuses may go well the next time.
+def is_temporary(refused: ApiError, method: str) -> bool:
+    """Whether a request that the API server refused may succeed the next time.
 
-    A conflict of a creation is where others change a quota's count at once; of a change or a deletion it is theirs.
+    Creating an object conflicts when others change a quota's count at the same time. Callers handle other conflicts.
     """
-    return refused.code in PASSING or (refused.reason == "Conflict" and method == "POST")
+    return refused.code in TEMPORARY or (refused.reason == "Conflict" and method == "POST")
 
 
 def request_of(client: Any, method: str, path: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """The URL and the headers of a request, with the credentials in them."""
+    """The URL and the headers of a request, with its credentials."""
     values = [(name, value) for name, value in query.items() if value]
-    made = client.param_serialize(method, path, query_params=values, auth_settings=["BearerToken"])
-    return made[1], made[2]
+    _, url, headers, *_ = client.param_serialize(method, path, query_params=values, auth_settings=["BearerToken"])
+    return url, headers
 
 
-def sent(
+def send(
     client: Any,
     method: str,
     path: str,
@@ -183,9 +189,9 @@ def sent(
     """urllib3's response to a request.
 
     Raises:
-        OSError: there was no answer.
-        ApiError: 401, the credentials are not accepted.
-        LauncherError: the API server is not to be trusted.
+        OSError: no response.
+        ApiError: 401, the API server does not accept the credentials.
+        LauncherError: 3, the API server's certificate cannot be verified.
     """
     from ssl import SSLCertVerificationError  # noqa: PLC0415
 
@@ -208,11 +214,12 @@ def sent(
         if response.status >= 400 or ("watch" not in query and "follow" not in query):
             response.read(cache_content=True)
     except http_errors() as error:
-        # No trying again mends these; a server that goes away in the handshake is another matter.
+        # Retrying does not help here, unlike with a server that goes away during the handshake.
         if isinstance(error, SSLError) and isinstance(innermost(error), SSLCertVerificationError):
-            message = f"the API server at {client.configuration.host} is not to be trusted: {plainly(error)}"
-            raise LauncherError(Status.UNREACHED, message, "see the certificates in the kubeconfig") from None
-        raise ConnectionError(plainly(error)) from None
+            reason = re.sub("^certificate verify failed: ", "", in_words(error))
+            message = f"certificate verification failed for the API server at {client.configuration.host}: {reason}"
+            raise LauncherError(Status.UNREACHED, message, "check the certificates in the kubeconfig") from None
+        raise ConnectionError(in_words(error)) from None
     if response.status == 401:
         raise refusal(response.status, response.data, f"{method.lower()} {path}")
     return response

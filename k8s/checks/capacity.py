@@ -1,4 +1,4 @@
-"""Whether quotas and nodes have room for all workers of a run, and a worker for itself."""
+"""Whether the quotas and nodes have room for all workers of a run, and each worker has enough memory."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 
-# What shows that nodes come by themselves: the Cluster Autoscaler's status, and Karpenter's pools.
+# Signs of an autoscaler: the Cluster Autoscaler's status, and Karpenter's pools.
 AUTOSCALERS = (("ConfigMap", "metadata.name=cluster-autoscaler-status"), ("NodePool", ""))
-# Two epochs by one worker end in 500 MiB, and are killed for memory in 450.
+# Measured: one worker finishes two epochs in 500 MiB, and is killed by the kernel in 450.
 LEAST_MEMORY = 450 * 2**20
-PEAK_MEMORY = 850e6  # bytes of a worker, its libraries included
+PEAK_MEMORY = 850e6  # bytes
 
 
 def memory(job: Object) -> Check:
-    """Whether a worker's limit leaves it the memory that TensorFlow takes."""
+    """Whether a worker's memory limit is enough for TensorFlow."""
     limit = trainer_of(job["spec"]["template"])["resources"].get("limits", {}).get("memory")
     if limit is None or amount(limit) >= PEAK_MEMORY:
         return Check("memory", "ok", f"a worker's limit is {limit}" if limit else "a worker has no limit")
-    remedy = "give it more: --memory 1Gi"
+    remedy = "raise it with --memory 1Gi"
     if amount(limit) <= LEAST_MEMORY:
-        return Check("memory", "failed", f"a worker's limit is {limit}, and TensorFlow cannot train in 450Mi", remedy)
-    return Check("memory", "warning", f"a worker's limit is {limit}, and it takes up to 850 MB", remedy)
+        return Check("memory", "failed", f"a worker's limit is {limit}; TensorFlow needs more than 450Mi", remedy)
+    return Check("memory", "warning", f"a worker's limit is {limit}; it uses up to 850 MB", remedy)
 
 
 def quota(cluster: Cluster, job: Object) -> Check:
-    """Whether the namespace's quotas have room for all workers: the dry run of a pod tells of one alone."""
+    """Whether the namespace's quotas have room for all workers: the dry run of a pod checks one alone."""
     workers, trainer = job["spec"]["completions"], trainer_of(job["spec"]["template"])
     asked = requests(trainer)
     for each in cluster.select("ResourceQuota"):
@@ -48,20 +48,26 @@ def quota(cluster: Cluster, job: Object) -> Check:
             wanted = workers * each_asks(resource, asked, trainer)
             if wanted and amount(used.get(resource, "0")) + wanted > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
-                message += f", and {worded(workers)} for {shown(resource, wanted)} more"
+                message += f"; {counted(workers)} would use {shown(resource, wanted)} more"
                 return Check("quota", "failed", message, catalogue.REMEDIES["quota"])
-    return Check("quota", "ok", f"there is room for {workers} worker{'s' * (workers > 1)}")
+    return Check("quota", "ok", f"room for {counted(workers)}")
 
 
 def counts_workers(quota: Object) -> bool:
-    """Whether a quota is for pods as the workers: these have requests, and no deadline of their own."""
+    """Whether a quota applies to the workers' pods, which have requests and no deadline of their own."""
     spec = quota.get("spec", {})
     return "scopeSelector" not in spec and set(spec.get("scopes", [])) <= {"NotTerminating", "NotBestEffort"}
 
 
-def worded(workers: int) -> str:
-    """The subject of what they ask for."""
-    return f"{workers} workers ask" if workers > 1 else "a worker asks"
+def counted(workers: int) -> str:
+    """A number of workers."""
+    return f"{workers} worker{'s' * (workers > 1)}"
+
+
+def described(workers: int, trainer: Object) -> str:
+    """A number of workers, and what each requests."""
+    each = ", ".join(f"{quantity} {resource}" for resource, quantity in requests_as_written(trainer).items())
+    return f"{counted(workers)} ({each}{' each' * (workers > 1)})"
 
 
 def shown(resource: str, value: float) -> str:
@@ -70,7 +76,7 @@ def shown(resource: str, value: float) -> str:
 
 
 def each_asks(resource: str, asked: dict[str, float], container: Object) -> float:
-    """What a worker adds to a resource of a quota."""
+    """How much of a quota's resource one worker uses."""
     if resource in ("pods", "count/pods"):
         return 1
     if resource.startswith("limits."):
@@ -79,67 +85,68 @@ def each_asks(resource: str, asked: dict[str, float], container: Object) -> floa
 
 
 def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
-    """Whether the nodes can hold the workers: each, and all of them at the same time; where needed, on one node."""
+    """Whether the nodes have room for each worker and for all at once; on one node where the volume needs that."""
     template, workers = job["spec"]["template"], job["spec"]["completions"]
-    asked = requests(trainer_of(template))
-    wanted = ", ".join(f"{quantity} of {resource}" for resource, quantity in as_written(trainer_of(template)).items())
-    usable = [node for node in cluster.select("Node") if takes(node, template)]
-    most = max if one_node else sum
-    room = [fits(amounts(node["status"]["allocatable"]), asked) for node in usable]
+    trainer, most = trainer_of(template), max if one_node else sum
+    usable = [node for node in cluster.select("Node") if accepts(node, template)]
+    room = [fits(amounts(node["status"]["allocatable"]), requests(trainer)) for node in usable]
     problem = ""
     if not usable:
-        problem = "no node is ready and takes this job's pods, by its labels and taints"
+        problem = "no node is ready and accepts this job's pods, by its labels and taints"
     elif not any(room):
-        problem = f"no node that takes this job can hold a worker, which asks for {wanted}"
+        problem = f"no node that accepts this job has room for {described(1, trainer)}"
     elif most(room) < workers:
-        all_nodes = "no node alone, as the volume needs, can" if one_node else "all nodes together cannot"
-        problem = f"{all_nodes} hold {workers} workers, each of which asks for {wanted}"
+        place = "no single node, which the volume needs, has" if one_node else "the cluster has no"
+        problem = f"{place} room for {described(workers, trainer)}"
     if problem:
-        return Check("nodes", *of_lacking_nodes(cluster, job, problem, catalogue.REMEDIES["scheduling"]))
+        return Check("nodes", *without_nodes(cluster, job, problem, catalogue.REMEDIES["scheduling"]))
     try:
         pods = cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
     except ApiError as error:
         if error.code != 403:
             raise
-        message = f"the nodes are large enough; what is free there now this user may not ask: {error.message}"
+        message = f"the nodes are large enough; this user may not ask what is free on them: {error.message}"
         return Check("nodes", "not checked", message)
-    used = taken(pods)
-    free = [fits(left(node, used[node["metadata"]["name"]]), asked) for node in usable]
-    if most(free) < workers:
-        now = f"there is room for {most(free)} of {workers} workers" if workers > 1 else "there is no room for a worker"
-        remedy = "wait, or ask for less (--cpu, --memory, --workers)"
-        return Check("nodes", "warning", f"{now} now; the run waits until there is", remedy)
-    return Check("nodes", "ok", f"there is room: {worded(workers)} for {wanted}{' each' * (workers > 1)}")
+    used = usage_by_node(pods)
+    free = most(fits(unused(node, used[node["metadata"]["name"]]), requests(trainer)) for node in usable)
+    if free < workers:
+        message = f"there is room for {free} of {counted(workers)} now; the run waits for the rest"
+        return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
+    return Check("nodes", "ok", f"room for {described(workers, trainer)}")
 
 
 def gpus(cluster: Cluster, job: Object) -> Check:
-    """Whether nodes that take the job have GPUs, if it asks for them."""
+    """Whether nodes that accept the job have GPUs, if it requests them."""
     template = job["spec"]["template"]
     if not requests(trainer_of(template)).get(GPU):
-        return Check("gpus", "ok", "none is asked for")
-    having = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
-    if not having:
-        return Check("gpus", *of_lacking_nodes(cluster, job, "no node has a GPU", catalogue.REMEDIES["gpu"]))
-    count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in having if takes(node, template))
+        return Check("gpus", "ok", "none requested")
+    gpu_nodes = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
+    if not gpu_nodes:
+        return Check("gpus", *without_nodes(cluster, job, "no node has a GPU", catalogue.REMEDIES["gpu"]))
+    count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in gpu_nodes if accepts(node, template))
     if not count:
-        names = ", ".join(sorted(node["metadata"]["name"] for node in having))
-        message = f"the nodes with GPUs ({names}) are not ready, or do not take this job's pods"
-        remedy = "see their taints and labels: `kubectl describe node`"
-        return Check("gpus", *of_lacking_nodes(cluster, job, message, remedy))
-    return Check("gpus", "ok", f"there are {count} on nodes that take this job")
+        names = ", ".join(sorted(node["metadata"]["name"] for node in gpu_nodes))
+        message = f"the nodes with GPUs ({names}) are not ready, or do not accept this job's pods"
+        remedy = "see their taints and labels with `kubectl describe node`"
+        return Check("gpus", *without_nodes(cluster, job, message, remedy))
+    return Check("gpus", "ok", f"{count} on nodes that accept this job")
 
 
-def of_lacking_nodes(cluster: Cluster, job: Object, problem: str, remedy: str) -> tuple[str, str, str]:
-    """State, message and remedy where no node will do: they may come by themselves, also where there are none yet."""
+def without_nodes(cluster: Cluster, job: Object, problem: str, remedy: str) -> tuple[str, str, str]:
+    """State, message and remedy where no node is suitable: an autoscaler or Kueue may still provide some."""
     if QUEUE_LABEL in job["metadata"].get("labels", {}):
-        return "warning", problem, f"Kueue lets it start once it finds room; if it never does: {remedy}"
-    if is_scaled(cluster):
-        return "warning", problem, f"the run waits for the cluster's autoscaler; if that adds no such node: {remedy}"
+        return "warning", problem, f"Kueue starts the run once it finds room; if it never does: {remedy}"
+    if may_autoscale(cluster):
+        return (
+            "warning",
+            problem,
+            f"the run waits for the cluster's autoscaler; if that adds no suitable node: {remedy}",
+        )
     return "failed", problem, remedy
 
 
-def is_scaled(cluster: Cluster) -> bool:
-    """Whether nodes may come by themselves; they may where this user must not look."""
+def may_autoscale(cluster: Cluster) -> bool:
+    """Whether an autoscaler may add nodes; assumed where this user may not ask."""
     for kind, fields in AUTOSCALERS:
         try:
             if cluster.select(kind, fields=fields, everywhere=True):
@@ -147,13 +154,13 @@ def is_scaled(cluster: Cluster) -> bool:
         except ApiError as error:
             if error.code == 403:
                 return True
-            if error.code != 404:  # there is no Karpenter
+            if error.code != 404:  # 404: Karpenter is not installed
                 raise
     return False
 
 
-def taken(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
-    """What pods take up, by node."""
+def usage_by_node(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
+    """What the pods on each node request."""
     used: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for pod in pods:
         node = pod["spec"].get("nodeName", "")
@@ -164,8 +171,8 @@ def taken(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
     return used
 
 
-def takes(node: Object, template: Object) -> bool:
-    """Whether a node takes a pod, by its state, labels and taints."""
+def accepts(node: Object, template: Object) -> bool:
+    """Whether a node accepts a pod, by its state, labels and taints."""
     spec = template["spec"]
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
     labels = node["metadata"].get("labels", {})
@@ -181,7 +188,7 @@ def takes(node: Object, template: Object) -> bool:
 
 
 def tolerates(toleration: Object, taint: Object) -> bool:
-    """Whether a toleration is for a taint."""
+    """Whether a toleration matches a taint."""
     if toleration.get("effect") not in (None, "", taint["effect"]):
         return False
     if not toleration.get("key"):
@@ -196,22 +203,22 @@ def fits(room: dict[str, float], asked: dict[str, float]) -> int:
     return max(0, min([*counts, int(room.get("pods", 110))]))
 
 
-def left(node: Object, used: dict[str, float]) -> dict[str, float]:
-    """What a node has left."""
+def unused(node: Object, used: dict[str, float]) -> dict[str, float]:
+    """What no pod on a node requests."""
     return {
         resource: value - used.get(resource, 0) for resource, value in amounts(node["status"]["allocatable"]).items()
     }
 
 
-def as_written(container: Object) -> dict[str, str]:
-    """What a container asks for: what it is limited to, where it asks for nothing."""
+def requests_as_written(container: Object) -> dict[str, str]:
+    """A container's requests; its limits where it has none, as Kubernetes defaults them."""
     resources = container.get("resources", {})
     return {**resources.get("limits", {}), **resources.get("requests", {})}
 
 
 def requests(container: Object) -> dict[str, float]:
-    """What a container asks for, as numbers."""
-    return amounts(as_written(container))
+    """A container's requests, as numbers."""
+    return amounts(requests_as_written(container))
 
 
 def amounts(quantities: Object) -> dict[str, float]:
@@ -220,7 +227,7 @@ def amounts(quantities: Object) -> dict[str, float]:
 
 
 def amount(quantity: Any) -> float:
-    """A quantity as a number, of cores or bytes."""
+    """A quantity as a number: cores or bytes."""
     from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415
 
     return float(parse_quantity(quantity))

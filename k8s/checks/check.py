@@ -1,4 +1,4 @@
-"""What one check before a submission found."""
+"""The result of one check before a submission."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found. state is ok, warning, failed or not checked; remedy is empty where none is needed."""
+    """A check's result. state is ok, warning, failed or not checked; remedy is empty where none is needed."""
 
     name: str
     state: str
@@ -16,7 +16,7 @@ class Check:
 
     @property
     def failed(self) -> bool:
-        """Whether the run cannot be."""
+        """Whether the run cannot start."""
         return self.state == "failed"
 
     def __str__(self) -> str:

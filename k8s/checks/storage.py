@@ -1,4 +1,4 @@
-"""Whether a run's claim is there, fits its workers, and has or will get a volume."""
+"""Whether a run's claims exist, fit its workers, and have or will get a volume."""
 
 from __future__ import annotations
 
@@ -13,124 +13,124 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
-
 READ_BY_MANY = {"ReadWriteMany", "ReadOnlyMany"}
-UNSEEN: Object = {"spec": {"accessModes": []}}  # in place of a claim that this user may not look at
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+UNREADABLE: Object = {"spec": {"accessModes": []}}  # in place of a claim that this user may not read
 
 
-def find(cluster: Cluster, job: Object) -> Object | None:
-    """The claim for the output that a rendered Job mounts: None where there is none, UNSEEN if it may not be seen."""
-    return seen(cluster, claim_name(job))
+def output_claim(cluster: Cluster, job: Object) -> Object | None:
+    """The claim for the output that a rendered Job mounts, as read_claim() gives it."""
+    return read_claim(cluster, claim_name(job))
 
 
-def seen(cluster: Cluster, name: str) -> Object | None:
-    """A claim: None where there is none of that name, UNSEEN where this user may not look."""
+def read_claim(cluster: Cluster, name: str) -> Object | None:
+    """A claim; None where it does not exist, UNREADABLE where this user may not read it."""
     try:
         return cluster.get("PersistentVolumeClaim", name)
     except ApiError as error:
         if error.code != 403:
             raise
-        return UNSEEN
+        return UNREADABLE
 
 
 def volume(job: Object, claim: Object | None) -> Check:
-    """Whether the claim is there, and its access mode fits the number of workers."""
-    wanted, workers = claim_name(job), job["spec"]["completions"]
-    together = "; all workers go to one node" if workers > 1 and needs_one_node(claim) else ""
-    if claim is None and wanted == CLAIM:
-        return Check("volume", "ok", f"submit makes the claim {wanted}{together}")
+    """Whether the output's claim exists, and its access mode fits the number of workers."""
+    name, workers = claim_name(job), job["spec"]["completions"]
+    together = "; all workers run on one node" if workers > 1 and needs_one_node(claim) else ""
+    if claim is None and name == CLAIM:
+        return Check("volume", "ok", f"submit creates the claim {name}{together}")
     if claim is None:
-        return Check("volume", "failed", f"there is no claim {wanted}", catalogue.REMEDIES["claim-missing"])
-    if claim is UNSEEN:
-        return Check("volume", "not checked", f"this user may not look at the claim {wanted}{together}")
+        return Check("volume", "failed", f"claim {name} does not exist", catalogue.REMEDIES["claim-missing"])
+    if claim is UNREADABLE:
+        return Check("volume", "not checked", f"this user may not read claim {name}{together}")
     modes = set(claim["spec"]["accessModes"])
-    said = f"the claim {wanted} is {', '.join(sorted(modes))}"
-    if modes == {"ReadWriteOncePod"} and workers > 1:
-        remedy = "name a ReadWriteMany or ReadWriteOnce claim with --claim"
-        return Check("volume", "failed", f"{said}, and {workers} workers cannot share it", remedy)
     if modes == {"ReadOnlyMany"}:
-        return Check("volume", "failed", f"{said}, and nothing can be written to it", "name another one with --claim")
-    return Check("volume", "ok", said + together)
+        message = f"claim {name} is ReadOnlyMany: a run cannot write to it"
+        return Check("volume", "failed", message, "name another one with --claim")
+    return shared(claim, workers, "volume", "name a ReadWriteMany or ReadWriteOnce claim with --claim", together)
 
 
 def data(cluster: Cluster, job: Object) -> Check:
-    """Whether the claim for the dataset, if one is named, can be read by all workers."""
-    wanted, workers = data_claim_of(job["spec"]["template"]), job["spec"]["completions"]
-    if wanted is None:
+    """Whether all workers can read the dataset's claim, if the run names one."""
+    name, workers = data_claim_of(job["spec"]["template"]), job["spec"]["completions"]
+    if name is None:
         return Check("data", "ok", "the image's own dataset")
-    claim = seen(cluster, wanted)
+    claim = read_claim(cluster, name)
     if claim is None:
-        return Check("data", "failed", f"there is no claim {wanted}", "make it, or name another one with --data")
-    if claim is UNSEEN:
-        return Check("data", "not checked", f"this user may not look at the claim {wanted}")
+        return Check("data", "failed", f"claim {name} does not exist", "create it, or name another one with --data")
+    if claim is UNREADABLE:
+        return Check("data", "not checked", f"this user may not read claim {name}")
     if claim.get("status", {}).get("phase") != "Bound":
-        message = f"the claim {wanted} has no volume yet, and so there is no dataset on it"
-        return Check("data", "failed", message, "prepare one there: docs/retraining.md, Data on a volume")
-    modes = set(claim["spec"]["accessModes"])
-    said = f"the claim {wanted} is {', '.join(sorted(modes))}"
-    if modes == {"ReadWriteOncePod"} and workers > 1:
-        remedy = "name a claim of another access mode with --data"
-        return Check("data", "failed", f"{said}, and {workers} workers cannot share it", remedy)
-    together = "; all workers go to one node" if workers > 1 and not READ_BY_MANY & modes else ""
-    return Check("data", "ok", said + together)
+        message = f"claim {name} has no volume yet, so it holds no dataset"
+        return Check("data", "failed", message, "put a dataset on it: docs/retraining.md, Data on a volume")
+    one_node = workers > 1 and not READ_BY_MANY & set(claim["spec"]["accessModes"])
+    together = "; all workers run on one node" if one_node else ""
+    return shared(claim, workers, "data", "name a claim with another access mode with --data", together)
+
+
+def shared(claim: Object, workers: int, check: str, remedy: str, together: str) -> Check:
+    """Whether all workers can mount a claim at the same time."""
+    name, modes = claim["metadata"]["name"], claim["spec"]["accessModes"]
+    if modes == ["ReadWriteOncePod"] and workers > 1:
+        return Check(check, "failed", f"claim {name} is ReadWriteOncePod: {workers} workers cannot share it", remedy)
+    return Check(check, "ok", f"claim {name} is {', '.join(sorted(modes))}{together}")
 
 
 def storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
-    """Whether the claim has a volume, or a storage class that can make it one."""
-    if claim is UNSEEN:
-        return Check("storage class", "not checked", f"this user may not look at the claim {claim_name(job)}")
-    state, message, remedy = of_absent(cluster, claim_name(job)) if claim is None else of_claim(cluster, claim)
-    return Check("storage class", state, message, remedy)
+    """Whether the output's claim has a volume, or a storage class that can provision one."""
+    if claim is UNREADABLE:
+        return Check("storage class", "not checked", f"this user may not read claim {claim_name(job)}")
+    result = default_class(cluster, claim_name(job)) if claim is None else provisioning(cluster, claim)
+    return Check("storage class", *result)
 
 
-def of_absent(cluster: Cluster, wanted: str) -> tuple[str, str, str]:
-    """State, message and remedy for a claim that is not there."""
-    if wanted != CLAIM:
-        return "not checked", f"there is no claim {wanted}", ""
-    default = "storageclass.kubernetes.io/is-default-class"
-    for found in cluster.select("StorageClass"):
-        if found["metadata"].get("annotations", {}).get(default) == "true":
-            return "ok", f"{found['metadata']['name']}, the default one, makes the volume", ""
-    message = f"the claim {wanted} is to be made, and there is no default storage class"
-    return "failed", message, "make a claim with a class of your own, and name it with --claim"
+def default_class(cluster: Cluster, name: str) -> tuple[str, str, str]:
+    """State, message and remedy for a claim that does not exist yet."""
+    if name != CLAIM:
+        return "not checked", f"claim {name} does not exist", ""
+    for each in cluster.select("StorageClass"):
+        if each["metadata"].get("annotations", {}).get(DEFAULT_CLASS) == "true":
+            return "ok", f"{each['metadata']['name']}, the default class, provisions the volume", ""
+    message = f"submit would create the claim {name}, but the cluster has no default storage class"
+    return "failed", message, "create a claim with a class of your own, and name it with --claim"
 
 
-def of_claim(cluster: Cluster, claim: Object) -> tuple[str, str, str]:
-    """State, message and remedy for a claim that is there."""
-    wanted, phase = claim["metadata"]["name"], claim.get("status", {}).get("phase")
-    name, remedy = claim["spec"].get("storageClassName"), catalogue.REMEDIES["claim-unbound"]
+def provisioning(cluster: Cluster, claim: Object) -> tuple[str, str, str]:
+    """State, message and remedy for an existing claim."""
+    name, phase = claim["metadata"]["name"], claim.get("status", {}).get("phase")
+    class_name, remedy = claim["spec"].get("storageClassName"), catalogue.REMEDIES["claim-unbound"]
     if phase == "Bound":
-        return "ok", f"the claim {wanted} has its volume", ""
+        return "ok", f"claim {name} has its volume", ""
     if phase == "Lost":
-        return "failed", f"the claim {wanted} has lost its volume", remedy
-    if not name:
-        return "warning", f"the claim {wanted} has neither a volume yet nor a storage class", remedy
-    found = cluster.get("StorageClass", name)
-    if found is None:
-        return "failed", f"there is no storage class {name}, which the claim {wanted} names", remedy
-    if found.get("volumeBindingMode") == "WaitForFirstConsumer":
-        return "ok", f"{name} makes the volume of the claim {wanted} once a worker waits for it", ""
-    return "warning", f"{name} has made no volume for the claim {wanted} yet", remedy
+        return "failed", f"claim {name} has lost its volume", remedy
+    if not class_name:
+        return "warning", f"claim {name} has no volume yet, and no storage class", remedy
+    storage = cluster.get("StorageClass", class_name)
+    if storage is None:
+        return "failed", f"claim {name} names the storage class {class_name}, which does not exist", remedy
+    if storage.get("volumeBindingMode") == "WaitForFirstConsumer":
+        return "ok", f"{class_name} provisions the volume of claim {name} once a worker waits for it", ""
+    return "warning", f"{class_name} has not provisioned a volume for claim {name} yet", remedy
 
 
 def is_on_one_node(job: Object) -> bool:
-    """Whether a Job's pods go to one node, by the component or an affinity of the user's own."""
+    """Whether a Job's pods must share a node, by the component one-node or an affinity of the user's own."""
     affinity = job["spec"]["template"]["spec"].get("affinity", {})
     return bool(affinity.get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution"))
 
 
 def claim_name(job: Object) -> str:
-    """The claim that a rendered Job mounts."""
+    """The name of the output's claim in a rendered Job."""
     return claim_of(job["spec"]["template"]) or ""
 
 
 def needs_one_node(claim: Object | None) -> bool:
-    """Whether all pods that use a claim must be on one node; an absent or unseen one is taken to need it."""
+    """Whether all pods that use a claim must share a node; assumed of a missing or unreadable one."""
     return claim is None or not {"ReadWriteMany"} & set(claim["spec"]["accessModes"])
 
 
 def data_needs_one_node(cluster: Cluster, job: Object) -> bool:
-    """Whether all pods must be on one node for the claim with their dataset, if they have one."""
-    wanted = data_claim_of(job["spec"]["template"])
-    claim = seen(cluster, wanted) if wanted else None
-    return wanted is not None and (claim is None or not READ_BY_MANY & set(claim["spec"]["accessModes"]))
+    """Whether all pods must share a node to read the dataset's claim, if the run names one."""
+    name = data_claim_of(job["spec"]["template"])
+    claim = read_claim(cluster, name) if name else None
+    return name is not None and (claim is None or not READ_BY_MANY & set(claim["spec"]["accessModes"]))

@@ -1,4 +1,4 @@
-"""completion: print what makes a shell complete this command's words."""
+"""completion: print a shell completion script."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
 
+EXAMPLES = (
+    'eval "$(mnist-job completion bash)"    # in ~/.bashrc',
+    'eval "$(mnist-job completion zsh)"    # in ~/.zshrc',
+)
 SHELLS = ("bash", "zsh")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `completion` takes."""
-    parser.add_argument("shell", choices=SHELLS, help="the shell; its start-up file takes: eval `... SHELL`")
+    """Add the flags of `completion`."""
+    parser.add_argument("shell", choices=SHELLS, help="the shell to complete commands in")
 
 
 def run(arguments: argparse.Namespace, _: Callable[[], Cluster]) -> int:
-    """Print a shell's completion; returns the exit status. The cluster is not asked."""
+    """Print a shell's completion script; returns the exit status. No cluster is contacted."""
     import shtab  # noqa: PLC0415 - not needed for a command's --help
 
-    from k8s.__main__ import parser  # noqa: PLC0415 - which lists this command
-
-    print(shtab.complete(parser(), shell=arguments.shell))
+    print(shtab.complete(arguments.parser(), shell=arguments.shell))
     return 0

@@ -19,10 +19,10 @@ from job.config import usage
 from job.errors import JobError
 from k8s.api.errors import LauncherError, Status
 from k8s.checks import storage
-from k8s.commands import overlap, submit
+from k8s.commands import flags, overlap, submit
 from k8s.commands.control import refused, until_ended, until_gone
 from k8s.render import render
-from k8s.render.render import Submission
+from k8s.render.submission import Submission
 from k8s.state.names import CANCELLED, QUEUE_LABEL, trainer_of
 from k8s.state.run import gather, state
 from k8s.view import follow
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="QUANTITY", help="memory of each worker, requested and at most")
     add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
     add("--deadline", metavar="TIME", help="the run fails after it, as 90m or 6h")
-    submit.add_wait(parser)
+    flags.add_wait(parser)
     parser.usage = "%(prog)s NAME [FLAGS] [-- MORE TRAINING FLAGS]"
 
 
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         print(json.dumps(fields))
     else:
         print(f"{name} is submitted again with {workers} workers; it goes on from its newest checkpoint, if it has one")
-        print(where_to_look(name, cluster.namespace))
+        print(where_to_look(cluster, name))
     return follow.follow(cluster, made, arguments.output) if arguments.wait else 0
 
 
@@ -198,8 +198,8 @@ def check(cluster: Cluster, new: Object) -> None:
     """
     trial = copy.deepcopy(new)
     trial["metadata"]["name"] = f"{new['metadata']['name'][:40].rstrip('-')}-trial"
-    claim = storage.find(cluster, trial)
-    submit.approve(cluster, trial, claim, new["metadata"]["name"])
+    claim = storage.output_claim(cluster, trial)
+    submit.check(cluster, trial, claim, new["metadata"]["name"])
 
 
 def replace(cluster: Cluster, old: Object, new: Object) -> Object:

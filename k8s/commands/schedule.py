@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from job import config
 from job.config import usage
 from k8s.api.errors import ApiError
-from k8s.commands import submit
+from k8s.commands import flags, submit
 from k8s.commands.control import refused, until_gone
-from k8s.render import render
+from k8s.render.submission import training_settings
 from k8s.state import cron
 from k8s.state.names import APP, NAME_LABEL, QUEUE_LABEL, SINCE
 from k8s.state.run import is_going
@@ -42,17 +42,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("cron", metavar="CRON", help="when runs start, quoted: '0 2 * * *' or @daily")
     add("--timezone", default="UTC", metavar="ZONE", help="of the times, as Europe/Berlin (default: UTC)")
-    submit.add_dry_run(parser)
-    submit.add_submission_flags(parser, "name of the schedule, with which its runs' begin (default: <dataset>)")
+    flags.add_dry_run(parser)
+    flags.add_submission(parser, "name of the schedule, with which its runs' begin (default: <dataset>)")
     parser.usage = "%(prog)s CRON [FLAGS] [-- TRAINING FLAGS]"
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Make a schedule, or change the one of that name; returns the exit status."""
     times, _ = cron.parse(arguments.cron), cron.time_zone(arguments.timezone)
-    arguments.name = arguments.name or render.check_arguments(arguments.training).dataset.replace("_", "-")
+    arguments.name = arguments.name or training_settings(arguments.training).dataset.replace("_", "-")
     config.check_name(arguments.name, arguments.workers or 1, suffix=SUFFIX)
-    submission = submit.read(arguments, datetime.now(UTC))
+    submission = flags.submission_of(arguments, datetime.now(UTC))
     if submission.deadline_s and submission.deadline_s >= times.period_s:
         message = f"--deadline must be below the {times.period_s} s that may lie between two starts"
         raise usage(f"{message}, not {submission.deadline_s} s", "a run that hangs would hold up the next one")
@@ -74,11 +74,11 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     old = there_is(cluster, arguments.name)
     trial = {"apiVersion": "batch/v1", "kind": "Job", **copy.deepcopy(new["spec"]["jobTemplate"])}
     trial["metadata"]["name"] = arguments.name + SUFFIX
-    submit.approve(cluster, trial, claim, arguments.name)
+    submit.check(cluster, trial, claim, arguments.name)
     made = send(cluster, new, old, dry_run=True)
     changed = sorted(differences(old["spec"], made["spec"])) if old else []
     if not old or changed:
-        submit.set_up(cluster, trial)
+        submit.create_setup(cluster, trial)
         made = send(cluster, new, old)
     tell(cluster, made, arguments.output, created=not old, changed=changed)
     return 0

@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     job = job_of(schedule, datetime.now(UTC))
     trial = copy.deepcopy(job)
     trial["metadata"]["name"] = arguments.name + SUFFIX  # whether there is one of its own name already, start() tells
-    submit.approve(cluster, trial, storage.find(cluster, job), arguments.name)
-    submit.set_up(cluster, job)
+    submit.check(cluster, trial, storage.output_claim(cluster, job), arguments.name)
+    submit.create_setup(cluster, job)
     made = start(cluster, job)
     name = made["metadata"]["name"]
     if arguments.output == "json":
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         print(json.dumps({**found, "schedule": arguments.name}))
     else:
         print(f"started {name}; until it has ended, {arguments.name} starts no other run")
-        print(where_to_look(name, cluster.namespace))
+        print(where_to_look(cluster, name))
     return 0
 
 

@@ -1,86 +1,25 @@
-"""Flags and manifests -> the exact objects to send. Asks no cluster and no clock."""
+"""A submission and the manifests -> the exact objects to send. Contacts no cluster and reads no clock."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job import config
 from job.config import usage
+from k8s import __version__
+from k8s.render import submission as asked
+from k8s.render.kustomize import MANIFESTS, folder, kustomize
 from k8s.state.names import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claims, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from k8s.api.objects import Object
+    from k8s.render.submission import Submission
 
-MANIFESTS = Path(__file__).parents[1] / "manifests"
 GPU = "nvidia.com/gpu"
-# What the manifests say of a training, or the launcher's own flags.
-NOT_TRAINING = {
-    "workers": "give it before the --",
-    "name": "give it before the --",
-    "data": "the image holds the dataset at /data; give a claim with another one before the --",
-    "output": "the claim is mounted at /output",
-    "device": "--overlay gpu trains on GPUs",
-}
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What submit's flags ask for; None leaves what the overlay says.
-
-    arguments are the training's flags, as `python -m job train` takes them. deadline_s is in seconds; cpu and memory
-    are Kubernetes quantities, for each worker.
-
-    Raises:
-        JobError: 64, naming the value that is wrong and what to give instead.
-    """
-
-    name: str
-    overlay: str = "cpu"
-    components: tuple[str, ...] = ()
-    image: str | None = None
-    workers: int | None = None
-    cpu: str | None = None
-    memory: str | None = None
-    gpus: int | None = None
-    queue: str | None = None
-    deadline_s: int | None = None
-    claim: str | None = None
-    data: str | None = None
-    arguments: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and not 1 <= self.workers <= 1000:
-            raise usage(f"--workers must be from 1 to 1000, not {self.workers}")
-        config.check_name(self.name, self.workers or 1)
-        for flag, value in (("--cpu", self.cpu), ("--memory", self.memory)):
-            if value is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", value):
-                raise usage(f"{flag} must be a Kubernetes quantity as 500m, 2 or 1Gi, not {value!r}")
-        if self.gpus is not None and self.gpus not in (0, 1):
-            raise usage(f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: give more --workers")
-        where = "overlay" if self.overlay == "gpu" else "component" if "gpu" in self.components else ""
-        if self.gpus == 0 and where:
-            raise usage(f"--gpus 0 and the gpu {where} contradict each other", "leave one of them out")
-        for flag, value in (("--claim", self.claim), ("--data", self.data)):
-            if value is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", value):
-                raise usage(f"{flag} must be a claim's name, not {value!r}")
-        check_arguments(self.arguments)
-
-
-def check_arguments(arguments: Sequence[str]) -> config.Config:
-    """The training's settings, which job/config.py checks as it will in the pod."""
-    for argument in arguments:
-        name = argument.removeprefix("--").partition("=")[0]
-        if argument.startswith("--") and name in NOT_TRAINING:
-            raise usage(f"--{name} cannot be given after the --", NOT_TRAINING[name])
-    return config.parse(arguments)
+MANAGED_BY = {"app.kubernetes.io/managed-by": "mnist-job"}
+VERSION = {"app.kubernetes.io/version": __version__}
 
 
 def job(submission: Submission) -> Object:
@@ -88,41 +27,52 @@ def job(submission: Submission) -> Object:
     components = dict.fromkeys(submission.components)
     components |= {"gpu": None} if submission.gpus and submission.overlay != "gpu" else {}
     components |= {"kueue": None} if submission.queue else {}
-    found = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
-    return fill(only_job(found, submission.overlay), submission)
+    objects = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
+    return fill(only_job(objects, submission.overlay), submission)
 
 
-def only_job(found: Sequence[Object], overlay: str) -> Object:
-    """The Job that an overlay makes, if it is one that can be a run; else a sentence says what it lacks."""
+def setup() -> list[Object]:
+    """The objects that all runs of a namespace share."""
+    objects = kustomize(MANIFESTS / "setup")
+    for new in objects:
+        new["metadata"]["labels"] |= MANAGED_BY
+    return objects
+
+
+def only_job(objects: Sequence[Object], overlay: str) -> Object:
+    """The one Job that an overlay makes.
+
+    Raises:
+        JobError: 64, it makes something else, or its Job lacks what a run needs.
+    """
     problem = ""
-    if len(found) != 1 or found[0].get("kind") != "Job":
-        problem = f"makes {', '.join(str(each.get('kind')) for each in found) or 'nothing'}, and not one Job alone"
+    if len(objects) != 1 or objects[0].get("kind") != "Job":
+        kinds = ", ".join(str(each.get("kind")) for each in objects)
+        problem = f"makes {kinds or 'nothing'}, and not one Job alone"
     else:
-        spec = found[0]["spec"]["template"]["spec"]
-        trainers = [container for container in spec.get("containers", []) if container.get("name") == CONTAINER]
-        if not trainers:
+        template = objects[0]["spec"]["template"]
+        trainer = next((each for each in template["spec"].get("containers", []) if each.get("name") == CONTAINER), None)
+        if trainer is None:
             problem = f"has no container {CONTAINER}"
-        elif not {"args", "resources"} <= trainers[0].keys() or "WORKERS" not in environment(trainers[0]):
+        elif not {"args", "resources"} <= trainer.keys() or "WORKERS" not in variables(trainer):
             problem = f"has a container {CONTAINER} without args, resources or the variable WORKERS"
-        elif sum(volume != DATA_VOLUME for volume, _ in claims(found[0]["spec"]["template"])) != 1:
+        elif sum(volume != DATA_VOLUME for volume, _ in claims(template)) != 1:
             problem = "does not mount one claim for the output"
     if problem:
-        raise usage(f"the overlay {overlay} {problem}", "build it on k8s/manifests/run, as the overlays there")
-    return found[0]
+        raise usage(f"the overlay {overlay} {problem}", "base it on k8s/manifests/run, like the overlays there")
+    return objects[0]
 
 
 def fill(job: Object, submission: Submission) -> Object:
-    """Set what belongs to one run in a rendered Job; it is changed in place, and returned."""
+    """Set what belongs to one run in a rendered Job, which is changed in place and returned."""
     spec, template = job["spec"], job["spec"]["template"]
     trainer = trainer_of(template)
     job["metadata"]["name"] = submission.name
+    for metadata in (job["metadata"], template["metadata"]):
+        metadata["labels"] |= MANAGED_BY | VERSION
     if submission.workers is not None:
         spec["completions"] = spec["parallelism"] = submission.workers
-    environment(trainer)["WORKERS"]["value"] = str(spec["completions"])
     config.check_name(submission.name, spec["completions"])
-    if submission.image is not None:
-        trainer["image"] = submission.image
-    set_resources(trainer, submission)
     if submission.queue is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = submission.queue
     if submission.deadline_s is not None:
@@ -131,12 +81,28 @@ def fill(job: Object, submission: Submission) -> Object:
         set_claim(template, submission.claim)
     if submission.data is not None:
         mount_data(template, submission.data)
+    if submission.image is not None:
+        trainer["image"] = submission.image
+    set_resources(trainer, submission)
+    set_variables(trainer, {**asked.environment(submission), "WORKERS": str(spec["completions"])})
+    set_placement(template["spec"], submission)
     trainer["args"] += submission.arguments
     return job
 
 
+def set_placement(spec: Object, submission: Submission) -> None:
+    """Set the nodes on which a run's pods may be placed, their priority, and the account that they run as."""
+    if selector := asked.node_selector(submission):
+        spec["nodeSelector"] = spec.get("nodeSelector", {}) | selector
+    spec.setdefault("tolerations", []).extend(asked.tolerations(submission))
+    if submission.priority_class is not None:
+        spec["priorityClassName"] = submission.priority_class
+    if submission.service_account is not None:
+        spec["serviceAccountName"] = submission.service_account
+
+
 def put_on_one_node(job: Object) -> None:
-    """Have all workers of a rendered Job on one node, as the component one-node does; the Job is changed in place."""
+    """Place all workers of a rendered Job on one node, like the component one-node; the Job is changed in place."""
     import yaml  # noqa: PLC0415 - not needed for a command's --help
 
     patch = yaml.safe_load((MANIFESTS / "components/one-node/affinity.yaml").read_text(encoding="utf-8"))
@@ -147,13 +113,8 @@ def put_on_one_node(job: Object) -> None:
         affinity[required].append(term)
 
 
-def setup() -> list[Object]:
-    """What every run uses."""
-    return kustomize(MANIFESTS / "setup")
-
-
 def set_resources(trainer: Object, submission: Submission) -> None:
-    """Set what a worker asks for and may have."""
+    """Set a worker's requests and limits."""
     resources = trainer["resources"]
     for resource, value in (("cpu", submission.cpu), ("memory", submission.memory)):
         if value is not None:
@@ -166,60 +127,29 @@ def set_resources(trainer: Object, submission: Submission) -> None:
             limits[GPU] = submission.gpus
 
 
-def environment(container: Object) -> dict[str, Object]:
+def variables(container: Object) -> dict[str, Object]:
     """A container's environment, by name."""
     return {variable["name"]: variable for variable in container.get("env", [])}
 
 
+def set_variables(trainer: Object, values: dict[str, str]) -> None:
+    """Set environment variables, in place of those of the same name."""
+    found = variables(trainer) | {name: {"name": name, "value": value} for name, value in values.items()}
+    trainer["env"] = list(found.values())
+
+
 def set_claim(template: Object, claim: str) -> None:
-    """Have a pod mount another claim for the output."""
+    """Mount another claim for the output."""
     volumes = template["spec"]["volumes"]
     [volume] = [v for v in volumes if "persistentVolumeClaim" in v and v["name"] != DATA_VOLUME]
     volume["persistentVolumeClaim"]["claimName"] = claim
 
 
 def mount_data(template: Object, claim: str) -> None:
-    """Have the trainer read its dataset from a claim, in place of the image's and of one that the overlay names."""
+    """Mount a claim with the dataset, in place of the image's dataset or of a claim that the overlay names."""
     spec, trainer = template["spec"], trainer_of(template)
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != DATA_VOLUME]
-    # Read-only for the driver too, which may then attach it to several nodes.
+    # Read-only for the volume's driver too, which may then attach it to several nodes.
     spec["volumes"].append({"name": DATA_VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     trainer["volumeMounts"] = [mount for mount in trainer["volumeMounts"] if mount["name"] != DATA_VOLUME]
     trainer["volumeMounts"].append({"name": DATA_VOLUME, "mountPath": DATA, "readOnly": True})
-
-
-def folder(kind: str, name: str) -> Path:
-    """An overlay or a component: one of the manifests', or a folder of the user's own."""
-    known = sorted(path.name for path in (MANIFESTS / kind).iterdir())
-    if name in known:
-        return MANIFESTS / kind / name
-    if "/" in name and (Path(name) / "kustomization.yaml").is_file():
-        return Path(name)
-    one = kind.removesuffix("s")
-    raise usage(f"there is no {one} {name!r}", f"give {', '.join(known)}, or the path of a folder with a slash in it")
-
-
-def kustomize(base: Path, *components: Path) -> list[Object]:
-    """The objects that `kubectl kustomize` makes of a folder, with components added.
-
-    Raises:
-        JobError: 64, when there is no kubectl, or it cannot make them.
-    """
-    import yaml  # noqa: PLC0415 - not needed for a command's --help
-
-    with tempfile.TemporaryDirectory() as temporary:
-        if components:
-            # kustomize takes relative paths only, and follows no link on the way.
-            here = Path(temporary).resolve()
-            relative = [os.path.relpath(path.resolve(), here) for path in (base, *components)]
-            content = {"resources": relative[:1], "components": relative[1:]}
-            (here / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-            base = here
-        try:
-            made = subprocess.run(["kubectl", "kustomize", base], capture_output=True, text=True, check=True)
-        except FileNotFoundError:
-            raise usage("kubectl is not on the PATH", "install it: it renders the manifests") from None
-        except subprocess.CalledProcessError as error:
-            raise usage(f"kubectl cannot render {base}: {error.stderr.strip()}") from None
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [found for found in yaml.load_all(made.stdout, loader) if found]

@@ -105,11 +105,11 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     Raises:
         LauncherError: no pod can mount it now.
     """
-    found = storage.seen(cluster, claim)
+    found = storage.read_claim(cluster, claim)
     if found is None:
         message = f"there is no claim {claim} in namespace {cluster.namespace}"
         raise LauncherError(Status.REFUSED, message, "name the claim that the run wrote to with --claim")
-    if found is not storage.UNSEEN and found.get("status", {}).get("phase") != "Bound" and not new:
+    if found is not storage.UNREADABLE and found.get("status", {}).get("phase") != "Bound" and not new:
         message = f"the claim {claim} has no volume yet, so there is nothing on it"
         raise LauncherError(Status.REFUSED, message, "submit a run first")
     modes = set(found["spec"]["accessModes"])  # empty if they may not be read: treated like ReadWriteOnce

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k8s.render.render import MANIFESTS, kustomize, set_claim
+from k8s.render.kustomize import MANIFESTS, kustomize
+from k8s.render.render import set_claim
 from k8s.state.names import APP, DATA_VOLUME, PART_OF_LABEL, trainer_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s.render.render import MANIFESTS, kustomize
+from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import trainer_of
 from tests.cluster.lab import Breaker, Lab
 

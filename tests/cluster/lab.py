@@ -15,6 +15,7 @@ from k8s.api.errors import ApiError
 from k8s.api.kubeconfig import connect
 from k8s.commands import submit
 from k8s.render import render
+from k8s.render.submission import Submission
 from k8s.state.names import pods_of, rank_of
 from k8s.view.output import note
 from k8s.volume.template import base_template, volume_pod
@@ -102,11 +103,11 @@ class Lab:
     def render(self, name: str, *training: str, workers: int = 1, **flags: Any) -> Object:
         """The Job that a submission would send, to be changed and sent with send()."""
         given = {"image": self.image, "claim": self.output_claim, **flags}
-        return render.job(render.Submission(name, workers=workers, arguments=training, **given))
+        return render.job(Submission(name, workers=workers, arguments=training, **given))
 
     def send(self, job: Object) -> None:
         """Create a Job, whatever preflight would say of it, and what every run uses."""
-        submit.set_up(self.cluster, job)
+        submit.create_setup(self.cluster, job)
         self.cluster.create(job)
 
     def job(self, run: str) -> Object:

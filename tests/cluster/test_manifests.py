@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from k8s.commands import preflight
-from k8s.render import render
-from k8s.render.render import MANIFESTS
+from k8s.checks import objects
+from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.volume.template import base_template, volume_pod
 
 if TYPE_CHECKING:
@@ -31,15 +30,15 @@ def test_every_folder(lab: Lab) -> None:
     components = sorted((MANIFESTS / "components").iterdir())
     for overlay in (MANIFESTS / "overlays").iterdir():
         for chosen in ([], *([component] for component in components), components):
-            [job] = render.kustomize(overlay, *chosen)
+            [job] = kustomize(overlay, *chosen)
             spec = taken(lab, job)["spec"]
             # An API server drops without a word a field whose feature is switched off.
             for field in ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "podReplacementPolicy"):
                 assert field in spec
-        pod = preflight.pod_of(lab.cluster, job)
+        pod = objects.pod_of(lab.cluster, job)
         assert taken(lab, pod)["status"]["phase"] == "Pending"
     for folder in ("setup", "rbac"):
-        for found in render.kustomize(MANIFESTS / folder):
+        for found in kustomize(MANIFESTS / folder):
             taken(lab, found)
     pod = volume_pod(base_template(lab.image), "v", node="n1")
     del pod["spec"]["serviceAccountName"]  # which does not exist yet

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
-from k8s.render.render import environment
+from k8s.render.render import variables
 from k8s.state.names import NAME_LABEL, trainer_of
 from k8s.volume.template import base_template, volume_pod
 from tests import monitoring
@@ -110,7 +110,7 @@ def test_prometheus(lab: Lab, monitor: Lab) -> None:
     lab.submit("run", "--epochs=100000")
     # Worker 0 of two, the other of which there is not.
     stuck = lab.render("stuck", workers=1, cpu="250m")
-    environment(trainer_of(stuck["spec"]["template"]))["WORKERS"]["value"] = "2"
+    variables(trainer_of(stuck["spec"]["template"]))["WORKERS"]["value"] = "2"
     lab.send(stuck)
     workers = [lab.pod("run", rank) for rank in range(2)]
     waiting = lab.pod("stuck", 0)

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from k8s.render.render import MANIFESTS, kustomize
+from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import data_claim_of
 from tests.cluster.lab import ROOT, until
 

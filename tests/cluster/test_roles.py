@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k8s.commands import submit
-from k8s.render.render import MANIFESTS
+from k8s.render.kustomize import MANIFESTS
 from tests.cluster.access import log_in
 from tests.cluster.lab import conditions, until
 
@@ -19,7 +19,7 @@ LONG = ("--epochs=100000", "--evaluate-every=0")
 
 def test_who_runs_and_who_fetches(shared: Lab, tmp_path: Path) -> None:
     """A runner submits, follows, explains, stops, retries, promotes and prunes; a fetcher only fetches and compares."""
-    submit.set_up(shared.cluster, shared.render("any"))  # an admin does that before
+    submit.create_setup(shared.cluster, shared.render("any"))  # an admin does that before
     shared.kubectl("apply", "-k", str(MANIFESTS / "rbac"))
     runner = log_in(shared, "mnist-job-runner", tmp_path / "runner")
     fetcher = log_in(shared, "mnist-job-fetcher", tmp_path / "fetcher")

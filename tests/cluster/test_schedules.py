@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.commands import submit
 from k8s.commands.overlap import active, jobs_of
-from k8s.render.render import MANIFESTS
+from k8s.render.kustomize import MANIFESTS
 from k8s.state.run import Run
 from tests.cluster.access import log_in
 from tests.cluster.lab import ROOT, until
@@ -89,7 +89,7 @@ def test_runs_never_overlap(shared: Lab) -> None:
 
 def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
     """A run that is published, one that is rejected after a change, and its retry, as a runner sees and starts them."""
-    submit.set_up(shared.cluster, shared.render("any"))
+    submit.create_setup(shared.cluster, shared.render("any"))
     shared.kubectl("apply", "-k", str(MANIFESTS / "rbac"))
     runner = log_in(shared, "mnist-job-runner", tmp_path / "runner")
 

@@ -13,7 +13,8 @@ from safetensors.numpy import load
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
 from job.config import Config
 from job.dataset.prepare import prepare
-from k8s.render.render import MANIFESTS, setup
+from k8s.render.kustomize import MANIFESTS
+from k8s.render.render import setup
 from k8s.state.names import CLAIM, trainer_of
 from tests.cluster.lab import ROOT, until
 

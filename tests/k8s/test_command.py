@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import k8s.__main__ as entry
-from job.config import usage
-from k8s.__main__ import COMMANDS, main
+from job.config import parse, usage
+from k8s import __version__
+from k8s.__main__ import COMMANDS, main, module, parser
 from k8s.api.errors import LauncherError, Status
 from k8s.commands import status
 
@@ -34,8 +36,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert "exit statuses: 0; 1 the run failed" in text
     if command:
-        assert text.startswith(f"usage: mnist-job {command} ")
-        for flag in ("--namespace NAMESPACE", "--context CONTEXT", "--output {text,json}"):
+        assert f"usage: mnist-job {command} " in text
+        for flag in ("--namespace NAMESPACE", "--context CONTEXT", "--kubeconfig FILE", "--output {text,json"):
             assert flag in text
     else:
         assert all(f" {name} " in text for name in COMMANDS)
@@ -58,6 +60,42 @@ print(json.dumps([statuses, [name for name in {HEAVY} if name in sys.modules]]))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 64], []]
     assert done.stderr == "error: --epochs must be at least 1, not 0\n"
+
+
+def test_what_is_imported_of_the_job() -> None:
+    """The launcher shares four modules with the job; a command imports more of it only when it is named."""
+    code = "import sys, k8s.__main__; print(*sorted(name for name in sys.modules if name.startswith('job.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"job.config", "job.errors", "job.telemetry", "job.cluster"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples(command: str) -> None:
+    """The examples of a command's help are command lines that its parser accepts."""
+    examples = getattr(module(command), "EXAMPLES", ())
+    for example in examples:
+        words = shlex.split(example, comments=True)
+        if words[0] == "eval":
+            words = shlex.split(words[1].strip("$()"))
+        assert words[:2] == ["mnist-job", command]
+        own = words[1 : words.index("--")] if "--" in words else words[1:]
+        assert parser([command]).parse_args(own).command == command
+        parse(words[words.index("--") + 1 :] if "--" in words else [])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the launcher's version."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert (ended(caught.value.code), capsys.readouterr().out) == (0, f"mnist-job {__version__}\n")
+
+
+def test_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable gives a flag's default; the flag wins, and an empty variable is none."""
+    for name, value in (("NAMESPACE", "n"), ("CONTEXT", "c"), ("IMAGE", "i:1"), ("CLAIM", "o"), ("QUEUE", "")):
+        monkeypatch.setenv(f"MNIST_JOB_{name}", value)
+    found = parser(["submit"]).parse_args(["submit", "--claim=mine"])
+    assert (found.namespace, found.context, found.image, found.claim, found.queue) == ("n", "c", "i:1", "mine", None)
 
 
 def test_a_run_imports_no_tensorflow(tmp_path: Path) -> None:
@@ -96,8 +134,8 @@ sys.exit(status)
             "argument --epochs: invalid int value: 'none'; see `python -m job train --help`",
         ),
         (["submit", "--", "--workers=2"], "--workers cannot be given after the --; give it before the --"),
-        (["preflight", "--cpu=lots"], "--cpu must be a Kubernetes quantity as 500m, 2 or 1Gi, not 'lots'"),
-        (["why", "x", "--", "--epochs=1"], "why takes no training flags; leave out what follows --"),
+        (["preflight", "--cpu=lots"], "--cpu must be a Kubernetes quantity such as 500m, 2 or 1Gi, not 'lots'"),
+        (["why", "x", "--", "--epochs=1"], "why has no training flags; leave out what follows --"),
         (["why"], "the following arguments are required: NAME; see `mnist-job why --help`"),
         ([], "the following arguments are required: COMMAND; see `mnist-job --help`"),
     ],

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from job.cluster import SUPERVISOR_PORT
-from k8s.render.render import MANIFESTS, kustomize
+from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import APP, NAME_LABEL, PART_OF_LABEL, trainer_of
 from tests import monitoring
 from tests.job.supervisor.test_metrics import everything

@@ -18,7 +18,7 @@ import k8s.api.cluster
 import k8s.api.kubeconfig
 import k8s.api.requests
 from k8s.api.cluster import Cluster
-from k8s.api.errors import ApiError, LauncherError, Status, plainly
+from k8s.api.errors import ApiError, LauncherError, Status, in_words
 from k8s.api.kubeconfig import connect
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch
             Status.UNREACHED,
             (
                 "the API server at {host} does not answer: Remote end closed connection without response; "
-                "see whether the cluster is up, and the server's address in the kubeconfig"
+                "check that the cluster is up, and the server's address in the kubeconfig"
             ),
         ),
         (
@@ -213,7 +213,7 @@ def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch
             Status.UNREACHED,
             (
                 "the API server at {host} does not answer: HTTP 503: upstream away; "
-                "see whether the cluster is up, and the server's address in the kubeconfig"
+                "check that the cluster is up, and the server's address in the kubeconfig"
             ),
         ),
         (
@@ -221,7 +221,7 @@ def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch
             Status.UNREACHED,
             (
                 "the API server at {host} does not answer: too many requests; "
-                "see whether the cluster is up, and the server's address in the kubeconfig"
+                "check that the cluster is up, and the server's address in the kubeconfig"
             ),
         ),
         (
@@ -240,7 +240,7 @@ def test_an_api_server_that_comes_back(plays: Callable[..., Server], monkeypatch
         (
             (200, b"<html>"),
             Status.UNREACHED,
-            "what answers at {host} is no API server; see the server's address in the kubeconfig",
+            "{host} does not answer like a Kubernetes API server; check the server's address in the kubeconfig",
         ),
     ],
     ids=["cut", "503", "429", "500", "403", "no API server"],
@@ -619,9 +619,9 @@ def test_may(plays: Callable[..., Server]) -> None:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_plainly(error: Exception, said: str | None) -> None:
+def test_an_error_in_words(error: Exception, said: str | None) -> None:
     """A broken connection is told in a few words."""
-    assert plainly(error) == (said or "Connection reset by peer")
+    assert in_words(error) == (said or "Connection reset by peer")
 
 
 # The way in
@@ -665,7 +665,8 @@ def test_kubeconfig(nowhere: Path, plays: Callable[..., Server]) -> None:
 
 
 UNUSABLE = "the kubeconfig cannot be used"
-NO_ADDRESS = "is no address of an API server; write it as https://HOST:PORT"
+WHERE = r"check --kubeconfig, \$KUBECONFIG or ~/.kube/config"
+NO_ADDRESS = "is not the address of an API server; write it as https://HOST:PORT"
 NOWHERE = ("", "a:6443", "localhost", "127.0.0.1:6443", "https://a:66666", "https://a b", "ftp://a")
 
 
@@ -676,15 +677,15 @@ NOWHERE = ("", "a:6443", "localhost", "127.0.0.1:6443", "https://a:66666", "http
             None,
             None,
             (
-                "there is no cluster to talk to: there is no kubeconfig, and none around this process "
-                r"\(Service host/port is not set\); set KUBECONFIG, or make ~/.kube/config"
+                "no cluster to connect to: there is no kubeconfig, and this is not a pod "
+                r"\(Service host/port is not set\); set KUBECONFIG, or create ~/.kube/config"
             ),
         ),
-        ("{", None, f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
-        ("words", None, f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
-        ("", "two", f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
+        ("{", None, f"{UNUSABLE}: .*; {WHERE}"),
+        ("words", None, f"{UNUSABLE}: .*; {WHERE}"),
+        ("", "two", f"{UNUSABLE}: .*; {WHERE}"),
         (kubeconfig("http://a"), "three", "the kubeconfig has no context 'three'; it has one, two, broken"),
-        (kubeconfig("http://a"), "broken", f"{UNUSABLE}: .*; see KUBECONFIG, or ~/.kube/config"),
+        (kubeconfig("http://a"), "broken", f"{UNUSABLE}: .*; {WHERE}"),
         *((kubeconfig(server), None, f"the kubeconfig's server '{server}' {NO_ADDRESS}") for server in NOWHERE),
     ],
 )
@@ -743,8 +744,8 @@ def test_a_credential_plugin_that_fails(
     nowhere.write_text(json.dumps(by_plugin("http://127.0.0.1:1", *command)))
     with pytest.raises(LauncherError) as caught:
         connect(None, None, print)
-    remedy = "see that it is installed, and log in to the cluster again"
-    assert str(caught.value) == f"the kubeconfig's credential plugin (exec) fails: {why}; {remedy}"
+    remedy = "check that it is installed, and log in to the cluster again"
+    assert str(caught.value) == f"the kubeconfig's credential plugin (exec) failed: {why}; {remedy}"
     assert caught.value.status == Status.UNREACHED
     assert capfd.readouterr() == ("", "")
 
@@ -787,7 +788,7 @@ def test_a_server_that_is_not_to_be_trusted(nowhere: Path, secured: Server) -> N
     with pytest.raises(LauncherError) as caught:
         connect(None, None, print).version()
     assert str(caught.value) == (
-        f"the API server at https://127.0.0.1:{secured.port} is not to be trusted: "
-        "certificate verify failed: self-signed certificate; see the certificates in the kubeconfig"
+        f"certificate verification failed for the API server at https://127.0.0.1:{secured.port}: "
+        "self-signed certificate; check the certificates in the kubeconfig"
     )
     assert caught.value.status == Status.UNREACHED

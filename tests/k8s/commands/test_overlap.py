@@ -295,9 +295,9 @@ def test_who_may_not() -> None:
 def test_triggered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The Job is the template's, checked first, belongs to the CronJob, and has the second in its name."""
     cluster = Attended(cronjob())
-    monkeypatch.setattr(submit, "approve", lambda _, job, *__: cluster.asked.append(("checked", "Job", job)))
-    monkeypatch.setattr(submit, "set_up", lambda *_: None)
-    monkeypatch.setattr(storage, "find", lambda *_: None)
+    monkeypatch.setattr(submit, "check", lambda _, job, *__: cluster.asked.append(("checked", "Job", job)))
+    monkeypatch.setattr(submit, "create_setup", lambda *_: None)
+    monkeypatch.setattr(storage, "output_claim", lambda *_: None)
     assert trigger.run(argparse.Namespace(name="nightly", output="json"), cluster.given) == 0
     told = json.loads(capsys.readouterr().out)
     assert [(verb, kind) for verb, kind, _ in cluster.asked] == [

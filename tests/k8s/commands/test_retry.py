@@ -12,9 +12,10 @@ import yaml
 
 from job.errors import JobError
 from k8s.api.errors import ApiError, LauncherError
-from k8s.commands import control, overlap, preflight, retry
+from k8s.checks import preflight
+from k8s.commands import control, overlap, retry
 from k8s.render import render
-from k8s.render.render import Submission
+from k8s.render.submission import Submission
 from k8s.state.names import CANCELLED, QUEUE_LABEL, trainer_of
 from k8s.view import follow
 from tests.k8s.fakes import FakeCluster, pod
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder; checks that all pass; and waits that are short."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preflight, "checks", lambda *_: [])
+    monkeypatch.setattr(preflight, "check_all", lambda *_: [])
     monkeypatch.setattr(control, "GONE_S", 0.05)
     monkeypatch.setattr(control, "POLL_S", 0.001)
     return tmp_path

@@ -15,9 +15,12 @@ import yaml
 import k8s.__main__ as entry
 from k8s.__main__ import main
 from k8s.api.errors import ApiError
-from k8s.commands import control, preflight, schedule
+from k8s.checks import preflight
+from k8s.commands import control, schedule
 from k8s.render import render
-from k8s.render.render import Submission
+from k8s.render.kustomize import MANIFESTS, kustomize
+from k8s.render.render import MANAGED_BY, VERSION
+from k8s.render.submission import Submission
 from k8s.state.names import APP, NAME_LABEL, PART_OF_LABEL, QUEUE_LABEL, SINCE
 from tests.k8s.fakes import FakeCluster, job
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 NAME = "nightly"
 FIRST = ("activeDeadlineSeconds", "backoffLimitPerIndex", "completionMode", "completions", "maxFailedIndexes")
-LABELS = {NAME_LABEL: APP, PART_OF_LABEL: APP}
+LABELS = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"} | MANAGED_BY | VERSION
 
 
 class Known(FakeCluster):
@@ -51,13 +54,13 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Object]:
         seen.append(job)
         return []
 
-    monkeypatch.setattr(preflight, "checks", check)
+    monkeypatch.setattr(preflight, "check_all", check)
     return seen
 
 
 def run(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """Run `schedule`."""
-    monkeypatch.setattr(entry, "connect", lambda *_: cluster)
+    monkeypatch.setattr(entry, "connect", lambda *_, **__: cluster)
     return main(["schedule", *words])
 
 
@@ -322,7 +325,7 @@ def test_the_overlay_has_too_many_workers_for_the_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The number of workers that an overlay of the user's says counts, too."""
-    [found] = render.kustomize(render.MANIFESTS / "run")
+    [found] = kustomize(MANIFESTS / "run")
     found["spec"]["completions"] = 11
     (tmp_path / "job.yaml").write_text(json.dumps(found), encoding="utf-8")
     (tmp_path / "kustomization.yaml").write_text('{"resources": ["job.yaml"]}', encoding="utf-8")

@@ -18,7 +18,8 @@ from job.errors import Exit
 from job.supervisor import supervisor
 from job.supervisor.outcome import FINAL_CODES
 from k8s.render import render
-from k8s.render.render import MANIFESTS, Submission
+from k8s.render.kustomize import MANIFESTS, kustomize
+from k8s.render.submission import Submission
 from k8s.state.names import (
     APP,
     CANCELLED,
@@ -50,7 +51,7 @@ LABELS = {JOB_NAME_LABEL: "demo", "batch.kubernetes.io/controller-uid": "uid-1",
 def job(overlay: str = "cpu", *components: str) -> Object:
     """The Job that `kubectl apply -k` sends: what the folders say, and nothing of the launcher's."""
     folders = [MANIFESTS / "components" / component for component in components]
-    [found] = render.kustomize(MANIFESTS / "overlays" / overlay, *folders)
+    [found] = kustomize(MANIFESTS / "overlays" / overlay, *folders)
     return found
 
 
@@ -83,7 +84,7 @@ def test_every_overlay_is_valid(name: str) -> None:
 @pytest.mark.parametrize("folder", ["setup", "data", "rbac"])
 def test_everything_else_is_valid(folder: str) -> None:
     """Every object of the other folders fits the schemas of every version."""
-    for found in render.kustomize(MANIFESTS / folder):
+    for found in kustomize(MANIFESTS / folder):
         check_schemas(found)
 
 
@@ -149,7 +150,7 @@ def test_how_a_run_goes_on_and_ends(overlay: Object) -> None:
 def test_number_of_workers(overlay: Object) -> None:
     """WORKERS, completions and parallelism are the same number."""
     spec = overlay["spec"]
-    workers = render.environment(trainer_of(spec["template"]))["WORKERS"]["value"]
+    workers = render.variables(trainer_of(spec["template"]))["WORKERS"]["value"]
     assert int(workers) == spec["completions"] == spec["parallelism"]
 
 
@@ -172,7 +173,7 @@ def test_identity(overlay: Object, setup: dict[str, Object]) -> None:
     metadata = overlay["spec"]["template"]["metadata"]
     fields = {"status.podIP": "198.18.0.7", **{f"metadata.labels['{key}']": value for key, value in LABELS.items()}}
     environ = {"JOB_COMPLETION_INDEX": "1"}  # which the Job controller adds
-    for name, variable in render.environment(trainer_of(overlay["spec"]["template"])).items():
+    for name, variable in render.variables(trainer_of(overlay["spec"]["template"])).items():
         environ[name] = variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
     assert environ["POD_IP"] == "198.18.0.7"
     service, subdomain = setup["Service"], pod_spec(overlay)["subdomain"]
@@ -193,7 +194,7 @@ def test_identity(overlay: Object, setup: dict[str, Object]) -> None:
 def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     """Jobs and their pods have the labels that select them; the setup only belongs to the app."""
     template = overlay["spec"]["template"]
-    labels = {NAME_LABEL: APP, PART_OF_LABEL: APP}
+    labels = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"}
     assert overlay["metadata"]["labels"] == labels
     assert template["metadata"]["labels"] == labels
     # Nothing of the manifests may be taken for what the controller or the launcher adds.
@@ -206,7 +207,7 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     assert policy["egress"] == [{"to": [same], "ports": [{"protocol": "TCP"}]}, {"ports": dns}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     for found in setup.values():
-        assert found["metadata"]["labels"] == {PART_OF_LABEL: APP}
+        assert found["metadata"]["labels"] == {PART_OF_LABEL: APP, "app.kubernetes.io/managed-by": APP}
 
 
 def test_mounts(overlay: Object, setup: dict[str, Object]) -> None:
@@ -276,7 +277,7 @@ def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
     account = setup["ServiceAccount"]
     assert pod_spec(job())["serviceAccountName"] == account["metadata"]["name"]
     assert account["automountServiceAccountToken"] is False
-    assert {found["kind"] for found in render.kustomize(MANIFESTS / "rbac")} == {"Role"}
+    assert {found["kind"] for found in kustomize(MANIFESTS / "rbac")} == {"Role"}
 
 
 def test_one_node() -> None:

@@ -12,18 +12,16 @@ import pytest
 import yaml
 
 from job.errors import Exit, JobError
-from k8s.__main__ import parser
-from k8s.commands import submit
+from k8s import __version__
 from k8s.render import render
-from k8s.render.render import GPU, MANIFESTS, Submission
+from k8s.render.kustomize import MANIFESTS, kustomize
+from k8s.render.render import GPU
+from k8s.render.submission import IDENTITY, Submission
 from k8s.state.names import CLAIM
-from tests.k8s.fakes import FakeCluster
 
 if TYPE_CHECKING:
-    import argparse
     from pathlib import Path
 
-    from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
 # The output on no claim.
@@ -32,7 +30,13 @@ NO_CLAIM = {
     "patch": '[{"op": "replace", "path": "/spec/template/spec/volumes/0", "value": {"name": "output"}}]',
 }
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-LABELS = {"app.kubernetes.io/name": "mnist-job", "app.kubernetes.io/part-of": "mnist-job"}
+LABELS = {
+    "app.kubernetes.io/name": "mnist-job",
+    "app.kubernetes.io/component": "trainer",
+    "app.kubernetes.io/part-of": "mnist-job",
+    "app.kubernetes.io/managed-by": "mnist-job",
+    "app.kubernetes.io/version": __version__,
+}
 USER = 65532
 SMALL = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 POD_USER = {
@@ -75,6 +79,11 @@ def test_a_job_with_every_flag() -> None:
         queue="night",
         deadline_s=5400,
         claim="mine",
+        node_selectors=("disk=ssd", "example.com/zone=b"),
+        tolerations=("team", "team=vision:NoSchedule"),
+        priority_class="high",
+        service_account="trainer",
+        variables=("LOG=a=b", "EMPTY="),
         arguments=("--epochs", "3", "--batch-size=64"),
     )
     assert render.job(submission) == {
@@ -110,7 +119,9 @@ def test_a_job_with_every_flag() -> None:
                 "spec": {
                     "restartPolicy": "Never",
                     "subdomain": "mnist-job",
-                    "serviceAccountName": "mnist-job",
+                    "serviceAccountName": "trainer",
+                    "priorityClassName": "high",
+                    "nodeSelector": {"disk": "ssd", "example.com/zone": "b"},
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": 20,
@@ -119,6 +130,8 @@ def test_a_job_with_every_flag() -> None:
                         kept_for("not-ready"),
                         kept_for("unreachable"),
                         {"key": GPU, "operator": "Exists", "effect": "NoSchedule"},
+                        {"key": "team", "operator": "Exists"},
+                        {"key": "team", "operator": "Equal", "value": "vision", "effect": "NoSchedule"},
                     ],
                     "topologySpreadConstraints": [
                         {
@@ -166,6 +179,8 @@ def test_a_job_with_every_flag() -> None:
                                 {"name": "POD_IP", "valueFrom": from_field("status.podIP")},
                                 {"name": "WORKERS", "value": "4"},
                                 {"name": "SERVICE", "value": "mnist-job"},
+                                {"name": "LOG", "value": "a=b"},
+                                {"name": "EMPTY", "value": ""},
                             ],
                             "ports": [
                                 {"name": "tensorflow", "containerPort": 2222},
@@ -199,9 +214,11 @@ def test_a_job_with_every_flag() -> None:
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "local"])
 def test_a_job_without_flags(overlay: str) -> None:
-    """Without flags it is what `kubectl apply -k` sends, but for its name."""
-    [plain] = render.kustomize(MANIFESTS / "overlays" / overlay)
+    """Without flags it is what `kubectl apply -k` sends, except for its name and the launcher's labels."""
+    [plain] = kustomize(MANIFESTS / "overlays" / overlay)
     plain["metadata"]["name"] = "digits"
+    for metadata in (plain["metadata"], plain["spec"]["template"]["metadata"]):
+        metadata["labels"] |= LABELS
     assert render.job(Submission("digits", overlay=overlay)) == plain
 
 
@@ -256,8 +273,8 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
             {"name": "a" * 62, "workers": 11},
             f"--name must be at most 60 characters with 11 worker(s), not 62: '{'a' * 62}'",
         ),
-        ({"cpu": "two"}, "--cpu must be a Kubernetes quantity as 500m, 2 or 1Gi, not 'two'"),
-        ({"memory": "-1Gi"}, "--memory must be a Kubernetes quantity as 500m, 2 or 1Gi, not '-1Gi'"),
+        ({"cpu": "two"}, "--cpu must be a Kubernetes quantity such as 500m, 2 or 1Gi, not 'two'"),
+        ({"memory": "-1Gi"}, "--memory must be a Kubernetes quantity such as 500m, 2 or 1Gi, not '-1Gi'"),
         ({"gpus": 2}, "--gpus must be 0 or 1, not 2; each worker trains on one GPU: give more --workers"),
         ({"gpus": 0, "overlay": "gpu"}, "--gpus 0 and the gpu overlay contradict each other; leave one of them out"),
         (
@@ -278,10 +295,28 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
             {"arguments": ("--data=/d",)},
             (
                 "--data cannot be given after the --; "
-                "the image holds the dataset at /data; give a claim with another one before the --"
+                "the image holds the dataset at /data; to use a claim with another dataset, give --data before the --"
             ),
         ),
-        ({"data": "../data"}, "--data must be a claim's name, not '../data'"),
+        ({"data": "../data"}, "--data must be the name of a claim, not '../data'"),
+        ({"node_selectors": ("disk",)}, "--node-selector must be a node's label such as disktype=ssd, not 'disk'"),
+        (
+            {"tolerations": ("team:Never",)},
+            (
+                "--toleration must be KEY, KEY=VALUE or either with :EFFECT "
+                "(NoSchedule, PreferNoSchedule, NoExecute), not 'team:Never'"
+            ),
+        ),
+        ({"priority_class": "High"}, "--priority-class must be the name of a priority class, not 'High'"),
+        ({"service_account": "a_b"}, "--service-account must be the name of a service account, not 'a_b'"),
+        ({"variables": ("1=x",)}, "--env must be NAME=VALUE, not '1=x'"),
+        *(
+            (
+                {"variables": (f"{name}=1",)},
+                f"--env cannot set {name}: a worker finds its run, rank and peers by it",
+            )
+            for name in sorted(IDENTITY)
+        ),
         ({"arguments": ("--output=/o",)}, "--output cannot be given after the --; the claim is mounted at /output"),
         ({"arguments": ("--device=gpu",)}, "--device cannot be given after the --; --overlay gpu trains on GPUs"),
     ],
@@ -315,48 +350,6 @@ def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         render.job(Submission("digits"))
 
 
-def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace:
-    """What the command line of submit comes to."""
-    found = parser().parse_args(["submit", "--name=digits", *flags])
-    found.training = training
-    return found
-
-
-def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The YAML of a dry run is what submit then sends, in its namespace, and sends nothing."""
-    monkeypatch.setattr("k8s.commands.preflight.checks", lambda *_: [])
-    [account] = [new for new in render.setup() if new["kind"] == "ServiceAccount"]
-    cluster, training = FakeCluster(account), ("--epochs=3", "--dataset=fashion_mnist")
-    assert submit.run(arguments("--dry-run", "--workers=3", training=training), cluster.given) == 0
-    printed = list(yaml.safe_load_all(capsys.readouterr().out))
-    assert submit.run(arguments("--dry-run", "--workers=3", "--output=json", training=training), cluster.given) == 0
-    assert json.loads(capsys.readouterr().out) == {"apiVersion": "v1", "kind": "List", "items": printed}
-    assert cluster.asked == []
-    assert {new["metadata"].pop("namespace") for new in printed} == {"here"}
-    assert submit.run(arguments("--workers=3", training=training), cluster.given) == 0
-    sent = [new for verb, _, new in cluster.asked if verb == "create"]
-    assert sent == printed
-    assert [new["kind"] for new in sent] == ["Service", "PersistentVolumeClaim", "NetworkPolicy", "Job"]
-    assert ("dry-run", "Job", printed[-1]) in cluster.asked
-
-
-def no_cluster() -> Cluster:
-    """Nothing is to be asked."""
-    raise AssertionError
-
-
-def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is what would be sent to a cluster that has nothing yet, in the namespace that is named, if one is."""
-    assert submit.run(arguments("--dry-run", "--workers=3"), FakeCluster().given) == 0
-    asked = list(yaml.safe_load_all(capsys.readouterr().out))
-    assert submit.run(arguments("--dry-run=client", "--workers=3", "--namespace=here"), no_cluster) == 0
-    assert list(yaml.safe_load_all(capsys.readouterr().out)) == asked
-    assert submit.run(arguments("--dry-run=client", "--claim=mine"), no_cluster) == 0
-    *setup, job = yaml.safe_load_all(capsys.readouterr().out)
-    assert job == render.job(Submission("digits", claim="mine"))
-    assert setup == [new for new in render.setup() if new["kind"] != "PersistentVolumeClaim"]
-
-
 def test_data_on_a_claim() -> None:
     """It is mounted read-only in place of the image's, also where there was one, and the output's claim stays."""
     plain, job = render.job(Submission("digits")), render.job(Submission("digits", data="first", claim="mine"))
@@ -368,36 +361,6 @@ def test_data_on_a_claim() -> None:
     assert trainer["volumeMounts"].pop() == {"name": "data", "mountPath": "/data", "readOnly": True}
     render.set_claim(job["spec"]["template"], CLAIM)
     assert job == plain
-
-
-def claim(*modes: str, name: str = CLAIM) -> Object:
-    """A claim, the runs' own if it has no other name."""
-    return {
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name},
-        "spec": {"accessModes": list(modes)},
-    }
-
-
-@pytest.mark.parametrize(
-    ("found", "one_node"),
-    [([], True), ([claim("ReadWriteOnce")], True), ([claim("ReadWriteMany")], False)],
-    ids=["to be made", "once", "many"],
-)
-def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
-    """All workers are put on one node exactly where the claim needs it."""
-    cluster = FakeCluster(*found)
-    job, _ = submit.prepare(cluster.given(), Submission("digits"))
-    assert job == render.job(Submission("digits", components=("one-node",) if one_node else ()))
-
-
-@pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
-def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
-    """The claim with the dataset may need it too; it is only read."""
-    cluster = FakeCluster(claim("ReadWriteMany"), claim(mode, name="data"))
-    job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
-    components = ("one-node",) if one_node else ()
-    assert job == render.job(Submission("digits", data="data", components=components))
 
 
 def test_one_node_once() -> None:
@@ -427,7 +390,7 @@ def test_one_node_once() -> None:
 def test_an_overlay_that_is_no_run(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
     """An overlay of one's own that makes something else is refused, and what it lacks is named."""
     folders = {"SETUP": "setup", "RUN": "run"}
-    base = [os.path.relpath(render.MANIFESTS / folders[name], tmp_path.resolve()) for name in content["resources"]]
+    base = [os.path.relpath(MANIFESTS / folders[name], tmp_path.resolve()) for name in content["resources"]]
     (tmp_path / "kustomization.yaml").write_text(json.dumps({**content, "resources": base}), encoding="utf-8")
     with pytest.raises(JobError) as refused:
         render.job(Submission("digits", overlay=f"{tmp_path}/"))

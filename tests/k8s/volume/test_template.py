@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k8s.render.render import MANIFESTS, Submission, job, kustomize
+from k8s.render.kustomize import MANIFESTS, kustomize
+from k8s.render.render import job
+from k8s.render.submission import Submission
 from k8s.state.names import CLAIM
 from k8s.volume.template import LABELS, base_template, volume_pod
 from tests.k8s.fakes import selects

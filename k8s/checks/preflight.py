@@ -1,0 +1,57 @@
+"""All checks before a submission, made at the same time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from k8s.api.errors import ApiError
+from k8s.checks import access, capacity, objects, storage
+from k8s.checks.check import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+NO_DRY_RUN = objects.NO_DRY_RUN
+
+
+def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
+    """The result of every check, in the order in which a user would fix them.
+
+    Args:
+        cluster: where the Job would run.
+        job: the rendered Job.
+        claim: the output's claim; None if there is none yet.
+    """
+    one_node = storage.needs_one_node(claim) or storage.is_on_one_node(job)
+    checks: dict[str, Callable[[], Check]] = {
+        "server version": lambda: access.version(cluster),
+        "namespace": lambda: access.namespace(cluster),
+        "permissions": lambda: access.permitted(cluster),
+        "name": lambda: objects.name(cluster, job),
+        "volume": lambda: storage.volume(job, claim),
+        "storage class": lambda: storage.storage_class(cluster, job, claim),
+        "data": lambda: storage.data(cluster, job),
+        "service account": lambda: objects.service_account(cluster, job),
+        "pod": lambda: objects.pod(cluster, job),
+        "memory": lambda: capacity.memory(job),
+        "quota": lambda: capacity.quota(cluster, job),
+        "nodes": lambda: capacity.nodes(cluster, job, one_node=one_node),
+        "gpus": lambda: capacity.gpus(cluster, job),
+        "queue": lambda: objects.queue(cluster, job),
+    }
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return list(pool.map(made, checks, checks.values()))
+
+
+def made(name: str, check: Callable[[], Check]) -> Check:
+    """The result of a check; a question that this user may not ask is `not checked`, never `failed`."""
+    try:
+        return check()
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return Check(name, "not checked", f"this user may not ask: {error.message}")

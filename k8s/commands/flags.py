@@ -1,0 +1,107 @@
+"""Flags that several commands share, and the submission that they describe."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from job import config
+from k8s.render.submission import Submission, training_settings
+from k8s.state.names import CLAIM
+
+if TYPE_CHECKING:
+    import argparse
+    from datetime import datetime
+
+OUTPUTS = ("text", "json")  # what --output offers, where a command does not list its own
+
+
+def variable(name: str) -> str | None:
+    """The default that an environment variable gives for a flag; None where it is absent or empty."""
+    return os.environ.get(f"MNIST_JOB_{name}") or None
+
+
+def add_connection(parser: argparse.ArgumentParser, outputs: tuple[str, ...] = OUTPUTS) -> None:
+    """Add the flags that every command has: which cluster, and the form of the output."""
+    add = parser.add_argument_group("connection and output").add_argument
+    context = "the context's namespace"
+    add("-n", "--namespace", default=variable("NAMESPACE"), help=f"default: $MNIST_JOB_NAMESPACE, or {context}")
+    text = "context of the kubeconfig (default: $MNIST_JOB_CONTEXT, or the current context)"
+    add("--context", default=variable("CONTEXT"), help=text)
+    add("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, or ~/.kube/config")
+    text = "give up on a request after this time, such as 10s or 2m (default: 30s)"
+    add("--request-timeout", metavar="TIME", help=text)
+    add("-o", "--output", choices=outputs, default="text", help="default: text")
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add --wait."""
+    parser.add_argument("--wait", action="store_true", help="follow the run to its end, and exit with its code")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add --dry-run, with kubectl's values."""
+    # Flags without a value: one with an optional value would take the argument that follows it.
+    add = functools.partial(parser.add_argument, dest="dry_run", action="store_const")
+    add("--dry-run", "--dry-run=server", const="server", help="print what would be sent, as YAML, and send nothing")
+    add("--dry-run=client", const="client", help="like server, but without contacting a cluster")
+
+
+def add_submission(
+    parser: argparse.ArgumentParser, name: str = "name of the run and its Job (default: <dataset>-<UTC time>)"
+) -> None:
+    """Add the flags that describe a run."""
+    add = parser.add_argument_group("run").add_argument
+    add("--name", help=name)
+    image = "image of the job (default: $MNIST_JOB_IMAGE, or the overlay's)"
+    add("--image", default=variable("IMAGE"), help=image)
+    add("--workers", type=int, metavar="N", help="number of workers (default: the overlay's)")
+    add("--deadline", metavar="TIME", help="time after which the run fails, such as 90m or 6h (default: the overlay's)")
+    claim = f"claim for the output (default: $MNIST_JOB_CLAIM, or the overlay's, {CLAIM})"
+    add("--claim", metavar="NAME", default=variable("CLAIM"), help=claim)
+    add("--data", metavar="CLAIM", help="claim with the dataset, mounted read-only (default: the image's dataset)")
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable in each worker; repeatable")
+    add("--overlay", default="cpu", metavar="NAME", help="cpu, gpu, local, or the path of a folder (default: cpu)")
+    add("--component", action="append", default=[], metavar="NAME", help="add a kustomize component; repeatable")
+    add = parser.add_argument_group("resources and scheduling").add_argument
+    add("--cpu", metavar="QUANTITY", help="CPU request and limit of each worker")
+    add("--memory", metavar="QUANTITY", help="memory request and limit of each worker")
+    add("--gpus", type=int, metavar="N", help="GPUs of each worker: 0 or 1")
+    queue = "Kueue's local queue, which decides when the run starts (default: $MNIST_JOB_QUEUE)"
+    add("--queue", metavar="NAME", default=variable("QUEUE"), help=queue)
+    text = "use only nodes with this label; repeatable"
+    add("--node-selector", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "tolerate a taint; repeatable"
+    add("--toleration", action="append", default=[], metavar="KEY[=VALUE][:EFFECT]", help=text)
+    add("--priority-class", metavar="NAME", help="priority class of the pods")
+    add("--service-account", metavar="NAME", help="service account of the pods (default: the overlay's)")
+
+
+def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
+    """The submission that the flags describe.
+
+    Raises:
+        JobError: 64.
+    """
+    settings = training_settings(arguments.training)
+    return Submission(
+        name=arguments.name or f"{settings.dataset.replace('_', '-')}-{now:%Y%m%d-%H%M%S}",
+        overlay=arguments.overlay,
+        components=tuple(arguments.component),
+        image=arguments.image,
+        workers=arguments.workers,
+        cpu=arguments.cpu,
+        memory=arguments.memory,
+        gpus=arguments.gpus,
+        queue=arguments.queue,
+        deadline_s=config.parse_duration("--deadline", arguments.deadline) if arguments.deadline else None,
+        claim=arguments.claim,
+        data=arguments.data,
+        node_selectors=tuple(arguments.node_selector),
+        tolerations=tuple(arguments.toleration),
+        priority_class=arguments.priority_class,
+        service_account=arguments.service_account,
+        variables=tuple(arguments.env),
+        arguments=arguments.training,
+    )

@@ -1,0 +1,61 @@
+"""The manifests' folders, and the objects that `kubectl kustomize` makes of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.config import usage
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+MANIFESTS = Path(__file__).parents[1] / "manifests"
+
+
+def folder(kind: str, name: str) -> Path:
+    """The folder of an overlay or a component: one of the manifests', or the user's own.
+
+    Args:
+        kind: overlays or components.
+        name: of the folder there, or a path with a slash in it.
+
+    Raises:
+        JobError: 64, there is none.
+    """
+    known = sorted(path.name for path in (MANIFESTS / kind).iterdir())
+    if name in known:
+        return MANIFESTS / kind / name
+    if "/" in name and (Path(name) / "kustomization.yaml").is_file():
+        return Path(name)
+    one = kind.removesuffix("s")
+    raise usage(f"there is no {one} {name!r}", f"give {', '.join(known)}, or the path of a folder with a slash in it")
+
+
+def kustomize(base: Path, *components: Path) -> list[Object]:
+    """The objects that `kubectl kustomize` makes of a folder, with components added.
+
+    Raises:
+        JobError: 64, kubectl is not installed or cannot render the folder.
+    """
+    import yaml  # noqa: PLC0415 - not needed for a command's --help
+
+    with tempfile.TemporaryDirectory() as temporary:
+        if components:
+            # kustomize accepts relative paths only, and follows no symbolic links in them.
+            here = Path(temporary).resolve()
+            relative = [os.path.relpath(path.resolve(), here) for path in (base, *components)]
+            content = {"resources": relative[:1], "components": relative[1:]}
+            (here / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+            base = here
+        try:
+            done = subprocess.run(["kubectl", "kustomize", base], capture_output=True, text=True, check=True)
+        except FileNotFoundError:
+            raise usage("kubectl is not on the PATH", "install it: it renders the manifests") from None
+        except subprocess.CalledProcessError as error:
+            raise usage(f"kubectl cannot render {base}: {error.stderr.strip()}") from None
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [found for found in yaml.load_all(done.stdout, loader) if found]

@@ -1,0 +1,122 @@
+"""A fake cluster that answers the questions of the checks, and objects for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from k8s.api.errors import ApiError
+from k8s.render.render import GPU
+from k8s.state.names import CLAIM
+from tests.k8s.fakes import FakeCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from k8s.api.objects import Object
+
+
+class CheckedCluster(FakeCluster):
+    """A cluster that also answers preflight's questions.
+
+    Args:
+        objects: what there is.
+        forbidden: kinds that this user may not ask for.
+        may_not: verbs with their kinds, as `create Job`, that a review denies.
+        refuses: what the API server says of a new object, by kind.
+        runs: the version.
+
+    Attributes:
+        listed: what the API server says to a list, by kind.
+    """
+
+    def __init__(
+        self,
+        *objects: Object,
+        forbidden: Iterable[str] = (),
+        may_not: Iterable[str] = (),
+        refuses: dict[str, ApiError] | None = None,
+        runs: tuple[int, int] = (1, 35),
+    ) -> None:
+        super().__init__(*objects)
+        self._forbidden, self._may_not, self._runs = set(forbidden), set(may_not), runs
+        self._refuses = refuses or {}
+        self.listed: dict[str, ApiError] = {}
+
+    def version(self) -> tuple[int, int]:
+        """The version."""
+        return self._runs
+
+    def may(self, verb: str, kind: str, subresource: str = "") -> bool:
+        """A review."""
+        return f"{verb} {kind}" + (f"/{subresource}" if subresource else "") not in self._may_not
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object, if it may be asked for."""
+        self._permit(kind, "get")
+        return super().get(kind, name)
+
+    def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
+        """All of a kind, if they may be asked for."""
+        self._permit(kind, "list")
+        if kind in self.listed:
+            raise self.listed[kind]
+        if everywhere and kind != "Pod":
+            found = super().select(kind, selector)
+            return [one for one in found if fields in ("", f"metadata.name={one['metadata']['name']}")]
+        assert fields == ("status.phase!=Succeeded,status.phase!=Failed" if everywhere else "")
+        return super().select(kind, selector)
+
+    def create(self, new: Object, *, dry_run: bool = False) -> Object:
+        """Create an object, unless it is refused."""
+        if new["kind"] in self._refuses:
+            raise self._refuses[new["kind"]]
+        return super().create(new, dry_run=dry_run)
+
+    def _permit(self, kind: str, verb: str) -> None:
+        if kind in self._forbidden:
+            raise denied(verb, f"{kind.lower()}s")
+
+
+def denied(verb: str, what: str) -> ApiError:
+    """What the API server says to a user who may not do something."""
+    return ApiError(403, "Forbidden", f'{what} is forbidden: User "u" cannot {verb} resource "{what}"', "ask")
+
+
+def named(kind: str, name: str, **fields: Any) -> Object:
+    """An object."""
+    return {"kind": kind, "metadata": {"name": name, **fields.pop("metadata", {})}, **fields}
+
+
+def claim(*modes: str, phase: str = "Bound", of: str | None = None) -> Object:
+    """The claim of the runs."""
+    spec = {"accessModes": list(modes)} | ({"storageClassName": of} if of else {})
+    return named("PersistentVolumeClaim", CLAIM, spec=spec, status={"phase": phase})
+
+
+def storage_class(name: str = "fast", *, default: bool = False, binding: str = "Immediate") -> Object:
+    """A storage class."""
+    annotations = {"storageclass.kubernetes.io/is-default-class": str(default).lower()}
+    return named("StorageClass", name, metadata={"annotations": annotations}, volumeBindingMode=binding)
+
+
+def node(name: str, cpu: str = "4", gpus: int = 0, *, ready: bool = True, **spec: Any) -> Object:
+    """A node with 8 Gi of memory."""
+    allocatable = {"cpu": cpu, "memory": "8Gi", "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    labels = {"labels": spec.pop("labels", {})}
+    return named(
+        "Node", name, metadata=labels, spec=spec, status={"allocatable": allocatable, "conditions": conditions}
+    )
+
+
+def pod_on(where: str, cpu: str, name: str = "other") -> Object:
+    """A pod that takes up a node."""
+    spec = {"nodeName": where, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}
+    return named("Pod", name, spec=spec)
+
+
+def ready_cluster(**options: Any) -> CheckedCluster:
+    """A cluster that can run the Job."""
+    return CheckedCluster(
+        named("Namespace", "here"), storage_class("fast", default=True), node("a"), node("b"), **options
+    )

@@ -1,0 +1,143 @@
+"""The checks of the claims and their storage classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k8s.checks import storage
+from k8s.checks.check import Check
+from k8s.diagnose.catalogue import REMEDIES
+from k8s.render import render
+from k8s.state.names import CLAIM
+from tests.k8s.checks.cluster import CheckedCluster, claim, named, storage_class
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+UNBOUND = REMEDIES["claim-unbound"]
+
+
+def alone(job: Object) -> Object:
+    """The same with one worker."""
+    job["spec"]["completions"] = job["spec"]["parallelism"] = 1
+    return job
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "message", "remedy"),
+    [
+        (claim("ReadWriteMany", "ReadWriteOnce"), "ok", "is ReadWriteMany, ReadWriteOnce", ""),
+        (claim("ReadWriteOnce"), "ok", "is ReadWriteOnce; all workers run on one node", ""),
+        (
+            claim("ReadWriteOncePod"),
+            "failed",
+            "is ReadWriteOncePod: 2 workers cannot share it",
+            "name a ReadWriteMany or ReadWriteOnce claim with --claim",
+        ),
+        (
+            claim("ReadOnlyMany"),
+            "failed",
+            "is ReadOnlyMany: a run cannot write to it",
+            "name another one with --claim",
+        ),
+    ],
+)
+def test_volume(job: Object, found: Object, state: str, message: str, remedy: str) -> None:
+    """The access mode fits the number of workers, or it is said."""
+    assert storage.volume(job, found) == Check("volume", state, f"claim {CLAIM} {message}", remedy)
+
+
+def test_volume_of_one_worker(job: Object) -> None:
+    """One worker may have a claim for itself."""
+    check = storage.volume(alone(job), claim("ReadWriteOncePod"))
+    assert check == Check("volume", "ok", f"claim {CLAIM} is ReadWriteOncePod")
+
+
+@pytest.mark.parametrize(
+    ("mode", "phase", "check"),
+    [
+        ("ReadOnlyMany", "Bound", ("ok", "claim data is ReadOnlyMany", "")),
+        ("ReadWriteOnce", "Bound", ("ok", "claim data is ReadWriteOnce; all workers run on one node", "")),
+        (
+            "ReadWriteOncePod",
+            "Bound",
+            (
+                "failed",
+                "claim data is ReadWriteOncePod: 2 workers cannot share it",
+                "name a claim with another access mode with --data",
+            ),
+        ),
+        (
+            "ReadWriteMany",
+            "Pending",
+            (
+                "failed",
+                "claim data has no volume yet, so it holds no dataset",
+                "put a dataset on it: docs/retraining.md, Data on a volume",
+            ),
+        ),
+        ("", "", ("failed", "claim data does not exist", "create it, or name another one with --data")),
+    ],
+)
+def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, str, str]) -> None:
+    """The claim with the dataset is there, filled as far as can be seen, and can be read by all workers."""
+    spec = {"spec": {"accessModes": [mode]}, "status": {"phase": phase}}
+    there = [named("PersistentVolumeClaim", "data", **spec)] if mode else []
+    render.mount_data(job["spec"]["template"], "data")
+    assert storage.data(CheckedCluster(*there).given(), job) == Check("data", *check)
+    unseen = CheckedCluster(forbidden=["PersistentVolumeClaim"]).given()
+    assert storage.data(unseen, job) == Check("data", "not checked", "this user may not read claim data")
+
+
+def test_claim_missing(job: Object) -> None:
+    """A claim of the user's own is not made for him."""
+    render.set_claim(job["spec"]["template"], "mine")
+    remedy = REMEDIES["claim-missing"]
+    assert storage.volume(job, None) == Check("volume", "failed", "claim mine does not exist", remedy)
+    unknown = Check("storage class", "not checked", "claim mine does not exist")
+    assert storage.storage_class(CheckedCluster().given(), job, None) == unknown
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "message", "remedy"),
+    [
+        (claim("ReadWriteOnce"), "ok", f"claim {CLAIM} has its volume", ""),
+        (claim("ReadWriteOnce", phase="Lost"), "failed", f"claim {CLAIM} has lost its volume", UNBOUND),
+        (
+            claim("ReadWriteOnce", phase="Pending"),
+            "warning",
+            f"claim {CLAIM} has no volume yet, and no storage class",
+            UNBOUND,
+        ),
+        (
+            claim("ReadWriteOnce", phase="Pending", of="gone"),
+            "failed",
+            f"claim {CLAIM} names the storage class gone, which does not exist",
+            UNBOUND,
+        ),
+        (
+            claim("ReadWriteOnce", phase="Pending", of="fast"),
+            "warning",
+            f"fast has not provisioned a volume for claim {CLAIM} yet",
+            UNBOUND,
+        ),
+        (
+            claim("ReadWriteOnce", phase="Pending", of="late"),
+            "ok",
+            f"late provisions the volume of claim {CLAIM} once a worker waits for it",
+            "",
+        ),
+        (
+            None,
+            "failed",
+            f"submit would create the claim {CLAIM}, but the cluster has no default storage class",
+            "create a claim with a class of your own, and name it with --claim",
+        ),
+    ],
+)
+def test_storage_class(job: Object, found: Object | None, state: str, message: str, remedy: str) -> None:
+    """A claim without a volume is fine only where its class waits for a pod that wants it."""
+    cluster = CheckedCluster(storage_class("fast"), storage_class("late", binding="WaitForFirstConsumer")).given()
+    assert storage.storage_class(cluster, job, found) == Check("storage class", state, message, remedy)

@@ -1,0 +1,140 @@
+"""submit: what is checked, created and printed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from k8s.__main__ import parser
+from k8s.api.errors import LauncherError
+from k8s.commands import submit
+from k8s.render import render
+from k8s.render.submission import Submission
+from k8s.state.names import APP
+from tests.k8s.checks.cluster import claim, denied, named, ready_cluster
+from tests.k8s.fakes import FakeCluster
+
+if TYPE_CHECKING:
+    import argparse
+
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+
+def test_a_submission_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Submit says what failed, with its remedy, and leaves nothing behind: no setup either."""
+    cluster = ready_cluster(runs=(1, 29))
+    with pytest.raises(LauncherError, match=r"^digits was not submitted; see above$"):
+        submit.submit(cluster.given(), Submission("digits"))
+    old = "the cluster runs Kubernetes 1.29; this job needs 1.31 or newer"
+    told = f"failed      server version: {old}; upgrade the cluster\n"
+    assert capsys.readouterr().err == told
+    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("dry-run", "Pod")]
+
+
+def test_a_submission() -> None:
+    """Submit sends what it rendered, unchanged, after a dry run; what is absent of the setup is made before it."""
+    cluster = ready_cluster()
+    [account] = [found for found in render.setup() if found["kind"] == "ServiceAccount"]
+    cluster.objects["ServiceAccount", APP] = account
+    sent = submit.submit(cluster.given(), Submission("digits"))
+    one_node = render.job(Submission("digits", components=("one-node",)))
+    assert sent["spec"] == one_node["spec"]
+    made = [(verb, kind) for verb, kind, _ in cluster.asked]
+    assert made[:2] == [("dry-run", "Pod"), ("dry-run", "Job")]
+    assert sorted(made[2:-1]) == [
+        ("create", "NetworkPolicy"),
+        ("create", "PersistentVolumeClaim"),
+        ("create", "Service"),
+    ]
+    assert cluster.asked[-1] == ("create", "Job", one_node)
+
+
+def test_a_setup_that_this_user_may_not_make() -> None:
+    """What is absent and may not be made is told with who can make it; the Job is not sent."""
+    cluster = ready_cluster(refuses={"PersistentVolumeClaim": denied("create", "persistentvolumeclaims")})
+    with pytest.raises(LauncherError) as caught:
+        submit.submit(cluster.given(), Submission("digits"))
+    assert str(caught.value) == (
+        "the PersistentVolumeClaim mnist-job-output cannot be created: persistentvolumeclaims is forbidden: "
+        'User "u" cannot create resource "persistentvolumeclaims"; '
+        "ask an administrator to run `kubectl apply -k k8s/manifests/setup -n here`"
+    )
+    assert ("create", "Job") not in [(verb, kind) for verb, kind, _ in cluster.asked]
+
+
+def test_a_setup_that_this_user_may_not_look_at() -> None:
+    """It is taken to be there, and the Job is sent."""
+    cluster = ready_cluster(forbidden=["ServiceAccount", "Service", "NetworkPolicy", "PersistentVolumeClaim"])
+    submit.submit(cluster.given(), Submission("digits"))
+    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [
+        ("dry-run", "Pod"),
+        ("dry-run", "Job"),
+        ("create", "Job"),
+    ]
+
+
+def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace:
+    """What the command line of submit comes to."""
+    found = parser().parse_args(["submit", "--name=digits", *flags])
+    found.training = training
+    return found
+
+
+def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The YAML of a dry run is what submit then sends, in its namespace, and sends nothing."""
+    monkeypatch.setattr("k8s.checks.preflight.check_all", lambda *_: [])
+    [account] = [new for new in render.setup() if new["kind"] == "ServiceAccount"]
+    cluster, training = FakeCluster(account), ("--epochs=3", "--dataset=fashion_mnist")
+    assert submit.run(arguments("--dry-run", "--workers=3", training=training), cluster.given) == 0
+    printed = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert submit.run(arguments("--dry-run", "--workers=3", "--output=json", training=training), cluster.given) == 0
+    assert json.loads(capsys.readouterr().out) == {"apiVersion": "v1", "kind": "List", "items": printed}
+    assert cluster.asked == []
+    assert {new["metadata"].pop("namespace") for new in printed} == {"here"}
+    assert submit.run(arguments("--workers=3", training=training), cluster.given) == 0
+    sent = [new for verb, _, new in cluster.asked if verb == "create"]
+    assert sent == printed
+    assert [new["kind"] for new in sent] == ["Service", "PersistentVolumeClaim", "NetworkPolicy", "Job"]
+    assert ("dry-run", "Job", printed[-1]) in cluster.asked
+
+
+def no_cluster() -> Cluster:
+    """Nothing is to be asked."""
+    raise AssertionError
+
+
+def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what would be sent to a cluster that has nothing yet, in the namespace that is named, if one is."""
+    assert submit.run(arguments("--dry-run", "--workers=3"), FakeCluster().given) == 0
+    asked = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert submit.run(arguments("--dry-run=client", "--workers=3", "--namespace=here"), no_cluster) == 0
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == asked
+    assert submit.run(arguments("--dry-run=client", "--claim=mine"), no_cluster) == 0
+    *setup, job = yaml.safe_load_all(capsys.readouterr().out)
+    assert job == render.job(Submission("digits", claim="mine"))
+    assert setup == [new for new in render.setup() if new["kind"] != "PersistentVolumeClaim"]
+
+
+@pytest.mark.parametrize(
+    ("found", "one_node"),
+    [([], True), ([claim("ReadWriteOnce")], True), ([claim("ReadWriteMany")], False)],
+    ids=["to be made", "once", "many"],
+)
+def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
+    """All workers are put on one node exactly where the claim needs it."""
+    cluster = FakeCluster(*found)
+    job, _ = submit.prepare(cluster.given(), Submission("digits"))
+    assert job == render.job(Submission("digits", components=("one-node",) if one_node else ()))
+
+
+@pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
+def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
+    """The claim with the dataset may need it too; it is only read."""
+    cluster = FakeCluster(claim("ReadWriteMany"), named("PersistentVolumeClaim", "data", spec={"accessModes": [mode]}))
+    job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
+    components = ("one-node",) if one_node else ()
+    assert job == render.job(Submission("digits", data="data", components=components))
