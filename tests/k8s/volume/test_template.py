@@ -105,7 +105,7 @@ def test_pinned_to_a_node() -> None:
 def test_base_template() -> None:
     """Without a Job, the template is that of the manifests, with the image and the claim that were given."""
     rendered = job(Submission("digits", image="mine:1", claim="mine"))
-    assert base_template("mine:1", "mine") == rendered["spec"]["template"]
+    assert base_template("mine:1", "mine")["spec"] == rendered["spec"]["template"]["spec"]
     [output, _] = base_template("mine:1")["spec"]["volumes"]
     assert output["persistentVolumeClaim"] == {"claimName": CLAIM}
 
