@@ -1,3 +1,1 @@
 """The launcher: submits the job to Kubernetes, then watches, explains, schedules and fetches. Needs no TensorFlow."""
-
-__version__ = "0.1.0"

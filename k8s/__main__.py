@@ -11,9 +11,9 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from job import __version__
 from job.config import Parser, parse_duration, usage
 from job.errors import Exit, JobError
-from k8s import __version__
 from k8s.api.errors import MEANINGS, LauncherError
 from k8s.api.kubeconfig import connect
 from k8s.commands import flags

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from job import config
+from job import __version__, config
 from job.config import usage
-from k8s import __version__
 from k8s.render import submission as asked
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
 from k8s.state.names import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claims, trainer_of

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import k8s.__main__ as entry
+from job import __version__
 from job.config import parse, usage
-from k8s import __version__
 from k8s.__main__ import COMMANDS, main, module, parser
 from k8s.api.errors import LauncherError, Status
 from k8s.commands import status

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from job import __version__
 from job.errors import Exit, JobError
-from k8s import __version__
 from k8s.render import render
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.render import GPU
