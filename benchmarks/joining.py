@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
 import resource
@@ -17,12 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.measure import PROJECT
 from benchmarks.recovery import cpu_s
 from job.config import Config, settings_hash, settings_to_match
 from job.dataset import fingerprint
 from job.rendezvous.client import ANSWER_S, EVERY_S
-from job.rendezvous.server import Answer, Request, to_json
+from job.rendezvous.messages import Reply, Request, decode, encode
 from tests.job import processes
 
 FILES = 1024  # that rank 0 may open at first: what containers usually allow
@@ -100,6 +101,7 @@ class Crowd:
         self._have: dict[int, float] = {}  # when a rank had the complete answer
         self._answer_bytes = self._requests = self._failures = 0
         self._slowest_s = 0.0
+        self._body, self._round = b"", ""
 
     async def join(self) -> Joined:
         """Have them all come, and stay a while."""
@@ -140,7 +142,7 @@ class Crowd:
 
     async def _ask(self, rank: int, begin_s: float) -> None:
         """Be one of them."""
-        request = dataclasses.replace(
+        request = msgspec.structs.replace(
             self._request, rank=rank, attempt=os.urandom(16).hex(), address=self._addresses[rank]
         )
         await asyncio.sleep(begin_s)
@@ -148,25 +150,32 @@ class Crowd:
             began = time.monotonic()
             self._requests += 1
             try:
-                answer = await asyncio.wait_for(self._exchange(to_json(request)), ANSWER_S)
+                answer = await asyncio.wait_for(self._exchange(encode(request)), ANSWER_S)
             except (OSError, TimeoutError):
                 self._failures += 1
             else:
                 self._slowest_s = max(self._slowest_s, time.monotonic() - began)
-                if not request.gathering and b'"addresses": []' not in answer:
-                    found = Answer.from_json(answer.partition(b"\r\n\r\n")[2])
-                    if list(found.addresses[1:]) != self._addresses[1:]:
-                        raise RuntimeError(f"rank {rank} got wrong addresses")
+                if not request.round_id and b'"addresses":[]' not in answer:
+                    request = msgspec.structs.replace(request, round_id=self._round_id(answer), phase="training")
                     self._answer_bytes, self._have[rank] = len(answer), time.monotonic()
-                    request = dataclasses.replace(request, gathering=found.gathering, phase="training")
             await asyncio.sleep(max(0.0, began + EVERY_S - time.monotonic()))
+
+    def _round_id(self, answer: bytes) -> str:
+        """The round that the complete reply names, which is the same for all workers, and checked once."""
+        body = answer.partition(b"\r\n\r\n")[2]
+        if body != self._body:
+            reply = decode(body, Reply)
+            if self._body or list(reply.addresses[1:]) != self._addresses[1:]:
+                raise RuntimeError("a worker got wrong addresses")
+            self._body, self._round = body, reply.round_id
+        return self._round
 
     async def _exchange(self, body: bytes) -> bytes:
         host, _, port = self._supervisor.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
-            writer.write(f"POST /join HTTP/1.0\r\nHost: rank-0\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-            if not (answer := await reader.read(-1)).startswith(b"HTTP/1.0 200"):
+            writer.write(f"POST /join HTTP/1.1\r\nHost: rank-0\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            if not (answer := await reader.read(-1)).startswith(b"HTTP/1.1 200"):
                 raise ConnectionError(answer[:100])
             return answer
         finally:

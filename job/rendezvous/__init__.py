@@ -1,1 +1,1 @@
-"""How the workers of a run meet before they train."""
+"""How the supervisors of a run meet before their trainers start, and stay in contact while they run."""

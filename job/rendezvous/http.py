@@ -1,78 +1,76 @@
-"""The supervisor's port: /healthz, /metrics and, at rank 0, /join. Nothing that anybody sends there does it harm."""
+"""The supervisor's port: /healthz, /metrics and, at rank 0, /join, served by Tornado in a thread.
+
+No request may harm the supervisor, and no flood of unfinished requests may keep the workers out.
+"""
 
 from __future__ import annotations
 
-import errno
-import re
+import asyncio
+import logging
 import resource
-import selectors
 import socket
 import threading
-import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from concurrent.futures import Future
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
+from job.rendezvous import messages
+from job.rendezvous.messages import Refused, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from job.rendezvous.server import Answer, Request
+    from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+    from tornado.iostream import IOStream
 
-CONNECTIONS = 1024  # at a time
-LIFE_S = 5.0  # of a connection
-TICK_S = 0.5
-HEAD_BYTES = 8192
+    from job.rendezvous.server import Rendezvous
+
+CONNECTIONS = 2048  # at most: one half is for unfinished requests, the other for workers that wait for their reply
+RECEIVE_S = 5.0  # for the whole header of a request, and again for its body
+HOLD_S = 1.0  # for a reply to a worker that waits for the others
+HEADER_BYTES = 8192
 BODY_BYTES = 4096
-BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,4})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-NO_MORE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def serve(host: str, port: int, metrics: Callable[[], bytes], join: Callable[[Request], Answer] | None) -> Server:
-    """Answer at a port, in threads of its own, until the server is closed.
+def serve(host: str, port: int, metrics: Callable[[], bytes], rendezvous: Rendezvous | None) -> Server:
+    """Listen on a port and answer requests in a thread, until the server is closed.
 
     Args:
         host: an IP address; "" for all interfaces.
-        port: 0 for one that is free.
-        metrics: what /metrics shows.
-        join: what /join does, in a thread of its own for each request; None where this is not rank 0.
+        port: 0 for a free one.
+        metrics: returns the text of /metrics.
+        rendezvous: answers /join; None above rank 0.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not host and socket.has_dualstack_ipv6():
         listening = socket.create_server(("", port), family=socket.AF_INET6, backlog=CONNECTIONS, dualstack_ipv6=True)
     else:
-        # Here, who starts the workers holds their ports for them, so that nobody takes one while its worker is away.
-        shared = host == "::1" or host.startswith("127.")
-        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS, reuse_port=shared)
-    return Server(listening, metrics, join)
+        # The launcher of local workers holds their ports, so that no other program takes one between two supervisors.
+        held = host == "::1" or host.startswith("127.")
+        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS, reuse_port=held)
+    listening.setblocking(False)
+    return Server(listening, metrics, rendezvous)
 
 
 class Server:
-    """Reads all requests in one thread, so that a slow one costs a buffer, and answers each whole one in another.
+    """An event loop in a thread, and in it the server."""
 
-    A connection lives LIFE_S. Where there are too many, the one that has been sending its request for longest makes
-    room: were new ones refused, those who hold idle ones open could keep the workers out.
-    """
-
-    def __init__(
-        self, listening: socket.socket, metrics: Callable[[], bytes], join: Callable[[Request], Answer] | None
-    ) -> None:
+    def __init__(self, listening: socket.socket, metrics: Callable[[], bytes], rendezvous: Rendezvous | None) -> None:
         self.port: int = listening.getsockname()[1]
-        self._listening, self._metrics, self._join = listening, metrics, join
-        self._listening.setblocking(False)
-        # The other half of the files that this process may open is for the supervisor's own work.
-        self._room = min(CONNECTIONS, allow_files(2 * CONNECTIONS) // 2)
-        self._reading: dict[socket.socket, tuple[float, bytearray]] = {}  # when it was accepted; the oldest is first
-        self._answering: set[socket.socket] = set()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(listening, selectors.EVENT_READ)
-        self._open, self._watched = socket.socketpair()  # to close the one wakes the thread
-        self._selector.register(self._watched, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
+        # Tornado would print a warning for some malformed requests.
+        logging.getLogger("tornado.general").setLevel(logging.ERROR)
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        serving = _serve(listening, metrics, rendezvous, started)
+        self._thread = threading.Thread(target=asyncio.run, args=(serving,), name="http", daemon=True)
         self._thread.start()
+        self._loop, self._closing = started.result()
 
     def __enter__(self) -> Self:
         return self
@@ -83,102 +81,133 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Free the port; answers that are under way are still given."""
-        self._open.close()
+        """Free the port and close all connections."""
+        self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
-    def _run(self) -> None:
-        while self._open.fileno() >= 0:
-            for key, _ in self._selector.select(TICK_S if self._reading else None):
-                if key.fileobj is self._listening:
-                    self._accept()
-                elif key.fileobj in self._reading:  # it may just have made room
-                    self._read(key.fileobj)
-            while self._reading and time.monotonic() - next(iter(self._reading.values()))[0] > LIFE_S:
-                self._drop_oldest()
-        while self._reading:
-            self._drop_oldest()
-        self._selector.close()
-        self._watched.close()
-        self._listening.close()
 
-    def _accept(self) -> None:
+async def _serve(
+    listening: socket.socket,
+    metrics: Callable[[], bytes],
+    rendezvous: Rendezvous | None,
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
+) -> None:
+    # The other half of the files that this process may open is for the supervisor itself.
+    half = min(CONNECTIONS, allow_files(2 * CONNECTIONS) // 2) // 2
+    unfinished: dict[IOStream, None] = {}
+    routes: list[Any] = [("/healthz", _Health), ("/metrics", _Metrics, {"metrics": metrics})]
+    if rendezvous:
+        places = asyncio.Semaphore(half)
+        routes.append(("/join", _Join, {"rendezvous": rendezvous, "places": places, "unfinished": unfinished}))
+    application = Application(routes, default_handler_class=_NotFound, log_function=lambda _: None)
+    server = _BoundedServer(application, unfinished, half)
+    server.add_socket(listening)
+    loop, closing = asyncio.get_running_loop(), asyncio.Event()
+    started.set_result((loop, closing))
+    await closing.wait()
+    loop.set_exception_handler(lambda *_: None)  # replies that are cut off now are not worth a traceback
+    server.stop()
+    await server.close_all_connections()
+
+
+class _BoundedServer(HTTPServer):
+    """Tornado's server, but a new connection closes the oldest one if there are too many unfinished requests.
+
+    If new connections were refused instead, a flood of idle ones could keep the workers out.
+
+    Args:
+        application: answers the requests.
+        unfinished: the connections whose request is not complete, the oldest first.
+        most: unfinished requests at a time.
+    """
+
+    def initialize(self, application: Application, unfinished: dict[IOStream, None], most: int) -> None:  # type: ignore[override]
+        super().initialize(
+            application,
+            no_keep_alive=True,
+            idle_connection_timeout=RECEIVE_S,
+            body_timeout=RECEIVE_S,
+            max_header_size=HEADER_BYTES,
+            max_body_size=BODY_BYTES,
+            max_buffer_size=2 * (HEADER_BYTES + BODY_BYTES),
+        )
+        self._unfinished, self._most = unfinished, most
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if len(self._unfinished) >= self._most:
+            oldest = next(iter(self._unfinished))
+            del self._unfinished[oldest]
+            oldest.close()
+        self._unfinished[stream] = None
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self._unfinished.pop(cast("HTTP1ServerConnection", server_conn).stream, None)
+        super().on_close(server_conn)
+
+
+class _Handler(RequestHandler):
+    """Answers in plain text, and errors with their name in one line."""
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        self.finish_text(f"{HTTPStatus(status_code).phrase}\n", status_code)
+
+    def finish_text(self, text: str, status: int = HTTPStatus.OK) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish(text)
+
+
+class _NotFound(_Handler):
+    def prepare(self) -> None:
+        self.write_error(HTTPStatus.NOT_FOUND)
+
+
+class _Health(_Handler):
+    def get(self) -> None:
+        self.finish_text("ok\n")
+
+
+class _Metrics(_Handler):
+    def initialize(self, metrics: Callable[[], bytes]) -> None:
+        self._metrics = metrics
+
+    def get(self) -> None:
+        from prometheus_client import CONTENT_TYPE_LATEST  # noqa: PLC0415 - 26 ms, and many supervisors are never asked
+
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.finish(self._metrics())
+
+
+class _Join(_Handler):
+    def initialize(self, rendezvous: Rendezvous, places: asyncio.Semaphore, unfinished: dict[IOStream, None]) -> None:
+        self._rendezvous, self._places, self._unfinished = rendezvous, places, unfinished
+
+    async def post(self) -> None:
+        self._unfinished.pop(cast("HTTP1Connection", self.request.connection).stream, None)
         try:
-            connection, _ = self._listening.accept()
-        except OSError as error:
-            if error.errno in NO_MORE_FILES:
-                time.sleep(TICK_S / 10)  # it is still there to accept, at once
-            return
-        if len(self._reading) + len(self._answering) >= self._room:
-            if not self._reading:
-                connection.close()
-                return
-            self._drop_oldest()
-        connection.setblocking(False)
-        self._selector.register(connection, selectors.EVENT_READ)
-        self._reading[connection] = time.monotonic(), bytearray()
-
-    def _read(self, connection: socket.socket) -> None:
-        accepted, data = self._reading[connection]
-        try:
-            chunk = connection.recv(HEAD_BYTES + BODY_BYTES - len(data))
-        except BlockingIOError:
-            return
-        except OSError:
-            chunk = b""
-        data += chunk
-        if chunk and not is_whole(data):
-            return
-        self._forget(connection)
-        if not chunk:
-            connection.close()
-            return
-        self._answering.add(connection)
-        try:
-            threading.Thread(target=self._answer, args=(connection, bytes(data), accepted), daemon=True).start()
-        except RuntimeError:  # no more threads
-            self._answering.discard(connection)
-            connection.close()
-
-    def _answer(self, connection: socket.socket, data: bytes, accepted: float) -> None:
-        # Only here, for whom nobody asks anything: half of what the supervisor's own modules cost to import.
-        from job.rendezvous.exchange import Exchange  # noqa: PLC0415
-
-        try:
-            with connection, suppress(OSError):
-                answer = Exchange(data, self._metrics, self._join).answer
-                connection.settimeout(max(TICK_S, accepted + LIFE_S - time.monotonic()))
-                connection.sendall(answer)
-        finally:
-            self._answering.discard(connection)
-
-    def _drop_oldest(self) -> None:
-        oldest = next(iter(self._reading))
-        self._forget(oldest)
-        oldest.close()
-
-    def _forget(self, connection: socket.socket) -> None:
-        self._selector.unregister(connection)
-        del self._reading[connection]
+            request = messages.decode(self.request.body, Request)
+            if self._places.locked():
+                reply = self._rendezvous.join(request)
+            else:
+                async with self._places:
+                    reply = await self._rendezvous.join_and_wait(request, HOLD_S)
+        except ValueError as error:
+            self.finish_text(f"{error}\n", HTTPStatus.BAD_REQUEST)
+        except Refused as error:
+            self.finish_text(f"{error}\n", HTTPStatus.CONFLICT)
+        else:
+            self.set_header("Content-Type", "application/json")
+            self.finish(messages.encode(reply))
 
 
 def allow_files(wanted: int) -> int:
-    """Let this process open so many files if it may; returns how many of them it can.
+    """Raise this process's limit of open files to `wanted`, or as far as allowed; returns the limit.
 
-    Of a thousand supervisors that ask at once, a container's usual 1,024 would turn half away.
+    Containers usually start with 1,024, which is too few for a thousand supervisors that ask at once.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most
-
-
-def is_whole(data: bytes | bytearray) -> bool:
-    """Whether a request can be answered: it is all there, or too long."""
-    blank = BLANK_LINE.search(data)
-    if not blank:
-        return len(data) >= HEAD_BYTES
-    length = LENGTH.search(data, 0, blank.end())
-    body = int(length[1]) if length else 0
-    return body > BODY_BYTES or len(data) >= min(blank.end() + body, HEAD_BYTES + BODY_BYTES)

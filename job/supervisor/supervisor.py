@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from job.config import settings_hash, settings_to_match
 from job.dataset import fingerprint
 from job.errors import PUBLISHED, Exit, JobError
-from job.rendezvous.client import EVERY_S, Heard
+from job.rendezvous.client import EVERY_S, ReplyEvent
 from job.rendezvous.http import serve
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
 from job.supervisor.peers import Attendance, Peers
@@ -62,7 +62,7 @@ class Supervisor:
     """One worker's supervisor.
 
     Attributes:
-        events: Stop, the records and the exit of the process that runs, and rank 0's answers.
+        events: Stop, the records and the exit of the process that runs, and rank 0's replies.
     """
 
     def __init__(self, config: Config, cluster: Cluster) -> None:
@@ -109,7 +109,7 @@ class Supervisor:
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         try:
             # Local workers listen on the loopback interface alone, others on all interfaces.
-            return serve(LOOPBACK.get(host, ""), int(port), self._status.gauges.text, self._peers.join)
+            return serve(LOOPBACK.get(host, ""), int(port), self._status.gauges.text, self._peers.rendezvous)
         except OSError as error:
             message = f"the supervisor cannot listen on port {port}: {error.strerror}"
             raise JobError(Exit.TRY_AGAIN, "port-taken", message, "stop the process that uses the port") from error
@@ -144,14 +144,14 @@ class Supervisor:
             if isinstance(event, Stop):
                 message = "received SIGTERM while waiting for the other workers"
                 raise JobError(Exit.TRY_AGAIN, "stopped", message, "start it again")
-            if not isinstance(event, Heard) or event.request.attempt != attempt:
+            if not isinstance(event, ReplyEvent) or event.request.attempt != attempt:
                 continue
-            answer = event.answer
-            if not isinstance(answer, str) and answer.addresses:
-                self._peers.complete_round(answer)
+            reply = event.reply
+            if not isinstance(reply, str) and reply.addresses:
+                self._peers.complete_round(reply)
                 self._report_joined(cluster.workers)
-                return answer.gathering, answer.addresses
-            before, attendance = attendance, attendance.after(answer)
+                return reply.round_id, reply.addresses
+            before, attendance = attendance, attendance.after(reply)
             if attendance.joined != before.joined:
                 self._report_joined(attendance.joined)
             elif attendance.unreachable and attendance.missing != before.missing:
@@ -184,7 +184,7 @@ class Supervisor:
             elif isinstance(event, Stop):
                 self._stopping = True
                 watchdog.request_exit(STOP_S, Outcome(Exit.TRY_AGAIN, "stopped", "received SIGTERM"))
-            elif isinstance(event, Heard) and not watchdog.forced and watchdog.must_rejoin(event):
+            elif isinstance(event, ReplyEvent) and not watchdog.forced and watchdog.must_rejoin(event):
                 outcome = Outcome(Exit.TRY_AGAIN, "gathering", "the workers meet in a new round")
                 watchdog.request_exit(REJOIN_S, outcome)
             watchdog.check()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from job.config import Config
-    from job.rendezvous.client import Heard
+    from job.rendezvous.client import ReplyEvent
     from job.supervisor.peers import Peers
     from job.supervisor.status import WorkerStatus
     from job.supervisor.supervised_process import SupervisedProcess
@@ -110,10 +110,10 @@ class Watchdog:
         """When check() is due, by the clock."""
         return min(self._kill_at, self._give_up_at, self._checked_at + 1)
 
-    def must_rejoin(self, reply: Heard) -> bool:
+    def must_rejoin(self, event: ReplyEvent) -> bool:
         """Whether the process has to exit because the workers meet in a new round. Rank 0 publishes alone."""
         phase = self._status.phase
-        return reply.is_over(self._round_id) and not (
+        return event.ends_round(self._round_id) and not (
             phase == "published" or (phase == "publishing" and self._peers.rank == 0)
         )
 

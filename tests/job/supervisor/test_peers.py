@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job.rendezvous.server import Answer
+from job.rendezvous.messages import Reply
 from job.supervisor.peers import Attendance
 
 
@@ -12,9 +12,9 @@ def test_the_missing_workers_are_named() -> None:
     assert attendance.missing == "worker 0 has not answered"
     attendance = attendance.after("worker 0 does not answer at a:1")
     assert (attendance.joined, attendance.missing) == (0, "worker 0 does not answer at a:1")
-    attendance = attendance.after(Answer("id", 97, (2, 7), ()))
+    attendance = attendance.after(Reply("id", 97, (2, 7), ()))
     assert (attendance.joined, attendance.missing) == (97, "workers 2, 7 and 1 more have not joined")
-    attendance = attendance.after(Answer("id", 99, (2,), ()))
+    attendance = attendance.after(Reply("id", 99, (2,), ()))
     assert (attendance.joined, attendance.missing) == (99, "worker 2 has not joined")
     attendance = attendance.after("worker 0 does not answer at a:1")
     assert attendance.missing == "worker 2 has not joined, and then worker 0 does not answer at a:1"

@@ -9,8 +9,9 @@ import pytest
 
 from job.cluster import Cluster
 from job.config import Config
-from job.rendezvous.client import Heard
-from job.rendezvous.server import Answer, Gathering, Request
+from job.rendezvous.client import ReplyEvent
+from job.rendezvous.messages import Reply, Request
+from job.rendezvous.server import Rendezvous
 from job.supervisor.outcome import Outcome
 from job.supervisor.peers import Peers
 from job.supervisor.restart_policy import RestartPolicy
@@ -62,12 +63,12 @@ class Scene:
     def __init__(self, rank: int) -> None:
         self.rank, self.clock, self.process = rank, Clock(), FakeProcess()
         cluster = Cluster("r", "u", rank, ("a:1",) * WORKERS, ("a:2",) * WORKERS)
-        self.rendezvous = Gathering("r", "u", "s", WORKERS, self.clock)
-        self.round_id = [self.rendezvous.join(request(each)) for each in range(WORKERS)][-1].gathering
+        self.rendezvous = Rendezvous("r", "u", "s", WORKERS, self.clock)
+        self.round_id = [self.rendezvous.join(request(each)) for each in range(WORKERS)][-1].round_id
         self.peers = Peers(cluster, queue.SimpleQueue())
         self.peers.connect("s")
         if rank == 0:
-            self.peers._rendezvous = self.rendezvous
+            self.peers.rendezvous = self.rendezvous
         self.rank_0_answered()
         status = WorkerStatus(cluster, RestartPolicy(), self.peers)
         process = cast("SupervisedProcess", self.process)
@@ -179,7 +180,7 @@ def test_a_publishing_worker_waits_for_no_silent_peer(scene: Scene) -> None:
     scene.record("publishing")
     scene.pass_s(600)
     assert scene.killed is None
-    new_round = Heard(request(1, scene.round_id, "publishing"), Answer("new", 1, (0, 2), ()))
+    new_round = ReplyEvent(request(1, scene.round_id, "publishing"), Reply("new", 1, (0, 2), ()))
     assert scene.watchdog.must_rejoin(new_round) == (scene.rank != 0)
     scene.record("published")
     assert not scene.watchdog.must_rejoin(new_round)

@@ -1,0 +1,158 @@
+"""What a worker makes of any reply, and of no reply."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from job.cluster import Cluster
+from job.errors import Exit, JobError
+from job.rendezvous.client import Client, ReplyEvent, ask, check_distinct, needs_dns
+from job.rendezvous.http import serve
+from job.rendezvous.messages import Refused, Reply, Request, encode
+from job.rendezvous.server import Rendezvous
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+REQUEST = Request("r", "u", "5e77", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+REPLY = Reply("g", 3, (), ("a:1", "b:2", "c:3"))
+OK = b"HTTP/1.0 200 OK\r\n\r\n"
+
+
+@contextmanager
+def server(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The address of a server that reads a little, writes these chunks and closes the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with suppress(OSError):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(2**16)
+                    for chunk in chunks:
+                        connection.sendall(chunk)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        with suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_reply_in_pieces_is_put_together() -> None:
+    """Even if each has one byte."""
+    with server(bytes([byte]) for byte in OK + encode(REPLY)) as address:
+        assert ask(address, REQUEST, 60) == REPLY
+
+
+def test_a_refusal_is_raised_with_its_reason() -> None:
+    """In one line of printable text, whatever was received."""
+    answer = b"HTTP/1.0 409 Conflict\r\nX: y\r\n\r\nanother\x1b[2J run\r\n"
+    with server([answer]) as address, pytest.raises(Refused) as refused:
+        ask(address, REQUEST, 60)
+    assert str(refused.value) == "another[2J run"
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [],
+        [OK[:12]],
+        [OK],
+        [OK + encode(REPLY)[:-1]],
+        [b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n" + encode(REPLY)],
+        [b"HTTP/1.0 404 Not Found\r\n\r\n" + encode(REPLY)],
+        [b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n"],
+        [b"SSH-2.0-OpenSSH_9.9\r\n"],
+        [b"\x00\xff\r\n\r\n"],
+        [OK + b"<html>"],
+        [OK + encode(Reply("g", 3, (), ("a:1",)))],  # one address of three
+        repeat(b"x" * 2**16),
+        [OK, *repeat(b"x" * 2**16, 32)],
+    ],
+    ids=range(13),
+)
+def test_nonsense_is_an_os_error(chunks: Iterable[bytes], capfd: pytest.CaptureFixture[str]) -> None:
+    """A reply that breaks off, is another server's, or does not end."""
+    with server(chunks) as address, pytest.raises(OSError, match=r"no worker 0 is there|reset"):
+        ask(address, REQUEST, 60)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("start", [b"", OK], ids=["header", "body"])
+def test_the_time_for_a_whole_reply_is_bounded(start: bytes) -> None:
+    """A byte now and then does not extend it."""
+    stop = threading.Event()
+
+    def drip() -> Iterator[bytes]:
+        yield start
+        while not stop.wait(0.02):
+            yield b"x"
+
+    with server(drip()) as address:
+        with pytest.raises(TimeoutError):
+            ask(address, REQUEST, 0.3)
+        stop.set()
+
+
+def test_no_server_is_an_os_error() -> None:
+    """A port on which nobody listens, a server that does not reply, and a text that is no host's name."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(TimeoutError):
+            ask(f"127.0.0.1:{port}", REQUEST, 0.1)
+    with pytest.raises(ConnectionRefusedError):
+        ask(f"127.0.0.1:{port}", REQUEST, 60)
+    with pytest.raises(OSError, match="no worker 0 is there"):
+        ask(f"{'x' * 64}..y:{port}", REQUEST, 60)
+
+
+def test_rank_0_does_not_need_its_own_name() -> None:
+    """DNS may not know it yet. The others report why they get no reply."""
+    with serve("", 0, lambda: b"", Rendezvous("r", "u", "5e77", 2)) as listening:
+        supervisors = (f"no-such-host.invalid:{listening.port}", "h:1")
+        first, second = [Cluster("r", "u", rank, ("h:2222", "i:2222"), supervisors) for rank in range(2)]
+        replies = []
+        for cluster in (first, second):
+            events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            Client(cluster, "5e77", events).start_attempt()
+            replies.append(events.get(timeout=60).reply)
+        assert isinstance(replies[0], Reply)
+        assert replies[0].missing == (1,)
+        assert replies[1].startswith(f"worker 0 does not answer at {supervisors[0]} (")
+
+
+def test_a_round_ends_when_rank_0_opens_another() -> None:
+    """Only a reply to a request from that round says so."""
+    inside = msgspec.structs.replace(REQUEST, round_id="g")
+    assert ReplyEvent(inside, Reply("h", 1, (0, 2), ())).ends_round("g")
+    assert not ReplyEvent(inside, Reply("g", 3, (), ())).ends_round("g")
+    assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("g")
+    assert not ReplyEvent(inside, "worker 0 does not answer").ends_round("g")
+    assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("")
+
+
+def test_two_workers_with_one_address_are_refused() -> None:
+    """The error names both."""
+    check_distinct(("a:1", "a:2", "b:1"))
+    with pytest.raises(JobError, match="workers 0 and 2 both have the address a:1") as error:
+        check_distinct(("a:1", "b:1", "a:1"))
+    assert error.value.code == Exit.TRY_AGAIN
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("run-0.mnist-job", True), ("localhost", False), ("127.0.0.1", False), ("10.0.0.7", False), ("[fd00::1]", False)],
+)
+def test_which_hosts_dns_has_to_find(host: str, named: bool) -> None:
+    """Names, but not addresses and not this machine."""
+    assert needs_dns(host) is named
