@@ -132,13 +132,12 @@ class Reporter:
     Args:
         run: name of the run.
         rank: rank of this worker.
-        pipe: file descriptor of the pipe to the supervisor.
+        pipe: the pipe to the supervisor, line-buffered.
         restarts: how often this worker's trainer was restarted.
     """
 
-    def __init__(self, run: str, rank: int, pipe: int, restarts: int) -> None:
-        self._identity, self._restarts = (run, rank), restarts
-        self._pipe = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
+    def __init__(self, run: str, rank: int, pipe: TextIO, restarts: int) -> None:
+        self._identity, self._pipe, self._restarts = (run, rank), pipe, restarts
         self._lock = threading.Lock()
         self._phase, self._sent_at = "", 0.0
         self._journal: Callable[[Record], None] | None = None

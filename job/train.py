@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     """
     checkpoint = restore(config, worker, settings_to_match(config, dataset.fingerprint), output)
     vector, step = broadcast(worker, checkpoint)
-    training = Training.of(config, worker, dataset, output, checkpoint, step)
+    training = Training(config, worker, dataset, output, checkpoint, step)
     with training.checkpointer:
         vector = fit(training, vector)
         probabilities = evaluate(training, vector)
@@ -76,41 +75,28 @@ def broadcast(worker: Worker, checkpoint: Checkpoint) -> tuple[tf.Tensor, int]:
     return vector, int(step.numpy())
 
 
-@dataclass(frozen=True)
 class Training:
-    """One worker's part of a training run, from its first step to the end."""
+    """What one worker trains with in a run that starts at rank 0's checkpoint, at a step."""
 
-    config: Config
-    worker: Worker
-    dataset: Dataset
-    plan: Plan
-    packing: Packing
-    statistics: TrainingStatistics
-    collectives: Collectives
-    evaluator: Evaluator
-    checkpointer: Checkpointer
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         config: Config,
         worker: Worker,
         dataset: Dataset,
         output: RunFolder | None,
         checkpoint: Checkpoint,
         step: int,
-    ) -> Training:
-        """The part of this worker in a run that starts at a checkpoint of rank 0's, at a step."""
-        packing = Packing.of(checkpoint.params)
-        plan = Plan.of(config, worker.cluster, dataset.train)
-        statistics = TrainingStatistics(plan.steps, step=step, training_s=checkpoint.seconds)
+    ) -> None:
+        self.config, self.worker, self.dataset = config, worker, dataset
+        self.plan = Plan.of(config, worker.cluster, dataset.train)
+        self.packing = Packing.of(checkpoint.params)
+        self.collectives = Collectives(worker.strategy)
+        self.evaluator = Evaluator(worker, self.collectives, dataset.test)
+        self.checkpointer = Checkpointer(output, self.packing, checkpoint)
+        self.statistics = TrainingStatistics(self.plan.steps, step=step, training_s=checkpoint.seconds)
         if output and step:
             with output.errors():
-                statistics.curve.extend(read_curve(output.folder, step))
-        collectives = Collectives(worker.strategy)
-        evaluator = Evaluator(worker, collectives, dataset.test)
-        checkpointer = Checkpointer(output, packing, checkpoint)
-        return cls(config, worker, dataset, plan, packing, statistics, collectives, evaluator, checkpointer)
+                self.statistics.curve.extend(read_curve(output.folder, step))
 
     def report(self, phase: str, **fields: Any) -> None:
         """Send a record with the present step."""
@@ -197,16 +183,13 @@ def not_finite(training: Training) -> JobError:
     return JobError(Exit.NOT_FINITE, "loss-not-finite", message, hint)
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published model: its accuracy on the test set, and the verdict on its promotion."""
-
-    accuracy: float
-    verdict: Verdict
-
-
-def publish(training: Training, output: RunFolder, vector: tf.Tensor, probabilities: Probabilities) -> Published:
+def publish(
+    training: Training, output: RunFolder, vector: tf.Tensor, probabilities: Probabilities
+) -> tuple[float, Verdict]:
     """Write the model and its report, make them appear in the output folder as a whole, and promote them.
+
+    Returns:
+        The accuracy on the test set, and the verdict on the promotion.
 
     Raises:
         JobError: 73 or 75 from the output folder.
@@ -223,7 +206,7 @@ def publish(training: Training, output: RunFolder, vector: tf.Tensor, probabilit
         write_report(folder, report, evaluation, images, model.layers(params))
 
     output.publish(fill)
-    return Published(report["test"]["accuracy"], output.promote())
+    return accuracy, output.promote()
 
 
 def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha256: str) -> RunFacts:
@@ -258,12 +241,12 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
     )
 
 
-def leave_together(training: Training, published: Published | None) -> int:
+def leave_together(training: Training, published: tuple[float, Verdict] | None) -> int:
     """Exit only when every worker knows that the model is published; returns the exit code.
 
     Args:
         training: this worker's part.
-        published: rank 0's result; None on the other ranks, which wait for it.
+        published: publish()'s result on rank 0; None on the other ranks, which wait for it.
     """
     if published is None:
         training.collectives.wait_until_published()
@@ -272,8 +255,8 @@ def leave_together(training: Training, published: Published | None) -> int:
         return Exit.OK
     # The run has succeeded: neither a peer that does not answer nor a journal that cannot be written changes that.
     training.collectives.announce_published()
-    verdict = published.verdict
+    accuracy, verdict = published
     fields = {"code": verdict.code, "reason": verdict.verdict, "message": verdict.reason}
     with contextlib.suppress(JobError):
-        training.report("published", accuracy=published.accuracy, **fields)
+        training.report("published", accuracy=accuracy, **fields)
     return verdict.code

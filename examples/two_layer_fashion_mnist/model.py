@@ -1,6 +1,7 @@
-"""Another model.py: a hidden layer of rectified units before the softmax, its gradient left to TensorFlow.
+"""Another model.py: softmax regression behind a hidden layer of rectified linear units.
 
-For Fashion-MNIST: the same shapes as MNIST, and too hard for a linear model. README shows how it is put in place.
+It is made for Fashion-MNIST, whose images have the same shape as MNIST's but are too hard for a linear model.
+TensorFlow computes the gradient. Copy this file over job/model.py to train it.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ CLASSES = 10
 
 
 def init(seed: int) -> dict[str, NDArray[np.float32]]:
-    """The parameters before the first step: weights drawn at He's scale, for zeros would never part; zero biases.
+    """The parameters before the first step, float32: weights [784, 128] and [128, 10], biases [128] and [10].
 
-    He et al., Delving Deep into Rectifiers, 2015.
+    The weights are random, because with zeros all hidden units would stay equal. Their scale is that of He et al.,
+    Delving Deep into Rectifiers, 2015.
     """
-    random = np.random.RandomState(seed)  # its stream is frozen: the same seed is the same model for ever
+    random = np.random.RandomState(seed)  # NumPy promises the same numbers for the same seed in all its versions
 
-    def drawn(inputs: int, outputs: int) -> NDArray[np.float32]:
+    def normal(inputs: int, outputs: int) -> NDArray[np.float32]:
         return random.normal(0, (2 / inputs) ** 0.5, (inputs, outputs)).astype(np.float32)
 
     return {
-        "hidden_weights": drawn(PIXELS, HIDDEN),
+        "hidden_weights": normal(PIXELS, HIDDEN),
         "hidden_bias": np.zeros([HIDDEN], np.float32),
-        "out_weights": drawn(HIDDEN, CLASSES),
+        "out_weights": normal(HIDDEN, CLASSES),
         "out_bias": np.zeros([CLASSES], np.float32),
     }
 
@@ -41,13 +43,13 @@ def init(seed: int) -> dict[str, NDArray[np.float32]]:
 def loss_and_gradient(
     params: Mapping[str, tf.Tensor], images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """The cross-entropy in nats and its gradient, both summed over the examples and not averaged.
+    """The cross-entropy in nats and its gradient by each parameter, as weighted sums over the examples.
 
     Args:
-        params: as init() names them, float32.
+        params: the parameters by name, float32.
         images: uint8 [n, 28, 28].
         labels: int32 [n], 0 to 9.
-        weights: float32 [n]: what each example counts, 0 for padding.
+        weights: float32 [n], by which each example's loss is multiplied; 0 for padding.
     """
     with tf.GradientTape() as tape:
         tape.watch(params)
@@ -57,12 +59,12 @@ def loss_and_gradient(
 
 
 def predict(params: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """Probabilities float32 [n, 10] of images uint8 [n, 28, 28]."""
+    """The probability of each class, float32 [n, 10], for images uint8 [n, 28, 28]."""
     return tf.nn.softmax(_logits(params, images))
 
 
 def layers(params: Mapping[str, NDArray[np.float32]]) -> list[tuple[NDArray[np.float32], NDArray[np.float32], str]]:
-    """(weights [inputs, outputs], bias [outputs], activation) of both layers, for the canvas of the report's page."""
+    """(weights [inputs, outputs], bias [outputs], activation) of both layers, for the canvas on the report's page."""
     return [
         (params["hidden_weights"], params["hidden_bias"], "relu"),
         (params["out_weights"], params["out_bias"], "linear"),

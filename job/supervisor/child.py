@@ -34,8 +34,8 @@ def run_child(work: Callable[[Config, Cluster, Reporter], int]) -> NoReturn:
     config, cluster = parse(sys.argv[1:]), identify(os.environ)
     if cluster is None:
         raise RuntimeError("the supervisor gave no identity")
-    pipe, restarts = int(os.environ[telemetry.PIPE]), int(os.environ[telemetry.RESTARTS])
-    report = Reporter(cluster.run, cluster.rank, pipe, restarts)
+    pipe = os.fdopen(int(os.environ[telemetry.PIPE]), "w", buffering=1, encoding="utf-8")
+    report = Reporter(cluster.run, cluster.rank, pipe, int(os.environ[telemetry.RESTARTS]))
     try:
         code = work(config, cluster, report)
     except Exception as error:  # noqa: BLE001 - every exception becomes an exit code and a sentence

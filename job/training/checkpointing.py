@@ -57,7 +57,7 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
         message = f"the run was trained by {before} workers, not {workers}, and --sync-every needs the same number"
         raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {before} workers")
     change = f", with {workers} workers instead of {before}" if before != workers else ""
-    message = f"going on from the checkpoint at step {checkpoint.step}{change}"
+    message = f"resuming from the checkpoint at step {checkpoint.step}{change}"
     worker.report("restoring", step=checkpoint.step, checkpoint=checkpoint.step, reason="resumed", message=message)
     return dataclasses.replace(checkpoint, workers=workers)
 

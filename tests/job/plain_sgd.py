@@ -1,4 +1,4 @@
-"""What the job computes, written a second time in plain NumPy and float64, to hold the job's results against."""
+"""The training of the job in plain NumPy and float64: the reference for its results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def zeros() -> tuple[Float, Float]:
 
 
 def gradient(weights: Float, bias: Float, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> tuple[Float, ...]:
-    """Loss, and its gradient by weights and by bias, summed over the examples."""
+    """Loss, gradient by weights and gradient by bias, each summed over the examples."""
     pixels = images.reshape(len(images), -1) / 255
     logits = pixels @ weights + bias
     logits -= logits.max(axis=1, keepdims=True)
@@ -31,7 +31,7 @@ def gradient(weights: Float, bias: Float, images: NDArray[np.uint8], labels: NDA
 def train(
     rows: Rows, *, epochs: int, batch: int, rate: float, seed: int, workers: int = 1, sync_every: int = 1
 ) -> dict[str, Float]:
-    """Train on the cosine schedule; above 1, workers make sync_every steps alone and average."""
+    """Train on the cosine schedule. If sync_every is above 1, workers make that many steps alone and average."""
     steps_per_epoch = -(-rows.count // batch)
     part = -(-batch // workers)
     alone = workers if sync_every > 1 else 1

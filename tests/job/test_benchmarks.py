@@ -1,4 +1,4 @@
-"""How the benchmark judges what it measured."""
+"""Tests of how the benchmarks judge and model their measurements."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def results(*microseconds: float) -> list[Result]:
-    """What a program measured in as many rounds."""
+    """The results of a program, one for each round."""
     return [Result(us, 1e8 / us, 0.92, 100.0, us / 10) for us in microseconds]
 
 
 def test_bars_are_judged_by_medians_and_the_best_rival() -> None:
-    """A program counts at its better limit of threads, by its rounds' median; what was not run is not judged."""
+    """The median over the rounds counts, at the better number of threads; a program that did not run is not judged."""
     samples = {
         Case("job", (), 1): results(50, 40, 60),
         Case("job", (), 2): results(70, 70, 70),
@@ -55,8 +55,8 @@ def test_bars_are_judged_by_medians_and_the_best_rival() -> None:
     ]
 
 
-def test_this_job_is_measured_by_its_report(tmp_path: Path) -> None:
-    """Its figures are report.json's, the whole command's seconds the caller's; no report is a failure that says so."""
+def test_the_job_is_measured_by_its_report(tmp_path: Path) -> None:
+    """The figures come from report.json, the time of the whole command from the caller; no report is a failure."""
     with pytest.raises(FailedError, match=r"it left no .*report\.json"):
         job_result(tmp_path, 3.0)
     folder = tmp_path / "models" / RUN
@@ -66,8 +66,8 @@ def test_this_job_is_measured_by_its_report(tmp_path: Path) -> None:
     assert job_result(tmp_path, 4.5) == Result(50.0, 2e6, 0.92, 800.0, 4.5)
 
 
-def test_a_network_is_told_from_the_workers_by_its_delays() -> None:
-    """What a step takes on networks of known delay and bandwidth gives how many delays and bytes it waits for."""
+def test_fit_separates_the_network_from_the_workers() -> None:
+    """Steps on networks of known delay and bandwidth show how many delays and bytes a step waits for."""
     networks = ((0.0, 1e12), (0.001, 1e12), (0.003, 1e12), (0.0, 1e7))
     samples = [Sample(8, delay_s, rate, 0.004 + 14 * delay_s + 220_000 / rate) for delay_s, rate in networks]
     found = fit(samples)
@@ -75,8 +75,8 @@ def test_a_network_is_told_from_the_workers_by_its_delays() -> None:
     assert [found.own_s, found.trips, found.sent_bytes] == pytest.approx([0.004, 14, 220_000], rel=1e-3)
 
 
-def test_what_a_step_costs_on_more_workers() -> None:
-    """By gathering, N-1 messages of whole vectors; by the ring's all-reduce, twice as many of an N-th."""
+def test_cost_of_a_sum_by_number_of_workers() -> None:
+    """A gather takes N-1 messages of whole vectors, the ring's all-reduce twice as many of an N-th."""
     costs = Costs(compute_s=1.0, hop_s=0.5, trips=2.0, vector_bytes=1000.0, sum_s=0.25)
     assert gather_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 4 * (0.5 + 0.25 + 0.25 + 0.25)
     assert all_reduce_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 8 * (0.5 + 0.25 + 0.05) + 0.2

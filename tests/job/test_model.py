@@ -1,4 +1,4 @@
-"""Tests of the model, and of another in its place."""
+"""Tests of the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.job import plain_sgd
 
 
 def examples(count: int = 7) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-    """Images, labels, weights of which one is 0 and one is a half, and parameters that are not zeros."""
+    """Images, labels, weights (one is 0, one is a half) and random parameters."""
     random = np.random.default_rng(1)
     weights = np.ones(count, np.float32)
     weights[2], weights[4] = 0, 0.5
@@ -23,7 +23,7 @@ def examples(count: int = 7) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str,
 
 
 def test_gradient_is_that_of_the_loss() -> None:
-    """By hand it is what TensorFlow's own differentiation gives of TensorFlow's own cross-entropy."""
+    """It equals TensorFlow's automatic gradient of TensorFlow's cross-entropy."""
     images, labels, weights, params = examples()
     with tf.GradientTape() as tape:
         tape.watch(params)
@@ -38,7 +38,7 @@ def test_gradient_is_that_of_the_loss() -> None:
 
 
 def test_loss_and_gradient_are_sums() -> None:
-    """The examples' own add up to those of all of them, so that workers' parts do."""
+    """Those of single examples add up to those of all examples, so the workers' parts do too."""
     images, labels, weights, params = examples()
     loss, gradient = model.loss_and_gradient(params, images, labels, weights)
     single = [
@@ -49,7 +49,7 @@ def test_loss_and_gradient_are_sums() -> None:
 
 
 def test_training_begins_at_zeros() -> None:
-    """Whatever the seed, in float32, and every class is as probable as another."""
+    """Parameters are float32 zeros for any seed, and all classes are equally probable."""
     for seed in (0, 7):
         params = model.init(seed)
         assert {name: (value.shape, value.dtype.name) for name, value in params.items()} == {
@@ -61,7 +61,7 @@ def test_training_begins_at_zeros() -> None:
 
 
 def test_prediction_is_the_softmax_of_the_layer() -> None:
-    """Probabilities agree with the loss: a picture's is -ln of its class's; and layers() is what is computed."""
+    """The loss of an image is -ln of its class's probability, and layers() describes the same computation."""
     images, labels, _, params = examples()
     probabilities = model.predict(params, images).numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)

@@ -1,10 +1,11 @@
-"""The record, written and parsed, whatever strings it holds and whatever the lines have gone through."""
+"""Tests of the record: written and parsed with any strings in it, and after any damage to the line."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +66,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("record", [FULL, BARE])
 def test_a_record_is_read_back_from_both_forms(record: Record) -> None:
-    """What JSON and logfmt write is what is read, known fields and unknown ones alike."""
+    """Parsing returns the record that was written, with and without optional fields."""
     assert {field.name for field in fields(Record)} == set(FULL.values())
     assert telemetry.parse(telemetry.to_json(record)) == record
     assert telemetry.parse(telemetry.to_logfmt(record)) == record
 
 
-def test_logfmt_is_what_a_person_reads() -> None:
-    """Fields in their order, unknown ones left out, strings quoted only where they must be."""
+def test_logfmt_is_easy_to_read() -> None:
+    """Fields are in their order, missing ones are left out, and strings are quoted only if necessary."""
     assert telemetry.to_logfmt(FULL) == (
         "time=1795420731.333 run=run-1 rank=1 phase=training epoch=3 step=1200 steps=6000 loss=0.31 "
         "accuracy=0.9234 examples_per_s=85000.5 eta_s=12 checkpoint=1140 restarts=1 joined=2 "
@@ -84,8 +85,8 @@ def test_logfmt_is_what_a_person_reads() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("write", [telemetry.to_json, telemetry.to_logfmt])
-def test_a_hostile_string_comes_through(write: Any, text: str) -> None:
-    """Whatever a message holds, it stays on one line, ends where it ended, and leaves the fields around it alone."""
+def test_a_hostile_string_is_read_back(write: Any, text: str) -> None:
+    """A message stays on one line and does not change the fields around it, whatever it contains."""
     record = Record(time=1.0, run="r", rank=0, phase="failed", reason=text, message=text, hint="after it")
     line = write(record)
     assert len(line.splitlines()) == 1
@@ -106,12 +107,12 @@ def test_a_hostile_string_comes_through(write: Any, text: str) -> None:
     ],
 )
 def test_numbers_keep_six_digits_and_times_their_milliseconds(value: float, text: str) -> None:
-    """Large numbers are never written with an exponent, in which a time would lose its seconds."""
+    """Large numbers have no exponent, with which a time would lose its seconds."""
     assert telemetry.logfmt_value(value) == text
 
 
-def test_a_number_that_is_none_is_still_read() -> None:
-    """A loss that is not finite comes through both forms."""
+def test_a_loss_that_is_not_finite_is_read_back() -> None:
+    """Both forms keep nan and infinities."""
     for text in ("nan", "inf", "-inf"):
         record = Record(time=1.0, run="r", rank=0, phase="training", loss=float(text))
         for line in (telemetry.to_json(record), telemetry.to_logfmt(record)):
@@ -120,8 +121,8 @@ def test_a_number_that_is_none_is_still_read() -> None:
             assert str(found.loss) == text
 
 
-def test_fields_of_a_later_version_are_passed_over() -> None:
-    """An unknown field of any type is dropped and the record kept."""
+def test_fields_of_a_later_version_are_ignored() -> None:
+    """The rest of the record is kept."""
     values = BARE.values() | {"new": {"deep": [1]}, "other": None}
     assert telemetry.parse(json.dumps(values)) == BARE
     assert telemetry.parse(telemetry.to_logfmt(BARE) + ' new="a b" other= third') == BARE
@@ -150,12 +151,12 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
     ],
 )
 def test_a_line_without_a_record_is_none(line: str) -> None:
-    """Other text, torn lines and values of another type are passed over, never raised."""
+    """Other text, torn lines and values of another type raise no error."""
     assert telemetry.parse(line) is None
 
 
 def test_every_torn_line_is_skipped() -> None:
-    """A stream cut at any character gives the records before the cut, and no record that was never written."""
+    """A stream that is cut at any character gives the records before the cut, and no others."""
     for write in (telemetry.to_json, telemetry.to_logfmt):
         text = write(BARE) + "\nother text\n" + write(FULL) + "\n"
         whole = write(BARE) + "\n"
@@ -165,8 +166,8 @@ def test_every_torn_line_is_skipped() -> None:
         assert list(telemetry.read_records(io.StringIO(text))) == [BARE, FULL]
 
 
-def test_saying_goes_on_when_nobody_listens(tmp_path: Path) -> None:
-    """A line into a pipe that nobody reads any more goes nowhere, and so do the later ones and those at the end."""
+def test_writing_to_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    """This line and later ones are discarded, also at the end of the process."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
@@ -175,3 +176,28 @@ def test_saying_goes_on_when_nobody_listens(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         telemetry.write_line("one", stream)
         assert (tmp_path / "log").read_text() == "one\n"
+
+
+def test_reporter_sends_records_and_sparse_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records also go to the journal. A heartbeat follows a record after a second, or at once with a new phase."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pipe = io.StringIO()
+    report = telemetry.Reporter("demo", 1, pipe, restarts=2)
+    report("data")
+    journal: list[Record] = []
+    report.attach(journal.append)
+    report("training", step=1)
+    report.heartbeat("training", step=2)  # too early
+    report.heartbeat("evaluating", step=3)
+    now += telemetry.HEARTBEAT_S
+    report.heartbeat()
+    records = list(telemetry.read_records(io.StringIO(pipe.getvalue())))
+    assert {(record.run, record.rank, record.restarts) for record in records} == {("demo", 1, 2)}
+    assert [(record.phase, record.step) for record in records] == [
+        ("data", None),
+        ("training", 1),
+        ("evaluating", 3),
+        ("evaluating", None),
+    ]
+    assert journal == [records[1]]

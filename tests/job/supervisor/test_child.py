@@ -1,4 +1,4 @@
-"""What an error of TensorFlow's means for the run."""
+"""Tests of which exit code and sentence an exception gets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CUDA = "NCCL: unhandled cuda error. Set NCCL_DEBUG=WARN for detail."
 
 
 def raised(error: Exception) -> Exception:
-    """The error as it comes out of this project's code."""
+    """The error with a traceback through this project's code."""
 
     def lines() -> Iterator[str]:
         yield ""
@@ -32,8 +32,8 @@ def raised(error: Exception) -> Exception:
 
 
 @pytest.mark.parametrize("message", [REMOTE, SYSTEM])
-def test_a_peer_that_nccl_lost(message: str) -> None:
-    """On GPUs the others learn of a lost worker by NCCL, and gather again: it is no bug."""
+def test_a_peer_lost_by_nccl_is_no_bug(message: str) -> None:
+    """On GPUs NCCL reports a lost worker; the others try again."""
     found = failure_of(raised(tf.errors.InternalError(None, None, message)), 2)
     assert (found.code, found.reason, found.message) == (
         Exit.TRY_AGAIN,
@@ -43,8 +43,8 @@ def test_a_peer_that_nccl_lost(message: str) -> None:
 
 
 @pytest.mark.parametrize(("message", "workers"), [(CUDA, 2), (REMOTE, 1)])
-def test_what_is_wrong_with_this_worker_is_a_bug(message: str, workers: int) -> None:
-    """Another error of NCCL's, or a worker that has no peer, is no lost peer."""
+def test_an_error_of_this_worker_is_a_bug(message: str, workers: int) -> None:
+    """Another error of NCCL, or NCCL's report of a lost peer in a run of one worker."""
     assert failure_of(raised(tf.errors.InternalError(None, None, message)), workers).code == Exit.BUG
 
 
@@ -55,8 +55,8 @@ def test_what_is_wrong_with_this_worker_is_a_bug(message: str, workers: int) -> 
         (tf.errors.ResourceExhaustedError(None, None, "OOM on GPU:0"), "ResourceExhaustedError: OOM on GPU:0"),
     ],
 )
-def test_memory_that_is_refused(error: Exception, words: str) -> None:
-    """NumPy's or a GPU's: as out of memory as a worker that the kernel kills, and no bug."""
+def test_an_allocation_that_fails_is_out_of_memory(error: Exception, words: str) -> None:
+    """NumPy's or the GPU's allocation, with the exit code of a worker that the kernel kills."""
     found = failure_of(raised(error), 2)
     assert (found.code, found.reason, str(found)) == (
         Exit.OUT_OF_MEMORY,

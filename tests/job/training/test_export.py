@@ -1,4 +1,4 @@
-"""Tests of the SavedModel: what a user or TensorFlow Serving loads, with nothing of this project."""
+"""Tests of the SavedModel, which users and TensorFlow Serving load without this project."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Mount
 
-# Run where `job` cannot be imported; says so, and what it found.
+# Runs where `job` cannot be imported, checks that, and prints what the model gives.
 LOADER = """
 import importlib.util, json, sys
 import numpy as np
@@ -46,7 +46,7 @@ print(json.dumps({"project": importlib.util.find_spec("job") is not None, "signa
 
 
 def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
-    """Both signatures, their names, types and shapes, and the probabilities of the parameters, any number of images."""
+    """Both signatures have the right names, types, shapes and results, for any number of images."""
     model, images = samples.layers(784, 10), samples.images(5)
     ((weights, bias, _),) = model
     folder = tmp_path / "saved_model" / "1"
@@ -54,7 +54,7 @@ def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(
-        # -I: neither this folder nor PYTHONPATH is looked into.
+        # -I: Python ignores this folder and PYTHONPATH.
         [sys.executable, "-I", "-c", LOADER, folder, tmp_path / "images.npy"],
         cwd=tmp_path / "elsewhere",
         capture_output=True,
@@ -77,7 +77,7 @@ def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
 
 
 def test_model_that_does_not_fit_on_the_volume_is_73(volume: Mount) -> None:
-    """What TensorFlow says of a full volume is the output folder's error as any other, and nothing is published."""
+    """The error is the same as for any other file of the output folder, and nothing is published."""
     output = RunFolder(volume("size=24k"), "a", "local")
     ((weights, bias, _),) = samples.layers(784, 10)
     with pytest.raises(JobError) as caught:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("first_step", [0, 13])
 def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) -> None:
-    """Rows in memory and rows on disk give the same blocks, and they are the rows that the plan names."""
+    """Rows in memory and rows on disk give the same blocks, with the rows of the plan."""
     memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
     assert memory.images is not None
     assert disk.images is None
@@ -41,7 +41,7 @@ def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) ->
 
 @pytest.mark.parametrize(("count", "workers"), [(200, 1), (200, 2), (200, 3), (7, 3), (2, 5), (1, 1), (9, 4)])
 def test_evaluation_counts_every_example_once(count: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers' batches hold each row once, in order, with its own image and label, and are bounded in size."""
+    """The workers' batches have each row once, in order, with its image and label, and at most BLOCK_BYTES."""
     monkeypatch.setattr(inputs, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
     images = np.arange(count * 4, dtype=np.int64).astype(np.uint8).reshape(count, 2, 2)
     rows = in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())

@@ -9,7 +9,7 @@ from job.training.packing import Packing
 
 
 def test_packing_is_undone_by_unpacking() -> None:
-    """Scalars, vectors, matrices and higher ranks come back by name, in their own shapes, and so does the vector."""
+    """Arrays of any rank keep their names, shapes and values, and packing them again gives the same vector."""
     shapes: dict[str, tuple[int, ...]] = {"b": (3,), "W": (2, 3), "a": (), "kernel": (2, 3, 4, 5)}
     random = np.random.default_rng(0)
     params = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -24,6 +24,6 @@ def test_packing_is_undone_by_unpacking() -> None:
 
 
 def test_packing_is_in_name_order_with_matrices_transposed() -> None:
-    """The vector's layout, written down: workers and checkpoints must agree on it."""
+    """The layout of the vector, on which workers must agree."""
     params = {"b": np.array([7, 8], np.float32), "W": np.array([[1, 2], [3, 4], [5, 6]], np.float32)}
     assert Packing.of(params).pack(params).numpy().tolist() == [1, 3, 5, 2, 4, 6, 7, 8]

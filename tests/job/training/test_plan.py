@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SPLITS = [
     (12, 4, 1),
     (12, 4, 2),
-    (12, 4, 3),  # 4 in parts of 2: the last worker has nothing but padding
-    (10, 3, 2),  # a batch that the workers do not divide, and a smaller last one
+    (12, 4, 3),  # the last worker has padding only
+    (10, 3, 2),  # the workers do not divide the batch, and the last batch is smaller
     (23, 7, 3),
     (23, 7, 5),
     (10, 3, 5),  # more workers than examples in a batch
@@ -50,7 +50,7 @@ def examples_of(chosen: Plan, first_step: int = 0) -> Steps:
         assert indices.dtype == np.int64
         assert weights.dtype == np.float32
         assert set(np.unique(weights)) <= {0, 1}
-        assert not weights[last - first :].any()  # steps that the block only has room for
+        assert not weights[last - first :].any()  # the block has room for more steps
         for k in range(first, last):
             step = epoch * chosen.steps_per_epoch + k
             assert step not in steps
@@ -77,7 +77,7 @@ def batches(count: int, batch: int, epochs: int) -> Steps:
 def test_global_batches_are_the_same_for_every_number_of_workers(
     count: int, batch: int, workers: int, log_every: int, sync_every: int
 ) -> None:
-    """The workers' parts of step k together are global batch k: none lost, none doubled, whatever ends the blocks."""
+    """The workers' parts of step k together are global batch k, wherever blocks end."""
     chosen = plan(count, batch, workers, log_every=log_every, sync_every=sync_every)
     assert together(chosen) == batches(count, batch, 2)
 
@@ -92,7 +92,7 @@ def test_global_batches_are_the_same_for_every_number_of_workers(
         (100, 1, []),
     ],
 )
-def test_blocks_end_where_a_checkpoint_is_due(every: int, sync_every: int, steps: list[int]) -> None:
+def test_blocks_end_when_a_checkpoint_is_due(every: int, sync_every: int, steps: list[int]) -> None:
     """Every --checkpoint-every steps, by default after each epoch, but never between two averages."""
     chosen = plan(23, 3, 2, checkpoint_every=every, sync_every=sync_every, log_every=5)
     assert [chosen.step_after(block) for block in chosen.blocks() if chosen.checkpoint_is_due(block)] == steps
@@ -101,7 +101,7 @@ def test_blocks_end_where_a_checkpoint_is_due(every: int, sync_every: int, steps
 
 @pytest.mark.parametrize(("count", "batch", "workers"), SPLITS)
 def test_every_example_is_trained_on_once_an_epoch(count: int, batch: int, workers: int) -> None:
-    """Each epoch's steps hold each example exactly once, in another order than the epoch before."""
+    """The order changes from epoch to epoch."""
     chosen = plan(count, batch, workers)
     steps = together(chosen)
     half = chosen.steps_per_epoch
@@ -112,8 +112,8 @@ def test_every_example_is_trained_on_once_an_epoch(count: int, batch: int, worke
 
 
 @pytest.mark.parametrize(("count", "batch", "workers"), SPLITS)
-def test_true_sizes_of_global_batches_add_up_to_the_dataset(count: int, batch: int, workers: int) -> None:
-    """batch_sizes(), the divisors of the sums, are what the workers take together."""
+def test_batch_sizes_add_up_to_the_dataset(count: int, batch: int, workers: int) -> None:
+    """batch_sizes() counts the examples of all workers at each step."""
     chosen = plan(count, batch, workers)
     expected = [len(indices) for indices in together(chosen).values()]
     np.testing.assert_array_equal(chosen.batch_sizes(0, chosen.steps_per_epoch), expected[: chosen.steps_per_epoch])
@@ -121,8 +121,8 @@ def test_true_sizes_of_global_batches_add_up_to_the_dataset(count: int, batch: i
 
 
 @pytest.mark.parametrize(("log_every", "sync_every"), BLOCKS)
-def test_run_taken_up_in_mid_epoch_goes_on_as_it_would_have(log_every: int, sync_every: int) -> None:
-    """From every step on, the steps that are left take the same examples and blocks end at the same steps."""
+def test_a_run_resumed_at_any_step_makes_the_same_steps(log_every: int, sync_every: int) -> None:
+    """From every step on, the remaining steps have the same examples, and blocks end at the same steps."""
     chosen = plan(23, 3, 2, log_every=log_every, sync_every=sync_every)
     whole, ends = together(chosen), [(epoch, last) for epoch, _, last in chosen.blocks()]
     for first_step in range(chosen.steps + 1):
@@ -132,7 +132,7 @@ def test_run_taken_up_in_mid_epoch_goes_on_as_it_would_have(log_every: int, sync
 
 
 def test_order_is_frozen() -> None:
-    """The order of an epoch, written down: another one would break resuming and reproducing older runs."""
+    """A different order would make older runs impossible to resume or to reproduce."""
     assert [plan(10, 3).order(epoch).tolist() for epoch in (0, 1)] == ORDERS
     assert plan(10, 3, seed=6).order(0).tolist() != ORDERS[0]
 
@@ -142,15 +142,15 @@ def test_order_is_frozen() -> None:
     [
         (1, 4, 1, [4, 8, 10]),
         (1, 100, 1, [10]),
-        (1, 4, 3, [4, 8, 10]),  # one worker has nobody to average with
-        (2, 4, 3, [3, 6, 9, 10]),  # averaging is where records are written at the earliest
-        (2, 4, 100, [10]),  # workers are averaged at an epoch's end
+        (1, 4, 3, [4, 8, 10]),  # a single worker has no peer to average with
+        (2, 4, 3, [3, 6, 9, 10]),  # only averages end blocks
+        (2, 4, 100, [10]),  # the end of an epoch averages too
     ],
 )
-def test_blocks_end_where_something_is_to_be_done(
+def test_blocks_end_at_records_averages_and_epochs(
     workers: int, log_every: int, sync_every: int, ends: list[int]
 ) -> None:
-    """At records, at averaging steps where there are any, and at an epoch's end."""
+    """With local SGD, averages end blocks instead of records."""
     chosen = plan(30, 3, workers, log_every=log_every, sync_every=sync_every, epochs=1)
     assert [last for _, _, last in chosen.blocks()] == ends
 
@@ -159,24 +159,24 @@ def test_blocks_end_where_something_is_to_be_done(
     ("workers", "log_every", "sync_every", "steps"),
     [
         (1, 100, 1, 5),
-        (1, 100, 100, 5),  # one worker has nobody to average with
+        (1, 100, 100, 5),  # a single worker has no peer to average with
         (2, 100, 1, 10),
         (1, 4, 1, 4),
-        (2, 100, 50, 50),  # what averaging asks for is not split
-        (64, 1000, 1, 250),  # an epoch's 500 in equal blocks, though there is room for 320
+        (2, 100, 50, 50),  # an average never splits a block
+        (64, 1000, 1, 250),  # the 500 steps of an epoch in equal blocks, with room for 320
     ],
 )
 def test_blocks_are_bounded_in_memory(
     workers: int, log_every: int, sync_every: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A block has room for as many steps as fit, unless averaging asks for more."""
+    """A block has room for the steps that fit into BLOCK_BYTES, except with local SGD."""
     monkeypatch.setattr(plans, "BLOCK_BYTES", 5 * 64 * 100 + 99)
     chosen = plan(64 * 500, 64, workers, row_bytes=100, log_every=log_every, sync_every=sync_every)
     assert chosen.block_steps == steps
 
 
-def test_image_larger_than_a_block_is_still_a_step() -> None:
-    """A block has at least one step, however large that is."""
+def test_a_block_has_at_least_one_step() -> None:
+    """Even if its images need more than BLOCK_BYTES."""
     assert plan(30, 3, row_bytes=plans.BLOCK_BYTES).block_steps == 1
 
 
@@ -187,7 +187,7 @@ def test_records_are_due_every_log_every_steps_and_after_each_epoch(log_every: i
         chosen = plan(30, 3, log_every=log_every, **shorter)
         due = [block for block in chosen.blocks() if chosen.record_is_due(block)]
         assert len(due) == 2 * len(ends)
-        assert [block.last >= end for block, end in zip(due, 2 * ends, strict=True)]
+        assert all(block.first < end <= block.last for block, end in zip(due, 2 * ends, strict=True))
         assert {block.epoch for block in due if block.last == 10} == {0, 1}
 
 

@@ -8,18 +8,18 @@ from job.training.statistics import TrainingStatistics
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
 
     def __call__(self) -> float:
-        """The present second."""
+        """The current time in seconds."""
         return self.now
 
 
-def test_records_tell_what_was_made_since_the_last_one() -> None:
-    """Mean loss and speed are of the steps since the record before; the first block, which compiles, is no measure."""
+def test_summary_covers_the_steps_since_the_last_one() -> None:
+    """Mean loss and speed cover the steps since the last summary; the first block, which compiles, does not count."""
     clock = Clock()
     statistics = TrainingStatistics(40, clock)
     clock.now += 5  # compiling
@@ -38,7 +38,7 @@ def test_records_tell_what_was_made_since_the_last_one() -> None:
         "accuracy": None,
         "steps": 40,
         "examples_per_s": 20.0,
-        "eta_s": pytest.approx(15.0),  # nothing better is known yet
+        "eta_s": pytest.approx(15.0),  # there is only the first block so far
     }
     assert second == {
         "epoch": 2,
@@ -58,8 +58,8 @@ def test_records_tell_what_was_made_since_the_last_one() -> None:
     ]
 
 
-def test_one_block_alone_is_its_own_measure() -> None:
-    """Where the first block is all there is, its seconds count."""
+def test_a_single_block_counts_for_the_speed() -> None:
+    """If there is only the first block, its seconds count."""
     clock = Clock()
     statistics = TrainingStatistics(4, clock)
     clock.now += 2
@@ -67,8 +67,8 @@ def test_one_block_alone_is_its_own_measure() -> None:
     assert (statistics.seconds_per_step(), statistics.summary(1, None)["eta_s"]) == (0.5, 0)
 
 
-def test_a_run_that_goes_on_counts_from_there() -> None:
-    """Its seconds are added to those before; its speed is this process's own, or the run's if it makes no step."""
+def test_a_resumed_run_continues_its_statistics() -> None:
+    """Its seconds are added to the earlier ones; its speed is this process's, or the run's before the first step."""
     clock = Clock()
     statistics = TrainingStatistics(30, clock, step=10, training_s=8.0, curve=[{"step": 10}])
     assert statistics.seconds_per_step() == 0.8

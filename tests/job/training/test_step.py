@@ -1,4 +1,4 @@
-"""Tests of a block of steps, in this process: against the same arithmetic in plain NumPy."""
+"""Tests of a block of steps against the same arithmetic in plain NumPy."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ PACKING = Packing.of(model.init(0))
 
 
 def alone() -> step.RunBlock:
-    """What one worker trains with."""
+    """The function that a single worker trains with."""
     return step.compile_block(tf.distribute.get_strategy(), PACKING, 1, 1, gather=True)
 
 
 def synchronous() -> step.RunBlock:
-    """What several train with, here all alone."""
+    """The function that several workers train with, here for one worker."""
     return step.synchronous(tf.distribute.get_strategy(), PACKING, lambda vector: vector)
 
 
 @pytest.fixture(scope="module", params=[alone, synchronous])
 def run_block(request: pytest.FixtureRequest) -> step.RunBlock:
-    """Both ways to make a block of steps, compiled once."""
+    """Both functions, compiled once."""
     made: step.RunBlock = request.param()
     return made
 
 
 def block(count: int = STEPS, stop: float = 0, sizes: NDArray[np.float32] = SIZES) -> BlockInput:
-    """Random images; in the last step two places are padding, and what stands there is no image of the batch."""
+    """Random images; the last two of the last step are padding."""
     random = np.random.default_rng(3)
     images = random.integers(0, 256, (STEPS, PART, 28, 28), np.uint8)
     labels = random.integers(0, 10, (STEPS, PART)).astype(np.int32)
@@ -59,7 +59,7 @@ def start() -> NDArray[np.float32]:
 
 
 def expected(given: BlockInput, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Weights, bias and the sum of losses after so many steps of gradient descent."""
+    """Weights, bias and the sum of losses after `count` steps of gradient descent."""
     params = PACKING.unpack(tf.constant(start()))
     weights, bias, total = params["W"].numpy().astype(float), params["b"].numpy().astype(float), 0.0
     for k in range(count):
@@ -72,7 +72,7 @@ def expected(given: BlockInput, count: int) -> tuple[NDArray[np.float64], NDArra
 
 
 def assert_made(result: BlockResult, given: BlockInput, count: int) -> None:
-    """The result is that of so many steps."""
+    """The result equals expected()."""
     weights, bias, loss = expected(given, count)
     found = PACKING.unpack(result.vector)
     np.testing.assert_allclose(found["W"], weights, atol=2e-6)
@@ -81,17 +81,17 @@ def assert_made(result: BlockResult, given: BlockInput, count: int) -> None:
 
 
 def test_block_is_gradient_descent(run_block: step.RunBlock) -> None:
-    """Parameters and the sum of losses are plain NumPy's on the same batches, each at its rate and true size."""
+    """Parameters and loss equal plain NumPy's on the same batches, with the same rates and sizes."""
     assert_made(run_block(tf.constant(start()), block()), block(), STEPS)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_steps_beyond_the_count_do_nothing(run_block: step.RunBlock, count: int) -> None:
-    """A block that is not full gives what its first steps give, even where no size is left to divide by."""
+    """A block that is not full gives the result of its first steps, although later batch sizes are 0."""
     given = block(count, sizes=np.where(np.arange(STEPS) < count, SIZES, 0).astype(np.float32))
     result = run_block(tf.constant(start()), given)
     assert_made(result, given, count)
-    # To the bit: nothing of the rest gets in.
+    # The other steps do not change a bit.
     other = given._replace(images=given.images.copy(), labels=given.labels.copy())
     other.images[count:], other.labels[count:] = 255, 1
     again = run_block(tf.constant(start()), other)
@@ -100,7 +100,7 @@ def test_steps_beyond_the_count_do_nothing(run_block: step.RunBlock, count: int)
 
 
 def test_padding_counts_for_nothing(run_block: step.RunBlock) -> None:
-    """What stands in places of weight 0 changes neither parameters nor loss by a bit."""
+    """Examples of weight 0 do not change a bit of parameters or loss."""
     given = block()
     result = run_block(tf.constant(start()), given)
     given.images[-1, 4:], given.labels[-1, 4:] = 255, 1
@@ -110,7 +110,7 @@ def test_padding_counts_for_nothing(run_block: step.RunBlock) -> None:
 
 
 def test_blocks_continue_one_another(run_block: step.RunBlock) -> None:
-    """Two blocks one after the other are one of both."""
+    """Two blocks give the same as one block with the steps of both."""
     whole = run_block(tf.constant(start()), block())
     given = block()
     first = run_block(tf.constant(start()), given._replace(count=np.int32(2)))
@@ -122,7 +122,7 @@ def test_blocks_continue_one_another(run_block: step.RunBlock) -> None:
 
 @pytest.mark.parametrize("stop", [0, 1])
 def test_flag_to_stop_comes_out(run_block: step.RunBlock, stop: int) -> None:
-    """A worker that was told to stop is counted, and the block is made all the same."""
+    """A worker that was told to stop is counted, and still makes the block."""
     given = block(stop=stop)
     result = run_block(tf.constant(start()), given)
     assert float(result.stops) == stop
@@ -130,8 +130,8 @@ def test_flag_to_stop_comes_out(run_block: step.RunBlock, stop: int) -> None:
 
 
 @pytest.mark.parametrize("make", [step.synchronous, lambda *given: step.local_sgd(given[0], given[1], 2, given[2])])
-def test_two_workers_with_the_same_part_do_as_one_alone(make: Callable[..., step.RunBlock]) -> None:
-    """Sums of twice the same over twice the size, and the mean of twice the same, change nothing but the loss."""
+def test_two_workers_with_the_same_examples_train_like_one(make: Callable[..., step.RunBlock]) -> None:
+    """Twice the sum over twice the examples is the same mean; only the sum of losses doubles."""
     given = block(stop=1, sizes=2 * SIZES)
     result = make(tf.distribute.get_strategy(), PACKING, lambda vector: 2 * vector)(tf.constant(start()), given)
     assert float(result.stops) == 2
@@ -139,7 +139,7 @@ def test_two_workers_with_the_same_part_do_as_one_alone(make: Callable[..., step
 
 
 def test_worker_with_nothing_but_padding_keeps_its_parameters() -> None:
-    """Where workers train alone, one without examples in a step does not move, nor divide by zero."""
+    """In local SGD, a worker without examples in a step does not move and does not divide by zero."""
     given = block()._replace(weights=np.zeros([STEPS, PART], np.float32))
     result = alone()(tf.constant(start()), given)
     np.testing.assert_array_equal(result.vector, start())

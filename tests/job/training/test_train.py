@@ -1,4 +1,4 @@
-"""Tests of whole runs, started as a user starts them, and of what they leave."""
+"""Tests of whole runs, started with the command that users type, and of their results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PHASES = ["waiting", "data", "joining", "compiling", "training", "evaluating", "
 
 @dataclass(frozen=True)
 class Run:
-    """A finished `python -m job train`: its folders, exit code and what it wrote on standard output and error."""
+    """A finished `python -m job train`: its folders, exit code, standard output and standard error."""
 
     name: str
     output: Path
@@ -61,25 +61,25 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """runs/<run>."""
         return self.output / "runs" / self.name
 
     @property
     def model(self) -> Path:
-        """The published folder."""
+        """models/<run>."""
         return self.output / "models" / self.name
 
     def json(self, name: str) -> dict[str, Any]:
-        """A file of the run's or the model's folder."""
+        """The content of a JSON file in the run's or the model's folder."""
         folder = self.model if name == "report.json" else self.folder
         return dict(json.loads((folder / name).read_bytes()))
 
     def records(self) -> list[Record]:
-        """What the workers said."""
+        """The records of all workers."""
         return [record for line in self.out.splitlines() if (record := telemetry.parse(line))]
 
     def latest(self) -> str:
-        """What `latest` names."""
+        """The target of `latest`."""
         return str((self.output / "latest").readlink())
 
     def params(self) -> dict[str, NDArray[np.float32]]:
@@ -97,14 +97,14 @@ def started(output: Path, data: Path, name: str, flags: Mapping[str, Any], proje
 
 
 class Runs:
-    """Runs by name, each started when it is first asked for."""
+    """Runs by name, each started on its first use."""
 
     def __init__(self, output: Path, data: Path) -> None:
         self._output, self._data = output, data
         self._runs: dict[str, Run] = {}
 
     def __call__(self, name: str, **flags: Any) -> Run:
-        """The run, in an output folder that the ones with the same flags share."""
+        """The finished run with these flags; all runs share an output folder."""
         if name not in self._runs:
             self._runs[name] = started(self._output, self._data, name, FLAGS | flags)
         run = self._runs[name]
@@ -112,28 +112,28 @@ class Runs:
         return run
 
     def alone(self) -> Run:
-        """One worker."""
+        """A run of one worker."""
         return self("alone")
 
     def pair(self) -> Run:
-        """Two workers."""
+        """A run of two workers."""
         return self("pair", workers=2)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Runs:
-    """The runs that several tests look at, in one output folder."""
+    """Runs that several tests share, in one output folder."""
     return Runs(tmp_path_factory.mktemp("output"), prepared)
 
 
 @pytest.fixture(scope="module")
 def dataset(prepared: Path) -> Dataset:
-    """What they train on."""
+    """The dataset of the runs."""
     return load_dataset(prepared, "mnist")
 
 
 def reference(dataset: Dataset, **changes: Any) -> dict[str, NDArray[np.float64]]:
-    """The parameters that plain NumPy ends with."""
+    """The parameters after the same training in plain NumPy."""
     values = FLAGS | changes
     return plain_sgd.train(
         dataset.train,
@@ -146,11 +146,11 @@ def reference(dataset: Dataset, **changes: Any) -> dict[str, NDArray[np.float64]
     )
 
 
-def assert_same(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDArray[np.float64]]) -> None:
-    """Equal but for the order in which floats were summed."""
-    assert found.keys() == expected.keys()
+def assert_same(params: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDArray[np.float64]]) -> None:
+    """Equal, except for the order in which floats were added."""
+    assert params.keys() == expected.keys()
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], atol=2e-6)
+        np.testing.assert_allclose(params[name], expected[name], atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -159,21 +159,21 @@ def assert_same(found: Mapping[str, NDArray[np.float32]], expected: Mapping[str,
         ("alone", {}),
         ("pair", {"workers": 2}),
         ("three", {"workers": 3}),
-        # The third worker never has an example.
+        # The third worker has padding only.
         ("crowd", {"workers": 3, "batch_size": 2, "epochs": 1, "log_every": 100, "learning_rate": 0.01}),
     ],
 )
 def test_any_number_of_workers_trains_the_same_model(
     runs: Runs, dataset: Dataset, name: str, flags: dict[str, Any]
 ) -> None:
-    """The parameters are those of gradient descent on the same global batches in one plain NumPy process."""
+    """The parameters equal those of gradient descent in plain NumPy on the same global batches."""
     alone = {key: value for key, value in flags.items() if key != "workers"}
     assert_same(runs(name, **flags).params(), reference(dataset, **alone))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_same_flags_train_the_same_to_the_bit(runs: Runs, workers: int) -> None:
-    """Parameters, learning curve and every test figure of a second run are the first one's."""
+    """A second run has the same parameters, learning curve and test figures."""
     first = runs.alone() if workers == 1 else runs.pair()
     second = runs(f"{first.name}-again", **({} if workers == 1 else {"workers": 2}))
     ours, theirs = first.json("report.json"), second.json("report.json")
@@ -181,8 +181,8 @@ def test_same_flags_train_the_same_to_the_bit(runs: Runs, workers: int) -> None:
         assert ours[key] == theirs[key]
 
 
-def test_parameters_hash_is_of_the_published_parameters(runs: Runs) -> None:
-    """It can be computed again from the SavedModel: over name, dtype, shape and bytes of each, in name order."""
+def test_report_has_the_hash_of_the_published_parameters(runs: Runs) -> None:
+    """SHA-256 over name, dtype, shape and bytes of each parameter of the SavedModel, in name order."""
     run = runs.alone()
     params = run.params()
     whole = b"".join(
@@ -192,19 +192,19 @@ def test_parameters_hash_is_of_the_published_parameters(runs: Runs) -> None:
     assert run.json("report.json")["parameters_sha256"] == hashlib.sha256(whole).hexdigest()
 
 
-def test_workers_that_are_averaged_train_alone_in_between(runs: Runs, dataset: Dataset) -> None:
-    """--sync-every 4 with two workers is local SGD, averaged also at each epoch's end, and the report says so."""
+def test_sync_every_above_1_is_local_sgd(runs: Runs, dataset: Dataset) -> None:
+    """Two workers are averaged every 4 steps and at the end of each epoch, and the report says so."""
     flags = {"workers": 2, "sync_every": 4}
     run = runs("averaged", **flags)
     assert_same(run.params(), reference(dataset, **flags))
     found = run.json("report.json")
     assert (found["settings"]["sync_every"], found["settings"]["workers"]) == (4, 2)
-    assert [moment["step"] for moment in found["curve"]] == [4, 8, 10, 14, 18, 20, 24, 28, 30]
+    assert [point["step"] for point in found["curve"]] == [4, 8, 10, 14, 18, 20, 24, 28, 30]
 
 
 @pytest.mark.parametrize("name", ["alone", "pair"])
-def test_report_follows_its_schema_and_tells_the_run(runs: Runs, dataset: Dataset, name: str) -> None:
-    """report.json is valid, is of this run, and its course has a moment at each record."""
+def test_report_follows_its_schema_and_describes_the_run(runs: Runs, dataset: Dataset, name: str) -> None:
+    """report.json is valid and describes this run, and its curve has a point for each record."""
     run = runs.alone() if name == "alone" else runs.pair()
     found, config = run.json("report.json"), run.json("config.json")
     jsonschema.validate(found, report.SCHEMA, jsonschema.Draft202012Validator)
@@ -219,8 +219,8 @@ def test_report_follows_its_schema_and_tells_the_run(runs: Runs, dataset: Datase
         "versions": config["versions"],
     }
     ends = [(epoch, 10 * (epoch - 1) + step) for epoch in (1, 2, 3) for step in (4, 8, 10)]
-    assert [(moment["epoch"], moment["step"]) for moment in found["curve"]] == ends
-    shown = [moment["step"] for moment in found["curve"] if moment["accuracy"] is not None]
+    assert [(point["epoch"], point["step"]) for point in found["curve"]] == ends
+    shown = [point["step"] for point in found["curve"] if point["accuracy"] is not None]
     assert shown == [10, 20, 30]
     assert found["curve"][-1]["accuracy"] == found["test"]["accuracy"]
     assert found["timing"]["steps"] == 30
@@ -229,7 +229,7 @@ def test_report_follows_its_schema_and_tells_the_run(runs: Runs, dataset: Datase
 
 @pytest.mark.parametrize("name", ["alone", "pair", "three"])
 def test_evaluation_counts_each_test_example_once(runs: Runs, dataset: Dataset, name: str) -> None:
-    """The report's figures are those of the published parameters on all 200 examples, counted in plain NumPy."""
+    """The report's figures equal those that plain NumPy counts with the published parameters on all 200 examples."""
     workers = {"alone": 1, "pair": 2, "three": 3}[name]
     run = runs.alone() if workers == 1 else runs(name, workers=workers)
     params = run.params()
@@ -250,8 +250,8 @@ def test_evaluation_counts_each_test_example_once(runs: Runs, dataset: Dataset, 
         np.testing.assert_array_equal(kept["predicted"], predicted)
 
 
-def test_losses_told_are_the_training_losses(runs: Runs, dataset: Dataset) -> None:
-    """The first moment's loss is the mean over the first four batches, as NumPy has it; both runs tell the same."""
+def test_reported_loss_is_the_mean_training_loss(runs: Runs, dataset: Dataset) -> None:
+    """The first point of the curve is the mean over the first four batches, computed in NumPy, for 1 and 2 workers."""
     order = np.random.RandomState([FLAGS["seed"], 0]).permutation(TRAINING)
     weights, bias = plain_sgd.zeros()
     losses = []
@@ -265,13 +265,13 @@ def test_losses_told_are_the_training_losses(runs: Runs, dataset: Dataset) -> No
         assert run.json("report.json")["curve"][0]["loss"] == pytest.approx(sum(losses) / 256, rel=1e-5)
 
 
-def test_config_tells_with_what_the_run_was_begun(runs: Runs, dataset: Dataset, prepared: Path) -> None:
-    """The whole of config.json."""
+def test_config_json_is_the_manifest_of_the_run(runs: Runs, dataset: Dataset, prepared: Path) -> None:
+    """All of its content."""
     run = runs.pair()
     found = run.json("config.json")
-    begun = dt.datetime.fromisoformat(found.pop("started"))
-    assert begun.utcoffset() == dt.timedelta(0)
-    assert dt.timedelta(0) < dt.datetime.now(dt.UTC) - begun < dt.timedelta(minutes=30)
+    started_at = dt.datetime.fromisoformat(found.pop("started"))
+    assert started_at.utcoffset() == dt.timedelta(0)
+    assert dt.timedelta(0) < dt.datetime.now(dt.UTC) - started_at < dt.timedelta(minutes=30)
     must_match = {
         "train": dataset.fingerprint["train"]["sha256"],
         "test": dataset.fingerprint["test"]["sha256"],
@@ -300,29 +300,29 @@ def test_config_tells_with_what_the_run_was_begun(runs: Runs, dataset: Dataset, 
     }
 
 
-def test_events_are_rank_0s_records(runs: Runs) -> None:
-    """Every line of events.jsonl is a record, from compiling on, with the figures of the report's learning curve."""
+def test_events_jsonl_has_the_records_of_rank_0(runs: Runs) -> None:
+    """Every line is a record, from phase `compiling` on, and they have the figures of the report's learning curve."""
     run = runs.pair()
     lines = (run.folder / "events.jsonl").read_text().splitlines()
     records = [telemetry.parse(line) for line in lines]
     known = [record for record in records if record]
     assert len(known) == len(lines)
     assert {(record.run, record.rank) for record in known} == {("pair", 0)}
-    moments = [
+    points = [
         {key: getattr(record, key) for key in ("epoch", "step", "loss", "accuracy")}
         for record in known
         if record.phase == "training"
     ]
     *before, last = run.json("report.json")["curve"]
-    assert moments == [*before, last | {"accuracy": None}]  # which comes with the record that it is published
+    assert points == [*before, last | {"accuracy": None}]  # the accuracy is in the record of `published`
     assert known[-1].accuracy == last["accuracy"]
     phases = [record.phase for record in known]
     assert phases == ["compiling", *["training"] * 9, "evaluating", "publishing", "published"]
     assert (known[-1].code, known[-1].reason) == (0, run.json("verdict.json")["verdict"])
 
 
-def test_every_worker_is_heard_of(runs: Runs) -> None:
-    """Without a terminal each worker's phases are told in order, rank 0's to the end, and the summary last."""
+def test_every_worker_reports_its_phases(runs: Runs) -> None:
+    """Without a terminal, the phases of each worker are printed in order, and a summary at the end."""
     run = runs("three", workers=3)
     for rank in range(3):
         phases = list(dict.fromkeys(record.phase for record in run.records() if record.rank == rank))
@@ -338,15 +338,15 @@ def test_every_worker_is_heard_of(runs: Runs) -> None:
 
 
 def test_tensorboard_reads_the_scalars(runs: Runs) -> None:
-    """Loss, accuracy and speed by step, in one file that TensorBoard's own reader takes."""
+    """Loss, accuracy and speed by step."""
     run = runs.pair()
     board = EventAccumulator(str(run.folder / "tensorboard"))
     board.Reload()
     scalars = {tag: {event.step: event.value for event in board.Scalars(tag)} for tag in board.Tags()["scalars"]}
     found = run.json("report.json")
-    losses = {moment["step"]: pytest.approx(moment["loss"], rel=1e-6) for moment in found["curve"]}
+    losses = {point["step"]: pytest.approx(point["loss"], rel=1e-6) for point in found["curve"]}
     accuracies = {
-        moment["step"]: pytest.approx(moment["accuracy"]) for moment in found["curve"] if moment["accuracy"] is not None
+        point["step"]: pytest.approx(point["accuracy"]) for point in found["curve"] if point["accuracy"] is not None
     }
     assert scalars.keys() == {"loss", "accuracy", "examples_per_s"}
     assert scalars["loss"] == losses
@@ -355,7 +355,7 @@ def test_tensorboard_reads_the_scalars(runs: Runs) -> None:
 
 
 def test_published_folder_is_whole(runs: Runs) -> None:
-    """The model, its report and predictions and nothing more; SHA256SUMS covers every file but itself."""
+    """It has the model, the report and the predictions, and SHA256SUMS of all these files."""
     run = runs.pair()
     files = {str(path.relative_to(run.model)) for path in run.model.rglob("*") if path.is_file()}
     assert {file for file in files if not file.startswith("saved_model/1/")} == {
@@ -380,7 +380,7 @@ def test_published_folder_is_whole(runs: Runs) -> None:
 
 
 def test_rejected_run_is_69_and_latest_stays(runs: Runs) -> None:
-    """Below --min-accuracy: published with its report, told in one sentence, and `latest` names the one before."""
+    """Below --min-accuracy the model is published, the command says so in one sentence, and `latest` does not move."""
     runs.alone()
     before = runs.alone().latest()
     run = runs("poor", epochs=1, learning_rate=1e-9, batch_size=600, min_accuracy=0.999)
@@ -399,23 +399,23 @@ def test_rejected_run_is_69_and_latest_stays(runs: Runs) -> None:
 
 
 def test_loss_that_is_not_finite_is_76(tmp_path: Path, prepared: Path) -> None:
-    """Stopped at once, in one sentence that says what to do, and nothing is published."""
+    """The run stops at once with one sentence and a remedy, and publishes nothing."""
     flags = FLAGS | {"learning_rate": 1e38, "log_every": 1, "workers": 2}
     run = started(tmp_path, prepared, "wild", flags)
     assert run.code == Exit.NOT_FINITE
     step = max(record.step or 0 for record in run.records()) + 1
-    # Every worker sees it, and whichever ends first is shown.
-    told = f"the loss was not finite at step {step}; use a smaller --learning-rate than 1e+38, and another --name\n"
-    assert run.error in {f"error: worker {rank}: {told}" for rank in range(2)}
+    # Every worker fails, and the error of the first one to end is printed.
+    sentence = f"the loss was not finite at step {step}; use a smaller --learning-rate than 1e+38, and another --name\n"
+    assert run.error in {f"error: worker {rank}: {sentence}" for rank in range(2)}
     assert not (tmp_path / "models").exists()
     assert not (tmp_path / "latest").exists()
     assert not (run.folder / "verdict.json").exists()
 
 
 def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, dataset: Dataset) -> None:
-    """Whoever overwrites model.py by the example's trains, publishes and gets a report with its own canvas.
+    """The example's model.py, copied over the job's, is trained and published, and its report has a canvas.
 
-    Its Fashion-MNIST is played by the synthetic images, in the same form and under that name.
+    The synthetic images stand in for Fashion-MNIST, in the same form and under that name.
     """
     example = processes.ROOT / "examples" / "two_layer_fashion_mnist"
     shutil.copytree(processes.ROOT / "job", tmp_path / "job", ignore=shutil.ignore_patterns("__pycache__"))
@@ -444,22 +444,22 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
     assert "Sneaker" in page
 
 
-class Told(list[dict[str, Any]]):
-    """Keeps what is told, in place of a Reporter."""
+class Reports(list[dict[str, Any]]):
+    """Keeps records, in place of a Reporter."""
 
     def __call__(self, phase: str, **fields: Any) -> None:
         """Keep a record."""
         self.append({"phase": phase, **fields})
 
     def heartbeat(self, phase: str = "", **fields: Any) -> None:
-        """Forget a sign of life."""
+        """Ignore a heartbeat."""
 
 
 class Alone:
-    """This process as the only worker of a run, for what a process of its own would only make slower."""
+    """This process as the only worker of a run, which is faster than starting one."""
 
     def __init__(self, output: Path, dataset: Dataset, *, stop_at: int | None = None) -> None:
-        self.told = Told()
+        self.reports = Reports()
         self.output = RunFolder(output, "here", "local")
         self._dataset, self._stop_at = dataset, stop_at
 
@@ -468,16 +468,16 @@ class Alone:
         config = Config(**FLAGS | settings)
         cluster = Cluster("here", "local", 0, ("127.0.0.1:1",), ("127.0.0.1:2",))
         strategy = tf.distribute.get_strategy()
-        worker = Worker(cluster, strategy, cast("Reporter", self.told), self._told_to_stop, time.perf_counter())
+        worker = Worker(cluster, strategy, cast("Reporter", self.reports), self._stop_requested, time.perf_counter())
         with self.output.begin(manifest(config, cluster, self._dataset, 1)):
             return train.train_and_evaluate(config, worker, self._dataset, self.output)
 
-    def _told_to_stop(self) -> bool:
-        return self._stop_at is not None and bool(self.told) and self.told[-1].get("step", 0) >= self._stop_at
+    def _stop_requested(self) -> bool:
+        return self._stop_at is not None and bool(self.reports) and self.reports[-1].get("step", 0) >= self._stop_at
 
 
 def test_last_update_that_is_not_finite_is_76_too(tmp_path: Path, dataset: Dataset) -> None:
-    """The loss of a step is known before its update: what only the last update breaks is not published either."""
+    """The loss of a step is computed before its update, so the last update shows only in the probabilities."""
     alone = Alone(tmp_path, dataset)
     with pytest.raises(JobError) as caught:
         alone.train(epochs=1, batch_size=600, learning_rate=3e38)
@@ -485,18 +485,18 @@ def test_last_update_that_is_not_finite_is_76_too(tmp_path: Path, dataset: Datas
     assert not (tmp_path / "models").exists()
 
 
-def test_worker_told_to_stop_leaves_at_the_end_of_a_block(tmp_path: Path, dataset: Dataset) -> None:
-    """75 after the block that was begun when it was told, and nothing is published."""
+def test_stop_takes_effect_at_the_end_of_a_block(tmp_path: Path, dataset: Dataset) -> None:
+    """The worker exits with 75 after the block during which it was told to stop, and publishes nothing."""
     alone = Alone(tmp_path, dataset, stop_at=14)
     with pytest.raises(JobError) as caught:
         alone.train()
     assert (caught.value.code, caught.value.message) == (Exit.TRY_AGAIN, "told to stop at step 18")
-    assert alone.told[-1]["step"] == 14
+    assert alone.reports[-1]["step"] == 14
     assert not (tmp_path / "models").exists()
 
 
 def test_progress_that_cannot_be_written_is_73(volume: Mount, prepared: Path) -> None:
-    """A volume that is full in the middle of training ends the run with its own exit code and sentence."""
+    """A volume that fills up during training ends the run with one sentence."""
     root = volume("size=16k")
     run = started(root, prepared, "full", FLAGS | {"epochs": 40, "log_every": 1, "evaluate_every": 0})
     assert (run.code, run.error.count("\n")) == (Exit.OUTPUT, 1)
