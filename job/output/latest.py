@@ -28,9 +28,12 @@ def promote_run(root: Path, run: str) -> Verdict:
         OSError: from the file system.
     """
     folder = root / "runs" / run
+    recorded, settled = _read_verdict(folder)
+    if recorded and settled:
+        return recorded  # without the lock: the volume may be read-only by now
     with _moving_latest(root, run):
-        recorded = _read_verdict(folder)
-        if recorded and (recorded.verdict != "promoted" or (folder / "promoted").exists()):
+        recorded, settled = _read_verdict(folder)  # another process of this run may have come first
+        if recorded and settled:
             return recorded
         latest = _read_latest(root)
         promotion = plan_promotion(_read_candidate(root / "models" / run), latest, recorded)
@@ -137,8 +140,10 @@ def _read_latest(root: Path) -> Candidate | None:
         return None
 
 
-def _read_verdict(folder: Path) -> Verdict | None:
+def _read_verdict(folder: Path) -> tuple[Verdict | None, bool]:
+    """The verdict in a run's folder, and whether it has been carried out."""
     path = folder / "verdict.json"
     with content_errors(path):
-        verdict = read_json(path)
-        return None if verdict is None else Verdict(**verdict)
+        content = read_json(path)
+        verdict = None if content is None else Verdict(**content)
+    return verdict, verdict is not None and (verdict.verdict != "promoted" or (folder / "promoted").exists())

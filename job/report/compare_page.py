@@ -1,69 +1,70 @@
-"""A Comparison -> one page that needs nothing else: accuracy over time, every run's figures, and learning curves."""
+"""A Comparison as one self-contained page: accuracy over time, the figures of each run, and learning curves."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from job.report import compare_text, page, plots
+from job.report import plots, rendering
+from job.report.comparison import comparison_notes, differing_settings, reference_role
 
 if TYPE_CHECKING:
-    from job.report.compare import Comparison, Published
+    from job.report.comparison import Comparison
+    from job.report.published_run import PublishedRun
 
-CURVES = 20  # of the newest runs; of more, none could be told from the others
+CURVES = 20  # of the newest runs; more could not be told apart
 
 
-def render(found: Comparison) -> str:
-    """The page. Names are other people's words: they are escaped, and no script runs."""
-    reference = next(one for one in found.runs if one.name == found.reference)
-    settings = compare_text.differing(found.runs)
-    datasets = len({(one.train_sha256, one.test_sha256) for one in found.runs}) > 1
+def render_comparison(comparison: Comparison) -> str:
+    """The page. Names come from other people: they are escaped, and no script runs."""
+    runs = comparison.runs
     return (
-        page.environment()
+        rendering.environment()
         .get_template("compare.html")
         .render(
-            reference=reference,
-            standing=compare_text.standing(found),
-            scale=page.scale(*reference.interval),
-            runs=found.runs,
-            differences=found.differences,
-            settings=settings,
-            datasets=datasets,
-            notes=compare_text.notes(found),
-            value=lambda one, key: json.dumps(one.settings[key]).strip('"') if key in one.settings else "-",
-            over_time=_over_time(found),
-            curves=_curves(found),
-            drawn=min(CURVES, len(found.runs)),
+            reference=comparison.reference,
+            role=reference_role(comparison),
+            scale=rendering.interval_scale(*comparison.reference.interval),
+            runs=runs,
+            differences=comparison.differences,
+            settings=differing_settings(runs),
+            datasets=len({(run.train_sha256, run.test_sha256) for run in runs}) > 1,
+            notes=comparison_notes(comparison),
+            value=_setting,
+            over_time=_plot_over_time(comparison),
+            curves=_plot_curves(comparison),
+            drawn=min(CURVES, len(runs)),
         )
     )
 
 
-def _over_time(found: Comparison) -> str:
+def _setting(run: PublishedRun, key: str) -> str:
+    return json.dumps(run.settings[key]).strip('"') if key in run.settings else "-"
+
+
+def _plot_over_time(comparison: Comparison) -> str:
     """The plot of accuracies by the time at which the runs began."""
-    runs = list(reversed(found.runs))
-    other = set(found.not_comparable)
-    told = [(_began(one), one.accuracy, one.interval, "other" if one.name in other else one.verdict) for one in runs]
-    return plots.over_time(told, next((place for place, one in enumerate(runs) if one.latest), None))
+    oldest_first = list(reversed(comparison.runs))
+    points = [
+        (run.started_at, run.accuracy, run.interval, "other" if run.name in comparison.not_comparable else run.verdict)
+        for run in oldest_first
+    ]
+    latest = next((index for index, run in enumerate(oldest_first) if run.latest), None)
+    return plots.accuracy_over_time(points, latest)
 
 
-def _began(one: Published) -> datetime:
-    at = datetime.fromisoformat(one.started)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _curves(found: Comparison) -> list[dict[str, Any]]:
-    """The plots of the newest runs' learning curves, the latest's and the newest's on top."""
-    newest = found.runs[0]
-    shown = [one for one in found.runs if one.latest or one in found.runs[:CURVES]]
-    order = sorted(shown, key=lambda one: (one.latest, one is newest))
-    made = []
-    for key, (title, _) in plots.MEASURED.items():
-        courses = [
-            ("latest" if one.latest else "newest" if one is newest else "", points)
-            for one in order
-            if (points := plots.points_of(one.curve, key))
+def _plot_curves(comparison: Comparison) -> list[dict[str, Any]]:
+    """The plots of the newest runs' learning curves, those of the newest and the latest run on top."""
+    newest = comparison.runs[0]
+    shown = [run for run in comparison.runs if run.latest or run in comparison.runs[:CURVES]]
+    bottom_first = sorted(shown, key=lambda run: (run.latest, run is newest))
+    drawn = []
+    for quantity, (title, _) in plots.QUANTITIES.items():
+        curves = [
+            ("latest" if run.latest else "newest" if run is newest else "", points)
+            for run in bottom_first
+            if (points := plots.curve_points(run.curve, quantity))
         ]
-        if courses:
-            made.append({"title": title, "svg": plots.together(key, courses)})
-    return made
+        if curves:
+            drawn.append({"title": title, "svg": plots.curves_together(quantity, curves)})
+    return drawn

@@ -1,4 +1,4 @@
-"""The pages' plots: SVG in the page's own colours and font, so that they follow its light and dark schemes."""
+"""The plots of the pages: SVG in the page's colours and font, which follow its light and dark schemes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-# Drawn with the colour on the left, shown with the page's on the right.
+# Each placeholder colour on the left is replaced by the page's colour on the right.
 TEXT, LINE, SERIES, SECOND, OTHERS = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 THEME = {
     TEXT: "var(--muted)",
@@ -26,7 +26,7 @@ THEME = {
     SECOND: "var(--miss)",
     OTHERS: "var(--edge)",
 }
-# At this width in points the labels stay legible on a phone, where the page is about as wide in pixels.
+# In inches. At this width the labels stay legible on a phone.
 SIZE = (4.4, 2.7)
 WIDE = (8.8, 3.4)
 MOST_POINTS = 300
@@ -53,14 +53,14 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def learning_curves(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The training loss and the test accuracy by step: for each that was measured, its title, SVG and description."""
+def plot_curve(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The plots of a learning curve: title, SVG and description for each quantity that was measured."""
     plots = []
-    for key, (title, spell) in MEASURED.items():
-        if points := points_of(curve, key):
+    for key, (title, write) in QUANTITIES.items():
+        if points := curve_points(curve, key):
             first, last = points[0], points[-1]
-            description = f"{title} from {spell(first[1])} at step {first[0]:,} to {spell(last[1])} at step {last[0]:,}"
-            svg = _line(key, _thinned(points), spell)
+            description = f"{title} from {write(first[1])} at step {first[0]:,} to {write(last[1])} at step {last[0]:,}"
+            svg = _line(key, _thinned(points), write)
             plots.append({"title": title, "svg": svg, "description": description})
     return plots
 
@@ -73,73 +73,72 @@ def _percent(value: float) -> str:
     return f"{100 * value:.4g}%"
 
 
-# What is measured in training, as a curve's moments have it: what it is called, and how its values are written.
-MEASURED: Mapping[str, tuple[str, Callable[[float], str]]] = {
+# The quantities of a learning curve: title, and how values are written.
+QUANTITIES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("Training loss", _nats),
     "accuracy": ("Test accuracy", _percent),
 }
 
 
-def points_of(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """The steps at which `loss` or `accuracy` was measured, each with the value."""
+def curve_points(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """The steps at which a quantity was measured, with its values."""
     return [(moment["step"], moment[key]) for moment in curve if moment[key] is not None]
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about MOST_POINTS of them, evenly, and always the last."""
+    """About MOST_POINTS of the points at most, evenly spaced, and always the last."""
     stride = -(-len(points) // MOST_POINTS)
     return points[::-1][::stride][::-1]
 
 
-def over_time(runs: Sequence[tuple[datetime, float, tuple[float, float], str]], latest: int | None) -> str:
-    """Accuracies with their 95% intervals by the time at which runs began; the latest's interval is a band.
+def accuracy_over_time(runs: Sequence[tuple[datetime, float, tuple[float, float], str]], latest: int | None) -> str:
+    """Accuracies with their 95% intervals by start time; the interval of the latest is a band.
 
     Args:
-        runs: of each when it began, its accuracy, the interval, and its kind: `rejected`, `other` (tested on other
-            data than the latest) or anything else.
-        latest: the place of the latest among them.
+        runs: for each its start, accuracy, interval and kind: `rejected`, `other` (tested on other data) or any word.
+        latest: the index of the latest among them.
     """
 
     def draw(axes: Axes) -> None:
         if latest is not None:
             axes.axhspan(*runs[latest][2], color=SERIES, alpha=0.14, linewidth=0)
-        for place, (began, accuracy, (low, high), kind) in enumerate(runs):
-            colour = SERIES if place == latest else SECOND if kind == "rejected" else OTHERS
-            when: Any = began
+        for index, (started, accuracy, (low, high), kind) in enumerate(runs):
+            colour = SERIES if index == latest else SECOND if kind == "rejected" else OTHERS
+            when: Any = started
             axes.plot([when, when], [low, high], color=colour, linewidth=1.4, solid_capstyle="butt")
             marker = "X" if kind == "rejected" else "o"
             face = "none" if kind == "other" else colour
-            size = 8 if place == latest else 7 if kind == "rejected" else 5.5
+            size = 8 if index == latest else 7 if kind == "rejected" else 5.5
             axes.plot([when], [accuracy], marker, color=colour, markerfacecolor=face, markersize=size)
         axes.margins(x=0.04)
         locator = AutoDateLocator(minticks=2, maxticks=7)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        axes.set_xlabel("began (UTC)")
+        axes.set_xlabel("started (UTC)")
 
-    return _drawn("time", draw, _percent, WIDE)
+    return _draw("time", draw, _percent, WIDE)
 
 
-def together(name: str, courses: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> str:
+def curves_together(name: str, curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> str:
     """The learning curves of several runs, by step.
 
     Args:
         name: `loss` or `accuracy`.
-        courses: of each run its part, `latest`, `newest` or another, and its steps with the values; the last on top.
+        curves: for each run its role, `latest`, `newest` or another, and its points; the last is on top.
     """
     colours = {"latest": SERIES, "newest": SECOND}
 
     def draw(axes: Axes) -> None:
-        for part, points in courses:
+        for role, points in curves:
             steps, values = zip(*_thinned(list(points)), strict=True)
-            width = 1.8 if part in colours else 1
-            axes.plot(steps, values, color=colours.get(part, OTHERS), linewidth=width, solid_joinstyle="round")
+            width, marker = 1.8 if role in colours else 1, "o" if len(points) == 1 else ""  # a point alone has no line
+            axes.plot(steps, values, marker, color=colours.get(role, OTHERS), linewidth=width)
         _by_step(axes)
 
-    return _drawn(f"all-{name}", draw, MEASURED[name][1])
+    return _draw(f"all-{name}", draw, QUANTITIES[name][1])
 
 
-def _line(name: str, points: list[tuple[int, float]], spell: Callable[[float], str]) -> str:
+def _line(name: str, points: list[tuple[int, float]], write: Callable[[float], str]) -> str:
     """One line over steps, its last point marked, as an SVG element."""
 
     def draw(axes: Axes) -> None:
@@ -148,40 +147,40 @@ def _line(name: str, points: list[tuple[int, float]], spell: Callable[[float], s
         axes.plot(steps[-1:], values[-1:], "o", color=SERIES, markersize=5)
         _by_step(axes)
 
-    return _drawn(name, draw, spell)
+    return _draw(name, draw, write)
 
 
 def _by_step(axes: Axes) -> None:
-    """Steps along the axis."""
+    """Label the axis of steps."""
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _drawn(
-    name: str, draw: Callable[[Axes], None], spell: Callable[[float], str], size: tuple[float, float] = SIZE
+def _draw(
+    name: str, draw: Callable[[Axes], None], write: Callable[[float], str], size: tuple[float, float] = SIZE
 ) -> str:
-    """What draw() draws, as an SVG element; spell writes the values."""
+    """The axes that draw() fills, as an SVG element; write() formats the values."""
     with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
         axes.set_axisbelow(True)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: spell(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
         buffer = io.StringIO()
-        # The date would make each file another one.
+        # Without the date, the same input gives the same file.
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _themed(buffer.getvalue(), name)
 
 
 def _themed(document: str, name: str) -> str:
-    """The svg element of a document, in the page's colours and font, with ids that are this plot's alone."""
+    """The svg element of a document, in the page's colours and font, with ids that no other plot has."""
     svg = document[document.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # inline, it would rule the whole page
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", svg)
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
-    for drawn, shown in THEME.items():
-        svg = svg.replace(drawn, shown)
+    for placeholder, colour in THEME.items():
+        svg = svg.replace(placeholder, colour)
     return svg.strip()

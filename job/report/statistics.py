@@ -1,4 +1,4 @@
-"""What is computed from predictions: the formulas of the report and of comparisons, each with its source."""
+"""The formulas of the report and of comparisons, each with its source."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 def cross_entropy(labels: Labels, probabilities: Probabilities) -> float:
     """The mean over examples of -ln(probability of the true class), in nats.
 
-    A probability that float32 holds as less than its smallest normal number, 1.2e-38, counts as that: the loss is
-    always finite.
+    A probability below float32's smallest normal number, 1.2e-38, counts as that number, so the loss is finite.
     """
     true = probabilities[np.arange(labels.size), labels].astype(np.float64)
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
@@ -85,10 +84,10 @@ def calibration_error(labels: Labels, probabilities: Probabilities) -> float:
 def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value of McNemar's exact test.
 
-    Were two models equally good, how often would chance alone split the examples that just one of them gets right as
-    unevenly as this? Q. McNemar, Psychometrika 12 (1947), 153-157; the exact binomial form, min(1, 2 P[X <= the
-    smaller]) with X ~ Binomial(n, 1/2), in A. Agresti, "Categorical data analysis", 2nd ed. 2002, section 10.1. Summed
-    in whole numbers, so no approximation is needed for any n.
+    It is the probability that two equally good models split the examples that only one of them classifies correctly at
+    least as unevenly as this. Q. McNemar, Psychometrika 12 (1947), 153-157; the exact binomial form, min(1, 2 P[X <=
+    the smaller]) with X ~ Binomial(n, 1/2), in A. Agresti, "Categorical data analysis", 2nd ed. 2002, section 10.1.
+    Summed in whole numbers: exact for any n.
     """
     discordant = only_first + only_second
     term = tail = 1
@@ -99,7 +98,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for there being several of them, in the order given.
+    """p-values corrected for multiple comparisons, in the order given.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979), 65-70.
     """

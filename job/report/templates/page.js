@@ -1,6 +1,6 @@
 "use strict";
-// The drawing pad. It draws with its own pen into its own pixels, so that every browser gives the same ones; brings them
-// to 28 x 28 as job/predict/digit.py specifies, step by step; and runs the model's layers on them.
+// The drawing pad. It draws with its own pen into its own pixels, so that every browser gives the same pixels, scales them
+// to 28 x 28 as job/predict/digit.py specifies, and runs the model's layers on them.
 (() => {
   const model = JSON.parse(document.getElementById("model").textContent);
   const { side, box, slack } = model.field;
@@ -10,10 +10,10 @@
   const rows = [...document.querySelectorAll("#probabilities tbody tr")];
 
   const size = pad.width;
-  const radius = size / 26; // as wide, on a digit that fills the pad, as MNIST's strokes
+  const radius = size / 26; // the width of MNIST's strokes on a digit that fills the pad
   const stride = size / side; // of an arrow key
   const ink = new Uint8Array(size * size);
-  let given = null; // an image of the test set, which the model gets as it is
+  let given = null; // an image of the test set, which the model gets unchanged
   let at = { x: size / 2, y: size / 2, down: false }; // the keyboard's pen
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -128,7 +128,7 @@
       data.value = probabilities ? value : "";
       data.textContent = probabilities ? `${(100 * value).toFixed(1)}%` : "–";
     });
-    // While the pen is down the reader is still drawing: a screen reader would be told each guess on the way.
+    // While the pen is down the reader is still drawing: a screen reader would read out each guess on the way.
     if (blank) said.textContent = "Nothing drawn yet";
     else if (!drawing) said.textContent = `The model says ${model.classes[best]}, at ${(100 * probabilities[best]).toFixed(1)}%`;
   }

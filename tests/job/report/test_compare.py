@@ -16,8 +16,10 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from job.errors import Exit, JobError
-from job.report import compare, compare_text
+from job.report import compare, published_run
 from job.report import statistics as metrics
+from job.report.compare_table import block_curves
+from job.report.comparison import Difference, differing_settings
 from tests.job import report_samples as samples
 from tests.job.report.test_page import CONTRASTS
 
@@ -69,7 +71,7 @@ def output(tmp_path: Path) -> Path:
 
 def test_runs_are_compared_with_latest(output: Path) -> None:
     """Newest first; differences on the same test examples, corrected for their number; the rest is named."""
-    found = compare.compare(output)
+    found = compare.compare_folder(output)
     assert [(one.name, one.verdict, one.latest) for one in found.runs] == [
         ("twin", "kept", False),
         ("slow", "rejected", False),
@@ -77,15 +79,15 @@ def test_runs_are_compared_with_latest(output: Path) -> None:
         ("retrained", "promoted", False),
         ("other", "promoted", False),
     ]
-    assert found.reference == "base"
+    assert found.reference.name == "base"
     assert found.differences == {
-        "twin": compare.Difference("twin", -0.001, 3, 4, 1.0, beyond_chance=False),
-        "slow": compare.Difference("slow", -0.06, 0, 60, 3 * metrics.mcnemar(0, 60), beyond_chance=True),
-        "retrained": compare.Difference("retrained", 0.005, 5, 0, 0.125, beyond_chance=False),
+        "twin": Difference("twin", -0.001, 3, 4, 1.0, beyond_chance=False),
+        "slow": Difference("slow", -0.06, 0, 60, 3 * metrics.mcnemar(0, 60), beyond_chance=True),
+        "retrained": Difference("retrained", 0.005, 5, 0, 0.125, beyond_chance=False),
     }
     assert found.other_training == ["retrained"]
     assert (found.not_comparable, found.damaged, found.unpublished) == (["other"], {}, ["begun"])
-    assert compare_text.differing(found.runs) == ["learning_rate", "schedule"]
+    assert differing_settings(found.runs) == ["learning_rate", "schedule"]
 
 
 def test_table_says_what_is_beyond_chance(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,8 +106,8 @@ other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  ▁█
     assert printed == [
         *table.strip().splitlines(),
         "",
-        f"Beside {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):",
-        "  slow is worse: 0 examples only it gets right, 60 only base (p = 5.2e-18)",
+        f"Compared with {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):",
+        "  slow is worse: it alone classifies 0 examples correctly, base alone 60 (p = 5.2e-18)",
         "  no difference beyond chance: twin (p = 1), retrained (p = 0.12)",
         "twin, the newest, was kept: it is kept",
         f"Trained on other data than {called}: retrained",
@@ -138,8 +140,8 @@ def test_learning_curve_in_letters(tmp_path: Path) -> None:
     for name, course in courses.items():
         curve = [{"epoch": 1, "step": at, "loss": 1.0, "accuracy": value} for at, value in enumerate(course)]
         samples.publish(tmp_path, name, right(), curve=curve)
-    found = compare.compare(tmp_path)
-    assert compare_text._courses(found.runs) == {
+    found = compare.compare_folder(tmp_path)
+    assert block_curves(found.runs) == {
         "long": "▁▂▃▄▅▅▆▇█",
         "flat": "▁▁",
         "none": "",
@@ -171,7 +173,7 @@ def test_page_holds_all_and_needs_nothing(output: Path) -> None:
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     (output / "latest").unlink()
-    assert "other is the most accurate; nothing is latest" in page_of(output)
+    assert "other is the most accurate; no run is latest" in page_of(output)
 
 
 def test_page_that_cannot_be_written(output: Path) -> None:
@@ -201,8 +203,8 @@ def test_without_latest_the_most_accurate_is_the_reference(output: Path) -> None
     """A missing or dangling `latest` is no error."""
     (output / "latest").unlink()
     (output / "latest").symlink_to("models/gone")
-    found = compare.compare(output)
-    assert found.reference == "other"
+    found = compare.compare_folder(output)
+    assert found.reference.name == "other"
     assert not any(one.latest for one in found.runs)
 
 
@@ -223,7 +225,7 @@ def test_folder_without_runs_is_66(tmp_path: Path) -> None:
         ("report.json", b"{", "report.json is not JSON"),
         ("report.json", b"{}", "'test' is missing"),
         ("report.json", b"[]", "list indices must be integers or slices, not str"),
-        ("report.json", "yesterday", "report.json gives no time as the run's start, but 'yesterday'"),
+        ("report.json", "yesterday", "the run's start in report.json is not a time: 'yesterday'"),
         ("predictions.npz", None, "predictions.npz is missing"),
         ("predictions.npz", b"PK\x03\x04torn", "File is not a zip file"),
         ("predictions.npz", b"", "No data left in file"),
@@ -248,7 +250,7 @@ def test_damaged_run_is_named_after_the_others_are_shown(
     )
     said = capsys.readouterr().out
     assert said.startswith("run ")
-    sentence = f"slow is damaged, and left out: {told}"
+    sentence = f"slow is damaged and left out: {told}"
     assert sentence in said.splitlines()
     assert sentence in html.unescape((output / "page.html").read_text(encoding="utf-8"))
 
@@ -256,8 +258,8 @@ def test_damaged_run_is_named_after_the_others_are_shown(
 def test_damaged_latest_is_named(output: Path) -> None:
     """And not called none: the others are compared with the most accurate one."""
     (output / "models" / "base" / "report.json").unlink()
-    found = compare.compare(output)
-    assert (found.reference, found.latest) == ("other", "base")
+    found = compare.compare_folder(output)
+    assert (found.reference.name, found.latest) == ("other", "base")
     assert "other is the most accurate; latest leads to base, which is damaged" in page_of_damaged(output)
 
 
@@ -296,20 +298,20 @@ def test_what_cannot_be_read_is_not_called_damaged(
 
 def test_run_that_is_pruned_meanwhile_is_left_out(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no damaged one, and the last that goes leaves none to compare."""
-    original = compare._read
+    original = published_run._read_run
 
-    def read(folder: Path, *arguments: Any, **options: Any) -> compare.Published:
+    def read(folder: Path, *arguments: Any, **options: Any) -> published_run.PublishedRun:
         if folder.name in pruned:
             shutil.rmtree(folder)
         return original(folder, *arguments, **options)
 
-    monkeypatch.setattr(compare, "_read", read)
+    monkeypatch.setattr(published_run, "_read_run", read)
     pruned = {"slow"}
-    found = compare.compare(output)
+    found = compare.compare_folder(output)
     assert ([one.name for one in found.runs], found.damaged) == (["twin", "base", "retrained", "other"], {})
     pruned = {one.name for one in found.runs}
     with pytest.raises(JobError, match="there is no published run in"):
-        compare.compare(output)
+        compare.compare_folder(output)
 
 
 def test_page_says_how_many_curves_it_draws(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +327,7 @@ def test_predictions_of_another_run_are_damage(output: Path) -> None:
     (output / "models" / "twin" / "predictions.npz").write_bytes(
         (output / "models" / "slow" / "predictions.npz").read_bytes()
     )
-    assert compare.compare(output).damaged == {"twin": "report.json and predictions.npz do not belong together"}
+    assert compare.compare_folder(output).damaged == {"twin": "report.json and predictions.npz do not belong together"}
 
 
 def test_nothing_readable_is_65(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from selenium import webdriver
 
-    from job.report.page import Layer
+    from job.report.report_page import Layer
 
 PICTURES = samples.images(40)
 MODELS = {
@@ -100,7 +100,7 @@ def test_ids_are_unique_and_figures_are_told(tmp_path: Path) -> None:
         f"{100 * report['test']['accuracy']:.2f}%",
         f"95% interval {100 * low:.2f}% to {100 * high:.2f}%",
         f"{report['test']['loss']:.4f}",
-        "Misses the 90.00% that was asked for",
+        "Misses the 90.00% minimum",
         "averaged every 100 steps (local SGD)",
         report["parameters_sha256"],
         "23 November 2026, 06:54 UTC",
@@ -196,7 +196,7 @@ def test_test_image_on_the_pad_is_classified_as_by_the_model(
     assert len(buttons) == len(surest) == 14
     for button, index in zip(buttons, surest.tolist(), strict=True):
         said = samples.LONG_NAMES[told.probabilities[index].argmax()]
-        label = f"Test image {index}: truly {samples.LONG_NAMES[told.labels[index]]}, taken for {said} with "
+        label = f"Test image {index}: {samples.LONG_NAMES[told.labels[index]]}, classified as {said} with "
         assert str(button.get_attribute("aria-label")).startswith(label)
         browser.execute_script("arguments[0].click()", button)
         settle(browser)

@@ -11,12 +11,13 @@ import pytest
 
 from job.report import report
 from job.report import statistics as metrics
+from job.report.schema import SCHEMA
 from tests.job import report_samples as samples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from job.report.page import Layer
+    from job.report.report_page import Layer
 
 
 def test_report_holds_every_figure_of_the_run() -> None:
@@ -57,10 +58,10 @@ def test_report_holds_every_figure_of_the_run() -> None:
 @pytest.mark.parametrize("model", [None, samples.layers(784, 10), samples.layers(784, 16, 10)])
 def test_written_report_follows_the_schema(tmp_path: Path, model: list[Layer] | None) -> None:
     """report.json on disk is what was built, and valid, whatever the model is."""
-    jsonschema.Draft202012Validator.check_schema(report.SCHEMA)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
     built = samples.write(tmp_path, samples.run(), model, samples.images(40))
     read = json.loads((tmp_path / "report.json").read_bytes())
-    jsonschema.validate(read, report.SCHEMA, jsonschema.Draft202012Validator)
+    jsonschema.validate(read, SCHEMA, jsonschema.Draft202012Validator)
     assert read == built
 
 
@@ -69,7 +70,7 @@ def test_schema_refuses_a_report_with_something_missing_or_added() -> None:
     built = report.build_report(samples.run(), samples.evaluation(samples.layers(784, 10), samples.images(9)))
     for broken in (built | {"extra": 1}, {k: v for k, v in built.items() if k != "timing"}):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(broken, report.SCHEMA, jsonschema.Draft202012Validator)
+            jsonschema.validate(broken, SCHEMA, jsonschema.Draft202012Validator)
 
 
 def test_predictions_keep_each_test_example(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from job.dataset.prepare import prepare
 from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
 from job.output.run_folder import RunFolder
-from job.report import report
+from job.report.schema import SCHEMA
 from job.supervisor.trainer import manifest
 from job.system import cpus
 from job.training.worker import Worker
@@ -207,7 +207,7 @@ def test_report_follows_its_schema_and_describes_the_run(runs: Runs, dataset: Da
     """report.json is valid and describes this run, and its curve has a point for each record."""
     run = runs.alone() if name == "alone" else runs.pair()
     found, config = run.json("report.json"), run.json("config.json")
-    jsonschema.validate(found, report.SCHEMA, jsonschema.Draft202012Validator)
+    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
     workers = 1 if name == "alone" else 2
     assert {key: found[key] for key in ("run", "dataset", "workers", "replicas", "device", "settings", "versions")} == {
         "run": {"name": name, "job_uid": "local", "started": config["started"]},
@@ -432,7 +432,7 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
         "out_bias": (10,),
     }
     found = run.json("report.json")
-    jsonschema.validate(found, report.SCHEMA, jsonschema.Draft202012Validator)
+    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
     assert found["test"]["accuracy"] > 0.5  # chance is 0.1
     images, labels = dataset.test.take(np.arange(TESTING))
     hidden = np.maximum(images.reshape(TESTING, -1) / 255 @ params["hidden_weights"] + params["hidden_bias"], 0)

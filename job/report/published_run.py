@@ -1,0 +1,153 @@
+"""The published runs of an output folder, read from it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One published run.
+
+    accuracy and interval are of the test set; verdict and reason are promotion's, `-` and empty if it decided nothing;
+    curve is that of report.json; correct says of each test example whether the model classifies it correctly [n].
+    """
+
+    name: str
+    started: str
+    settings: Mapping[str, Any]
+    train_sha256: str
+    test_sha256: str
+    accuracy: float
+    interval: tuple[float, float]
+    verdict: str
+    reason: str
+    latest: bool
+    curve: Sequence[Mapping[str, Any]]
+    correct: NDArray[np.bool_]
+
+    @property
+    def started_at(self) -> datetime:
+        """The start; UTC if it has no time zone."""
+        at = datetime.fromisoformat(self.started)
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class PublishedRuns:
+    """What an output folder holds.
+
+    latest is the run that `latest` leads to, even if it is damaged; damaged has a sentence for each run whose files are
+    missing or contradict each other; unpublished are the runs without a model.
+    """
+
+    runs: Sequence[PublishedRun]
+    latest: str | None
+    damaged: Mapping[str, str]
+    unpublished: Sequence[str]
+
+
+def read_published_runs(output: Path) -> PublishedRuns:
+    """Read all published runs of an output folder.
+
+    Raises:
+        OSError: from the file system; a missing file makes its run a damaged one.
+    """
+    folders = _run_folders(output / "models")
+    unpublished = {folder.name for folder in _run_folders(output / "runs")} - {folder.name for folder in folders}
+    latest: str | None = None
+    with contextlib.suppress(RuntimeError):  # a link that leads to itself
+        target = (output / "latest").resolve()
+        latest = next((folder.name for folder in folders if folder.resolve() == target), None)
+    runs, damaged = [], {}
+    for folder in folders:
+        try:
+            runs.append(_read_run(folder, output / "runs" / folder.name, latest=folder.name == latest))
+        except _DAMAGE as error:
+            if folder.is_dir():  # else it has just been pruned
+                damaged[folder.name] = _damage_sentence(error)
+    return PublishedRuns(runs, latest, damaged, sorted(unpublished))
+
+
+class _DamageError(Exception):
+    """The files of a run contradict each other."""
+
+
+# Any other OSError is a failure of the file system, not damage.
+_DAMAGE = (
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, _DamageError),
+)
+
+
+def _run_folders(parent: Path) -> list[Path]:
+    """The folders of runs; a leading dot marks a publication that is going on."""
+    if not parent.is_dir():
+        return []
+    return sorted(folder for folder in parent.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
+    report = json.loads((folder / "report.json").read_bytes())
+    # Opened here: np.load leaves a file open if it is not in one of its formats.
+    with (folder / "predictions.npz").open("rb") as file, np.load(file, allow_pickle=False) as predictions:
+        correct = predictions["labels"] == predictions["predicted"]
+    test = report["test"]
+    if correct.shape != (test["examples"],) or correct.sum() != test["correct"]:
+        raise _DamageError("report.json and predictions.npz do not belong together")
+    low, high = test["accuracy_interval"]
+    started = str(report["run"]["started"])
+    try:
+        datetime.fromisoformat(started)
+    except ValueError:
+        raise _DamageError(f"the run's start in report.json is not a time: {started!r}") from None
+    verdict, reason = _read_verdict(run_folder / "verdict.json")
+    return PublishedRun(
+        name=folder.name,
+        started=started,
+        settings={str(key): value for key, value in report["settings"].items()},
+        train_sha256=str(report["dataset"]["train"]["sha256"]),
+        test_sha256=str(report["dataset"]["test"]["sha256"]),
+        accuracy=float(test["accuracy"]),
+        interval=(float(low), float(high)),
+        verdict=verdict,
+        reason=reason,
+        latest=latest,
+        curve=[{key: point[key] for key in ("epoch", "step", "loss", "accuracy")} for point in report["curve"]],
+        correct=correct,
+    )
+
+
+def _read_verdict(path: Path) -> tuple[str, str]:
+    """The verdict and its reason; `-` if the run's folder is gone or promotion has not decided."""
+    try:
+        verdict = json.loads(path.read_bytes())
+        return str(verdict["verdict"]), str(verdict["reason"])
+    except FileNotFoundError:
+        return "-", ""
+    except (KeyError, TypeError, ValueError):
+        raise _DamageError("verdict.json cannot be read") from None
+
+
+def _damage_sentence(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "report.json is not JSON"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

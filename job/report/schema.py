@@ -1,0 +1,130 @@
+"""The JSON schema of report.json, which also documents it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_COUNT = {"type": "integer", "minimum": 0}
+_AMOUNT = {"type": "number", "minimum": 0}
+_TEXT = {"type": "string"}
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+
+
+def _object(description: str, properties: Mapping[str, Any], *, closed: bool = True) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": not closed,
+    }
+
+
+_SPLIT = _object(
+    "a split of the dataset",
+    {"sha256": _SHA256 | {"description": "over decoded images and labels, in order"}, "count": _COUNT},
+    closed=False,
+)
+
+SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "report.json",
+    **_object(
+        "One published run: what was trained, on what, how fast, and how good it is on the test set.",
+        {
+            "schema": {"const": 1, "description": "version of this schema"},
+            "run": _object(
+                "identity",
+                {
+                    "name": _TEXT,
+                    "job_uid": _TEXT | {"description": "the Kubernetes Job's UID; `local` without a cluster"},
+                    "started": _TEXT | {"format": "date-time", "description": "UTC, ISO 8601"},
+                },
+            ),
+            "dataset": _object(
+                "the dataset's fingerprint",
+                {
+                    "dataset": _TEXT,
+                    "version": _TEXT,
+                    "classes": {"type": "array", "items": _TEXT, "minItems": 2, "description": "names, in order"},
+                    "train": _SPLIT,
+                    "test": _SPLIT,
+                },
+                closed=False,
+            ),
+            "settings": {"type": "object", "description": "every setting of the run, named as in job/config.py"},
+            "settings_hash": _SHA256 | {"description": "over the settings that must match for a resume"},
+            "workers": {"type": "integer", "minimum": 1},
+            "replicas": {"type": "integer", "minimum": 1, "description": "replicas in sync, over all workers"},
+            "device": {"type": "string", "description": "cpu or gpu"},
+            "versions": {"type": "object", "additionalProperties": _TEXT, "description": "of Python and libraries"},
+            "curve": {
+                "type": "array",
+                "description": "the learning curve, by step",
+                "items": _object(
+                    "one point",
+                    {
+                        "epoch": _COUNT,
+                        "step": _COUNT,
+                        "loss": {"type": ["number", "null"], "description": "training loss since the point before"},
+                        "accuracy": {
+                            "type": ["number", "null"],
+                            "description": "test accuracy if it was measured; only for display, it selects nothing",
+                        },
+                    },
+                ),
+            },
+            "test": _object(
+                "the evaluation, over every test example once",
+                {
+                    "examples": _COUNT,
+                    "correct": _COUNT,
+                    "accuracy": _SHARE,
+                    "accuracy_interval": {
+                        "type": "array",
+                        "items": _SHARE,
+                        "minItems": 2,
+                        "maxItems": 2,
+                        "description": "95% Wilson score interval",
+                    },
+                    "loss": _AMOUNT | {"description": "mean cross-entropy, in nats"},
+                    "calibration_error": _SHARE | {"description": "expected calibration error, 15 bins of equal width"},
+                    "classes": {
+                        "type": "array",
+                        "items": _object(
+                            "a class; 0/0 is 0",
+                            {"name": _TEXT, "precision": _SHARE, "recall": _SHARE, "f1": _SHARE, "support": _COUNT},
+                        ),
+                    },
+                    "confusion": {
+                        "type": "array",
+                        "items": {"type": "array", "items": _COUNT},
+                        "description": "counts: row the true class, column the predicted one",
+                    },
+                },
+            ),
+            "gate": _object(
+                "the minimum that was required",
+                {"min_accuracy": _SHARE, "passed": {"type": "boolean"}},
+            ),
+            "timing": _object(
+                "how long it took",
+                {
+                    "startup_s": _AMOUNT
+                    | {"description": "seconds from the start of rank 0 to the end of its first block of steps"},
+                    "training_s": _AMOUNT
+                    | {"description": "seconds of all blocks of steps, including the compilation in the first"},
+                    "steps": _COUNT,
+                    "examples_per_s": _AMOUNT | {"description": "over all workers"},
+                    "us_per_step": _AMOUNT | {"description": "microseconds a step"},
+                    "peak_rss_mb": _AMOUNT | {"description": "peak memory of rank 0's trainer, 10^6 bytes"},
+                },
+            ),
+            "parameters_sha256": _SHA256 | {"description": "over name, dtype, shape and bytes of each, by sorted name"},
+        },
+    ),
+}
