@@ -49,7 +49,7 @@ def quota(cluster: Cluster, job: Object) -> Check:
             if wanted and amount(used.get(resource, "0")) + wanted > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
                 message += f"; {counted(workers)} would use {shown(resource, wanted)} more"
-                return Check("quota", "failed", message, catalogue.REMEDIES["quota"])
+                return Check("quota", "failed", message, catalogue.remedy("quota"))
     return Check("quota", "ok", f"room for {counted(workers)}")
 
 
@@ -99,7 +99,7 @@ def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
         place = "no single node, which the volume needs, has" if one_node else "the cluster has no"
         problem = f"{place} room for {described(workers, trainer)}"
     if problem:
-        return Check("nodes", *without_nodes(cluster, job, problem, catalogue.REMEDIES["scheduling"]))
+        return Check("nodes", *without_nodes(cluster, job, problem, catalogue.remedy("scheduling")))
     try:
         pods = cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
     except ApiError as error:
@@ -122,7 +122,7 @@ def gpus(cluster: Cluster, job: Object) -> Check:
         return Check("gpus", "ok", "none requested")
     gpu_nodes = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
     if not gpu_nodes:
-        return Check("gpus", *without_nodes(cluster, job, "no node has a GPU", catalogue.REMEDIES["gpu"]))
+        return Check("gpus", *without_nodes(cluster, job, "no node has a GPU", catalogue.remedy("gpu")))
     count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in gpu_nodes if accepts(node, template))
     if not count:
         names = ", ".join(sorted(node["metadata"]["name"] for node in gpu_nodes))

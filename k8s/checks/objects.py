@@ -54,7 +54,8 @@ def pod(cluster: Cluster, job: Object) -> Check:
             raise
         if error.code == 404 or NO_DRY_RUN in reason:  # 404: the namespace does not exist
             return Check("pod", "not checked", reason)
-        remedy = catalogue.REMEDIES[catalogue.refusal_reason(reason)]
+        account = job["spec"]["template"]["spec"].get("serviceAccountName", "default")
+        remedy = catalogue.remedy(catalogue.refusal_reason(reason), flags=cluster.flags, account=account)
         return Check("pod", "failed", f"the API server would refuse a worker's pod: {reason}", remedy)
     return Check("pod", "ok", "the API server would accept a worker's pod")
 

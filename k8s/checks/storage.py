@@ -40,7 +40,7 @@ def volume(job: Object, claim: Object | None) -> Check:
     if claim is None and name == CLAIM:
         return Check("volume", "ok", f"submit creates the claim {name}{together}")
     if claim is None:
-        return Check("volume", "failed", f"claim {name} does not exist", catalogue.REMEDIES["claim-missing"])
+        return Check("volume", "failed", f"claim {name} does not exist", catalogue.remedy("claim-missing"))
     if claim is UNREADABLE:
         return Check("volume", "not checked", f"this user may not read claim {name}{together}")
     modes = set(claim["spec"]["accessModes"])
@@ -98,7 +98,8 @@ def default_class(cluster: Cluster, name: str) -> tuple[str, str, str]:
 def provisioning(cluster: Cluster, claim: Object) -> tuple[str, str, str]:
     """State, message and remedy for an existing claim."""
     name, phase = claim["metadata"]["name"], claim.get("status", {}).get("phase")
-    class_name, remedy = claim["spec"].get("storageClassName"), catalogue.REMEDIES["claim-unbound"]
+    class_name = claim["spec"].get("storageClassName")
+    remedy = catalogue.remedy("claim-unbound", flags=cluster.flags, claim=name)
     if phase == "Bound":
         return "ok", f"claim {name} has its volume", ""
     if phase == "Lost":

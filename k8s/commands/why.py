@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
 def explain_schedule(cluster: Cluster, schedule: Schedule) -> Explanation:
     """Explain why a schedule starts no runs, or else why its last run failed."""
     now = datetime.now(UTC)
-    if explanation := explain_no_start(schedule, now):
+    if explanation := explain_no_start(schedule, now, cluster.flags):
         return explanation
     last = schedule.last
     if last and state(last).code != Exit.OK:

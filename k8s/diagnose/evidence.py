@@ -28,7 +28,7 @@ NOISE = re.compile(
 
 
 def gather_evidence(cluster: Cluster, name: str) -> Run:
-    """A run with its events, its newest record, its claim and the nodes that are not ready.
+    """A run with its events, its newest record, its claim, the nodes that are not ready and the flags that select it.
 
     Raises:
         LauncherError: 2, when there is no run of that name.
@@ -47,6 +47,7 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
         record=last_record(cluster, run),
         claim=optional(cluster, "PersistentVolumeClaim", claim),
         down=down,
+        flags=cluster.flags,
     )
 
 

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a run is as it is.
+    """Why a run or a schedule is in its state.
 
-    reason is a short fixed word, for tools; code a worker's exit code, and meaning what that means. when is RFC 3339.
-    pod is the name of the one that it is about; lines are the last of its log, or nothing.
+    Attributes:
+        reason: a short fixed word, for tools.
+        sentence: the cause.
+        remedy: what to do; empty if nothing is wrong.
+        rank: the worker that it is about.
+        code: that worker's exit code.
+        meaning: what the exit code means.
+        when: RFC 3339.
+        pod: the name of the pod that it is about.
+        lines: the last lines of that pod's log.
     """
 
     reason: str
@@ -24,8 +32,8 @@ class Explanation:
     lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        shown = [self.sentence + (f" ({self.when})" if self.when else "")]
-        shown += [f"exit code {self.code}: {self.meaning}"] if self.meaning else []
-        shown += [f"do: {self.remedy}"] if self.remedy else []
-        shown += [f"the last lines of {self.pod}:", *(f"  {line}" for line in self.lines)] if self.lines else []
-        return "\n".join(shown)
+        parts = [self.sentence + (f" ({self.when})" if self.when else "")]
+        parts += [f"exit code {self.code}: {self.meaning}"] if self.meaning else []
+        parts += [f"remedy: {self.remedy}"] if self.remedy else []
+        parts += [f"last lines of {self.pod}:", *(f"  {line}" for line in self.lines)] if self.lines else []
+        return "\n".join(parts)

@@ -1,65 +1,80 @@
-"""Why a schedule does not start runs. Pure."""
+"""Why a schedule does not start runs, and how its last run ended. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
 
-from k8s.diagnose.catalogue import REMEDIES
+from k8s.diagnose.catalogue import remedy
 from k8s.diagnose.explanation import Explanation
 from k8s.state import events
 from k8s.state.run import Run, state
 from k8s.state.schedule import Schedule, next_start
 
-# Events of the CronJob controller on a start that does not come.
-UNSTARTED = (
-    "JobAlreadyActive",
-    "MissSchedule",
-    "TooManyMissedTimes",
-    "FailedCreate",
-    "UnknownTimeZone",
-)
+# Events of the CronJob controller about a run that it does not start.
+NOT_STARTED = ("JobAlreadyActive", "MissSchedule", "TooManyMissedTimes", "FailedCreate", "UnknownTimeZone")
 
 
-def explain_no_start(seen: Schedule, now: datetime) -> Explanation | None:
-    """Why a schedule starts nothing; None where it does."""
-    run, missed = seen.going_on, seen.missed(now)
-    if seen.suspended:
-        return Explanation("schedule-suspended", "it is suspended, and starts no run", REMEDIES["schedule-suspended"])
-    if run and run.job["spec"].get("suspend"):
-        sentence = f"it starts no run, for {run.name} has not ended: it is {state(run)}"
-        return Explanation("schedule-held-up", sentence, REMEDIES["schedule-held-up"])
-    if missed:
-        return unstarted(seen, missed)
-    return None
+def explain_no_start(schedule: Schedule, now: datetime, flags: str) -> Explanation | None:
+    """Why a schedule starts no runs; None if it does.
+
+    Args:
+        schedule: the schedule.
+        now: the current time.
+        flags: those that select its namespace and cluster, for the remedy's commands.
+    """
+    run, missed = schedule.going_on, schedule.missed(now)
+    if schedule.suspended:
+        reason, sentence = "schedule-suspended", "the schedule is suspended and starts no runs"
+    elif run and run.job["spec"].get("suspend"):
+        reason = "schedule-held-up"
+        sentence = f"the schedule starts no run because its run {run.name} has not ended: it is {state(run)}"
+    elif missed:
+        reason, sentence = explain_missed_start(schedule, missed)
+    else:
+        return None
+    names = {"run": run.name} if run else {}
+    return Explanation(reason, sentence, remedy(reason, flags=flags, schedule=schedule.name, **names))
 
 
-def unstarted(seen: Schedule, due: datetime) -> Explanation:
-    """Why a run was not started."""
-    since = [event for event in seen.events if (at := events.when(event)) and datetime.fromisoformat(at) >= due]
-    found = events.last(since, *UNSTARTED)
-    reason, remedy = "schedule-missed", REMEDIES["schedule-missed"]
-    within_s = seen.cronjob["spec"].get("startingDeadlineSeconds")
-    told = f"the schedule was suspended or another then, or the cluster's CronJob controller away for {within_s} s"
-    if found and found["reason"] == "JobAlreadyActive":
-        reason, remedy, told = "schedule-overlap", REMEDIES["schedule-overlap"], "another run had not ended"
-    elif found and found["reason"] != "MissSchedule":
-        told = events.message(found)
-    return Explanation(reason, f"its run of {due:%Y-%m-%d %H:%M} {seen.zone} was not started: {told}", remedy)
+def explain_missed_start(schedule: Schedule, due: datetime) -> tuple[str, str]:
+    """The reason for which a run was not started, and the sentence."""
+    since = [each for each in schedule.events if (at := events.when(each)) and datetime.fromisoformat(at) >= due]
+    event = events.last(since, *NOT_STARTED)
+    reason, within_s = "schedule-missed", schedule.cronjob["spec"].get("startingDeadlineSeconds")
+    if event and event["reason"] == "JobAlreadyActive":
+        reason, cause = "schedule-overlap", "another run had not ended"
+    elif event and event["reason"] != "MissSchedule":
+        cause = events.message(event)
+    else:
+        duration = f" for {within_s} s" if within_s else ""
+        cause = (
+            "the schedule was suspended or had other times then, "
+            f"or the cluster's CronJob controller did not run{duration}"
+        )
+    return reason, f"the run of {due:%Y-%m-%d %H:%M} {schedule.zone} was not started: {cause}"
 
 
-def explain_healthy(seen: Schedule, now: datetime) -> Explanation:
+def explain_healthy(schedule: Schedule, now: datetime) -> Explanation:
     """That nothing is known to be wrong with a schedule."""
-    then = f"; its times are not known here: {seen.unknown}" if seen.unknown else f"; {next_start(seen, now)}"
-    if seen.going_on:
-        return Explanation("running", f"nothing is wrong: {seen.going_on.name} goes on{then}")
-    if seen.last is None:
-        return Explanation("waiting", f"nothing is wrong: no run of it has ended yet{then}")
-    return Explanation("published", f"nothing is wrong: its last run {seen.last.name} published a model{then}")
+    coming = f"its next start is not known: {error}" if (error := schedule.unknown) else next_start(schedule, now)
+    run = schedule.going_on
+    if run:
+        return Explanation("running", f"nothing is wrong: its run {run.name} has not ended; {coming}")
+    if schedule.last is None:
+        return Explanation("waiting", f"nothing is wrong: none of its runs has ended yet; {coming}")
+    return Explanation("published", f"nothing is wrong: its last run {schedule.last.name} published a model; {coming}")
 
 
-def explain_last_run(seen: Schedule, run: Run, why: Explanation) -> Explanation:
-    """The cause of a run's failure, as the schedule's."""
-    row = f", the last of {'at least ' * seen.at_least}{seen.failures} in a row" if seen.failures > 1 else ""
+def explain_last_run(schedule: Schedule, run: Run, why: Explanation) -> Explanation:
+    """Why the last run of a schedule failed.
+
+    Args:
+        schedule: the schedule.
+        run: its last run.
+        why: why that run failed.
+    """
+    count = f"{'at least ' if schedule.at_least else ''}{schedule.failures}"
+    in_a_row = f" ({count} failures in a row)" if schedule.failures > 1 else ""
     ended = "was rejected" if state(run).word == "rejected" else "failed"
-    return replace(why, sentence=f"its last run {run.name} {ended}{row}: {why.sentence}")
+    return replace(why, sentence=f"its last run {run.name} {ended}{in_a_row}: {why.sentence}")

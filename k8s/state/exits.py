@@ -1,4 +1,4 @@
-"""How workers' containers ended, in their own words or in Kubernetes'. Pure."""
+"""How workers' containers ended, from their termination messages or from Kubernetes. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
-# What a worker ends with because of another one, or because it was told to: the first cause is elsewhere.
+# Reasons that follow from another worker's end or from being told to stop: the first cause is elsewhere.
 SECONDARY = {"stopped", "stopped-by-peer", "peer-lost", "peers-lost", "peers-missing", "gathering", "not-joined"}
 # The most common reason for each fatal exit code, for when only the code is known.
 REASON_OF_CODE: dict[int, str] = {
@@ -31,17 +31,25 @@ REASON_OF_CODE: dict[int, str] = {
     Exit.NOT_FINITE: "loss-not-finite",
     Exit.SETTINGS: "other-settings",
 }
-NOT_STARTED = 128  # the kubelet's code
-# Terminated for no reason in particular.
-UNSPECIFIC = {"Error", "Completed", ""}
+NOT_STARTED = 128  # the kubelet's exit code for a container that could not be started
+UNSPECIFIC = {"Error", "Completed", ""}  # the kubelet's reasons that say nothing
 
 
 @dataclass(frozen=True)
 class ContainerExit:
-    """How a worker's container ended: as in its termination message, or by Kubernetes' own words.
+    """How a worker's container ended.
 
-    code is its exit code, None where no container began. when is RFC 3339; accuracy the share of test examples that
-    the published model classifies rightly. disruption is why the cluster ended it, as EvictionByEvictionAPI, if it did.
+    Attributes:
+        rank: the worker.
+        pod: its name.
+        code: the exit code; None if no container started.
+        reason: a short fixed word, the worker's own or Kubernetes' in kebab case.
+        message: a sentence; empty if there is none.
+        hint: the worker's own remedy.
+        when: RFC 3339.
+        step: the last step.
+        accuracy: the share of test examples that the published model classifies correctly.
+        disruption: why the cluster stopped it, such as EvictionByEvictionAPI; empty if it did not.
     """
 
     rank: int
@@ -57,79 +65,76 @@ class ContainerExit:
 
     @property
     def counted(self) -> bool:
-        """Whether the Job counts it against the worker."""
+        """Whether the Job counts it as a failure of the worker."""
         return not self.disruption
 
 
 def container_exits(pods: Iterable[Object]) -> list[ContainerExit]:
-    """How the workers' containers ended, the first first."""
-    found = [ending for pod in pods if (ending := container_exit(pod))]
-    return sorted(found, key=lambda ending: (ending.when, ending.rank))
+    """How the workers' containers ended, in the order of time."""
+    exits = [ended for pod in pods if (ended := container_exit(pod))]
+    return sorted(exits, key=lambda ended: (ended.when, ended.rank))
 
 
 def container_exit(pod: Object) -> ContainerExit | None:
-    """How a pod's worker ended; None while it has not."""
+    """How a pod's worker ended; None if it has not ended."""
     terminated, status = container_state(pod).get("terminated"), pod["status"]
     if not terminated and status.get("phase") != "Failed":
         return None
-    rank, name, by = rank_of(pod), pod["metadata"]["name"], disruption(pod)
-    if not terminated:  # evicted, or refused by the kubelet, before a container could say anything
+    rank, name, disrupted = rank_of(pod), pod["metadata"]["name"], disruption(pod)
+    if not terminated:  # evicted or rejected by the kubelet before a container could leave a message
         reason, message = kebab_case(status.get("reason") or "failed"), clean_message(status.get("message", ""))
-        return ContainerExit(rank, name, None, reason, message, "", created(pod), disruption=by)
-    code, told = int(terminated["exitCode"]), termination_message(terminated)
-    if status.get("reason") not in (None, "") and not told:
-        told = {"reason": kebab_case(status["reason"]), "message": clean_message(status.get("message", ""))}
-    elif not told and code:
-        told = exit_seen_by_kubelet(terminated, trainer_of(pod))
+        return ContainerExit(rank, name, None, reason, message, "", created(pod), disruption=disrupted)
+    code, fields = int(terminated["exitCode"]), termination_message(terminated)
+    if status.get("reason") not in (None, "") and not fields:
+        fields = {"reason": kebab_case(status["reason"]), "message": clean_message(status.get("message", ""))}
+    elif not fields and code:
+        fields = exit_seen_by_kubelet(terminated, trainer_of(pod))
     return ContainerExit(
         rank,
         name,
         code,
-        reason=told.get("reason") or "",
-        message=(told.get("message") or "").removeprefix("published before: "),
-        hint=told.get("hint") or "",
+        reason=fields.get("reason") or "",
+        message=(fields.get("message") or "").removeprefix("published before: "),
+        hint=fields.get("hint") or "",
         when=terminated.get("finishedAt") or created(pod),
-        step=told.get("step"),
-        accuracy=told.get("accuracy"),
-        disruption=by,
+        step=fields.get("step"),
+        accuracy=fields.get("accuracy"),
+        disruption=disrupted,
     )
 
 
 def termination_message(terminated: Object) -> dict[str, Any]:
-    """What the worker itself left in its termination message; nothing where it was killed before it could."""
+    """The fields of a worker's termination message; empty if it was killed before it wrote one."""
     try:
-        found = json.loads(terminated.get("message", ""))
+        fields = json.loads(terminated.get("message", ""))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def exit_seen_by_kubelet(terminated: Object, container: Object) -> dict[str, Any]:
-    """What is known of the end of a worker that left no word, from the kubelet's."""
-    code, why, left = (
-        int(terminated["exitCode"]),
-        terminated.get("reason", ""),
-        clean_message(terminated.get("message", "")),
-    )
-    if why == "OOMKilled":
+    """The reason and message of a worker that left no termination message, from what the kubelet reports."""
+    code, reason = int(terminated["exitCode"]), terminated.get("reason", "")
+    message = clean_message(terminated.get("message", ""))
+    if reason == "OOMKilled":
         limit = container.get("resources", {}).get("limits", {}).get("memory")
-        most = f", for its limit is {limit}" if limit else ""
-        return {"reason": "out-of-memory", "message": f"the kernel killed the worker for memory{most}"}
-    if why not in UNSPECIFIC:
-        return {"reason": kebab_case(why), "message": left}
-    # By FallbackToLogsOnError, the kubelet gives the end of its log instead.
-    words = f"it said nothing of it; its log ends with: {left.splitlines()[-1][:300]}" if left else ""
-    return {"reason": "killed" if killed_by(code) else "unknown-code", "message": words}
+        cause = f"it exceeded its memory limit of {limit}" if limit else "memory ran out"
+        return {"reason": "out-of-memory", "message": f"the kernel killed the worker because {cause}"}
+    if reason not in UNSPECIFIC:
+        return {"reason": kebab_case(reason), "message": message}
+    # With FallbackToLogsOnError, the kubelet reports the end of the log instead.
+    text = f"it left no message; its log ends with: {message.splitlines()[-1][:300]}" if message else ""
+    return {"reason": "killed" if signal_of(code) else "unknown-code", "message": text}
 
 
 def clean_message(message: str) -> str:
-    """What matters in a message of the kubelet's or the container runtime's."""
+    """The essential part of a message of the kubelet or the container runtime."""
     text = re.sub(r"^.*unable to start container process: (.*?)(: unknown)?$", r"\1", message.strip())
     return "" if text.startswith("Error on reading termination message") else text
 
 
-def killed_by(code: int) -> str:
-    """The signal of which an exit code tells; empty for other codes."""
+def signal_of(code: int) -> str:
+    """The name of the signal that an exit code stands for; empty for other codes."""
     try:
         return signal.Signals(code - 128).name if code > 128 else ""
     except ValueError:
@@ -137,24 +142,24 @@ def killed_by(code: int) -> str:
 
 
 def describe_code(code: int | None) -> str:
-    """What a container's exit code means, in a sentence."""
+    """What a container's exit code means; empty without a code."""
     if code is None:
         return ""
     if code in set(Exit):
         return MEANINGS[Exit(code)]
     if code == NOT_STARTED:
         return "its container could not be started"
-    name = killed_by(code)
-    return f"its first process was killed by {name}" if name else "not one of the job's own codes"
+    name = signal_of(code)
+    return f"its main process was killed by {name}" if name else "not an exit code of the job"
 
 
-def first_cause(ends: Sequence[ContainerExit]) -> ContainerExit | None:
-    """The first of some ends that does not follow from something else, or else the first."""
-    bad = [ending for ending in ends if ending.code != Exit.OK]
-    own = [ending for ending in bad if ending.reason not in SECONDARY]
-    return next(iter([e for e in own if e.counted] or own or bad), None)
+def first_cause(exits: Sequence[ContainerExit]) -> ContainerExit | None:
+    """The first failure that does not follow from something else, or else the first failure."""
+    failures = [ended for ended in exits if ended.code != Exit.OK]
+    primary = [ended for ended in failures if ended.reason not in SECONDARY]
+    return next(iter([ended for ended in primary if ended.counted] or primary or failures), None)
 
 
 def kebab_case(word: str) -> str:
-    """CamelCase, as Kubernetes' reasons are, in kebab case, as this project's are."""
+    """A reason of Kubernetes, in CamelCase, in this project's kebab case."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", word).lower()

@@ -47,8 +47,9 @@ LAST_LINES = 200  # a traceback may stand behind the last record
 class Run:
     """What there is of one run.
 
-    events are those of the Job, of its pods, gone ones too, and of its claim, the oldest first; record is the newest of
-    rank 0's log. down are the names of the nodes that are not ready; None where that may not be asked.
+    events are those of the Job, of its pods, deleted ones too, and of its claim, the oldest first. record is the newest
+    of rank 0's log. down are the names of the nodes that are not ready; None if this user may not list nodes. flags are
+    the command-line flags that select the run's namespace and cluster.
     """
 
     job: Object
@@ -57,6 +58,7 @@ class Run:
     record: Record | None = None
     claim: Object | None = None
     down: tuple[str, ...] | None = None
+    flags: str = ""
 
     @property
     def name(self) -> str:

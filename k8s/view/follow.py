@@ -1,4 +1,4 @@
-"""How --wait follows a run: its pods' way to the first step, then the training, then how it ended."""
+"""How --wait follows a run: its pods until the first step, then the training, then its result."""
 
 from __future__ import annotations
 
@@ -28,202 +28,208 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
-LAST_WORDS_S = 5.0  # for rank 0's last records to come once the Job has ended
+LAST_RECORDS_S = 5.0  # how long to wait for rank 0's last records after the Job has ended
 RETRY_S = 0.5
-# States in which no worker tells anything yet.
+# States in which no worker writes records yet.
 BEFORE_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting", "out of reach"}
 
 
 class Follower:
-    """Hears of a run's Job, its pods and rank 0's records, in threads of its own.
+    """Watches a run's Job, its pods and rank 0's records, in its own threads.
 
     Args:
-        cluster: where it runs; from here on an API server that is away is waited for.
+        cluster: where it runs; from now on, requests wait for an API server that does not answer.
         job: the run's Job.
     """
 
     def __init__(self, cluster: Cluster, job: Object) -> None:
-        self._cluster, self._name = cluster, job["metadata"]["name"]
-        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._latest: dict[str, list[Object]] = {}  # of each kind that is in the queue
-        self._taking = threading.Lock()
-        self._over = threading.Event()
-        self._log: threading.Thread | None = None
-        self._logged = ""  # the UID of the pod whose log is read
-        self._said = 0.0  # the time of the newest record
+        self._cluster, self._job_name = cluster, job["metadata"]["name"]
+        self._updates: queue.SimpleQueue[Any] = queue.SimpleQueue()  # records, errors, and kinds of objects
+        self._newest: dict[str, list[Object]] = {}  # the objects of each kind in the queue
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._log_thread: threading.Thread | None = None
+        self._log_uid = ""  # of the pod whose log is read
+        self._last_record = 0.0  # its time
         self.run = Run(job, ())
         cluster.patience_s = math.inf
 
     def __enter__(self) -> Self:
-        for kind, what in (
-            ("Job", {"fields": f"metadata.name={self._name}"}),
-            ("Pod", {"selector": pods_of(self._name)}),
-        ):
-            threading.Thread(target=self._watch, args=(kind, what), daemon=True).start()
+        selections = {
+            "Job": {"fields": f"metadata.name={self._job_name}"},
+            "Pod": {"selector": pods_of(self._job_name)},
+        }
+        for kind, selection in selections.items():
+            threading.Thread(target=self._watch, args=(kind, selection), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
 
-    def next(self, seconds: float) -> Record | None:
-        """Wait so long for news and take it into `run`; gives rank 0's record if it was one, else None."""
+    def next_record(self, seconds: float) -> Record | None:
+        """Wait up to this long for an update and apply it to `run`; returns rank 0's record if it was one.
+
+        Raises:
+            LauncherError: 2, the Job was deleted, or this user may not watch it.
+        """
         try:
-            news = self._news.get(timeout=seconds)
+            update = self._updates.get(timeout=seconds)
         except queue.Empty:
             return None
-        if isinstance(news, LauncherError):
-            raise news
-        if isinstance(news, Record):
-            self.run = dataclasses.replace(self.run, record=news)
-            return news
-        with self._taking:
-            objects = self._latest.pop(news)
-        if news == "Pod":
+        if isinstance(update, LauncherError):
+            raise update
+        if isinstance(update, Record):
+            self.run = dataclasses.replace(self.run, record=update)
+            return update
+        with self._lock:
+            objects = self._newest.pop(update)
+        if update == "Pod":
             self.run = dataclasses.replace(self.run, pods=own(self.run.job, objects))
             self._read_log(self.run.pods)
         elif objects:
             self.run = dataclasses.replace(self.run, job=objects[0])
         else:
-            message = f"run {self._name} was deleted; its model is on the volume if it was published"
+            message = f"run {self.run.name} was deleted; its model is on the volume if it was published"
             raise LauncherError(Status.REFUSED, message)
         return None
 
-    def _watch(self, kind: str, what: dict[str, str]) -> None:
+    def remaining_records(self) -> list[Record]:
+        """Rank 0's records that arrive after the Job has ended."""
+        deadline, records = time.monotonic() + LAST_RECORDS_S, []
+        while (seconds := deadline - time.monotonic()) > 0 and self._log_thread:
+            if record := self.next_record(min(seconds, RETRY_S)):
+                records.append(record)
+            if not self._log_thread.is_alive() and self._updates.empty():
+                break
+        return records
+
+    def _watch(self, kind: str, selection: dict[str, str]) -> None:
         try:
-            for objects in self._cluster.watch(kind, **what, stop=self._over):
-                with self._taking:  # a thousand pods change faster than each change can be looked at
-                    if kind not in self._latest:
-                        self._news.put(kind)
-                    self._latest[kind] = list(objects.values())
-        except LauncherError as error:  # as where this user may not watch
-            self._news.put(error)
+            for objects in self._cluster.watch(kind, **selection, stop=self._stop):
+                with self._lock:  # a thousand pods change faster than each change can be handled
+                    if kind not in self._newest:
+                        self._updates.put(kind)
+                    self._newest[kind] = list(objects.values())
+        except LauncherError as error:  # for example because this user may not watch
+            self._updates.put(error)
 
     def _read_log(self, pods: Iterable[Object]) -> None:
-        """Read the log of rank 0's newest pod, if it has one and is not read already."""
-        begun = [p for p in pods if rank_of(p) == 0 and p["status"]["phase"] not in ("Pending", "Unknown")]
-        newest = max(begun, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
-        if newest and newest["metadata"]["uid"] != self._logged:
-            self._logged, self._said = newest["metadata"]["uid"], 0.0  # another node has another clock
-            self._log = threading.Thread(target=self._listen, args=(newest["metadata"],), daemon=True)
-            self._log.start()
+        """Read the log of rank 0's newest pod, if it has one and is not being read already."""
+        started = [p for p in pods if rank_of(p) == 0 and p["status"]["phase"] not in ("Pending", "Unknown")]
+        newest = max(started, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        if newest and newest["metadata"]["uid"] != self._log_uid:
+            self._log_uid, self._last_record = newest["metadata"]["uid"], 0.0  # another node has another clock
+            self._log_thread = threading.Thread(target=self._read_records, args=(newest["metadata"],), daemon=True)
+            self._log_thread.start()
 
     def _has_ended(self, uid: str) -> bool:
         return has_ended(next((pod for pod in self.run.pods if pod["metadata"]["uid"] == uid), None))
 
-    def _listen(self, pod: Object) -> None:
-        """Put the records of a pod's log into the queue, each once, however often the connection breaks.
+    def _read_records(self, pod: Object) -> None:
+        """Put each record of a pod's log into the queue once, however often the connection breaks.
 
-        A stream may end in good order though the container has not: where the way from API server to node breaks.
+        A stream may end normally although the container is running: when the connection between the API server and the
+        node breaks.
         """
-        while not self._over.is_set() and pod["uid"] == self._logged:
-            over = self._has_ended(pod["uid"])
+        while not self._stop.is_set() and pod["uid"] == self._log_uid:
+            ended = self._has_ended(pod["uid"])
             try:
                 for line in self._cluster.logs(pod["name"], CONTAINER, follow=True):
                     record = telemetry.parse(line)
-                    if record and record.time > self._said:
-                        self._said = record.time
-                        self._news.put(record)
+                    if record and record.time > self._last_record:
+                        self._last_record = record.time
+                        self._updates.put(record)
             except ApiError as error:
                 if error.code in (403, 404):
                     return
             except LauncherError as error:
-                self._news.put(error)
+                self._updates.put(error)
                 return
             except OSError:
-                pass  # an API server, or a node, that is away
+                pass  # the API server or the node does not answer
             else:
-                if over:
+                if ended:
                     return
-            self._over.wait(RETRY_S)
-
-    def last_words(self) -> list[Record]:
-        """Rank 0's records that come after the Job has ended."""
-        deadline, found = time.monotonic() + LAST_WORDS_S, []
-        while (left := deadline - time.monotonic()) > 0 and self._log:
-            if record := self.next(min(left, RETRY_S)):
-                found.append(record)
-            if not self._log.is_alive() and self._news.empty():
-                break
-        return found
+            self._stop.wait(RETRY_S)
 
 
 class JsonLines(progress.Lines):
-    """Rank 0's records, a line of JSON each."""
+    """Prints rank 0's records as JSON, one on each line."""
 
-    def show_progress(self, record: Record) -> None:
-        """Show a record."""
+    def show(self, record: Record) -> None:
+        """Print a record."""
         telemetry.write_line(telemetry.to_json(record))
 
 
-def display_of(output: str, workers: int, name: str) -> progress.Lines:
-    """The display that suits what is asked for and where standard output goes."""
+def display_for(output: str, workers: int, name: str) -> progress.Lines:
+    """The display that suits --output and the terminal."""
     settings = Config(workers=workers)
     return JsonLines(settings, name) if output == "json" else progress.display(settings, name)
 
 
 def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
-    """Show how a run goes until it has ended, and how it ended; returns its exit code. Ctrl-C leaves the run going.
+    """Show a run's progress until it has ended, then its result; returns its exit code. Ctrl-C does not stop the run.
 
     Args:
         cluster: where it runs.
-        job: its Job, as the API server made it.
-        output: text, or json: each record and the result as a line of JSON.
+        job: its Job, as the API server returned it.
+        output: text; or json, which prints each record and the result as one line.
 
     Raises:
-        LauncherError: 2, when the Job was deleted meanwhile.
+        LauncherError: 2, the Job was deleted meanwhile.
     """
-    name, workers = job["metadata"]["name"], job["spec"]["completions"]
-    began = time.monotonic()
+    name, began = Run(job).name, time.monotonic()
     try:
-        seen = show_progress(cluster, job, display_of(output, workers, name))
-        return conclude(cluster, seen, time.monotonic() - began, output)
+        run = show_progress(cluster, job, display_for(output, job["spec"]["completions"], name))
+        return show_result(cluster, run, time.monotonic() - began, output)
     except KeyboardInterrupt:
-        note(f"{name} goes on; come back by: mnist-job status {name} -n {cluster.namespace} --watch")
+        note(f"{name} keeps running; to follow it again: mnist-job status {name} --watch {cluster.flags}")
         raise
 
 
 def show_progress(cluster: Cluster, job: Object, display: progress.Lines) -> Run:
-    """Show how a run goes until it has ended; returns how it was seen last."""
-    name, shown = job["metadata"]["name"], ""
+    """Show a run's progress until it has ended; returns its last state."""
+    shown = ""
     with display, Follower(cluster, job) as follower:
         while not is_settled(follower.run.job):
-            if record := follower.next(RETRY_S):
+            record, current = follower.next_record(RETRY_S), state(follower.run)
+            if record:
                 display.show(record)
-            elif (now := state(follower.run)) and now.word in BEFORE_RECORDS and f"{now}" != shown:
-                shown = f"{now}"
-                display.show(Record(time.time(), name, 0, now.word, message=now.detail or None))
-        for record in follower.last_words():
+            elif current.word in BEFORE_RECORDS and str(current) != shown:
+                shown = str(current)
+                message = current.detail or None
+                display.show(Record(time.time(), follower.run.name, 0, current.word, message=message))
+        for record in follower.remaining_records():
             display.show(record)
     return follower.run
 
 
-def conclude(cluster: Cluster, seen: Run, seconds: float, output: str) -> int:
-    """Say how a run ended, and where its model is; returns its exit code."""
-    name, now = seen.name, state(seen)
-    code = Status.FAILED if now.code is None else now.code
+def show_result(cluster: Cluster, run: Run, seconds: float, output: str) -> int:
+    """Print how a run ended, and where its model is; returns its exit code."""
+    name, final = run.name, state(run)
+    code = Status.FAILED if final.code is None else final.code
     published = code in PUBLISHED
-    found = explain_with_log(cluster, gather_evidence(cluster, name))
-    record = seen.record
+    explanation, record = explain_with_log(cluster, gather_evidence(cluster, name)), run.record
     result = {
         "name": name,
-        "state": now.word,
+        "state": final.word,
         "code": int(code),
-        "reason": found.reason,
-        "accuracy": now.accuracy if now.accuracy is not None else record and record.accuracy,
+        "reason": explanation.reason,
+        "accuracy": final.accuracy if final.accuracy is not None else record and record.accuracy,
         "seconds": round(seconds, 1),
         "model": f"models/{name}" if published else None,
-        "claim": claim_of(seen.job["spec"]["template"]),
-        "message": found.sentence if code else now.detail or (record and record.message),
+        "claim": claim_of(run.job["spec"]["template"]),
+        "message": explanation.sentence if code else final.detail or (record and record.message),
     }
     if output == "json":
         print(json.dumps(result))
         return code
-    where = f"-n {cluster.namespace}"
     if published:
-        shown = {name: result[name] for name in ("accuracy", "seconds", "model", "claim")}
-        print(f"{name} is {result['state']}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
-        print(f"  {result['message']}")
-        print(f"  mnist-job fetch {name} {where}    brings the model and its report here")
+        figures = ", ".join(f"{key} {result[key]}" for key in ("accuracy", "seconds", "model", "claim"))
+        print(f"{name} is {result['state']}: {figures}")
+        if result["message"]:
+            print(f"  {result['message']}")
+        print(f"  mnist-job fetch {name} {cluster.flags}    copies the model and its report here")
     if code:
-        note(f"error: {found}")
+        note(f"error: {explanation}")
     return code

@@ -14,7 +14,7 @@ from job.config import usage
 from k8s.api import permissions
 from k8s.api.errors import LauncherError, Status
 from k8s.checks import storage
-from k8s.diagnose.catalogue import REMEDIES
+from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.events import when
 from k8s.state.names import CLAIM, RUNS, claim_of, trainer_of
@@ -143,15 +143,15 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
     reason, detail = waiting.get("reason", ""), waiting.get("message", "")
     image = pod["spec"]["containers"][0]["image"]
 
-    def failure(why: str, remedy: str) -> LauncherError:
-        return LauncherError(Status.FAILED, f"the volume pod does not start: {why}", remedy)
+    def failure(why: str, hint: str) -> LauncherError:
+        return LauncherError(Status.FAILED, f"the volume pod does not start: {why}", hint)
 
     if status.get("phase") == "Failed":
-        return failure(status.get("message") or status.get("reason") or "it failed", REMEDIES["refused"])
+        return failure(status.get("message") or status.get("reason") or "it failed", remedy("refused"))
     if reason == "InvalidImageName" or "Image" in reason:
-        return failure(f"its image {image} is not available ({detail or reason})", REMEDIES["image"])
+        return failure(f"its image {image} is not available ({detail or reason})", remedy("image"))
     if reason not in ON_ITS_WAY:
-        return failure(f"{reason}: {detail}", REMEDIES["refused"])
+        return failure(f"{reason}: {detail}", remedy("refused"))
     conditions = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "False"}
     if "PodScheduled" in conditions and waited_s > UNSCHEDULED_S:
         why = conditions["PodScheduled"].get("message", "")
@@ -159,7 +159,7 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
     if waited_s > START_S:
         warnings = [event["message"] for event in events if event.get("type") == "Warning"]
         why = f"{START_S:.0f} s have passed" + (f"; {warnings[-1]}" if warnings else "")
-        return failure(why, REMEDIES["volume"])
+        return failure(why, remedy("volume", pod=pod["metadata"]["name"], flags=f"-n {pod['metadata']['namespace']}"))
     return None
 
 

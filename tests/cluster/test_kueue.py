@@ -37,7 +37,6 @@ QUEUES = {
         ],
     },
 }
-DO = "do: nothing: Kueue starts it when there is room; see its Workload\n"
 QUEUE = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue", "metadata": {"name": "night"}}
 
 
@@ -84,7 +83,11 @@ def test_kueue_starts_and_preempts(shared: Lab, quiet: Quiet, queue: str) -> Non
     assert (job["spec"]["suspend"], job["metadata"]["labels"][QUEUE_LABEL]) == (True, queue)
     assert {"cpu", "memory"} <= trainer_of(job["spec"]["template"])["resources"]["requests"].keys()
     until(lambda: "Suspended" in conditions(shared.job("run")), "the suspension")
-    lines = ["run: queued", f"it waits in the queue {queue}: Kueue does not let it run now", DO]
+    remedy = (
+        "remedy: none needed: Kueue starts it when its queue has room; "
+        f"`kubectl describe workloads -n {shared.namespace}` shows what it waits for\n"
+    )
+    lines = ["run: queued", f"the run waits in the queue {queue}: Kueue has not admitted it yet", remedy]
     waits = ("queued", "\n".join(lines))
     assert told(shared, "run") == waits
     assert shared.pods("run") == []

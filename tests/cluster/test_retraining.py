@@ -48,7 +48,7 @@ def test_retraining(shared: Lab, tmp_path: Path) -> None:
     assert re.match(figures, run["detail"])
     said = " ".join(shared.launcher("status", "second").split())
     assert re.search(f"second: rejected: {figures}", said)
-    assert re.search(rf"worker 0 ended with 69 \(rejected\): {figures}", shared.why("second"))
+    assert re.search(rf"worker 0 exited with 69 \(rejected\): {figures}", shared.why("second"))
 
     page = tmp_path / "runs.html"
     said = shared.launcher("compare", f"--html={page}")
@@ -115,7 +115,7 @@ def test_data_on_a_volume(shared: Lab) -> None:
     kept = "kept, for the present latest, first, was tested on other data"
     [run] = [run for run in found(shared, "status")["runs"] if run["name"] == "second"]
     assert (run["state"], run["detail"]) == ("published", kept)
-    assert f"`latest` did not move: {kept}" in shared.why("second")
+    assert f"`latest` was not changed: {kept}" in shared.why("second")
     said = shared.launcher("compare")
     assert "Tested on other data than first (latest), so not comparable: second" in said
     assert "second, the newest, was kept: the present latest, first, was tested on other data" in said

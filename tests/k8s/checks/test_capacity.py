@@ -10,7 +10,7 @@ import pytest
 from k8s.api.errors import ApiError
 from k8s.checks import capacity
 from k8s.checks.check import Check
-from k8s.diagnose.catalogue import REMEDIES
+from k8s.diagnose import catalogue
 from k8s.render.render import GPU
 from k8s.state.names import trainer_of
 from tests.k8s.checks.cluster import CheckedCluster, named, node, pod_on
@@ -18,10 +18,10 @@ from tests.k8s.checks.cluster import CheckedCluster, named, node, pod_on
 if TYPE_CHECKING:
     from k8s.api.objects import Object
 
-SCHEDULING = REMEDIES["scheduling"]
+SCHEDULING = catalogue.remedy("scheduling")
 
 
-QUOTA = REMEDIES["quota"]
+QUOTA = catalogue.remedy("quota")
 
 
 WAIT = "wait, or request less (--cpu, --memory, --workers)"
@@ -186,7 +186,7 @@ def test_node_selector_and_tolerations(job: Object) -> None:
             [node("a")],
             "failed",
             "no node has a GPU",
-            REMEDIES["gpu"],
+            catalogue.remedy("gpu"),
         ),
         (
             [node("a", gpus=1, taints=[TAINT]), node("b", gpus=1, ready=False)],
@@ -221,7 +221,7 @@ def test_gpus(gpu_job: Object, nodes: list[Object], state: str, message: str, re
 def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forbidden: list[str], state: str) -> None:
     """Where nothing fits yet, a sign of an autoscaler lets the run be submitted, as does that it cannot be seen."""
     cluster = CheckedCluster(*more, forbidden=forbidden).given()
-    gpu = REMEDIES["gpu"]
+    gpu = catalogue.remedy("gpu")
     expected = {
         "nodes": ("no node is ready and accepts this job's pods, by its labels and taints", SCHEDULING),
         "gpus": ("no node has a GPU", gpu),

@@ -10,7 +10,7 @@ import pytest
 from k8s.api.errors import ApiError
 from k8s.checks import objects
 from k8s.checks.check import Check
-from k8s.diagnose.catalogue import REMEDIES
+from k8s.diagnose import catalogue
 from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL
 from tests.k8s.checks.cluster import CheckedCluster, named
 
@@ -64,7 +64,7 @@ def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "remedy"),
+    ("told", "reason"),
     [
         ('violates PodSecurity "restricted:latest": runAsNonRoot != true', "pod-security"),
         ("exceeded quota: small, requested: cpu=2", "quota"),
@@ -72,12 +72,12 @@ def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
         ("not by us", "refused"),
     ],
 )
-def test_pod_refused(job: Object, told: str, remedy: str) -> None:
+def test_pod_refused(job: Object, told: str, reason: str) -> None:
     """What the API server has against the pods is said before there are any."""
     refused = ApiError(403, "Forbidden", f'pods "digits-0-x" is forbidden: {told}', "post")
     cluster = CheckedCluster(refuses={"Pod": refused}).given()
     message = f"the API server would refuse a worker's pod: {told}"
-    assert objects.pod(cluster, job) == Check("pod", "failed", message, REMEDIES[remedy])
+    assert objects.pod(cluster, job) == Check("pod", "failed", message, catalogue.remedy(reason))
 
 
 def test_queue(job: Object) -> None:

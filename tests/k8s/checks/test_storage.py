@@ -8,7 +8,7 @@ import pytest
 
 from k8s.checks import storage
 from k8s.checks.check import Check
-from k8s.diagnose.catalogue import REMEDIES
+from k8s.diagnose import catalogue
 from k8s.render import render
 from k8s.state.names import CLAIM
 from tests.k8s.checks.cluster import CheckedCluster, claim, named, storage_class
@@ -16,7 +16,7 @@ from tests.k8s.checks.cluster import CheckedCluster, claim, named, storage_class
 if TYPE_CHECKING:
     from k8s.api.objects import Object
 
-UNBOUND = REMEDIES["claim-unbound"]
+UNBOUND = catalogue.remedy("claim-unbound", claim="mnist-job-output", flags="-n here")
 
 
 def alone(job: Object) -> Object:
@@ -94,8 +94,8 @@ def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, s
 def test_claim_missing(job: Object) -> None:
     """A claim of the user's own is not made for him."""
     render.set_claim(job["spec"]["template"], "mine")
-    remedy = REMEDIES["claim-missing"]
-    assert storage.volume(job, None) == Check("volume", "failed", "claim mine does not exist", remedy)
+    missing = catalogue.remedy("claim-missing")
+    assert storage.volume(job, None) == Check("volume", "failed", "claim mine does not exist", missing)
     unknown = Check("storage class", "not checked", "claim mine does not exist")
     assert storage.storage_class(CheckedCluster().given(), job, None) == unknown
 

@@ -1,4 +1,4 @@
-"""why: what is asked of the cluster, and how it is told."""
+"""why: what it reads from the cluster, and what it prints."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ END = told(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --lea
 
 
 def cluster(log: list[Record]) -> Asked:
-    """A run that failed, a stranger's event, and the log of the worker that failed it."""
-    stranger = event("Pod", "other-0-aaaa0", "FailedScheduling", "no")
-    return Asked([job(1, "Failed", "PodFailurePolicy", MESSAGE), ended(0, 76, message=END), stranger], demo_0_aaaa0=log)
+    """A run that failed, an unrelated event, and the log of its worker."""
+    unrelated = event("Pod", "other-0-aaaa0", "FailedScheduling", "no")
+    return Asked(
+        [job(1, "Failed", "PodFailurePolicy", MESSAGE), ended(0, 76, message=END), unrelated], demo_0_aaaa0=log
+    )
 
 
 def run(asked: Asked, output: str) -> None:
@@ -33,15 +35,15 @@ def run(asked: Asked, output: str) -> None:
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """State, cause, meaning, remedy and the last lines of the log, without what TensorFlow notes of itself."""
+    """State, cause, meaning, remedy and the last lines of the log."""
     last = record("failed", code=76, reason="loss-not-finite")
     run(cluster([last]), "text")
     assert capsys.readouterr().out.splitlines() == [
         "demo: failed: loss-not-finite",
-        "worker 0 ended with 76 (loss-not-finite): the loss was nan at step 7 (2026-01-01T00:00:05Z)",
+        "worker 0 exited with 76 (loss-not-finite): the loss was nan at step 7 (2026-01-01T00:00:05Z)",
         "exit code 76: the loss was not finite",
-        "do: a smaller --learning-rate",
-        "the last lines of demo-0-aaaa0:",
+        "remedy: a smaller --learning-rate",
+        "last lines of demo-0-aaaa0:",
         f"  {telemetry.to_logfmt(last)}",
     ]
 
@@ -54,7 +56,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "state": "failed",
         "detail": "loss-not-finite",
         "reason": "loss-not-finite",
-        "sentence": "worker 0 ended with 76 (loss-not-finite): the loss was nan at step 7",
+        "sentence": "worker 0 exited with 76 (loss-not-finite): the loss was nan at step 7",
         "remedy": "a smaller --learning-rate",
         "rank": 0,
         "code": 76,
@@ -66,7 +68,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_events_are_those_of_the_run() -> None:
-    """Of the Job itself and not of one before it, of its pods, gone ones too, and of its claim."""
+    """Of the Job itself and not of an earlier one, of its pods, deleted ones too, and of its claim."""
     before = event("Job", "demo", "FailedCreate", "quota", 1)
     before["involvedObject"]["uid"] = "another"
     made = event("Job", "demo", "SuccessfulCreate", "Created pod: demo-1-gone", 2)
@@ -77,9 +79,9 @@ def test_events_are_those_of_the_run() -> None:
     assert gather_evidence(asked.given(), "demo").events == (made, gone, claim)
 
 
-def test_what_may_not_be_asked_is_done_without() -> None:
-    """Nodes belong to the cluster, and few may look at them."""
+def test_a_user_who_may_not_list_nodes() -> None:
+    """Everything else is still collected."""
     asked = Asked([job(1), running(0)], demo_0_aaaa0=[record("compiling")])
-    seen = gather_evidence(asked.given(), "demo")
-    assert (seen.down, seen.claim, seen.events) == (None, None, ())
-    assert seen.record == record("compiling")
+    run = gather_evidence(asked.given(), "demo")
+    assert (run.down, run.claim, run.events, run.flags) == (None, None, (), "-n here")
+    assert run.record == record("compiling")

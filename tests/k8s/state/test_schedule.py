@@ -147,7 +147,7 @@ def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) ->
     found["metadata"]["annotations"] = {SINCE: since} if since else {}
     made = seen(found, child(9, "Complete"))
     assert (made.missed(NOW) is not None) == missed
-    cause = explain_no_start(made, NOW)
+    cause = explain_no_start(made, NOW, "-n here")
     assert (cause and cause.reason) == ("schedule-missed" if missed else None)
     assert made.late(NOW) is None
     assert made.late(NOW.replace(hour=2, minute=30)) == NOW.replace(hour=2)
@@ -224,32 +224,33 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("objects", "state", "reason", "sentence"),
     [
-        ([cronjob(suspend=True)], "suspended", "schedule-suspended", "it is suspended, and starts no run"),
+        ([cronjob(suspend=True)], "suspended", "schedule-suspended", "the schedule is suspended and starts no runs"),
         (
             [cronjob("nightly-10"), child(10, suspend=True)],
             "held up nightly-10",
             "schedule-held-up",
-            "it starts no run, for nightly-10 has not ended: it is suspended",
+            "the schedule starts no run because its run nightly-10 has not ended: it is suspended",
         ),
         (
             [cronjob(last="2026-01-09T02:00:00Z"), of("JobAlreadyActive", "Not starting job")],
             "waiting",
             "schedule-overlap",
-            "its run of 2026-01-10 02:00 UTC was not started: another run had not ended",
+            "the run of 2026-01-10 02:00 UTC was not started: another run had not ended",
         ),
         (
             [cronjob(last="2026-01-09T02:00:00Z"), of("FailedCreate", "Error creating job: exceeded quota")],
             "waiting",
             "schedule-missed",
-            "its run of 2026-01-10 02:00 UTC was not started: Error creating job: exceeded quota",
+            "the run of 2026-01-10 02:00 UTC was not started: Error creating job: exceeded quota",
         ),
         (
             [cronjob(last="2026-01-09T02:00:00Z"), of("JobAlreadyActive", "Not starting job", day=9)],
             "waiting",
             "schedule-missed",
             (
-                "its run of 2026-01-10 02:00 UTC was not started: "
-                "the schedule was suspended or another then, or the cluster's CronJob controller away for 3600 s"
+                "the run of 2026-01-10 02:00 UTC was not started: "
+                "the schedule was suspended or had other times then, or the cluster's CronJob controller did not run "
+                "for 3600 s"
             ),
         ),
         (
@@ -257,8 +258,8 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             "waiting",
             "loss-not-finite",
             (
-                "its last run nightly-10 failed, the last of 2 in a row: "
-                "worker 0 ended with 76 (loss-not-finite); its pod is gone, and what it said with it"
+                "its last run nightly-10 failed (2 failures in a row): "
+                "worker 0 exited with 76 (loss-not-finite); its pod was deleted, and its message with it"
             ),
         ),
         (
@@ -275,8 +276,8 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             "waiting",
             "loss-not-finite",
             (
-                "its last run nightly-10 failed, the last of at least 10 in a row: "
-                "worker 0 ended with 76 (loss-not-finite); its pod is gone, and what it said with it"
+                "its last run nightly-10 failed (at least 10 failures in a row): "
+                "worker 0 exited with 76 (loss-not-finite); its pod was deleted, and its message with it"
             ),
         ),
         (
@@ -284,7 +285,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             "waiting",
             "published",
             (
-                "nothing is wrong: its last run nightly-10 published a model; its times are not known here: CRON must "
+                "nothing is wrong: its last run nightly-10 published a model; its next start is not known: CRON must "
                 "have five fields or be one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, not "
                 "'@every 1h'"
             ),
@@ -293,7 +294,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             [cronjob("nightly-10"), child(10)],
             "running nightly-10",
             "running",
-            "nothing is wrong: nightly-10 goes on; the next run starts at 2026-01-11 02:00 UTC",
+            "nothing is wrong: its run nightly-10 has not ended; the next run starts at 2026-01-11 02:00 UTC",
         ),
     ],
     ids=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def pod(uid: str, rank: int = 0, phase: str = "Running", created: str = "2026-01
 
 
 class Cluster:
-    """Plays each kind's states in turn, and each pod's log, where an error breaks the connection."""
+    """Plays the states of each kind in turn, and each pod's log; an error in a log breaks the connection."""
 
     patience_s = 30.0
     namespace, flags = "ns", "-n ns"
@@ -49,15 +50,15 @@ class Cluster:
         self._was_read = threading.Event()
 
     def watch(self, kind: str, stop: threading.Event, **_: str) -> Iterator[dict[str, Object]]:
-        """Give each state once, a pod's end after its log, then wait for the end."""
+        """Yield each state once, a pod's or a Job's end after the log, then wait for the end."""
         for state in self._states[kind]:
-            if any(one["status"].get("phase") == "Failed" for one in state):
+            if any(one["status"].get("phase") == "Failed" or one["status"].get("conditions") for one in state):
                 assert self._was_read.wait(DEADLINE_S)
             yield {one["metadata"]["uid"]: one for one in state}
         stop.wait(DEADLINE_S)
 
     def logs(self, name: str, _container: str, *, follow: bool) -> Iterator[str]:
-        """Give the lines of the next connection."""
+        """Yield the lines of the next connection."""
         assert follow
         self.read.append(name)
         for line in self._logs[name].pop(0):
@@ -72,66 +73,66 @@ def line(time: float, step: int) -> str:
     return telemetry.to_logfmt(Record(time, "demo", 0, "training", step=step, steps=9))
 
 
-def heard(cluster: Cluster, count: int) -> list[int | None]:
-    """The steps of the first records that a follower hears."""
+def received_steps(cluster: Cluster, count: int) -> list[int | None]:
+    """The steps of the first records that a follower receives."""
     steps: list[int | None] = []
     with Follower(cluster, job()) as follower:  # type: ignore[arg-type]
         while len(steps) < count:
-            if record := follower.next(DEADLINE_S):
+            if record := follower.next_record(DEADLINE_S):
                 steps.append(record.step)
     return steps
 
 
-def test_a_broken_log_is_taken_up_again() -> None:
-    """Each record is heard once, though the connection breaks twice and the log is read from its beginning again."""
+def test_a_broken_log_is_read_again() -> None:
+    """Each record is received once, although the connection breaks twice and the log is read again from its start."""
     log: list[list[Any]] = [
         [line(1, 1), line(2, 2), OSError("broken")],
         [OSError("refused")],
         [line(1, 1), line(2, 2), line(3, 3)],
     ]
     cluster = Cluster([[job()]], [[pod("a")]], {"demo-0-a": log})
-    assert heard(cluster, 3) == [1, 2, 3]
+    assert received_steps(cluster, 3) == [1, 2, 3]
     assert cluster.read == ["demo-0-a"] * 3
 
 
 def test_a_replaced_pod_is_followed() -> None:
-    """The log of rank 0's new pod is read once it has begun; other ranks' are not."""
+    """The log of rank 0's new pod is read once it has started; those of other ranks are not."""
     states = [
         [pod("a"), pod("b", 1)],
         [pod("a", phase="Failed"), pod("b", 1), pod("c", phase="Pending", created="2026-01-01T00:01:00Z")],
         [pod("a", phase="Failed"), pod("b", 1), pod("c", created="2026-01-01T00:01:00Z")],
     ]
     cluster = Cluster([[job()]], states, {"demo-0-a": [[line(1, 1)]], "demo-0-c": [[line(5, 1), line(6, 2)]]})
-    assert heard(cluster, 3) == [1, 1, 2]
+    assert received_steps(cluster, 3) == [1, 1, 2]
     assert cluster.read == ["demo-0-a", "demo-0-c"]
 
 
 def test_a_deleted_job_ends_it() -> None:
-    """A Job that is deleted meanwhile is no run any more."""
+    """A Job that is deleted meanwhile ends the command with 2."""
     with pytest.raises(LauncherError, match=r"^run demo was deleted; its model is on the volume if it was published$"):
-        heard(Cluster([[job()], []], [[]], {}), 1)
+        received_steps(Cluster([[job()], []], [[]], {}), 1)
 
 
 def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C the run goes on, and it is told how to come back to it."""
+    """After Ctrl-C the run keeps running, and the command that follows it again is shown."""
     cluster = Cluster([[job()]], [[pod("a")]], {"demo-0-a": [[line(1, 1)]]})
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Follower, "next", interrupt)
+    monkeypatch.setattr(Follower, "next_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
         follow(cluster, job())  # type: ignore[arg-type]
-    assert capsys.readouterr().err == "demo goes on; come back by: mnist-job status demo -n ns --watch\n"
+    assert capsys.readouterr().err == "demo keeps running; to follow it again: mnist-job status demo --watch -n ns\n"
 
 
-def test_who_may_not_watch_is_told() -> None:
-    """A user who may not watch the Job hears the API server's sentence, and does not wait for ever."""
+def test_a_user_who_may_not_watch() -> None:
+    """The API server's message is shown; the command does not wait."""
     cluster = Cluster([], [[]], {})
     refusal = ApiError(403, "Forbidden", "jobs is forbidden", "watch jobs")
     cluster.watch = refuse(refusal)  # type: ignore[method-assign]
     with pytest.raises(ApiError, match=r"^the API server refused to watch jobs: jobs is forbidden$"):
-        heard(cluster, 1)
+        received_steps(cluster, 1)
 
 
 def refuse(error: Exception) -> Any:
@@ -144,11 +145,45 @@ def refuse(error: Exception) -> Any:
     return watch
 
 
-def test_a_log_that_ends_too_early_is_read_on() -> None:
-    """A stream that ends in good order, though the container runs on, is asked for again."""
+def test_a_log_that_ends_too_early_is_read_again() -> None:
+    """A stream that ends normally while the container is running is requested again."""
     log = [[line(1, 1)], [line(1, 1), line(2, 2)]]
     cluster = Cluster([[job()]], [[pod("a")]], {"demo-0-a": log})
-    assert heard(cluster, 2) == [1, 2]
+    assert received_steps(cluster, 2) == [1, 2]
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A run that makes one step and is published."""
+    done = job(conditions=[{"type": "Complete", "status": "True"}])
+    monkeypatch.setattr(follow_module, "gather_evidence", lambda *_: Run(done))
+    return Cluster([[job()], [done]], [[pod("a")]], {"demo-0-a": [[line(1, 1)], [line(1, 1)]]})
+
+
+def test_json(published: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each record and the result are one line of JSON."""
+    assert follow(published, job(), "json") == 0  # type: ignore[arg-type]
+    *records, result = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [record["step"] for record in records if record["phase"] == "training"] == [1]
+    assert result.pop("seconds") >= 0
+    assert result == {
+        "name": "demo",
+        "state": "published",
+        "code": 0,
+        "reason": "published",
+        "accuracy": None,
+        "model": "models/demo",
+        "claim": None,
+        "message": None,
+    }
+
+
+def test_text(published: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """The result ends with the command that copies the model."""
+    assert follow(published, job()) == 0  # type: ignore[arg-type]
+    *_, result, command = capsys.readouterr().out.splitlines()
+    assert result.startswith("demo is published: accuracy None, seconds ")
+    assert command == "  mnist-job fetch demo -n ns    copies the model and its report here"
 
 
 def test_a_cancelled_run_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,4 +194,4 @@ def test_a_cancelled_run_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, caps
     cluster = Cluster([[job()], [cancelled]], [[]], {})
     monkeypatch.setattr(follow_module, "gather_evidence", lambda *_: Run(cancelled))
     assert follow(cluster, job()) == Status.FAILED  # type: ignore[arg-type]
-    assert "it was cancelled, its checkpoint kept\ndo: `mnist-job retry`" in capsys.readouterr().err
+    assert "the run was cancelled; its checkpoint is kept\nremedy: " in capsys.readouterr().err

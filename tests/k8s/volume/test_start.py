@@ -11,6 +11,7 @@ import pytest
 
 from job.errors import JobError
 from k8s.api.errors import ApiError, LauncherError
+from k8s.diagnose import catalogue
 from k8s.state.names import APP, NAME_LABEL, claim_of, trainer_of
 from k8s.volume import start
 from k8s.volume.template import LABELS, base_template
@@ -224,8 +225,8 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             waiting("ErrImagePull", "not found"),
             0,
             (
-                "the volume pod does not start: its image mine:2 is not available (not found); check the name and that "
-                "the nodes may pull it; `make load` puts it on kind's and minikube's nodes"
+                "the volume pod does not start: its image mine:2 is not available (not found); "
+                f"{catalogue.remedy('image')}"
             ),
         ),
         (
@@ -233,7 +234,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             0,
             (
                 "the volume pod does not start: CreateContainerConfigError: no secret; "
-                "change what the sentence names, or ask who runs the cluster"
+                f"{catalogue.remedy('refused')}"
             ),
         ),
         (
@@ -241,7 +242,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             301,
             (
                 'the volume pod does not start: 300 s have passed; MountVolume.SetUp failed for volume "output"; '
-                "see `kubectl describe pod`; a ReadWriteOnce volume serves one node: --component one-node"
+                f"{catalogue.remedy('volume', pod='helper', flags='-n here')}"
             ),
         ),
     ],
