@@ -1,19 +1,19 @@
-"""Every reason that `why` can give has its trouble, and the page of catalogue is printed from them."""
+"""Every reason that `why` can give is in the catalogue, and docs/troubleshooting.md is printed from it."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
-from k8s.diagnose.catalogue import PROBLEMS, page
+from k8s.diagnose.catalogue import PROBLEMS, page, remedy
 from k8s.state.exits import REASON_OF_CODE, SECONDARY
 
 ROOT = Path(__file__).parents[3]
-# Commands other than `train` print their sentence themselves.
-OTHER_COMMANDS = ("report", "predict", "local")
-PREPARES = ("prepare", "download", "idx", "tfds_folder", "prune", "retention")
-# `promote` says it of a run that it is asked to move to.
-BY_HAND = {"not-published"}
+# Commands other than `train` print their errors themselves.
+OTHER_FOLDERS = {"report", "predict", "local"}
+OTHER_MODULES = {"prepare", "download", "idx", "tfds_folder", "inventory", "prune", "prune_dialogue", "retention"}
+BY_HAND = {"not-published"}  # only `promote RUN` raises it
 ERRORS, REASON = {"JobError", "Outcome"}, 1
 
 
@@ -28,12 +28,12 @@ def reasons(module: Path) -> set[str]:
     return found
 
 
-def test_every_reason_of_a_worker_has_its_trouble() -> None:
-    """What a worker ends with, or starts again for, is in the table, and what a fatal code alone tells."""
+def test_every_reason_of_a_worker_has_its_problem() -> None:
+    """Every reason with which a worker ends or restarts is in the catalogue, and each that only a code gives."""
     modules = [
         path
         for path in (ROOT / "job").rglob("*.py")
-        if path.parent.name not in OTHER_COMMANDS and path.stem not in PREPARES
+        if path.parent.name not in OTHER_FOLDERS and path.stem not in OTHER_MODULES
     ]
     found = set().union(*map(reasons, modules))
     assert {"usage", "bug", "stalled", "peer-lost", "loss-not-finite", "output-not-writable"} <= found
@@ -41,14 +41,23 @@ def test_every_reason_of_a_worker_has_its_trouble() -> None:
     assert (set(REASON_OF_CODE.values()) | SECONDARY) - PROBLEMS.keys() == set()
 
 
-def test_the_page_is_the_table() -> None:
-    """docs/troubleshooting.md says what `why` says; `python -m k8s.diagnose.catalogue` prints it."""
+def test_the_page_is_the_catalogue() -> None:
+    """`python -m k8s.diagnose.catalogue` prints docs/troubleshooting.md."""
     assert (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8") == page()
 
 
 def test_a_row_is_a_row() -> None:
     """No symptom, cause or remedy is empty or would break the table."""
-    for reason, trouble in PROBLEMS.items():
-        for text in (trouble.symptom, trouble.cause, trouble.remedy):
+    for reason, problem in PROBLEMS.items():
+        for text in (problem.symptom, problem.cause, problem.remedy):
             assert text, reason
             assert not set("|\n") & set(text), reason
+
+
+def test_remedies_name_what_is_known() -> None:
+    """Names and flags are filled in; on the page, names are in capitals and flags left out."""
+    command = remedy("cancelled", run="demo", flags="-n team --context kind")
+    assert command.startswith("`mnist-job retry demo -n team --context kind` ")
+    assert remedy("cancelled").startswith("`mnist-job retry RUN` ")
+    assert remedy("no such reason") == ""
+    assert not re.search(r"[{}]", page())

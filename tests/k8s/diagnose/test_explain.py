@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from job.errors import MEANINGS, Exit
 from k8s.diagnose.explain import explain_run
 from k8s.state.names import CANCELLED, QUEUE_LABEL
 from k8s.state.run import Run
@@ -134,7 +135,7 @@ def test_failed_at_once() -> None:
     run = Run(job(2, "FailureTarget", "PodFailurePolicy", message), pods)
     assert why(run) == [
         "worker 1 exited with 76 (loss-not-finite): the loss was nan at step 7 (2026-01-01T00:00:05Z)",
-        "exit code 76: the loss was not finite",
+        f"exit code 76: {MEANINGS[Exit.NOT_FINITE]}",
         "remedy: a smaller --learning-rate",
     ]
     found = explain_run(run)
@@ -212,7 +213,7 @@ def test_drained() -> None:
             "worker 1 exited with 75 (stopped): told to stop at step 800; the cluster stopped it "
             "(EvictionByEvictionAPI), which does not count as a failure; it is replaced (2026-01-01T00:00:05Z)"
         ),
-        "exit code 75: stopped before the end; the same command may succeed when run again",
+        f"exit code 75: {MEANINGS[Exit.TRY_AGAIN]}",
         "remedy: none needed: the run continues from its last checkpoint",
     ]
 

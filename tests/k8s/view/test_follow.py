@@ -157,7 +157,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """A run that makes one step and is published."""
     done = job(conditions=[{"type": "Complete", "status": "True"}])
     monkeypatch.setattr(follow_module, "gather_evidence", lambda *_: Run(done))
-    return Cluster([[job()], [done]], [[pod("a")]], {"demo-0-a": [[line(1, 1)], [line(1, 1)]]})
+    pods = [[pod("a")], [pod("a", phase="Succeeded")]]
+    return Cluster([[job()], [done]], pods, {"demo-0-a": [[line(1, 1)], [line(1, 1)]]})
 
 
 def test_json(published: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

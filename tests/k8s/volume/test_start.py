@@ -232,10 +232,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
         (
             waiting("CreateContainerConfigError", "no secret"),
             0,
-            (
-                "the volume pod does not start: CreateContainerConfigError: no secret; "
-                f"{catalogue.remedy('refused')}"
-            ),
+            (f"the volume pod does not start: CreateContainerConfigError: no secret; {catalogue.remedy('refused')}"),
         ),
         (
             waiting("ContainerCreating"),
@@ -250,7 +247,8 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
 )
 def test_why_it_does_not_start(status: Object, waited_s: float, said: str | None) -> None:
     """The reason is given once it is certain."""
-    pod = {"spec": {"containers": [{"image": "mine:2"}]}, "status": status}
+    metadata = {"name": "helper", "namespace": "here"}
+    pod = {"metadata": metadata, "spec": {"containers": [{"image": "mine:2"}]}, "status": status}
     found = start.start_failure(pod, [{"type": "Normal", "message": "Scheduled"}, MOUNT], waited_s)
     assert (str(found) if found else None) == said
 
