@@ -36,6 +36,7 @@ COMMANDS = {
     "retry": "start a run again that has ended, from its newest checkpoint",
     "schedule": "train again and again, at the times of a cron expression",
     "trigger": "start a run of a schedule now",
+    "data": "copy a prepared dataset to a claim",
     "fetch": "copy a run's model and report here",
     "compare": "compare published runs",
     "promote": "make a published run the latest model",

@@ -6,10 +6,14 @@ import copy
 import itertools
 import random
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s.api.errors import ApiError
+from k8s.api.exec import ExecResult
 from k8s.state.names import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, QUEUE_LABEL
 
 if TYPE_CHECKING:
@@ -17,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from k8s.api.cluster import Cluster
-    from k8s.api.exec import ExecResult
     from k8s.api.objects import Object
 
+ROOT = Path(__file__).parents[2]
 UID_LABEL = "batch.kubernetes.io/controller-uid"
 
 
@@ -155,6 +159,50 @@ class FakeCluster:
         return self.command(command, write)
 
 
+class VolumeCluster(FakeCluster):
+    """A cluster whose volume pod runs its commands on a folder in place of the volume of the claim `output`.
+
+    Args:
+        root: the folder.
+        objects: what there is besides the claim.
+        seed: of the moments at which a connection is cut, always once at least; None: it never is.
+
+    Attributes:
+        commands: those that ran, as one text each.
+        cuts: how often a connection was cut.
+        breaks: words of commands whose connection breaks once, after they are done.
+    """
+
+    def __init__(self, root: Path, *objects: Object, seed: int | None = None) -> None:
+        claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "output"}}
+        claim |= {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
+        super().__init__(*objects, claim)
+        root.mkdir(exist_ok=True)
+        self.root, self.command = root, self.run
+        self.commands, self.breaks, self.cuts = list[str](), list[str](), 0
+        self._random = random.Random(seed) if seed is not None else None  # noqa: S311 - no secret
+
+    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
+        """Run a command; a part of its output comes before a cut."""
+        self.commands.append(" ".join(command))
+        [pod] = [one for (kind, _), one in self.objects.items() if kind == "Pod"]
+        [mount] = [m for m in pod["spec"]["containers"][0]["volumeMounts"] if m["name"] == "output"]
+        assert not mount.get("readOnly") or not {"promote", "--yes", "sh"} & set(command)
+        here = [sys.executable if word == "python" else word for word in command]
+        here = [re.sub(r"^((?:--[a-z]+=)?)/(?:output|tmp)\b", rf"\g<1>{self.root}", word) for word in here]
+        done = subprocess.run(here, input=self.stdin, capture_output=True, check=False, cwd=ROOT)
+        output = done.stdout.replace(str(self.root).encode(), b"/output")
+        if self._random and (self.cuts == 0 or self._random.random() < 0.6):
+            self.cuts += 1
+            write(output[: self._random.randrange(len(output) + 1)])
+            raise ConnectionError("cut")
+        if self.breaks and self.breaks[0] in command:
+            self.breaks.pop(0)
+            raise ConnectionError("cut")
+        write(output)
+        return ExecResult(done.returncode, done.stderr.decode().replace(str(self.root), "/output"))
+
+
 def selects(selector: str, labels: Mapping[str, str]) -> bool:
     """Whether a label selector of `a=b` and `a in (b,c)` selects what has these labels."""
     parts = re.findall(r"([^,= ]+)(?:=([^,]*)| in \(([^)]*)\))", selector)
@@ -226,6 +274,17 @@ def job(
             "conditions": [{"type": condition, "status": "True", "reason": "Broken"} for condition in conditions]
         },
     }
+
+
+def volume_job(name: str, *conditions: str, day: int = 1, claim: str = "output", **fields: Any) -> Object:
+    """A Job that was created on a day of 2026-11, with a pod template that mounts a claim."""
+    found = job(name, *conditions, **fields)
+    volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": claim}}]
+    mounts = [{"name": "output", "mountPath": "/output"}]
+    containers = [{"name": CONTAINER, "image": "mine:1", "volumeMounts": mounts}]
+    found["spec"]["template"] = {"spec": {"containers": containers, "volumes": volumes}}
+    found["metadata"]["creationTimestamp"] = f"2026-11-{day:02}T06:00:00Z"
+    return found
 
 
 def pod(

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import re
-import subprocess
 import webbrowser
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,68 +12,35 @@ import pytest
 from job.errors import JobError
 from job.system.files import sha256
 from k8s.api.errors import LauncherError
-from k8s.api.exec import ExecResult
 from k8s.commands import fetch
 from k8s.volume import checksums
 from k8s.volume import pod as volume_pod
-from k8s.volume.pod import VolumePod
-from tests.k8s.fakes import FakeCluster
+from tests.k8s.fakes import VolumeCluster, volume_job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from k8s.api.objects import Object
 
-POD: Object = {"kind": "Pod", "metadata": {"name": "h", "uid": "h"}}
-
-
-class Volume:
-    """A folder in place of the volume, on which the volume pod's commands run.
-
-    Args:
-        root: the folder.
-        seed: of the moments at which a connection is cut; None: it never is.
-    """
-
-    def __init__(self, root: Path, seed: int | None = None) -> None:
-        self._root, self.cuts, self.commands = root, 0, [""]
-        self._random = random.Random(seed) if seed is not None else None  # noqa: S311 - no secret
-
-    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
-        """Run a command; a part of its output comes before a cut."""
-        self.commands.append(" ".join(command))
-        here = [re.sub("^/output", str(self._root), word) for word in command]
-        done = subprocess.run(here, capture_output=True, check=False)
-        output = done.stdout.replace(str(self._root).encode(), b"/output")
-        if self._random and (self.cuts == 0 or self._random.random() < 0.6):
-            self.cuts += 1
-            write(output[: self._random.randrange(len(output) + 1)])
-            raise ConnectionError("cut")
-        write(output)
-        return ExecResult(done.returncode, done.stderr.decode().replace(str(self._root), "/output"))
-
-    def model(self, name: str, **files: bytes) -> Path:
-        """Publish a model of these files; two underscores in a name are a slash."""
-        folder = self._root / "models" / name
-        for path, content in files.items():
-            file = folder / path.replace("__", "/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        sums = [f"{sha256(folder / path.replace('__', '/'))}  {path.replace('__', '/')}\n" for path in files]
-        (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
-        (self._root / "runs" / name).mkdir(parents=True, exist_ok=True)
-        return folder
+def publish(volume: VolumeCluster, name: str, **files: bytes) -> Path:
+    """Publish a model of these files; two underscores in a name are a slash."""
+    folder = volume.root / "models" / name
+    for path, content in files.items():
+        file = folder / path.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    sums = [f"{sha256(folder / path.replace('__', '/'))}  {path.replace('__', '/')}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    (volume.root / "runs" / name).mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Volume:
+def volume(tmp_path: Path) -> VolumeCluster:
     """A volume with a model, `digits`."""
-    found = Volume(tmp_path / "volume")
-    (tmp_path / "volume").mkdir()
+    made = VolumeCluster(tmp_path / "volume", volume_job("digits"))
     content = bytes(range(256)) * 400
-    found.model("digits", report=b"0.92", empty=b"", saved_model__1__weights=content, saved_model__1__graph=b"\r\n")
-    return found
+    publish(made, "digits", report=b"0.92", empty=b"", saved_model__1__weights=content, saved_model__1__graph=b"\r\n")
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -86,14 +49,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
 
 
-def get(volume: Volume, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "digits", **flags: Any) -> int:
+def get(volume: VolumeCluster, folder: Path, name: str = "digits", **flags: Any) -> int:
     """Run `fetch NAME DIR`."""
-    cluster = FakeCluster(POD)
-    cluster.command = volume.run
-    pod = VolumePod(cluster.given(), "h", "output")
-    monkeypatch.setattr(fetch, "open_volume", lambda *_: nullcontext(pod))
-    given = {"name": name, "directory": folder, "report": False, "output": "text"}
-    return fetch.run(argparse.Namespace(**given | flags), cluster.given)
+    given = {"name": name, "directory": folder, "report": False, "image": None, "claim": None, "output": "text"}
+    return fetch.run(argparse.Namespace(**given | flags), volume.given)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -101,11 +60,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_whole(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_whole(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is on the volume is here afterwards, and nothing else."""
-    assert get(volume, tmp_path / "here", monkeypatch) == 0
+    assert get(volume, tmp_path / "here") == 0
     assert content(tmp_path / "here/digits") == content(tmp_path / "volume/models/digits")
     assert capsys.readouterr().out.splitlines() == [
         f"digits is in {tmp_path}/here/digits: 4 files, 0.1 MB, 4 of them fetched now",
@@ -116,19 +73,17 @@ def test_whole(
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.usefixtures("volume")
-def test_broken_connections(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_connections(seed: int, tmp_path: Path) -> None:
     """Whatever breaks of the connections, the model is whole."""
-    broken = Volume(tmp_path / "volume", seed)
-    assert get(broken, tmp_path / "here", monkeypatch) == 0
+    broken = VolumeCluster(tmp_path / "volume", volume_job("digits"), seed=seed)
+    assert get(broken, tmp_path / "here") == 0
     assert broken.cuts > 0
     assert content(tmp_path / "here/digits") == content(tmp_path / "volume/models/digits")
 
 
-def test_gone_on_with(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gone_on_with(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is whole here is left, what is begun is gone on with, and what is damaged comes anew."""
-    get(volume, tmp_path, monkeypatch)
+    get(volume, tmp_path)
     here = tmp_path / "digits"
     weights = here / "saved_model/1/weights"
     weights.with_name(".weights.part").write_bytes(weights.read_bytes()[:1000])
@@ -136,7 +91,7 @@ def test_gone_on_with(
     (here / "report").write_bytes(b"0.99")
     volume.commands.clear()
     capsys.readouterr()
-    get(volume, tmp_path, monkeypatch, output="json")
+    get(volume, tmp_path, output="json")
     told = json.loads(capsys.readouterr().out)
     assert told == {
         "name": "digits",
@@ -154,115 +109,111 @@ def test_gone_on_with(
 
 
 @pytest.mark.parametrize("left", [b"other", b"x" * 200_000], ids=["shorter", "longer"])
-def test_part_of_something_else(left: bytes, volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_of_something_else(left: bytes, volume: VolumeCluster, tmp_path: Path) -> None:
     """A part that an earlier attempt left, and that does not fit, is given up."""
     part = tmp_path / "digits/saved_model/1/.weights.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(left)
-    get(volume, tmp_path, monkeypatch)
+    get(volume, tmp_path)
     assert content(tmp_path / "digits") == content(tmp_path / "volume/models/digits")
 
 
-def failed(volume: Volume, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "digits") -> str:
+def failed(volume: VolumeCluster, folder: Path, name: str = "digits") -> str:
     """The sentence with which `fetch NAME DIR` fails."""
     with pytest.raises(LauncherError) as error:
-        get(volume, folder, monkeypatch, name)
+        get(volume, folder, name)
     assert error.value.status == 1
     return str(error.value)
 
 
-def test_damaged_on_the_volume(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
     """A file that is not what SHA256SUMS says does not get its name here."""
     (tmp_path / "volume/models/digits/report").write_bytes(b"0.99")
-    assert failed(volume, tmp_path, monkeypatch) == (
-        "report of digits is damaged: its SHA-256 is not what SHA256SUMS says"
-    )
+    assert failed(volume, tmp_path) == ("report of digits is damaged: its SHA-256 is not what SHA256SUMS says")
     assert content(tmp_path / "digits") == {}
 
 
-def test_missing_on_the_volume(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
     """A file that SHA256SUMS lists and that is not there is named."""
     (tmp_path / "volume/models/digits/report").unlink()
-    assert failed(volume, tmp_path, monkeypatch) == (
+    assert failed(volume, tmp_path) == (
         "digits is damaged on the volume: realpath: /output/models/digits/report: No such file or directory; "
         "train it again under another name"
     )
 
 
-def test_not_published(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_published(volume: VolumeCluster, tmp_path: Path) -> None:
     """A run that has no model yet, and one that never was, are told apart."""
     (tmp_path / "volume/runs/young").mkdir()
-    assert failed(volume, tmp_path, monkeypatch, "young") == (
+    assert failed(volume, tmp_path, "young") == (
         "young has not published a model yet; `mnist-job status young` shows its progress"
     )
-    assert failed(volume, tmp_path, monkeypatch, "nobody") == (
+    assert failed(volume, tmp_path, "nobody") == (
         "there is no run nobody on the claim output; name another claim with --claim"
     )
 
 
-def test_latest(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_latest(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`latest` is followed, and it is told where it leads."""
-    assert failed(volume, tmp_path, monkeypatch, "latest") == (
+    assert failed(volume, tmp_path, "latest") == (
         "no model is promoted yet: there is no `latest` on the claim output; fetch a run by its name"
     )
     (tmp_path / "volume/latest").symlink_to("models/digits")
-    get(volume, tmp_path, monkeypatch, "latest")
+    get(volume, tmp_path, "latest")
     assert capsys.readouterr().err == "latest is digits\n"
     assert content(tmp_path / "digits") == content(tmp_path / "volume/models/digits")
 
 
-def test_latest_leads_elsewhere(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_leads_elsewhere(volume: VolumeCluster, tmp_path: Path) -> None:
     """A `latest` that leads to no model is not followed."""
     (tmp_path / "volume/latest").symlink_to("../../etc")
-    assert failed(volume, tmp_path, monkeypatch, "latest") == (
+    assert failed(volume, tmp_path, "latest") == (
         "`latest` on the claim output leads to '../../etc', which is not a model; promote a published run to replace it"
     )
 
 
-def test_names_that_are_none(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_are_none(volume: VolumeCluster, tmp_path: Path) -> None:
     """A name that could leave the folder is a usage error."""
     with pytest.raises(JobError, match="NAME must be lower-case letters, digits and hyphens"):
-        get(volume, tmp_path, monkeypatch, "../x")
+        get(volume, tmp_path, "../x")
 
 
-def test_links_on_the_volume(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
     """Files that a link on the volume would bring from elsewhere are named, and none is fetched."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key").write_bytes(b"key")
-    folder = volume.model("evil", good=b"1")
+    folder = publish(volume, "evil", good=b"1")
     (folder / "file").symlink_to(tmp_path / "secret/key")
     (folder / "sub").symlink_to(tmp_path / "secret")
     with (folder / "SHA256SUMS").open("a") as sums:
         sums.write(f"{sha256(folder / 'file')}  file\n{sha256(folder / 'file')}  sub/key\n")
-    assert failed(volume, tmp_path, monkeypatch, "evil") == (
+    assert failed(volume, tmp_path, "evil") == (
         "evil is not fetched, because these paths lead through symbolic links: 'file', 'sub/key'"
     )
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("link", ["digits", "digits/saved_model", "digits/report", "digits/.report.part"])
-def test_links_here(link: str, volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_here(link: str, volume: VolumeCluster, tmp_path: Path) -> None:
     """Nothing is written through a link that is here."""
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     (here / link).parent.mkdir(parents=True)
     elsewhere.mkdir()
     (here / link).symlink_to(elsewhere)
-    assert failed(volume, here, monkeypatch) == (
+    assert failed(volume, here) == (
         f"these are symbolic links, and nothing is written through one: {here / link}; remove them, or name another DIR"
     )
     assert list(elsewhere.iterdir()) == []
 
 
-def test_folder_that_cannot_be_written(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_written(volume: VolumeCluster, tmp_path: Path) -> None:
     """Where nothing can be written here, that is one sentence."""
     (tmp_path / "digits").write_bytes(b"a file")
-    assert failed(volume, tmp_path, monkeypatch).endswith("; name another DIR")
+    assert failed(volume, tmp_path).endswith("; name another DIR")
 
 
 def test_report_is_opened(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    volume: VolumeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--report opens the page that was fetched; where there is no browser that is told."""
     opened: list[str] = []
@@ -272,9 +223,9 @@ def test_report_is_opened(
         return len(opened) == 1
 
     monkeypatch.setattr(webbrowser, "open", browser)
-    get(volume, tmp_path, monkeypatch, report=True)
+    get(volume, tmp_path, report=True)
     assert capsys.readouterr().err == ""
-    get(volume, tmp_path, monkeypatch, report=True)
+    get(volume, tmp_path, report=True)
     assert opened == [f"file://{tmp_path}/digits/report.html"] * 2
     assert capsys.readouterr().err == f"no browser was found; open {tmp_path}/digits/report.html yourself\n"
 

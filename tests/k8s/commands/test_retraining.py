@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,60 +11,16 @@ import numpy as np
 import pytest
 
 import k8s.__main__ as entry
-from k8s.api.exec import ExecResult
-from k8s.commands.compare import PAGE
 from k8s.state.names import CANCELLED
 from k8s.volume import pod as volume_pod
 from tests.job import report_samples as samples
-from tests.k8s import fakes
-from tests.k8s.fakes import FakeCluster
+from tests.k8s.fakes import FakeCluster, VolumeCluster
+from tests.k8s.fakes import volume_job as job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from k8s.api.objects import Object
-
-ROOT = Path(__file__).parents[3]
-
-
-def job(name: str, *conditions: str, day: int = 1, claim: str = "output", **fields: Any) -> Object:
-    """A run's Job that was made on a day of 2026-11 and writes to a claim."""
-    found = fakes.job(name, *conditions, **fields)
-    volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": claim}}]
-    mounts = [{"name": "output", "mountPath": "/output"}]
-    containers = [{"name": "trainer", "image": "mine:1", "volumeMounts": mounts}]
-    found["spec"]["template"] = {"spec": {"containers": containers, "volumes": volumes}}
-    found["metadata"]["creationTimestamp"] = f"2026-11-{day:02}T06:00:00Z"
-    return found
-
-
-class Volume(FakeCluster):
-    """A cluster whose volume pod runs the job's commands on a folder in place of the volume.
-
-    Args:
-        root: the folder.
-        objects: what there is besides the claim.
-    """
-
-    def __init__(self, root: Path, *objects: Object) -> None:
-        spec = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
-        super().__init__(*objects, {"kind": "PersistentVolumeClaim", "metadata": {"name": "output"}, **spec})
-        self.root, self.command = root, self.run
-        self.breaks: list[str] = []  # the commands whose connection breaks once, after they are done
-
-    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
-        """Run a command."""
-        here = [sys.executable if word == "python" else word for word in command]
-        here = [word.replace(PAGE, f"{self.root}/page").replace("/output", str(self.root)) for word in here]
-        mounts = [one for (kind, _), one in self.objects.items() if kind == "Pod"]
-        read_only = mounts[0]["spec"]["containers"][0]["volumeMounts"][0].get("readOnly", False)
-        assert not (read_only and {"promote", "--yes"} & set(command))
-        done = subprocess.run(here, capture_output=True, check=False, cwd=ROOT)
-        if self.breaks and self.breaks[0] in command:
-            self.breaks.pop(0)
-            raise ConnectionError("cut")
-        write(done.stdout.replace(str(self.root).encode(), b"/output"))
-        return ExecResult(done.returncode, done.stderr.decode().replace(str(self.root), "/output"))
+    from k8s.api.exec import ExecResult
 
 
 def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
@@ -110,7 +64,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def test_promote(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     """It moves latest, forwards and back, and says what it was; also where the connection breaks meanwhile."""
-    cluster = Volume(root, job("second", "Complete"))
+    cluster = VolumeCluster(root, job("second", "Complete"))
     assert command(cluster, "promote", "second") == (0, "latest is second; it was first\n", "")
     assert (root / "latest").readlink() == Path("models/second")
     cluster.breaks = ["promote"]
@@ -127,7 +81,7 @@ def test_promote(root: Path, command: Callable[..., tuple[int, str, str]]) -> No
 
 def test_compare(root: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     """The job's own table and JSON; the page comes here whole; a damaged run is named after the others are shown."""
-    cluster = Volume(root, job("first", "Complete"))
+    cluster = VolumeCluster(root, job("first", "Complete"))
     page = tmp_path / "page here.html"
     status, out, err = command(cluster, "compare", f"--html={page}")
     assert (status, err) == (0, f"the comparison is in {page}\n")
@@ -154,7 +108,7 @@ def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: li
     stopped = {CANCELLED: "2026-11-01T00:00:00Z"}
     for name in ("cancelled", "suspended", "running", "queued", "retried"):
         begin(root, name, 1)
-    cluster = Volume(
+    cluster = VolumeCluster(
         root,
         job("first", "Complete"),
         job("second", "SuccessCriteriaMet", day=2),
@@ -208,7 +162,7 @@ def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..
     """Wherever it is killed, the next one takes the rest of each run: its model, its folder and its Job."""
     begin(root, "cancelled", 1)
     stopped = job("cancelled", suspend=True, annotations={CANCELLED: "2026-11-01T00:00:00Z"})
-    cluster = Volume(root, job("second", "Complete", day=2), job("third", "Complete", day=3), stopped)
+    cluster = VolumeCluster(root, job("second", "Complete", day=2), job("third", "Complete", day=3), stopped)
     (root / "latest").unlink()
     (root / "latest").symlink_to("models/third")
     # Two Jobs and one command; after the last there is nothing left to be killed in.
@@ -239,7 +193,7 @@ def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..
 
 def test_prune_after_one_that_was_killed(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     """What that has left goes, though nothing else is due."""
-    cluster = Volume(root, job("first", "Complete"))
+    cluster = VolumeCluster(root, job("first", "Complete"))
     (root / ".pruned/old.x1").mkdir(parents=True)
     (root / ".pruned/old.x1/file").write_bytes(bytes(10))
     told = "0.0 MB that an interrupted prune left behind will be deleted\nthere is nothing to prune\n"
@@ -253,7 +207,7 @@ def test_prune_what_is_resumed_while_it_asks(
     root: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was told and may not go any more stays."""
-    cluster = Volume(root, job("second", "Complete"), job("third", "Complete", day=3))
+    cluster = VolumeCluster(root, job("second", "Complete"), job("third", "Complete", day=3))
 
     def resubmitted() -> bool:
         cluster.objects["Job", "second"] = job("second", day=2)
@@ -268,7 +222,7 @@ def test_prune_what_is_resumed_while_it_asks(
 
 def test_prune_by_who_may_not_delete_jobs(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     """It is told before anything is done; what would go may be seen all the same."""
-    cluster = Volume(root, job("first", "Complete"))
+    cluster = VolumeCluster(root, job("first", "Complete"))
     cluster.forbidden = {("delete", "Job", "")}
     said = (
         "error: this user may not delete Job in namespace here; bind the role mnist-job-runner of k8s/manifests/rbac\n"

@@ -1,0 +1,78 @@
+"""data: copy a prepared dataset from this machine to a claim, for `submit --data`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k8s.api.errors import ApiError, LauncherError, Status
+from k8s.checks import storage
+from k8s.render.render import MANIFESTS, kustomize
+from k8s.view.output import note
+from k8s.view.progress import progress_bar
+from k8s.volume.start import open_volume
+from k8s.volume.upload import dataset_name, upload
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from k8s.api.cluster import Cluster
+
+DATA_CLAIM = "mnist-job-data"  # as in k8s/manifests/data
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `data` takes."""
+    add = parser.add_argument
+    add("action", choices=("put",), help="copy the dataset, whole and verified, or not at all")
+    add("folder", metavar="FOLDER", type=Path, help="a dataset that `python -m job data` prepared, such as data/mnist")
+    text = f"claim for the dataset; created with 1Gi and ReadWriteOnce if it does not exist (default: {DATA_CLAIM})"
+    add("--claim", metavar="NAME", default=DATA_CLAIM, help=text)
+    add("--image", help="image of the pod that mounts the claim (default: the newest run's)")
+
+
+def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
+    """Copy the dataset; returns the exit status."""
+    folder, claim = arguments.folder, arguments.claim
+    name = dataset_name(folder)
+    cluster = connect()
+    create_claim(cluster, claim)
+    try:
+        with open_volume(cluster, arguments, writes=True, new=True) as pod:
+            counts = upload(pod, folder, name, progress_bar)
+    except OSError as error:
+        message = f"{error.filename or folder} cannot be read: {error.strerror or error}"
+        raise LauncherError(Status.FAILED, message, "make it readable, and run the same command again") from None
+    if arguments.output == "json":
+        print(json.dumps({"dataset": name, "claim": claim, **counts}))
+        return 0
+    did = "copied now" if counts["copied"] else "it was there already"
+    print(f"{name} is on the claim {claim}, verified: {counts['files']} files, {counts['bytes'] / 1e6:.1f} MB, {did}")
+    image = f" --image {arguments.image}" if arguments.image else ""
+    training = "" if name == "mnist" else f" -- --dataset {name}"
+    print(f"  mnist-job submit -n {cluster.namespace}{image} --data {claim}{training}")
+    return 0
+
+
+def create_claim(cluster: Cluster, name: str) -> None:
+    """Create the claim of k8s/manifests/data under a name, unless there is a claim of that name.
+
+    Raises:
+        LauncherError: 2, the user may not.
+    """
+    if storage.seen(cluster, name) is not None:
+        return
+    [claim] = kustomize(MANIFESTS / "data")
+    claim["metadata"]["name"] = name
+    try:
+        cluster.create(claim)
+    except ApiError as error:
+        if error.reason == "AlreadyExists":
+            return
+        message = f"the claim {name} cannot be created: {error.message}"
+        hint = "ask an administrator for a claim, and name it with --claim"
+        raise LauncherError(Status.REFUSED, message, hint) from None
+    size, [mode] = claim["spec"]["resources"]["requests"]["storage"], claim["spec"]["accessModes"]
+    note(f"created the claim {name}: {size}, {mode}; workers on several nodes need a ReadWriteMany claim instead")

@@ -1,0 +1,127 @@
+"""Copy a prepared dataset from this machine to a volume: whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from job.config import DATASET, usage
+from k8s.api.errors import LauncherError, Status
+from k8s.state.names import OUTPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from k8s.volume.pod import VolumePod
+
+FINGERPRINT = "fingerprint.json"  # as job/dataset/fingerprint.py writes it
+CHUNK = 2**16
+# The connection cannot close standard input, so the number of bytes says where a file ends. A new file each time: an
+# earlier attempt whose connection broke may still be writing to the old one.
+WRITE_FILE = 'mkdir -p "$(dirname "$1")" && rm -f "$1" && head --bytes="$2" >"$1"'
+# A second attempt, after a connection that broke, finds that the first one has moved it.
+MOVE_FOLDER = 'test -d "$2" || { sync --file-system "$1" && mv --no-target-directory "$1" "$2"; }'
+
+
+def dataset_name(folder: Path) -> str:
+    """The name of the prepared dataset in a folder.
+
+    Raises:
+        JobError: 64, the folder holds none.
+    """
+    path = folder / FINGERPRINT
+    try:
+        name = str(json.loads(path.read_bytes())["dataset"])
+    except FileNotFoundError:
+        hint = "prepare it with `python -m job data`, and give the folder that this names, such as data/mnist"
+        raise usage(f"FOLDER {folder} is not a prepared dataset: it has no {FINGERPRINT}", hint) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise usage(f"FOLDER {folder} is not a prepared dataset: {path} cannot be read: {error}") from None
+    if not DATASET.fullmatch(name):
+        raise usage(f"FOLDER {folder} is not a prepared dataset: {path} names the dataset {name!r}")
+    return name
+
+
+def upload(
+    pod: VolumePod,
+    folder: Path,
+    name: str,
+    progress: Callable[[int], AbstractContextManager[Callable[[int], None]]],
+) -> dict[str, int]:
+    """Copy a dataset, unless the volume holds it already.
+
+    Args:
+        pod: where the volume is mounted, writable.
+        folder: the prepared dataset.
+        name: of the dataset, and of its folder on the volume.
+        progress: takes the number of bytes to copy; its context takes the number of bytes just copied.
+
+    Returns:
+        The number of `files`, their `bytes`, and how many were `copied`.
+
+    Raises:
+        LauncherError: 1, the volume holds another dataset of this name or cannot be written, or the copy is damaged.
+    """
+    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    counts = {"files": len(sizes), "bytes": sum(sizes.values())}
+    target = f"{OUTPUT}/{name}"
+    if pod.output(["test", "-e", target])[0] == 0:
+        if pod.output(["cat", f"{target}/{FINGERPRINT}"])[1] != (folder / FINGERPRINT).read_bytes():
+            message = f"the claim {pod.claim} already holds another dataset {name}, and a dataset is never changed"
+            raise failure(message, "name another claim with --claim")
+        _verify(pod, OUTPUT, name)
+        return counts | {"copied": 0}
+    incoming = f"{OUTPUT}/.{name}.incoming"
+    _run(pod, "rm", "-rf", incoming)  # what an interrupted copy left behind
+    with progress(counts["bytes"]) as advance:
+        for path, size in sizes.items():
+            _copy(pod, path, size, f"{incoming}/{name}/{path.relative_to(folder).as_posix()}", advance)
+    try:
+        _verify(pod, incoming, name)
+    except LauncherError:
+        _run(pod, "rm", "-rf", incoming)
+        raise
+    _run(pod, "sh", "-c", MOVE_FOLDER, "sh", f"{incoming}/{name}", target)
+    _run(pod, "rm", "-rf", incoming)
+    return counts | {"copied": counts["files"]}
+
+
+def _copy(pod: VolumePod, path: Path, size: int, target: str, advance: Callable[[int], None]) -> None:
+    sent = 0
+
+    def content() -> Iterator[bytes]:
+        nonlocal sent
+        advance(-sent)  # by an attempt whose connection broke
+        sent = 0
+        with path.open("rb") as file:
+            while sent < size:
+                if not (chunk := file.read(min(CHUNK, size - sent))):
+                    raise failure(f"{path} became shorter while it was being copied", "copy it again")
+                yield chunk
+                sent += len(chunk)
+                advance(len(chunk))
+
+    _run(pod, "sh", "-c", WRITE_FILE, "sh", target, str(size), stdin=content)
+
+
+def _verify(pod: VolumePod, parent: str, name: str) -> None:
+    """Read a dataset on the volume whole, and compare it with its fingerprint."""
+    code, _, errors = pod.output(["python", "-m", "job", "data", f"--data={parent}", f"--dataset={name}"])
+    if code:
+        sentence = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit code {code}"
+        problem = sentence.rpartition("; ")[0] or sentence  # its remedy is one for a folder on this machine
+        message = f"the dataset on the claim {pod.claim} was not verified: {problem}"
+        raise failure(message, "verify yours with `python -m job data`, and copy it to a claim without one")
+
+
+def _run(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:
+    code, _, errors = pod.output(command, stdin)
+    if code:
+        raise failure(f"the claim {pod.claim} cannot be written: {errors}", "make room on it, or name another claim")
+
+
+def failure(message: str, hint: str) -> LauncherError:
+    """The error of a dataset that cannot be copied."""
+    return LauncherError(Status.FAILED, message, hint)

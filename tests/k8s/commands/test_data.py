@@ -1,0 +1,170 @@
+"""data put: a dataset comes to the claim whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+import k8s.__main__ as entry
+from job.dataset.rows import load_dataset
+from k8s.api.errors import ApiError
+from k8s.api.exec import ExecResult
+from k8s.render.render import MANIFESTS, kustomize
+from k8s.volume import pod as volume_pod
+from tests.k8s.fakes import VolumeCluster, volume_job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    from k8s.api.objects import Object
+
+    Put = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> VolumeCluster:
+    """A cluster with an empty volume and a run."""
+    return VolumeCluster(tmp_path / "volume", volume_job("digits"))
+
+
+@pytest.fixture
+def put(cluster: VolumeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Put:
+    """Runs `data put` with the words given; returns its exit status, output and errors."""
+    monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
+    monkeypatch.setattr(entry, "connect", lambda *_: cluster.given())
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        status = entry.main(["data", "put", *map(str, words)])
+        assert not [name for kind, name in cluster.objects if kind == "Pod"]
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    """A prepared dataset that a test may change."""
+    return shutil.copytree(prepared / "mnist", tmp_path / "here")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The files in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_whole(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """The dataset is on the claim afterwards, and nothing else; a second time nothing is copied."""
+    (cluster.root / ".mnist.incoming/mnist").mkdir(parents=True)
+    (cluster.root / ".mnist.incoming/mnist/stale").touch()
+    status, out, err = put(folder, "--claim=output")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(
+        r"mnist is on the claim output, verified: \d+ files, \d\.\d MB, copied now\n"
+        r"  mnist-job submit -n here --data output\n",
+        out,
+    )
+    assert content(cluster.root) == {f"mnist/{path}": data for path, data in content(folder).items()}
+    load_dataset(cluster.root, "mnist")
+    cluster.commands.clear()
+    status, out, _ = put(folder, "--claim=output", "--output=json")
+    told = json.loads(out)
+    assert (status, told["dataset"], told["claim"], told["copied"]) == (0, "mnist", "output", 0)
+    assert told["files"] == len(content(folder))
+    assert not [command for command in cluster.commands if command.startswith("sh ")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_broken_connections(seed: int, put: Put, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever connections break, the dataset is whole."""
+    broken = VolumeCluster(tmp_path / "volume", volume_job("digits"), seed=seed)
+    monkeypatch.setattr(entry, "connect", lambda *_: broken.given())
+    assert put(folder, "--claim=output")[0] == 0
+    assert broken.cuts > 0
+    assert content(broken.root / "mnist") == content(folder)
+
+
+def test_damaged_here(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """A dataset that is not what its fingerprint says does not get its name on the claim."""
+    fingerprint = json.loads((folder / "fingerprint.json").read_text())
+    fingerprint["train"]["sha256"] = "0" * 64
+    (folder / "fingerprint.json").write_text(json.dumps(fingerprint))
+    status, out, err = put(folder, "--claim=output")
+    assert (status, out) == (1, "")
+    assert re.fullmatch(
+        r"error: the dataset on the claim output was not verified: .*mnist.*; "
+        r"verify yours with `python -m job data`, and copy it to a claim without one\n",
+        err,
+    )
+    assert content(cluster.root) == {}
+
+
+def test_another_dataset_is_there(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """A dataset on a claim is never changed."""
+    (cluster.root / "mnist").mkdir()
+    (cluster.root / "mnist/fingerprint.json").write_text("{}")
+    assert put(folder, "--claim=output") == (
+        1,
+        "",
+        (
+            "error: the claim output already holds another dataset mnist, and a dataset is never changed; "
+            "name another claim with --claim\n"
+        ),
+    )
+    assert content(cluster.root) == {"mnist/fingerprint.json": b"{}"}
+
+
+def test_full_volume(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """What the volume refuses to take is named, with the volume's own word."""
+
+    def full(command: Any, write: Any) -> ExecResult:
+        return ExecResult(1, "No space left on device") if command[0] == "sh" else cluster.run(command, write)
+
+    cluster.command = full
+    assert put(folder, "--claim=output") == (
+        1,
+        "",
+        "error: the claim output cannot be written: No space left on device; make room on it, or name another claim\n",
+    )
+    assert "mnist" not in content(cluster.root)
+
+
+def test_folder_that_is_no_dataset(put: Put, tmp_path: Path) -> None:
+    """A folder without a fingerprint is a usage error before any cluster is asked."""
+    hint = "prepare it with `python -m job data`, and give the folder that this names, such as data/mnist"
+    said = f"error: FOLDER {tmp_path} is not a prepared dataset: it has no fingerprint.json; {hint}\n"
+    assert put(tmp_path) == (64, "", said)
+    (tmp_path / "fingerprint.json").write_text('{"dataset": "../x"}')
+    status, _, err = put(tmp_path)
+    assert (status, err) == (
+        64,
+        f"error: FOLDER {tmp_path} is not a prepared dataset: {tmp_path}/fingerprint.json names the dataset '../x'\n",
+    )
+
+
+def test_claim_is_created(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """A claim that does not exist is created as the manifest says; a user who may not is told whom to ask."""
+    assert put(folder)[2] == (
+        "created the claim mnist-job-data: 1Gi, ReadWriteOnce; "
+        "workers on several nodes need a ReadWriteMany claim instead\n"
+    )
+    [manifest] = kustomize(MANIFESTS / "data")
+    assert cluster.asked[0] == ("create", "PersistentVolumeClaim", manifest)
+
+    def refuse(_: Object) -> Object:
+        raise ApiError(403, "Forbidden", "claims are forbidden", "create it")
+
+    cluster.create = refuse  # type: ignore[method-assign, assignment]
+    assert put(folder, "--claim=other") == (
+        2,
+        "",
+        (
+            "error: the claim other cannot be created: claims are forbidden; "
+            "ask an administrator for a claim, and name it with --claim\n"
+        ),
+    )
