@@ -62,7 +62,8 @@ def data(cluster: Cluster, job: Object) -> Check:
         return Check("data", "not checked", f"this user may not read claim {name}")
     if claim.get("status", {}).get("phase") != "Bound":
         message = f"claim {name} has no volume yet, so it holds no dataset"
-        return Check("data", "failed", message, "put a dataset on it: docs/retraining.md, Data on a volume")
+        remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} {cluster.flags}`"
+        return Check("data", "failed", message, remedy)
     one_node = workers > 1 and not READ_BY_MANY & set(claim["spec"]["accessModes"])
     together = "; all workers run on one node" if one_node else ""
     return shared(claim, workers, "data", "name a claim with another access mode with --data", together)

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     print(f"{name} is on the claim {claim}, verified: {counts['files']} files, {counts['bytes'] / 1e6:.1f} MB, {did}")
     image = f" --image {arguments.image}" if arguments.image else ""
     training = "" if name == "mnist" else f" -- --dataset {name}"
-    print(f"  mnist-job submit -n {cluster.namespace}{image} --data {claim}{training}")
+    print(f"  mnist-job submit {cluster.flags}{image} --data {claim}{training}")
     return 0
 
 

@@ -6,9 +6,16 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from job.config import Config
+from job.dataset.prepare import prepare
+from k8s.commands.data import DATA_CLAIM
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import data_claim_of
+from k8s.view.output import note
 from tests.cluster.lab import ROOT, until
+from tests.fixtures import write_idx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,18 +23,7 @@ if TYPE_CHECKING:
     from tests.cluster.lab import Lab
 
 SHORT = ("--epochs=1", "--evaluate-every=0")
-RAW = "/tmp/raw"  # noqa: S108 - in a container
-# On the pod for data: a part of the image's dataset, as the four raw files.
-OTHER = """
-import numpy as np, pathlib
-raw = pathlib.Path("RAW")
-raw.mkdir()
-for split, name, count in (("train", "train", 6000), ("test", "t10k", 1000)):
-    for what, kind, magic in (("images", "idx3", 2051), ("labels", "idx1", 2049)):
-        rows = np.load(f"/data/mnist/decoded/{split}-{what}.npy")[:count]
-        head = np.array([magic, *rows.shape], ">i4").tobytes()
-        (raw / f"{name}-{what}-{kind}-ubyte").write_bytes(head + rows.tobytes())
-"""
+PARTS = (("train", 6000), ("test", 1000))  # of MNIST's own examples, for another dataset
 
 
 def found(lab: Lab, command: str, *arguments: str) -> Any:
@@ -89,28 +85,29 @@ def test_retraining(shared: Lab, tmp_path: Path) -> None:
     shared.launcher("cancel", "suspended")
 
 
-def test_data_on_a_volume(shared: Lab) -> None:
-    """Filled as README says; another test set keeps `latest` where it is, and everything that tells of it says so."""
+def test_data_on_a_volume(shared: Lab, tmp_path: Path) -> None:
+    """Put there by the launcher; another test set keeps `latest` where it is, and all that report on it say so."""
     shared.submit("first", *SHORT, workers=1)
-    for each in kustomize(MANIFESTS / "data"):
-        if each["kind"] == "Pod":
-            each["spec"]["containers"][0]["image"] = shared.image
-        else:
-            each["spec"] |= {"storageClassName": shared.storage_class, "accessModes": ["ReadWriteMany"]}
-        shared.kubectl("create", "-f", "-", given=json.dumps(each))
-    shared.kubectl("wait", "--for=condition=Ready", "pod/mnist-job-data", "--timeout=120s")
-    shared.kubectl("cp", str(ROOT / "data/mnist"), "mnist-job-data:/data/mnist")
-    said = shared.kubectl("exec", "mnist-job-data", "--", "python", "-m", "job", "data")
-    assert "mnist is already prepared in data/mnist, nothing to do: 60,000 training and 10,000 test examples" in said
-    shared.kubectl("exec", "mnist-job-data", "--", "python", "-c", OTHER.replace("RAW", RAW))
-    shared.kubectl("exec", "mnist-job-data", "--", "rm", "-r", "/data/mnist")
-    shared.kubectl("exec", "mnist-job-data", "--", "python", "-m", "job", "data", "--from-idx", RAW)
-    shared.kubectl("delete", "pod", "mnist-job-data")
+    decoded = {path.stem: np.load(path) for path in (ROOT / "data/mnist/decoded").glob("*.npy")}
+    parts = {
+        f"{split}_{what}": decoded[f"{split}-{what}"][:count] for split, count in PARTS for what in ("images", "labels")
+    }
+    write_idx(tmp_path / "raw", **parts)
+    prepare(Config(data=tmp_path / "data"), tmp_path / "raw", note)
+    [claim] = kustomize(MANIFESTS / "data")
+    claim["spec"] |= {"storageClassName": shared.storage_class, "accessModes": ["ReadWriteMany"]}
+    shared.cluster.create(claim)
+    words = ("data", "put", str(tmp_path / "data/mnist"), f"--claim={DATA_CLAIM}")
+    said = shared.launcher(*words)
+    assert f"mnist is on the claim {DATA_CLAIM}, verified: " in said
+    assert found(shared, *words)["copied"] == 0
+    said = shared.launcher("data", "put", str(ROOT / "data/mnist"), f"--claim={DATA_CLAIM}", code=1)
+    assert f"the claim {DATA_CLAIM} already holds another dataset mnist" in said
     shared.until_published("first")
 
     said = shared.launcher("preflight", *shared.submission("second", flags=["--data=nowhere"]), code=2)
     assert "failed      data: there is no claim nowhere; make it, or name another one with --data" in said
-    shared.submit("second", *SHORT, workers=2, flags=["--data=mnist-job-data"])
+    shared.submit("second", *SHORT, workers=2, flags=[f"--data={DATA_CLAIM}"])
     shared.until_published("second")
     kept = "kept, for the present latest, first, was tested on other data"
     [run] = [run for run in found(shared, "status")["runs"] if run["name"] == "second"]
@@ -122,4 +119,4 @@ def test_data_on_a_volume(shared: Lab) -> None:
 
     said = shared.launcher("retry", "second", "--workers=1", "--wait")
     assert "second is published" in said
-    assert data_claim_of(shared.job("second")["spec"]["template"]) == "mnist-job-data"
+    assert data_claim_of(shared.job("second")["spec"]["template"]) == DATA_CLAIM

@@ -75,7 +75,7 @@ def test_volume_of_one_worker(job: Object) -> None:
             (
                 "failed",
                 "claim data has no volume yet, so it holds no dataset",
-                "put a dataset on it: docs/retraining.md, Data on a volume",
+                "copy one there: `mnist-job data put data/mnist --claim data -n here`",
             ),
         ),
         ("", "", ("failed", "claim data does not exist", "create it, or name another one with --data")),
