@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from job.config import usage
 from k8s.api.errors import LauncherError, Status
+from k8s.commands import flags
 from k8s.state.names import OUTPUT
 from k8s.view.output import note
-from k8s.volume.start import add_volume_flags, open_volume
+from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 PAGE = "/tmp/page.html"  # noqa: S108 - in the volume pod
 
 
+EXAMPLES = ("mnist-job compare", "mnist-job compare --html runs.html")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `compare` takes."""
     text = "write a self-contained page here, with accuracy over time and learning curves"
     parser.add_argument("--html", type=Path, metavar="FILE", help=text)
-    add_volume_flags(parser)
+    flags.add_volume(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
@@ -32,11 +36,11 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     page: Path | None = arguments.html
     if page and not page.absolute().parent.is_dir():
         raise usage(f"--html {page} cannot be written: there is no folder {page.parent}")
-    flags = ["--json"] if arguments.output == "json" else []
-    flags += [f"--html={PAGE}"] if page else []
+    words = ["--json"] if arguments.output == "json" else []
+    words += [f"--html={PAGE}"] if page else []
     with open_volume(connect(), arguments) as pod:
         try:
-            pod.run_job("compare", OUTPUT, *flags, show=lambda text: print(text, end=""))
+            pod.run_job("compare", OUTPUT, *words, show=lambda text: print(text, end=""))
         finally:  # if one run is damaged, the command fails but still compares the others
             if page:
                 code, content, _ = pod.output(["cat", PAGE])

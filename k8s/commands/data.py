@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.checks import storage
-from k8s.render.render import MANIFESTS, kustomize
+from k8s.commands.flags import variable
+from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.view.output import note
 from k8s.view.progress import progress_bar
 from k8s.volume.start import open_volume
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 DATA_CLAIM = "mnist-job-data"  # as in k8s/manifests/data
 
+EXAMPLES = (
+    "mnist-job data put data/mnist",
+    "mnist-job data put data/fashion_mnist --claim fashion --namespace training",
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `data` takes."""
@@ -30,7 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("folder", metavar="FOLDER", type=Path, help="a dataset that `python -m job data` prepared, such as data/mnist")
     text = f"claim for the dataset; created with 1Gi and ReadWriteOnce if it does not exist (default: {DATA_CLAIM})"
     add("--claim", metavar="NAME", default=DATA_CLAIM, help=text)
-    add("--image", help="image of the pod that mounts the claim (default: the newest run's)")
+    image = "image of the pod that mounts the claim (default: $MNIST_JOB_IMAGE, or the newest run's)"
+    add("--image", default=variable("IMAGE"), help=image)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
@@ -62,7 +69,7 @@ def create_claim(cluster: Cluster, name: str) -> None:
     Raises:
         LauncherError: 2, the user may not.
     """
-    if storage.seen(cluster, name) is not None:
+    if storage.read_claim(cluster, name) is not None:
         return
     [claim] = kustomize(MANIFESTS / "data")
     claim["metadata"]["name"] = name

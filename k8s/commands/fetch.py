@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from job.config import check_name
 from k8s.api.errors import LauncherError, Status
+from k8s.commands import flags
 from k8s.view.output import note
 from k8s.view.progress import progress_bar
 from k8s.volume.download import download
-from k8s.volume.start import add_volume_flags, open_volume
+from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
 LATEST = "latest"
 
 
+EXAMPLES = ("mnist-job fetch digits", "mnist-job fetch latest models --report")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `fetch` takes."""
     add = parser.add_argument
     add("name", metavar="NAME", help="the run, or `latest` for the promoted one")
     add("directory", metavar="DIR", nargs="?", type=Path, default=Path(), help="folder for DIR/NAME (default: .)")
     add("--report", action="store_true", help="open the report in a browser")
-    add_volume_flags(parser)
+    flags.add_volume(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:

@@ -78,6 +78,13 @@ def add_submission(
     add("--service-account", metavar="NAME", help="service account of the pods (default: the overlay's)")
 
 
+def add_volume(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the commands that start a volume pod."""
+    add = parser.add_argument_group("volume").add_argument
+    add("--image", help="image of the pod that mounts the volume (default: the run's, or the newest run's)")
+    add("--claim", metavar="NAME", help="claim of the volume (default: the run's, or the newest run's)")
+
+
 def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
     """The submission that the flags describe.
 

@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from job.config import check_name
+from k8s.commands import flags
 from k8s.state.names import OUTPUT
-from k8s.volume.start import add_volume_flags, open_volume
+from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
 
 
+EXAMPLES = ("mnist-job promote digits", "mnist-job promote digits --output json")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `promote` takes."""
     parser.add_argument("name", metavar="NAME", help="the run")
-    add_volume_flags(parser)
+    flags.add_volume(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:

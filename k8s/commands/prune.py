@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from job.config import add_prune_flags
+from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from k8s.api import permissions
+from k8s.commands import flags
 from k8s.state.names import OUTPUT, RUNS, claim_of
 from k8s.state.pods import created
 from k8s.state.run import Run, is_settled, state
-from k8s.volume.start import add_volume_flags, open_volume
+from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
     import argparse
@@ -30,28 +32,28 @@ AT_A_TIME = 100  # names in one command: they travel in a URL
 NO_RUN = "."  # given as the only name, it prunes no run, but deletes what an interrupted prune left behind
 
 
+EXAMPLES = ("mnist-job prune --keep 10 --dry-run", "mnist-job prune --keep 10 --older-than 30d")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `prune` takes."""
     add_prune_flags(parser)
-    add_volume_flags(parser)
+    flags.add_volume(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Prune; returns the exit status."""
-    # No other command of the launcher needs this part of the job.
-    from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines  # noqa: PLC0415
-
     as_json = arguments.output == "json"
     check_prune_flags(arguments, as_json=as_json)
     cluster = connect()
     if not arguments.dry_run:
         permissions.require(cluster, [("delete", "Job", "")], "runner")
-    flags = [f"--output={OUTPUT}", f"--keep={arguments.keep}", "--json"]
-    flags += [f"--older-than={arguments.older_than}"] if arguments.older_than else []
+    words = [f"--output={OUTPUT}", f"--keep={arguments.keep}", "--json"]
+    words += [f"--older-than={arguments.older_than}"] if arguments.older_than else []
     pruned: list[str] = []
     with open_volume(cluster, arguments, writes=not arguments.dry_run) as pod:
         jobs = jobs_by_name(cluster)
-        plan = without_spared(plan_on_volume(pod, flags, jobs), jobs, pod.claim)
+        plan = without_spared(plan_on_volume(pod, words, jobs), jobs, pod.claim)
         nothing = not plan["prune"] and not plan["jobs"]
         if not as_json:
             lines = plan_lines(plan)
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
             print("\n".join(lines))
         agreed = not arguments.dry_run and (arguments.yes or nothing or confirmed())
         if agreed and (not nothing or plan["left"]):
-            pruned, plan["jobs"] = carry_out(cluster, pod, plan, flags)
+            pruned, plan["jobs"] = carry_out(cluster, pod, plan, words)
             if not nothing and not as_json:
                 counts = {"run": len(pruned), "Job": len(plan["jobs"])}
                 print("pruned " + " and ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items()))
@@ -75,14 +77,14 @@ def jobs_by_name(cluster: Cluster) -> dict[str, Object]:
     return {job["metadata"]["name"]: job for job in cluster.select("Job", RUNS)}
 
 
-def plan_on_volume(pod: VolumePod, flags: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:
+def plan_on_volume(pod: VolumePod, words: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:
     """A job.output.retention.Plan, as JSON, that also prunes runs without a model whose Jobs have ended."""
-    plan: dict[str, Any] = json.loads(pod.run_job("prune", *flags, "--dry-run"))
+    plan: dict[str, Any] = json.loads(pod.run_job("prune", *words, "--dry-run"))
     kept, unpublished = plan["kept"], [(name, jobs[name]) for name in plan["without_model"] if name in jobs]
     ended = [name for name, job in unpublished if uses_claim(job, pod.claim) and not spared(job, plan["before"])]
     for first in range(0, len(ended), AT_A_TIME):
         names = ended[first : first + AT_A_TIME]
-        more = json.loads(pod.run_job("prune", *flags, "--dry-run", *names))
+        more = json.loads(pod.run_job("prune", *words, "--dry-run", *names))
         plan["prune"] += more["prune"]
         kept |= {name: more["kept"].get(name, "") for name in names}
     pruned = {run["name"] for run in plan["prune"]}
@@ -139,7 +141,7 @@ def spared(job: Object | None, before: str) -> str:
 
 
 def carry_out(
-    cluster: Cluster, pod: VolumePod, plan: Mapping[str, Any], flags: Sequence[str]
+    cluster: Cluster, pod: VolumePod, plan: Mapping[str, Any], words: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Prune what is planned and not spared meanwhile; returns the names of the pruned runs and of the deleted Jobs.
 
@@ -162,7 +164,7 @@ def carry_out(
     pruned: list[str] = []
     for first in range(0, max(len(names), 1), AT_A_TIME):
         batch = names[first : first + AT_A_TIME] or [NO_RUN]
-        done = json.loads(pod.run_job("prune", *flags, "--yes", *batch))
+        done = json.loads(pod.run_job("prune", *words, "--yes", *batch))
         # Judged by what is left: if the connection broke, an earlier attempt may have pruned some of them.
         remaining = {run["name"] for run in done["prune"]} - set(done["pruned"]) | done["kept"].keys()
         pruned += [name for name in batch if name not in {NO_RUN, *remaining}]

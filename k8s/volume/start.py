@@ -36,12 +36,6 @@ UNSCHEDULED_S = 20.0  # enough for the scheduler; an autoscaler adds no node for
 POLL_S = 0.25
 
 
-def add_volume_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that open_volume() reads."""
-    parser.add_argument("--image", help="image of the pod that mounts the volume (default: the run's or newest run's)")
-    parser.add_argument("--claim", metavar="NAME", help="claim of the volume (default: the run's or newest run's)")
-
-
 @contextmanager
 def open_volume(
     cluster: Cluster, arguments: argparse.Namespace, run: str | None = None, *, writes: bool = False, new: bool = False

@@ -13,7 +13,7 @@ import k8s.__main__ as entry
 from job.dataset.rows import load_dataset
 from k8s.api.errors import ApiError
 from k8s.api.exec import ExecResult
-from k8s.render.render import MANIFESTS, kustomize
+from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.volume import pod as volume_pod
 from tests.k8s.fakes import VolumeCluster, volume_job
 
@@ -37,7 +37,7 @@ def cluster(tmp_path: Path) -> VolumeCluster:
 def put(cluster: VolumeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Put:
     """Runs `data put` with the words given; returns its exit status, output and errors."""
     monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
-    monkeypatch.setattr(entry, "connect", lambda *_: cluster.given())
+    monkeypatch.setattr(entry, "connect", lambda *_, **__: cluster.given())
 
     def run(*words: str | Path) -> tuple[int, str, str]:
         status = entry.main(["data", "put", *map(str, words)])
@@ -83,7 +83,7 @@ def test_whole(cluster: VolumeCluster, put: Put, folder: Path) -> None:
 def test_broken_connections(seed: int, put: Put, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever connections break, the dataset is whole."""
     broken = VolumeCluster(tmp_path / "volume", volume_job("digits"), seed=seed)
-    monkeypatch.setattr(entry, "connect", lambda *_: broken.given())
+    monkeypatch.setattr(entry, "connect", lambda *_, **__: broken.given())
     assert put(folder, "--claim=output")[0] == 0
     assert broken.cuts > 0
     assert content(broken.root / "mnist") == content(folder)

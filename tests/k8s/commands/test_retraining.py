@@ -214,7 +214,7 @@ def test_prune_what_is_resumed_while_it_asks(
         return True
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("job.output.prune_dialogue.confirmed", resubmitted)
+    monkeypatch.setattr("k8s.commands.prune.confirmed", resubmitted)
     assert command(cluster, "prune", "--keep=1")[1].splitlines()[-1] == "pruned 0 runs and 0 Jobs"
     assert (root / "models/second").is_dir()
     assert ("Job", "second") in cluster.objects
