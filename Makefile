@@ -10,10 +10,13 @@ IMAGE ?= mnist-job:dev
 TARGET ?= cpu
 RUN := .venv/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
+# The image needs the packages of two extras, without the launcher's.
+EXTRAS = import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+EXTRAS += ; print(*(package for extra in sys.argv[1:] for package in extras[extra]), sep="\n")
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train submit test test-faults test-cluster soak bench image push load pictures lint format lock clean
+.PHONY: help setup data train submit test test-faults test-cluster soak bench image push load pictures lint format lock release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +28,9 @@ setup: .venv/installed  ## make the virtual environment with the locked dependen
 		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13: run make PYTHON=python3.12" >&2; exit 64; }
 	$(PYTHON) -m venv .venv
 	$(INSTALL) requirements/dev.txt
+	@# The scripts mnist-job and kubectl-mnist_job, which run the code in this folder.
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
+		--config-settings editable_mode=compat --editable .
 	@touch $@
 
 data: setup  ## download the dataset and prepare it in data/
@@ -77,11 +83,21 @@ format: setup  ## format the code
 	$(RUN) -m ruff format
 
 lock: setup  ## lock the dependencies again after a change in pyproject.toml
-	$(LOCK) pyproject.toml --extra cpu --output-file requirements/cpu.txt
-	$(LOCK) pyproject.toml --extra gpu --output-file requirements/gpu.txt
-	$(LOCK) pyproject.toml --extra cpu --extra launcher --extra dev --output-file requirements/dev.txt
+	$(RUN) -c '$(EXTRAS)' train cpu | $(LOCK) - --output-file requirements/cpu.txt
+	$(RUN) -c '$(EXTRAS)' train gpu | $(LOCK) - --output-file requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra train --extra cpu --extra dev --output-file requirements/dev.txt
 	@# --no-deps: tf-keras depends on tensorflow, whose files would overwrite those of tensorflow-cpu.
 	echo 'tf-keras~=2.21.0' | $(LOCK) --no-deps - --output-file requirements/bench.txt
+
+release: setup  ## build the wheel and the sdist in dist/, and check the wheel's launcher in an empty environment
+	rm -rf build dist
+	$(RUN) -m build --no-isolation
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	@# In another folder, where Python does not find this one's packages.
+	cd build/release && bin/mnist-job --help >/dev/null && bin/kubectl-mnist_job --version && \
+		bin/mnist-job submit --dry-run=client --name x -n y | grep -q 'kind: Job' && \
+		bin/mnist-job completion bash | bash -n
 
 clean:  ## remove build products, but not data/ and output/
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
