@@ -1,1 +1,1 @@
-"""Workers on this machine, without a cluster."""
+"""Training on this machine, without a cluster: the workers and what a terminal shows."""

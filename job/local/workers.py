@@ -1,4 +1,4 @@
-"""The same worker N times on this machine, each with its own supervisor, as a Job would run them in pods."""
+"""Several workers on this machine, each with its own supervisor, as a Job runs them in pods."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from job import config as configs
 from job import telemetry
 from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, PUBLISHED, Exit, JobError
-from job.local import display as progress
-from job.supervisor.restart_policy import RestartPolicy
+from job.local.controller import Controller
+from job.local.display import choose_display
 from job.system import cpus, process
+from job.telemetry import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,195 +30,193 @@ if TYPE_CHECKING:
 
     from job.config import Config
     from job.local.display import Lines
-    from job.telemetry import Record
 
-# What a worker said: a record, a line on standard error, or its exit code; an error is what this process was asked.
-# A SimpleQueue, for a signal's handler may put into it whatever it interrupts.
+# What comes from a worker: a record, a line of its standard error, or its exit code. A JobError is what this process
+# has to exit with. A SimpleQueue, because a signal handler can safely put into it at any point.
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
 
-ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one, each time anew
-STOP_S = 1.5  # from SIGTERM to SIGKILL: Ctrl-C is to be over in 2 s
-TOLD_S = 9.0  # and where this process was told by SIGTERM: `docker stop` kills after 10 s
-END_S = 1.0  # how long a worker may live on when another's end has told how it went; rank 0 may be about to publish
+ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one for each round
+CTRL_C_S = 1.5  # from Ctrl-C to SIGKILL: the command has to end within 2 s
+SIGTERM_S = 9.0  # the same after SIGTERM: `docker stop` kills after 10 s
+END_S = 1.0  # how long workers may run after another's exit decided the run; rank 0 may be about to publish
 
 
 def run(config: Config) -> int:
-    """Train with config.workers workers on this machine and show how it goes.
+    """Train with config.workers workers on this machine, and show their progress.
 
     Returns:
-        The exit code: rank 0's verdict, or that of the worker that failed first.
+        The exit code: rank 0's if it published, else that of the worker that failed first.
 
     Raises:
         JobError: 130 after Ctrl-C, 75 after SIGTERM.
     """
     name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     configs.check_name(name, config.workers)
-    display = progress.display(config, name)
-    workers: dict[int, subprocess.Popen[str]] = {}
-    events: Events = queue.SimpleQueue()
-    asked: int | None = None
-
-    def stop(number: int, _: FrameType | None) -> None:
-        # Raised here, the error could come between the start of a worker and the note that there is one.
-        nonlocal asked
-        if asked:
-            kill(workers)
-        asked = number
-        code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN
-        events.put((0, JobError(code, "stopped", MEANINGS[code])))
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    shares = cpus.shares(config.workers)
-    with addresses(config.workers) as supervisors:
-        members = [
-            Cluster(name, LOCAL_UID, rank, (ANY_PORT,) * config.workers, supervisors) for rank in range(config.workers)
-        ]
-
-        def begin(rank: int) -> None:
-            workers[rank] = start(config, members[rank], shares[rank])
-            threading.Thread(target=listen, args=(rank, workers[rank], events), daemon=True).start()
-
+    display = choose_display(config, name)
+    with reserve_addresses(config.workers) as supervisors:
+        workers = Workers(config, name, supervisors)
         try:
             for rank in range(config.workers):
-                begin(rank)
+                workers.start(rank)
             with display:
-                code = follow(config.workers, events, display, begin)
+                code = follow(config.workers, workers.events, display, workers.start)
         finally:
-            end(workers, TOLD_S if asked == signal.SIGTERM else STOP_S)
+            workers.stop()
     if code in PUBLISHED:
         display.summary(code)
     return code
 
 
 @contextmanager
-def addresses(count: int) -> Iterator[tuple[str, ...]]:
-    """The supervisors' addresses, on free ports, which nobody else is given while a supervisor is replaced.
+def reserve_addresses(count: int) -> Iterator[tuple[str, ...]]:
+    """The supervisors' addresses, on free ports that no other process gets while a supervisor is replaced.
 
-    Bound sockets that do not listen hold them; a supervisor may bind and listen beside, since both set SO_REUSEPORT.
+    Bound sockets that do not listen reserve them. A supervisor can still listen there, because both set SO_REUSEPORT.
     """
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             one.bind(("127.0.0.1", 0))
-        yield tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in held)
+        yield tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
 
 
-def start(config: Config, cluster: Cluster, share: list[int]) -> subprocess.Popen[str]:
-    """Start one worker's supervisor, in a session of its own: a terminal's Ctrl-C is for this process alone."""
-    arguments = configs.argv(dataclasses.replace(config, name="", workers=1))
-    environment = {**os.environ, **cluster.environment()}
-    if config.device == "gpu":
-        environment["CUDA_VISIBLE_DEVICES"] = own_gpu(cluster.rank, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return process.start(
-        [sys.executable, "-m", "job", "train", *arguments],
-        environment,
-        share,
-        stdout=process.PIPE,
-        stderr=process.PIPE,
-        start_new_session=True,
-    )
+class Workers:
+    """The processes of the workers' supervisors. From its construction on, signals to this process are events.
+
+    Args:
+        config: the run's settings.
+        name: the run's name.
+        supervisors: the supervisors' addresses.
+
+    Attributes:
+        events: what comes from the workers, and JobError after a signal.
+    """
+
+    def __init__(self, config: Config, name: str, supervisors: tuple[str, ...]) -> None:
+        self._config, self._name, self._supervisors = config, name, supervisors
+        self._cpus = cpus.shares(config.workers)
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._signal: int | None = None
+        self.events: Events = queue.SimpleQueue()
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def start(self, rank: int) -> None:
+        """Start a worker's supervisor."""
+        tensorflow = (ANY_PORT,) * self._config.workers
+        cluster = Cluster(self._name, LOCAL_UID, rank, tensorflow, self._supervisors)
+        environment = {**os.environ, **cluster.environment()}
+        if self._config.device == "gpu":
+            environment["CUDA_VISIBLE_DEVICES"] = choose_gpu(rank, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        arguments = configs.argv(dataclasses.replace(self._config, name="", workers=1))
+        self._processes[rank] = process.start(
+            [sys.executable, "-m", "job", "train", *arguments],
+            environment,
+            self._cpus[rank],
+            stdout=process.PIPE,
+            stderr=process.PIPE,
+            start_new_session=True,  # so that a terminal sends Ctrl-C to this process alone
+        )
+        threading.Thread(target=read_events, args=(rank, self._processes[rank], self.events), daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop all workers that still run, and kill those that take too long."""
+        for worker in self._running():
+            worker.terminate()
+        deadline = time.monotonic() + (SIGTERM_S if self._signal == signal.SIGTERM else CTRL_C_S)
+        for worker in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(max(0.0, deadline - time.monotonic()))
+        self._kill()
+        for worker in self._processes.values():
+            worker.wait()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        # An exception from here could come after a worker was started and before its process is stored.
+        if self._signal:
+            self._kill()
+        self._signal = number
+        code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN
+        self.events.put((0, JobError(code, "stopped", MEANINGS[code])))
+
+    def _kill(self) -> None:
+        """Kill the workers that still run. A supervisor and its trainer are one process group."""
+        for worker in self._running():
+            with suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+
+    def _running(self) -> list[subprocess.Popen[str]]:
+        return [worker for worker in self._processes.values() if worker.poll() is None]
 
 
-def own_gpu(rank: int, visible: str | None) -> str:
-    """The one GPU that a worker is to see, as in a pod: NCCL refuses two workers on one.
+def choose_gpu(rank: int, visible: str | None) -> str:
+    """The one GPU that a worker sees, as in a pod: NCCL refuses two workers on one GPU.
 
     Args:
         rank: the worker's.
-        visible: CUDA_VISIBLE_DEVICES, where it bounds what may be taken.
+        visible: CUDA_VISIBLE_DEVICES, if it limits which GPUs may be used.
 
     Returns:
-        The worker's CUDA_VISIBLE_DEVICES; -1, which is none, where there are too few.
+        The worker's CUDA_VISIBLE_DEVICES; -1, which means none, if there are too few.
     """
     if visible is None:
-        return str(rank)  # CUDA passes over a number that it does not have
+        return str(rank)  # CUDA ignores a number that it does not have
     gpus = visible.split(",")
     return gpus[rank] if rank < len(gpus) else "-1"
 
 
-def follow(workers: int, events: Events, display: Lines, begin: Callable[[int], None]) -> int:
-    """Show the workers' records until all have ended, starting those again that may succeed then.
+def follow(workers: int, events: Events, display: Lines, start: Callable[[int], None]) -> int:
+    """Show the workers' records until all have exited; start those again that may succeed then.
 
     Args:
         workers: how many there are.
-        events: what they say.
+        events: what comes from them.
         display: shows it.
-        begin: starts a worker again.
+        start: starts a worker again.
 
     Returns:
         Rank 0's exit code if it published, else that of the worker that failed first.
 
     Raises:
-        JobError: what this process was asked to end with.
+        JobError: what this process has to exit with.
     """
-    failures: dict[int, Record] = {}
-    codes: dict[int, int] = {}
-    restarts = [RestartPolicy() for _ in range(workers)]
+    controller = Controller(workers)
     deadline = float("inf")
-    while len(codes) < workers:
+    while not controller.all_exited:
         try:
             rank, event = events.get(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         except queue.Empty:
             break
         if isinstance(event, JobError):
             raise event
-        if isinstance(event, int):
-            may_succeed = event == Exit.TRY_AGAIN or event > 128
-            if may_succeed and deadline == float("inf") and restarts[rank].next_delay() is not None:
-                display.restarted(rank, event, failures.pop(rank, None))
-                begin(rank)
-                continue
-            codes[rank] = event
-            if event != 0 or rank == 0:
-                deadline = min(deadline, time.monotonic() + END_S)
-        elif isinstance(event, str):
+        if isinstance(event, str):
             display.note(rank, event)
-        elif event.phase == "failed":
-            failures[rank] = event
-        else:
-            restarts[rank].record_step(event.step or 0)
-            display.show(event)
-    if codes.get(0) in PUBLISHED:
-        return codes[0]
-    rank = next(r for r in codes if codes[r])  # the others may only have followed it
-    display.failed(rank, codes[rank], failures.get(rank))
-    return codes[rank]
+        elif isinstance(event, Record):
+            controller.take_record(rank, event)
+            if event.phase != "failed":
+                display.show(event)
+        elif controller.restarts(rank, event):
+            display.restarted(rank, event, controller.pop_failure(rank))
+            start(rank)
+        elif controller.is_ending:
+            deadline = min(deadline, time.monotonic() + END_S)
+    rank, code = controller.result()
+    if code not in PUBLISHED:
+        display.failed(rank, code, controller.pop_failure(rank))
+    return code
 
 
-def listen(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
-    """Put what a worker says, and then its exit code, into the queue."""
+def read_events(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
+    """Put a worker's records, its lines on standard error, and then its exit code into the queue."""
 
-    def notes() -> None:
+    def read_stderr() -> None:
         for line in cast("TextIO", worker.stderr):
             events.put((rank, line.rstrip("\n")))
 
-    beside = threading.Thread(target=notes, daemon=True)
-    beside.start()
+    stderr_reader = threading.Thread(target=read_stderr, daemon=True)
+    stderr_reader.start()
     for record in telemetry.read_records(cast("TextIO", worker.stdout)):
         events.put((rank, record))
-    beside.join()
-    code = worker.wait()
-    events.put((rank, code if code >= 0 else 128 - code))
-
-
-def end(workers: dict[int, subprocess.Popen[str]], seconds: float) -> None:
-    """Have every worker leave within so many seconds, killing those that take longer."""
-    for worker in workers.values():
-        if worker.poll() is None:
-            worker.terminate()
-    deadline = time.monotonic() + seconds
-    for worker in workers.values():
-        with suppress(subprocess.TimeoutExpired):
-            worker.wait(max(0.0, deadline - time.monotonic()))
-    kill(workers)
-    for worker in workers.values():
-        worker.wait()
-
-
-def kill(workers: dict[int, subprocess.Popen[str]]) -> None:
-    """Kill every worker that is still there, supervisor and trainer: they are a process group."""
-    for worker in workers.values():
-        if worker.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
+    stderr_reader.join()
+    events.put((rank, process.exit_code(worker.wait())))

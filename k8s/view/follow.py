@@ -164,7 +164,7 @@ class JsonLines(progress.Lines):
 def display_for(output: str, workers: int, name: str) -> progress.Lines:
     """The display that suits --output and the terminal."""
     settings = Config(workers=workers)
-    return JsonLines(settings, name) if output == "json" else progress.display(settings, name)
+    return JsonLines(settings, name) if output == "json" else progress.choose_display(settings, name)
 
 
 def follow(cluster: Cluster, job: Object, output: str = "text") -> int:

@@ -1,4 +1,4 @@
-"""Real commands as processes: started, watched, and looked for afterwards. Linux alone: it reads /proc."""
+"""Real commands as processes: starts them, watches them, and finds those that survive. Linux only: reads /proc."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Ended(NamedTuple):
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without a cluster, and the given variables."""
-    kept = {name: value for name, value in os.environ.items() if name not in IDENTITY}
-    return kept | {"PYTHONPATH": str(ROOT)} | dict(variables or {})
+    """This process's environment without a cluster's variables, and with the given ones."""
+    inherited = {name: value for name, value in os.environ.items() if name not in IDENTITY}
+    return inherited | {"PYTHONPATH": str(ROOT)} | dict(variables or {})
 
 
 def command(*arguments: object) -> list[str]:
@@ -46,8 +46,8 @@ def command(*arguments: object) -> list[str]:
 
 def run(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Ended:
     """Run `python -m job train` to its end."""
-    began = time.monotonic()
-    found = subprocess.run(
+    started = time.monotonic()
+    ended = subprocess.run(
         command(*arguments),
         check=False,
         capture_output=True,
@@ -56,11 +56,11 @@ def run(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path = RO
         text=True,
         timeout=DEADLINE_S,
     )
-    return Ended(found.returncode, found.stdout, found.stderr, time.monotonic() - began)
+    return Ended(ended.returncode, ended.stdout, ended.stderr, time.monotonic() - started)
 
 
-class Watched:
-    """A running `python -m job train` whose output is read all the time. Killed at the end of a `with`."""
+class RunningCommand:
+    """A running `python -m job train` whose output is read continuously. Killed at the end of a `with`."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Watched:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A test run under nohup ignores the signal, and its children would with it.
+            # nohup makes the tests ignore the signal, and their child processes would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - it starts no thread
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -91,14 +91,14 @@ class Watched:
         cast("TextIO", self.process.stdout).close()
         cast("TextIO", self.process.stderr).close()
 
-    def _read(self, stream: TextIO, found: Callable[[str], None]) -> None:
+    def _read(self, stream: TextIO, take: Callable[[str], None]) -> None:
         for line in stream:
-            found(line)
+            take(line)
         if stream is self.process.stdout:
             self._lines.put(None)
 
-    def until(self, *phases: tuple[int, str]) -> None:
-        """Wait until each of these ranks has told of this phase."""
+    def wait_for(self, *phases: tuple[int, str]) -> None:
+        """Wait until each of these ranks has reported this phase."""
         missing = set(phases)
         while missing:
             line = self._lines.get(timeout=DEADLINE_S)
@@ -111,11 +111,11 @@ class Watched:
         """Send a signal to the command's process alone."""
         os.kill(self.process.pid, number)
 
-    def ended(self) -> tuple[int, str, float]:
-        """Its exit code, standard error, and the seconds from this call to its end."""
-        began = time.monotonic()
+    def wait(self) -> tuple[int, str, float]:
+        """Its exit code, standard error, and the seconds from this call to its exit."""
+        started = time.monotonic()
         code = self.process.wait(DEADLINE_S)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         for reader in self._readers:
             reader.join(DEADLINE_S)
         return code, "".join(self._errors), seconds
@@ -127,42 +127,42 @@ class Watched:
 
 def processes() -> dict[int, tuple[int, str]]:
     """The parent and the start time of each process that is not a zombie, by process id."""
-    found = {}
+    running = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name before them may hold anything, a `)` too.
+            # The name before these fields may contain any character, even `)`.
             fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:  # ended meanwhile
             continue
         if fields[0] not in "ZX":
-            found[int(path.parent.name)] = (int(fields[1]), fields[19])
-    return found
+            running[int(path.parent.name)] = (int(fields[1]), fields[19])
+    return running
 
 
 def descendants(ancestor: int) -> set[tuple[int, str]]:
     """Process id and start time of every process below one."""
-    there = processes()
+    running = processes()
     below = {ancestor}
-    for _ in there:
-        more = {pid for pid, (parent, _) in there.items() if parent in below} - below
+    for _ in running:
+        more = {pid for pid, (parent, _) in running.items() if parent in below} - below
         if not more:
             break
         below |= more
-    return {(pid, there[pid][1]) for pid in below - {ancestor}}
+    return {(pid, running[pid][1]) for pid in below - {ancestor}}
 
 
-def left(those: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Which of those processes are still there; the kernel is given a second to end what was killed."""
+def surviving(expected: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Which of these processes still run; the kernel has a second to end the killed ones."""
     deadline = time.monotonic() + 1
-    remaining = set(those)
+    remaining = set(expected)
     while remaining and time.monotonic() < deadline:
-        there = processes()
-        remaining = {(pid, start) for pid, start in remaining if there.get(pid, (0, ""))[1] == start}
+        running = processes()
+        remaining = {(pid, start) for pid, start in remaining if running.get(pid, (0, ""))[1] == start}
     return remaining
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What is in a folder: bytes of files, targets of links, None for folders; empty where there is no folder."""
+    """What a folder holds: bytes of files, targets of links, None for folders; empty if it does not exist."""
 
     def content(path: Path) -> object:
         if path.is_symlink():

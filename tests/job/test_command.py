@@ -1,4 +1,4 @@
-"""Bad input to the real command: its exit code and one sentence within 10 s, and the output folder as it was."""
+"""Bad input to the real command: an exit code and one sentence within 10 s, and an unchanged output folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from job import __main__ as entry
-from job import telemetry
+from job import __version__, telemetry
 from job.errors import MEANINGS, Exit
 from job.local import workers as local
 from tests.job import processes
@@ -33,11 +33,11 @@ CLUSTER_ALONE = '{"cluster": {"worker": ["a:1"]}}'
 ONE = '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}'
 
 
-@pytest.fixture(params=["absent", "there"])
+@pytest.fixture(params=["absent", "used"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """An output folder that is not there yet, or one that holds something."""
+    """An output folder that does not exist, or one that holds a model."""
     folder = tmp_path / "output"
-    if request.param == "there":
+    if request.param == "used":
         (folder / "models" / "older").mkdir(parents=True)
         (folder / "models" / "older" / "report.json").write_text("{}")
         (folder / "latest").symlink_to("models/older")
@@ -52,7 +52,7 @@ def check(
     env: Mapping[str, str] | None = None,
     beside: Path | None = None,
 ) -> None:
-    """The command says exactly this one sentence, ends with this code in time, and leaves the folder as it was."""
+    """The command prints exactly this sentence, exits with this code in time, and leaves the folder unchanged."""
     before = contents(beside or output.parent)
     ended = processes.run("--output", output, *arguments, env=env)
     assert (ended.code, ended.stderr) == (code, f"error: {sentence}\n")
@@ -79,7 +79,7 @@ def check(
     ],
 )
 def test_a_wrong_flag_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
-    """64 before anything is touched, and the output folder is not made."""
+    """64, and the output folder is not created."""
     check(Exit.USAGE, sentence, tmp_path / "output", *arguments)
 
 
@@ -109,16 +109,16 @@ def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str | 
 
 
 @pytest.mark.parametrize("flag", ["--workers=1", "--name=other"])
-def test_what_the_cluster_says_is_no_flag_inside_one(flag: str, tmp_path: Path) -> None:
-    """Workers and the run's name are refused, even with the value that they have."""
-    said = "cannot be used in a cluster, where the environment sets it"
-    sentence = f"{flag.partition('=')[0]} {said}; leave it out"
+def test_flags_that_the_environment_sets_are_refused_in_a_cluster(flag: str, tmp_path: Path) -> None:
+    """The workers and the run's name, even with the value from the environment."""
+    message = "cannot be used in a cluster, where the environment sets it"
+    sentence = f"{flag.partition('=')[0]} {message}; leave it out"
     check(Exit.USAGE, sentence, tmp_path / "output", flag, env={"TF_CONFIG": ONE, "RUN": "r"})
 
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """A folder that cannot be written: for root by a read-only mount, else by its permissions."""
+    """A folder that cannot be written: by a read-only mount for root, else by its permissions."""
     if os.geteuid():
         folder.chmod(0o555)
         yield
@@ -135,7 +135,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def test_a_read_only_output_folder_is_refused(prepared: Path, tmp_path: Path) -> None:
-    """73, for the folder itself and for one that would have to be made in it, named in one sentence for two workers."""
+    """73, for the folder itself and for a new one in it. Two workers print one sentence."""
     folder = tmp_path / "output"
     folder.mkdir()
     with read_only(folder):
@@ -151,7 +151,7 @@ def test_a_read_only_output_folder_is_refused(prepared: Path, tmp_path: Path) ->
 
 
 def test_an_output_folder_below_a_file_is_refused(prepared: Path, tmp_path: Path) -> None:
-    """73, and the file stays."""
+    """73, and the file is unchanged."""
     file = tmp_path / "file"
     file.write_text("kept")
     before = contents(tmp_path)
@@ -162,8 +162,8 @@ def test_an_output_folder_below_a_file_is_refused(prepared: Path, tmp_path: Path
     assert contents(tmp_path) == before
 
 
-def test_a_missing_dataset_is_said_once(output: Path, tmp_path: Path) -> None:
-    """66 and one sentence, although both workers miss it; no output folder is made."""
+def test_a_missing_dataset_is_reported_once(output: Path, tmp_path: Path) -> None:
+    """66 and one sentence, although both workers miss it; no output folder is created."""
     data = tmp_path / "nowhere"
     before = contents(tmp_path)
     ended = processes.run("--output", output, "--data", data, "--workers=2")
@@ -175,7 +175,7 @@ def test_a_missing_dataset_is_said_once(output: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_dataset_is_refused(prepared: Path, tmp_path: Path) -> None:
-    """65 for one wrong byte, before the output folder is made."""
+    """65 for one wrong byte, before the output folder is created."""
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
     path = data / "mnist" / "decoded" / "train-images.npy"
@@ -190,44 +190,44 @@ def test_a_damaged_dataset_is_refused(prepared: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_gpu_that_is_not_there_is_refused(prepared: Path, output: Path) -> None:
-    """64, never a silent run on the CPU."""
+def test_a_missing_gpu_is_refused(prepared: Path, output: Path) -> None:
+    """64, and never a silent run on the CPU."""
     if Path("/dev/nvidia0").exists():
         pytest.skip("there is a GPU here")
-    hint = "use --device cpu, or a machine, driver and image with one for each worker"
+    hint = "use --device cpu, or give each worker a GPU, a driver and an image for GPUs"
     sentence = f"--device gpu: TensorFlow finds no GPU here; {hint}"
     check(Exit.USAGE, sentence, output, "--data", prepared, "--device=gpu")
 
 
-def test_a_name_that_is_published_ends_with_its_verdict(trained: Trained) -> None:
-    """It is said, with the summary and exit code of the publication, whatever the settings, and nothing changes."""
+def test_a_published_run_ends_with_its_verdict(trained: Trained) -> None:
+    """The summary and the exit code are those of the publication, whatever the settings, and nothing changes."""
     before = contents(trained.output)
     ended = processes.run(
         "--data", trained.data / "nowhere", "--output", trained.output, "--name=good", "--epochs=7", "--workers=2"
     )
     assert (ended.code, ended.stderr) == (Exit.OK, "")
     *lines, summary = ended.stdout.splitlines()
-    (found,) = [record for line in lines if (record := telemetry.parse(line)) and record.rank == 0]
-    assert (found.phase, found.code, found.reason, found.message) == (
+    (published,) = [record for line in lines if (record := telemetry.parse(line)) and record.rank == 0]
+    assert (published.phase, published.code, published.reason, published.message) == (
         "published",
         0,
         "promoted",
         "published before: there was no model before",
     )
     report = json.loads((trained.output / "models" / "good" / "report.json").read_text())
-    assert found.accuracy == pytest.approx(report["test"]["accuracy"], rel=1e-5)
+    assert published.accuracy == pytest.approx(report["test"]["accuracy"], rel=1e-5)
     assert summary.startswith("run=good phase=done ")
     assert contents(trained.output) == before
 
 
-def test_a_name_that_is_published_and_rejected_ends_so_again(trained: Trained, tmp_path: Path) -> None:
-    """69, the reason in one sentence, and `latest` is not moved."""
+def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path) -> None:
+    """69 and the reason in one sentence; `latest` does not move."""
     output = tmp_path / "output"
     shutil.copytree(trained.output, output, symlinks=True)
     (output / "latest").unlink()
     verdict = {"verdict": "rejected", "code": 69, "reason": "it was bad", "compared_with": None}
     (output / "runs" / "good" / "verdict.json").write_text(json.dumps(verdict))
-    sentence = "good is published, but rejected: it was bad; `latest` is unmoved"
+    sentence = "good is published, but rejected: it was bad; `latest` did not move"
     check(Exit.REJECTED, sentence, output, "--data", trained.data, "--name=good")
 
 
@@ -238,14 +238,14 @@ def test_a_name_that_is_published_and_rejected_ends_so_again(trained: Trained, t
         (ValueError("odd"), Exit.BUG, "error: ValueError: odd; please report it with the lines above"),
     ],
 )
-def test_whatever_is_raised_ends_with_a_code_and_a_sentence(
+def test_every_exception_ends_with_a_code_and_a_sentence(
     raised: BaseException,
     code: Exit,
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Ctrl-C before the run has begun is no traceback, and a bug ends with its sentence below one."""
+    """Ctrl-C before the run starts prints no traceback. A bug prints one, and then a sentence."""
 
     def fail(_: object) -> int:
         raise raised
@@ -260,10 +260,18 @@ def test_whatever_is_raised_ends_with_a_code_and_a_sentence(
     assert before[:1] == ([] if code == Exit.INTERRUPTED else ["Traceback (most recent call last):"])
 
 
-def test_every_exit_code_has_its_meaning_in_the_help() -> None:
-    """`--help` ends with 0 and lists all codes."""
+def test_help_lists_the_exit_codes() -> None:
+    """`--help` exits with 0 and lists every code with its meaning."""
     ended = processes.run("--help", env={"COLUMNS": "10000"})
     assert (ended.code, ended.stderr) == (0, "")
     assert list(MEANINGS) == list(Exit)
     assert all(f"{int(code)} {meaning}" in ended.stdout for code, meaning in MEANINGS.items())
     assert Exit.INTERRUPTED == 128 + signal.SIGINT
+
+
+def test_version() -> None:
+    """`--version` prints the package's version and exits with 0."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "job", "--version"], cwd=processes.ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == f"mnist-job {__version__}\n"

@@ -1,4 +1,4 @@
-"""What is seen on a real terminal: phases, a bar, a summary, and errors that a redirection can part from them."""
+"""What a real terminal shows: phases, a bar, a summary; and errors on standard error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BAR = re.compile(r"training +━+ +([\d,]+)/([\d,]+)  loss (\d+\.\d{4})  ([\d,]+
 
 
 class Screen(NamedTuple):
-    """What a command wrote on a terminal, raw and without its escapes, and on a standard error of its own."""
+    """What a command wrote on a terminal, raw and without escape sequences, and on a separate standard error."""
 
     code: int
     raw: str
@@ -46,20 +46,20 @@ def on_terminal(*arguments: object, columns: int = 80, typed: tuple[str, bytes] 
         columns: the terminal's width.
         typed: keys, typed once the text before them has appeared.
     """
-    terminal, its_end = pty.openpty()
-    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    terminal, device = pty.openpty()
+    fcntl.ioctl(device, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     variables = {name: v for name, v in processes.environment().items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
     process = subprocess.Popen(
         processes.command(*arguments),
         cwd=processes.ROOT,
         env=variables | {"TERM": "xterm-256color"},
-        stdin=its_end,
-        stdout=its_end,
+        stdin=device,
+        stdout=device,
         stderr=subprocess.PIPE,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - Ctrl-C needs a controlling terminal
     )
-    os.close(its_end)
+    os.close(device)
     raw = b""
     deadline = time.monotonic() + processes.DEADLINE_S
     with process, os.fdopen(terminal, "rb+", buffering=0) as stream:
@@ -75,12 +75,12 @@ def on_terminal(*arguments: object, columns: int = 80, typed: tuple[str, bytes] 
         assert process.stderr
         stderr = process.stderr.read().decode()
     text = raw.decode()
-    # A line that is erased is written anew.
+    # An erased line is written again.
     return Screen(process.returncode, text, ESCAPE.sub("", text.replace("\x1b[2K", "\n")).replace("\r", ""), stderr)
 
 
 def test_a_run_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
-    """Phases are ticked off, the bar has step, loss, speed and time left within 80 columns, and a summary follows."""
+    """Phases are ticked off, the bar shows step, loss, speed and time left within 80 columns, and a summary follows."""
     output = tmp_path / "output"
     flags = ["--name=run", "--workers=2", "--epochs=50"]
     screen = on_terminal("--data", prepared, "--output", output, *flags)
@@ -97,26 +97,26 @@ def test_a_run_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
         "✓ evaluating",
         "✓ publishing",
     ]
-    found = BAR.search(training)
-    assert found, training
-    assert found.groups()[:2] == ("300", "300")
-    assert found.group(5) == "0:00:00"
+    bar = BAR.search(training)
+    assert bar, training
+    assert bar.groups()[:2] == ("300", "300")
+    assert bar.group(5) == "0:00:00"
     assert max(len(line) for line in lines) <= 80
     assert "…" not in screen.text  # in no frame
-    assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1  # the cursor is there again
+    assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1  # the cursor is visible again
     assert re.fullmatch(
         r"accuracy +0\.\d{4}  \(95% interval 0\.\d{4} to [01]\.\d{4}, \d+ of 200 test images\)|"
         r"accuracy +1\.0000  \(95% interval 0\.\d{4} to 1\.0000, 200 of 200 test images\)",
         lines[summary],
     )
-    assert re.match(r"seconds +\d+\.\d, of which training \d+\.\d \(\d+ µs a step, ", lines[summary + 1])
+    assert re.match(r"seconds +\d+\.\d, including \d+\.\d of training \(\d+ µs a step, ", lines[summary + 1])
     rest = "".join(line.replace(" ", "") for line in lines[summary + 2 :])
     model = output / "models" / "run"
     assert f"model{model}/saved_model/1report{model}/report.htmllatestpromoted:" in rest
 
 
 def test_a_published_run_on_a_narrow_terminal(trained: Trained) -> None:
-    """It is said that the run was published before, and paths are folded rather than cut on 40 columns."""
+    """The terminal says that the run was published before, and folds paths on 40 columns instead of cutting them."""
     screen = on_terminal("--data", trained.data, "--output", trained.output, "--name=good", columns=40)
     assert (screen.code, screen.stderr) == (0, "")
     flat = re.sub(r"\s+", "", screen.text)
@@ -125,18 +125,18 @@ def test_a_published_run_on_a_narrow_terminal(trained: Trained) -> None:
     assert max(len(line.rstrip()) for line in screen.text.splitlines()) <= 40
 
 
-def test_an_output_folder_with_brackets_is_shown_as_it_is(trained: Trained, tmp_path: Path) -> None:
-    """A path is no markup."""
-    odd = tmp_path / "[bold]a[" / "b]"
-    odd.parent.mkdir()
-    odd.symlink_to(trained.output)
-    screen = on_terminal("--data", trained.data, "--output", odd, "--name=good", columns=300)
+def test_brackets_in_a_path_are_shown(trained: Trained, tmp_path: Path) -> None:
+    """A path is not read as markup."""
+    output = tmp_path / "[bold]a[" / "b]"
+    output.parent.mkdir()
+    output.symlink_to(trained.output)
+    screen = on_terminal("--data", trained.data, "--output", output, "--name=good", columns=300)
     assert (screen.code, screen.stderr) == (0, "")
-    assert f"{odd}/models/good/report.html" in screen.text
+    assert f"{output}/models/good/report.html" in screen.text
 
 
 def test_an_error_goes_to_standard_error(prepared: Path, tmp_path: Path) -> None:
-    """With standard output on a terminal, and standard error elsewhere, the sentence is there and only there."""
+    """If standard error is not the terminal, the sentence is on standard error alone."""
     (tmp_path / "file").write_text("")
     screen = on_terminal("--data", prepared, "--output", tmp_path / "file" / "x")
     assert screen.code == Exit.OUTPUT
@@ -146,7 +146,7 @@ def test_an_error_goes_to_standard_error(prepared: Path, tmp_path: Path) -> None
 
 
 def test_ctrl_c_typed_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
-    """The terminal's own Ctrl-C ends the run with 130 and one sentence, and gives the cursor back."""
+    """It ends the run with 130 and one sentence, and the cursor is visible again."""
     flags = ["--output", tmp_path / "output", "--workers=2"]
     screen = on_terminal("--data", prepared, *flags, typed=("data", b"\x03"))
     assert (screen.code, screen.stderr) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
@@ -157,23 +157,23 @@ def test_ctrl_c_typed_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "record", "sentence"),
     [
-        (75, Record(0, "r", 1, "failed", message="it broke", hint="mend it"), "it broke; mend it"),
+        (75, Record(0, "r", 1, "failed", message="it broke", hint="fix it"), "it broke; fix it"),
         (76, Record(0, "r", 1, "failed", message="it broke"), "it broke"),
         (137, None, "the worker was killed by SIGKILL"),
-        (3, None, "the worker ended with 3 and said nothing"),
+        (3, None, "the worker exited with code 3 and no message"),
     ],
 )
-@pytest.mark.parametrize(("workers", "who"), [(1, ""), (2, "worker 1: ")])
+@pytest.mark.parametrize(("workers", "prefix"), [(1, ""), (2, "worker 1: ")])
 def test_a_failure_is_one_sentence(
-    code: int, record: Record | None, sentence: str, workers: int, who: str, capsys: pytest.CaptureFixture[str]
+    code: int, record: Record | None, sentence: str, workers: int, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It begins with `error: `, names the worker where there are several, and is made up where the worker left none."""
+    """It starts with `error: `, names the worker if there are several, or gives the exit code."""
     Lines(Config(workers=workers), "r").failed(1, code, record)
-    assert capsys.readouterr() == ("", f"error: {who}{sentence}\n")
+    assert capsys.readouterr() == ("", f"error: {prefix}{sentence}\n")
 
 
-def test_lines_show_rank_0_and_the_phases_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a rank above 0 only the record with which a phase begins is shown."""
+def test_lines_show_rank_0_and_the_phases_of_the_other_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the first record of each phase is shown of a rank above 0."""
     display = Lines(Config(workers=2), "r")
     for step in (1, 2):
         for rank in (0, 1):

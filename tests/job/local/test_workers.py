@@ -1,4 +1,4 @@
-"""Workers on this machine: what ends them, what each end looks like, and that none is left behind."""
+"""Workers on this machine: what ends them, and that none outlives the command."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import pytest
 from job import telemetry
 from job.config import Config
 from job.errors import Exit, JobError
-from job.local import workers as local
+from job.local import workers
 from job.local.display import Lines
-from job.supervisor import restart_policy as restarts
+from job.supervisor.restart_policy import MAX_RESTARTS
 from job.telemetry import Record
 from tests.job import processes
-from tests.job.processes import Watched, contents, descendants, left
+from tests.job.processes import RunningCommand, contents, descendants, surviving
 
 if TYPE_CHECKING:
     from tests.job.conftest import Trained
 
 CTRL_C_S = 2.0
-BOTH_STARTED = ((0, "data"), (1, "data"))
-BOTH_TRAIN = ((0, "training"), (1, "training"))
+BOTH_LOADING = ((0, "data"), (1, "data"))
+BOTH_TRAINING = ((0, "training"), (1, "training"))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def endless(prepared: Path, tmp_path: Path) -> list[object]:
 
 
 def published(output: Path) -> list[str]:
-    """What an output folder holds beyond the folder of the run."""
+    """What an output folder holds besides the folder of the runs."""
     return sorted(path.name for path in output.glob("*") if path.name != "runs") if output.exists() else []
 
 
@@ -58,41 +58,41 @@ def published(output: Path) -> list[str]:
 def test_a_signal_while_the_workers_start_ends_them(
     number: int, code: Exit, sentence: str, endless: list[object], tmp_path: Path
 ) -> None:
-    """Within 2 s of Ctrl-C or SIGTERM all are gone, with one sentence, before anything is written."""
-    with Watched(*endless) as run:
-        run.until(*BOTH_STARTED)
+    """Within 2 s of Ctrl-C or SIGTERM, with one sentence, before anything is written."""
+    with RunningCommand(*endless) as run:
+        run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         assert len(below) == 4
-        assert all(os.getsid(pid) == pid for pid in run.supervisors())  # a terminal's Ctrl-C passes them by
+        assert all(os.getsid(pid) == pid for pid in run.supervisors())  # a terminal does not send them Ctrl-C
         run.signal(number)
-        found, errors, seconds = run.ended()
-        assert left(below) == set()
-    assert (found, errors) == (code, sentence)
+        exit_code, errors, seconds = run.wait()
+        assert surviving(below) == set()
+    assert (exit_code, errors) == (code, sentence)
     assert seconds < CTRL_C_S
     assert not (tmp_path / "output").exists()
 
 
 def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Path) -> None:
-    """Exit 130 within 2 s, no process left, nothing published, and of the run only what a later start takes up."""
-    with Watched(*endless) as run:
-        run.until(*BOTH_TRAIN)
+    """130 within 2 s, no process left, nothing published, and a run that can be continued."""
+    with RunningCommand(*endless) as run:
+        run.wait_for(*BOTH_TRAINING)
         below = descendants(run.process.pid)
         assert len(below) == 4
         run.signal(signal.SIGINT)
-        found, errors, seconds = run.ended()
-        assert left(below) == set()
-    assert (found, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
+        exit_code, errors, seconds = run.wait()
+        assert surviving(below) == set()
+    assert (exit_code, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
     assert seconds < CTRL_C_S
     assert published(tmp_path / "output") == []
     events = (tmp_path / "output" / "runs" / "run" / "events.jsonl").read_text().splitlines()
     records = [telemetry.parse(line) for line in events]
     assert all(records)
     assert records[-1]
-    assert (records[-1].phase, records[-1].reason) == ("failed", "stopped")  # it was told, and left by itself
+    assert (records[-1].phase, records[-1].reason) == ("failed", "stopped")  # it received SIGTERM, and exited by itself
 
 
 def pending(pid: int, number: int) -> bool:
-    """Whether a signal waits for a process, which is stopped, or has been followed by SIGKILL already."""
+    """Whether a signal is pending for a stopped process, or the process has been killed already."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -102,10 +102,10 @@ def pending(pid: int, number: int) -> bool:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_workers_that_do_not_leave_are_killed(times: int, endless: list[object]) -> None:
-    """A worker that hangs holds up Ctrl-C no longer than 1.5 s, and a second Ctrl-C not at all."""
-    with Watched(*endless) as run:
-        run.until(*BOTH_STARTED)
+def test_workers_that_do_not_exit_are_killed(times: int, endless: list[object]) -> None:
+    """A worker that hangs delays the end after Ctrl-C by 1.5 s, and a second Ctrl-C ends it at once."""
+    with RunningCommand(*endless) as run:
+        run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         supervisors = run.supervisors()
         for pid in supervisors:
@@ -116,28 +116,28 @@ def test_workers_that_do_not_leave_are_killed(times: int, endless: list[object])
             os.sched_yield()
         if times == 2:
             run.signal(signal.SIGINT)
-        found, errors, seconds = run.ended()
-        assert left(below) == set()
-    assert (found, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
-    assert local.STOP_S - 0.5 < seconds < CTRL_C_S if times == 1 else seconds < local.STOP_S - 0.5
+        exit_code, errors, seconds = run.wait()
+        assert surviving(below) == set()
+    assert (exit_code, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
+    assert workers.CTRL_C_S - 0.5 < seconds < CTRL_C_S if times == 1 else seconds < workers.CTRL_C_S - 0.5
 
 
 def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None:
-    """Whoever stops a service waits, so one that is slow to write its checkpoint is not killed as after Ctrl-C."""
-    with Watched(*endless) as run:
-        run.until(*BOTH_STARTED)
+    """A service manager waits longer than a person, so that a slow worker can still write its checkpoint."""
+    with RunningCommand(*endless) as run:
+        run.wait_for(*BOTH_LOADING)
         supervisors = run.supervisors()
         for pid in supervisors:
             os.kill(pid, signal.SIGSTOP)
         run.signal(signal.SIGTERM)
-        deadline = time.monotonic() + 2 * local.STOP_S
+        deadline = time.monotonic() + 2 * workers.CTRL_C_S
         while time.monotonic() < deadline:
             assert all(not pending(pid, signal.SIGKILL) for pid in supervisors)
             time.sleep(0.1)
         for pid in supervisors:
             os.kill(pid, signal.SIGCONT)
-        found, errors, _ = run.ended()
-    assert (found, errors) == (
+        exit_code, errors, _ = run.wait()
+    assert (exit_code, errors) == (
         Exit.TRY_AGAIN,
         "error: stopped early; running the same command again may succeed\n",
     )
@@ -145,78 +145,79 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> None:
-    """Killed outright or by its terminal's end, it takes supervisors and trainers with it."""
-    with Watched(*endless) as run:
-        run.until(*BOTH_STARTED)
+    """Killed outright or by the end of its terminal, it takes supervisors and trainers with it."""
+    with RunningCommand(*endless) as run:
+        run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         assert len(below) == 4
         run.signal(number)
-        assert run.ended()[0] == -number
-        assert left(below) == set()
+        assert run.wait()[0] == -number
+        assert surviving(below) == set()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_that_is_killed_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
-    """Its trainer does not outlive it, one line says what happened, and the run ends as if it had not."""
+def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
+    """Its trainer does not outlive it, one line names the cause, and the run succeeds."""
     flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
-    with Watched("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
-        run.until(*BOTH_TRAIN)
+    with RunningCommand("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
+        run.wait_for(*BOTH_TRAINING)
         supervisor = run.supervisors()[rank]
         below = descendants(supervisor)
         assert len(below) == 1
         os.kill(supervisor, signal.SIGKILL)
-        assert left(below) == set()
-        code, errors, _ = run.ended()
+        assert surviving(below) == set()
+        code, errors, _ = run.wait()
     assert (code, errors) == (0, f"worker {rank}: the worker was killed by SIGKILL; started again\n")
     assert published(tmp_path) == [".promotion-lock", "latest", "models"]
 
 
 def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path) -> None:
-    """After three times more without a new step; one sentence names it."""
-    with Watched("--data", prepared, "--output", tmp_path, "--name=run", "--workers=2", "--epochs=1000000") as run:
-        for _ in range(restarts.MAX_RESTARTS + 1):
+    """After three restarts without a new step, with one sentence that names the worker."""
+    flags = ["--name=run", "--workers=2", "--epochs=1000000"]
+    with RunningCommand("--data", prepared, "--output", tmp_path, *flags) as run:
+        for _ in range(MAX_RESTARTS + 1):
             deadline = time.monotonic() + processes.DEADLINE_S
             while len(run.supervisors()) < 2 and time.monotonic() < deadline:
                 os.sched_yield()
             second = run.supervisors()[1]
-            there = processes.processes()[second]
+            _, started = processes.processes()[second]
             os.kill(second, signal.SIGKILL)
-            assert left([(second, there[1])]) == set()
-        code, said, _ = run.ended()
+            assert surviving([(second, started)]) == set()
+        code, errors, _ = run.wait()
     assert code == 128 + signal.SIGKILL
-    assert said.splitlines()[-1] == "error: worker 1: the worker was killed by SIGKILL"
-    assert said.count("; started again") == restarts.MAX_RESTARTS
+    assert errors.splitlines()[-1] == "error: worker 1: the worker was killed by SIGKILL"
+    assert errors.count("; started again") == MAX_RESTARTS
 
 
 def test_a_good_run_is_logfmt_on_standard_output_alone(trained: Trained) -> None:
-    """Every line of both workers is a record that names its rank, the last sums up, and nothing else is said."""
+    """Every line is a record that names its rank, the last one is the summary, and standard error is empty."""
     assert (trained.ended.code, trained.ended.stderr) == (0, "")
     *lines, summary = trained.ended.stdout.splitlines()
     records = [telemetry.parse(line) for line in lines]
     assert all(f" rank={record.rank} " in line for record, line in zip(records, lines, strict=True) if record)
-    told: dict[int, list[str]] = {0: [], 1: []}
+    phases: dict[int, list[str]] = {0: [], 1: []}
     for record in records:
         assert record
         assert record.run == "good"
-        told[record.rank].append(record.phase)
-    begun = ["data", "joining", "compiling", "training"]
+        phases[record.rank].append(record.phase)
+    start = ["data", "joining", "compiling", "training"]
     end = ["evaluating", "publishing", "published"]
-    for phases in told.values():  # however often the others were waited for
-        while phases[0] == "waiting":
-            del phases[0]
-    assert told == {0: [*begun, "training", "training", *end], 1: [*begun, *end]}
+    for each in phases.values():  # the number of records while others are waited for varies
+        while each[0] == "waiting":
+            del each[0]
+    assert phases == {0: [*start, "training", "training", *end], 1: [*start, *end]}
     names = ["run", "phase", "accuracy", "accuracy_low", "accuracy_high", "verdict", "seconds", "model", "report"]
-    found = dict(pair.split("=", 1) for pair in summary.split(" "))
-    assert list(found) == names
-    assert (found["run"], found["phase"], found["verdict"]) == ("good", "done", "promoted")
-    assert 0.5 < float(found["accuracy_low"]) < float(found["accuracy"]) < float(found["accuracy_high"]) <= 1
+    values = dict(pair.split("=", 1) for pair in summary.split(" "))
+    assert list(values) == names
+    assert (values["run"], values["phase"], values["verdict"]) == ("good", "done", "promoted")
+    assert 0.5 < float(values["accuracy_low"]) < float(values["accuracy"]) < float(values["accuracy_high"]) <= 1
     model = trained.output / "models" / "good"
-    assert (found["model"], found["report"]) == (str(model / "saved_model" / "1"), str(model / "report.html"))
+    assert (values["model"], values["report"]) == (str(model / "saved_model" / "1"), str(model / "report.html"))
     assert "models/good/saved_model/1/saved_model.pb" in contents(trained.output)
 
 
-def test_a_run_goes_on_when_nobody_reads_it(prepared: Path, tmp_path: Path) -> None:
-    """After `| head` it trains on, publishes, and ends with 0 and without a word."""
+def test_a_run_continues_when_nobody_reads_its_output(prepared: Path, tmp_path: Path) -> None:
+    """After `| head` it still trains, publishes, and exits with 0 and an empty standard error."""
     process = subprocess.Popen(
         processes.command("--data", prepared, "--output", tmp_path, "--name=run", "--epochs=2"),
         cwd=processes.ROOT,
@@ -235,37 +236,37 @@ def test_a_run_goes_on_when_nobody_reads_it(prepared: Path, tmp_path: Path) -> N
     assert (tmp_path / "latest").readlink().name == "run"
 
 
-class Seen(Lines):
-    """A display that keeps what it is told."""
+class RecordingDisplay(Lines):
+    """A display that keeps its calls."""
 
     def __init__(self) -> None:
         super().__init__(Config(workers=2), "r")
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def show(self, record: Record) -> None:
         """Keep a record."""
-        self.told.append(("show", record))
+        self.calls.append(("show", record))
 
     def note(self, rank: int, line: str) -> None:
         """Keep a line."""
-        self.told.append(("note", rank, line))
+        self.calls.append(("note", rank, line))
 
     def restarted(self, rank: int, code: int, record: Record | None) -> None:
         """Keep a restart."""
-        self.told.append(("restarted", rank, code, record))
+        self.calls.append(("restarted", rank, code, record))
 
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Keep a failure."""
-        self.told.append(("failed", rank, code, record))
+        self.calls.append(("failed", rank, code, record))
 
 
 def failure(rank: int, reason: str, code: int) -> Record:
-    """The record with which a worker fails."""
+    """A worker's last record."""
     return Record(time=0, run="r", rank=rank, phase="failed", code=code, reason=reason, message=reason)
 
 
 def never(rank: int) -> None:
-    """Start a worker again where none should be."""
+    """Fail, because no worker should be started again."""
     pytest.fail(f"worker {rank} was started again")
 
 
@@ -276,7 +277,7 @@ STEPPED = Record(time=0, run="r", rank=1, phase="training", step=1)
 
 
 @pytest.mark.parametrize(
-    ("events", "code", "told", "begun"),
+    ("events", "code", "calls", "started"),
     [
         ([(0, 0), (1, 0)], 0, [], []),
         ([(1, 0), (0, 69)], 69, [], []),
@@ -308,48 +309,48 @@ STEPPED = Record(time=0, run="r", rank=1, phase="training", step=1)
     ],
 )
 def test_workers_are_replaced_and_one_is_named_for_a_failed_run(
-    events: list[Any], code: int, told: list[Any], begun: list[int]
+    events: list[Any], code: int, calls: list[Any], started: list[int]
 ) -> None:
-    """Who may succeed is started again; rank 0's verdict counts if it has one, else the worker that failed first."""
-    found: local.Events = queue.SimpleQueue()
+    """A worker that may succeed is started again. The result is rank 0's if it published, else the first failure."""
+    events_queue: workers.Events = queue.SimpleQueue()
     for event in events:
-        found.put(event)
-    display, started = Seen(), list[int]()
-    assert local.follow(2, found, display, started.append) == code
-    assert (display.told, started) == (told, begun)
+        events_queue.put(event)
+    display, restarted = RecordingDisplay(), list[int]()
+    assert workers.follow(2, events_queue, display, restarted.append) == code
+    assert (display.calls, restarted) == (calls, started)
 
 
 def test_rank_0_may_just_be_publishing() -> None:
-    """A worker's failure gives rank 0 a moment to end with its verdict, which then counts."""
-    found: local.Events = queue.SimpleQueue()
-    found.put((1, BAD))
-    found.put((1, 76))
-    display = Seen()
-    timer = threading.Timer(0.2, found.put, [(0, 0)])
+    """After another worker's failure rank 0 has a moment to exit with its verdict, which then counts."""
+    events_queue: workers.Events = queue.SimpleQueue()
+    events_queue.put((1, BAD))
+    events_queue.put((1, 76))
+    display = RecordingDisplay()
+    timer = threading.Timer(0.2, events_queue.put, [(0, 0)])
     timer.start()
-    assert local.follow(2, found, display, never) == 0
+    assert workers.follow(2, events_queue, display, never) == 0
     timer.join()
-    assert display.told == []
+    assert display.calls == []
 
 
-def test_what_this_process_is_asked_ends_the_run() -> None:
-    """An error in the queue is raised, after what was told before it."""
-    found: local.Events = queue.SimpleQueue()
+def test_an_error_in_the_queue_ends_the_run() -> None:
+    """It is raised after the events before it."""
+    events_queue: workers.Events = queue.SimpleQueue()
     record, error = Record(time=0, run="r", rank=0, phase="data"), JobError(Exit.INTERRUPTED, "stopped", "stopped")
     for event in (record, error, record):
-        found.put((0, event))
-    display = Seen()
+        events_queue.put((0, event))
+    display = RecordingDisplay()
     with pytest.raises(JobError) as caught:
-        local.follow(2, found, display, never)
+        workers.follow(2, events_queue, display, never)
     assert caught.value is error
-    assert display.told == [("show", record)]
+    assert display.calls == [("show", record)]
 
 
-def test_the_supervisors_ports_are_held() -> None:
-    """Nobody else is given one, but who asks for it by SO_REUSEPORT, as a supervisor does, can listen there."""
-    with local.addresses(3) as found:
-        assert len(set(found)) == 3
-        for address in found:
+def test_the_supervisors_ports_are_reserved() -> None:
+    """No other process gets one, but a supervisor can listen there, because it sets SO_REUSEPORT."""
+    with workers.reserve_addresses(3) as addresses:
+        assert len(set(addresses)) == 3
+        for address in addresses:
             port = int(address.removeprefix("127.0.0.1:"))
             with pytest.raises(OSError, match="in use"):
                 socket.create_server(("127.0.0.1", port))
@@ -364,5 +365,5 @@ def test_the_supervisors_ports_are_held() -> None:
     [(None, ["0", "1", "2"]), ("4,6,7", ["4", "6", "7"]), ("GPU-ab,GPU-cd", ["GPU-ab", "GPU-cd", "-1"])],
 )
 def test_each_worker_sees_a_gpu_of_its_own(visible: str | None, expected: list[str]) -> None:
-    """By its rank, of those that this process may see; where there are too few, none, and so it is refused."""
-    assert [local.own_gpu(rank, visible) for rank in range(3)] == expected
+    """By its rank, of those that this process sees. A worker beyond them sees none, and fails."""
+    assert [workers.choose_gpu(rank, visible) for rank in range(3)] == expected

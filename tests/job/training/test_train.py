@@ -395,7 +395,7 @@ def test_rejected_run_is_69_and_latest_stays(runs: Runs) -> None:
         "reason": reason,
         "compared_with": before.removeprefix("models/"),
     }
-    assert run.error == f"error: poor is published, but rejected: {reason}; `latest` is unmoved\n"
+    assert run.error == f"error: poor is published, but rejected: {reason}; `latest` did not move\n"
 
 
 def test_loss_that_is_not_finite_is_76(tmp_path: Path, prepared: Path) -> None:

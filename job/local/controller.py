@@ -1,0 +1,60 @@
+"""Decides which local workers are started again and how the run ends, as the Job controller does in a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from job.errors import PUBLISHED, Exit
+from job.supervisor.restart_policy import RestartPolicy
+
+if TYPE_CHECKING:
+    from job.telemetry import Record
+
+
+class Controller:
+    """What is known of a run's workers.
+
+    Args:
+        workers: how many there are.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._restarts = [RestartPolicy() for _ in range(workers)]
+        self._failures: dict[int, Record] = {}
+        self._codes: dict[int, int] = {}  # of the workers that have exited for good, in the order of their exits
+
+    @property
+    def all_exited(self) -> bool:
+        """Whether all workers have exited for good."""
+        return len(self._codes) == len(self._restarts)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run's result is known: rank 0 has exited for good, or another worker has failed for good."""
+        return 0 in self._codes or any(self._codes.values())
+
+    def take_record(self, rank: int, record: Record) -> None:
+        """Take note of a worker's record."""
+        if record.phase == "failed":
+            self._failures[rank] = record
+        else:
+            self._restarts[rank].record_step(record.step or 0)
+
+    def restarts(self, rank: int, code: int) -> bool:
+        """Take note of a worker's exit; returns whether it is started again."""
+        may_succeed = code == Exit.TRY_AGAIN or code > 128
+        if may_succeed and not self.is_ending and self._restarts[rank].next_delay() is not None:
+            return True
+        self._codes[rank] = code
+        return False
+
+    def pop_failure(self, rank: int) -> Record | None:
+        """Forget and return the record in which a worker reported its failure, if it sent one."""
+        return self._failures.pop(rank, None)
+
+    def result(self) -> tuple[int, int]:
+        """The worker that determines how the run ended, and its exit code."""
+        if self._codes.get(0) in PUBLISHED:
+            return 0, self._codes[0]
+        # The worker that failed first: the others may only have followed it.
+        return next((rank, code) for rank, code in self._codes.items() if code)
