@@ -1,4 +1,4 @@
-"""What the monitoring manifests and docs/monitoring.md give to Prometheus and Grafana, as their tests read it."""
+"""The monitoring manifests and the configuration in docs/monitoring.md, read for their tests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dashboard() -> Object:
 
 
 def queries(namespace: str, run: str) -> dict[str, str]:
-    """The dashboard's queries of one run, by the title of their panel, and by that of each of several targets."""
+    """The dashboard's queries for one run, by the title of the panel and, if it has several targets, their ids."""
     found = {}
     for panel in dashboard()["panels"]:
         for target in panel["targets"]:
@@ -50,7 +50,7 @@ def queries(namespace: str, run: str) -> dict[str, str]:
 
 
 def scrape_config() -> dict[str, Any]:
-    """How a Prometheus without an operator scrapes, as the page has it."""
+    """The page's scrape configuration for a Prometheus without the operator."""
     block = re.search(r"```yaml\n(scrape_configs:\n.*?)```", PAGE, re.DOTALL)
     assert block, "the page has no scrape_configs"
     [found] = yaml.safe_load(block[1])["scrape_configs"]
@@ -58,9 +58,9 @@ def scrape_config() -> dict[str, Any]:
 
 
 def configuration(discovered: Sequence[Object], **more: Any) -> str:
-    """The page's configuration of Prometheus with what it would discover in it.
+    """The page's configuration of Prometheus, with the pods that it would discover.
 
-    Debian's Prometheus is built without the discovery of pods: the test's own does what its documentation says.
+    Debian's Prometheus is built without Kubernetes discovery; targets() does what its documentation says.
 
     Args:
         discovered: the pods.
@@ -73,7 +73,7 @@ def configuration(discovered: Sequence[Object], **more: Any) -> str:
 
 
 def targets(pod: Object) -> list[Object]:
-    """A pod as the discovery of the role `pod` shows it: a target for each port of each container."""
+    """A pod as discovery with the role `pod` shows it: a target for each port of each container."""
     meta = "__meta_kubernetes_pod"
     name, labels = pod["metadata"]["name"], pod["metadata"].get("labels", {})
     shown = {"__meta_kubernetes_namespace": pod["metadata"]["namespace"], f"{meta}_name": name}
@@ -90,7 +90,7 @@ def targets(pod: Object) -> list[Object]:
 
 
 def promtool(*arguments: str | Path) -> str:
-    """What promtool says, which must be content."""
+    """The output of promtool, which must succeed."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -23,6 +23,7 @@ from k8s.state import schedule as schedules
 from k8s.state.names import CONTAINER, RUNS, pods_of
 from k8s.state.pods import created
 from k8s.state.run import Run, gather_every, job_of, last_record, state
+from k8s.view.output import as_yaml
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
 from k8s.view.tables import Style, draw, state_text
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
 
+EXAMPLES = (
+    "mnist-job status",
+    "mnist-job status digits --watch",
+    "mnist-job status --all-namespaces -o wide",
+    "mnist-job status -l team=vision -o json",
+)
 OUTPUTS = ("text", "wide", "yaml", "name", "json")
 REQUESTS = 8  # logs that are read at the same time
 EVERY_S = 2.0
@@ -147,9 +154,7 @@ def print_result(result: Mapping[str, Any], arguments: argparse.Namespace) -> No
     if arguments.output == "json":
         print(json.dumps(result), flush=True)
     elif arguments.output == "yaml":
-        import yaml  # noqa: PLC0415 - not needed for the other formats
-
-        print(yaml.safe_dump(result, sort_keys=False, explicit_start=arguments.watch), end="", flush=True)
+        print(*(["---"] if arguments.watch else []), as_yaml([result]), sep="\n", flush=True)
     else:
         print(draw(result, style_of(arguments)), flush=True)
 

@@ -9,7 +9,6 @@ had already ended.
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.diagnose.schedules import explain_healthy, explain_last_run, explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.run import State, state
+from k8s.view.output import print_result
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.diagnose.explanation import Explanation
     from k8s.state.schedule import Schedule
+
+EXAMPLES = ("mnist-job why digits", "mnist-job why nightly -o json")
+OUTPUTS = ("text", "yaml", "json")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +45,9 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     else:
         evidence = gather_evidence(cluster, arguments.name)
         current, explanation = state(evidence), explain_with_log(cluster, evidence)
-    if arguments.output == "json":
-        result = {"name": arguments.name, "state": current.word, "detail": current.detail}
-        print(json.dumps({**result, **dataclasses.asdict(explanation)}))
-        return 0
-    print(f"{arguments.name}: {current}")
-    print(explanation)
+    fields = {"name": arguments.name, "state": current.word, "detail": current.detail}
+    fields |= dataclasses.asdict(explanation)
+    print_result(arguments.output, fields, f"{arguments.name}: {current}", str(explanation))
     return 0
 
 

@@ -39,7 +39,7 @@ def explain_run(run: Run) -> Explanation:
     if run.condition(*DONE):
         accuracy = f" with a test accuracy of {current.accuracy:.4f}" if current.accuracy is not None else ""
         latest = f"; `latest` was not changed: {current.detail}" if current.detail else ""
-        return Explanation("published", f"nothing is wrong: the model is published{accuracy}{latest}", code=Exit.OK)
+        return Explanation("published", f"nothing is wrong: the model is published{accuracy}{latest}", code=0)
     if run.condition(*FAILED):
         return explain_failure(run)
     queue = run.job["metadata"].get("labels", {}).get(QUEUE_LABEL)

@@ -33,7 +33,7 @@ def run_summary(run: Run, now: datetime) -> dict[str, Any]:
         "state": current.word,
         "detail": current.detail,
         "ended": current.ended,
-        "code": current.code,
+        "code": None if current.code is None else int(current.code),
         "workers": run.workers,
         "age_s": round(age_s(created(run.job), now)),
         "accuracy": current.accuracy,

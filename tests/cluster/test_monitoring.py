@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes real workers: the dashboard's queries and the alerts are answered by what they tell."""
+"""A real Prometheus scrapes real workers; the dashboard's queries and the alerts work on their metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROMETHEUS = shutil.which("prometheus")
 POD = "prometheus"
 START = "cd /tmp && nohup ./prometheus --config.file=prometheus.yaml --storage.tsdb.path=data >log 2>&1 &"
-# Asks Prometheus' HTTP API for each of the paths on standard input.
+# Sends each path on standard input to Prometheus' HTTP API.
 ASK = """
 import json, sys, urllib.request
 def ask(path):
@@ -40,13 +40,13 @@ print(json.dumps([ask(path) for path in json.load(sys.stdin)]))
 
 @pytest.fixture
 def monitor(image: str) -> Iterator[Lab]:
-    """A namespace with a pod that can become Prometheus, apart from the runs'."""
+    """A namespace apart from the runs, with a pod in which Prometheus can be started."""
     if not PROMETHEUS:
         pytest.skip("prometheus is not installed")
     monitor = Lab(f"test-monitoring-{uuid.uuid4().hex[:8]}", image)
     try:
         monitor.open()
-        # Of the job's image, which the nodes have, and without a volume.
+        # With the job's image, which the nodes have, and without a volume.
         pod = volume_pod(base_template(image), POD)
         spec = pod["spec"]
         [container] = spec["containers"]
@@ -62,40 +62,40 @@ def monitor(image: str) -> Iterator[Lab]:
 
 
 def put(lab: Lab, name: str, content: bytes) -> None:
-    """Write a file in the pod's /tmp, which can be run."""
+    """Write an executable file in the pod's /tmp."""
     command = ["kubectl", "-n", lab.namespace, "exec", "-i", POD, "--", "sh", "-c", f"cat >/tmp/{name}"]
     subprocess.run([*command[:-1], f"{command[-1]} && chmod 755 /tmp/{name}"], input=content, check=True)
 
 
 def ask(lab: Lab, *paths: str) -> list[Any]:
-    """What Prometheus' API answers; nothing where it does not."""
+    """The answers of Prometheus' API; empty if it does not answer."""
     said = lab.kubectl("exec", "-i", POD, "--", "python", "-c", ASK, given=json.dumps(paths), check=False)
     found: list[Any] = json.loads(said) if said else []
     return found
 
 
 def answers(lab: Lab, queries: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
-    """What queries give, by their names; nothing at all as long as one of them gives nothing."""
+    """The results of queries by their names; empty as long as one of them has no result."""
     found = ask(lab, *(f"query?{urlencode({'query': query})}" for query in queries.values()))
     results = [answer["result"] for answer in found]
     return dict(zip(queries, results, strict=True)) if results and all(results) else {}
 
 
 def alerts(lab: Lab) -> dict[tuple[str, str], str]:
-    """The summaries of the alerts that fire, by their names and runs."""
+    """The summaries of the firing alerts, by name and run."""
     found = [alert for answer in ask(lab, "alerts") for alert in answer["alerts"] if alert["state"] == "firing"]
     return {(a["labels"]["alertname"], a["labels"]["run"]): a["annotations"]["summary"] for a in found}
 
 
 def start(monitor: Lab, lab: Lab) -> None:
-    """Start Prometheus, with the rules and the page's configuration, for the pods that a namespace has now."""
+    """Start Prometheus with the rules and docs/monitoring.md's configuration for the current pods of a namespace."""
     assert PROMETHEUS
     put(monitor, "prometheus", Path(PROMETHEUS).read_bytes())
     try:
         monitor.kubectl("exec", POD, "--", "/tmp/prometheus", "--version")  # noqa: S108 - a file in a pod
     except AssertionError as error:
         pytest.skip(f"this machine's Prometheus does not run in the image: {error}")
-    # Of minutes it makes seconds.
+    # Turn minutes into seconds.
     rules = yaml.safe_dump(monitoring.objects()["PrometheusRule"]["spec"]).replace("> 300", "> 15")
     put(monitor, "rules.yaml", rules.replace("for: 5m", "for: 1s").encode())
     settings = {"rule_files": ["rules.yaml"], "global": {"evaluation_interval": "1s"}}
@@ -105,10 +105,10 @@ def start(monitor: Lab, lab: Lab) -> None:
 
 
 def test_prometheus(lab: Lab, monitor: Lab) -> None:
-    """It reaches the workers once the NetworkPolicy lets it, sees what they do, and tells of the one that is stuck."""
+    """It reaches the workers once the NetworkPolicy allows it, has their metrics, and reports the run that is stuck."""
     lab.claim("output", "ReadWriteOnce", os.environ.get("RWX_CLASS") or os.environ.get("RWO_CLASS"))
     lab.submit("run", "--epochs=100000")
-    # Worker 0 of two, the other of which there is not.
+    # Worker 0 of two; the other one does not exist.
     stuck = lab.render("stuck", workers=1, cpu="250m")
     variables(trainer_of(stuck["spec"]["template"]))["WORKERS"]["value"] = "2"
     lab.send(stuck)
@@ -123,7 +123,7 @@ def test_prometheus(lab: Lab, monitor: Lab) -> None:
     rule["from"][0]["namespaceSelector"]["matchLabels"] = {"kubernetes.io/metadata.name": monitor.namespace}
     for kind in ("NetworkPolicy", "ConfigMap"):
         lab.kubectl("create", "--validate=strict", "-f", "-", given=json.dumps(objects[kind]))
-    until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "open", "the scraper's way in", 60)
+    until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "open", "the scraper's access", 60)
     assert connection(monitor, POD, address, TENSORFLOW_PORT) == "TimeoutError"
 
     start(monitor, lab)
@@ -138,7 +138,7 @@ def test_prometheus(lab: Lab, monitor: Lab) -> None:
 
     # For the panel of restarts: the trainer is the child of the container's first process.
     lab.kubectl("exec", workers[1]["metadata"]["name"], "--", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
-    # The others ask kube-state-metrics.
+    # The other queries need kube-state-metrics.
     queries = {
         title: query for title, query in monitoring.queries(lab.namespace, "run").items() if "kube_" not in query
     }
@@ -150,9 +150,9 @@ def test_prometheus(lab: Lab, monitor: Lab) -> None:
         frozenset(each) for each in ranks
     }
     assert shown.pop("Step") == {(("rank", "0"),), (("rank", "1"),)}
-    assert (("cause", "killed"), ("rank", "1")) in shown.pop("Trainers restarted, by cause")
+    assert (("cause", "killed"), ("rank", "1")) in shown.pop("Trainer restarts by cause")
     assert set(map(frozenset, shown.values())) == {frozenset({()})}  # one figure of the run
 
     monitor.kubectl("label", "pod", POD, f"{NAME_LABEL}=stranger", "--overwrite")
-    refused = "the end of its way in, for a pod of the same namespace that is not Prometheus"
+    refused = "the end of its access, as a pod of that namespace that is not Prometheus"
     until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "TimeoutError", refused, 60)

@@ -15,9 +15,9 @@ TIME = "2026-01-01T00:00:{:02d}Z"
 
 
 def job(workers: int = 2, condition: str = "", reason: str = "", message: str = "", **status: Any) -> Object:
-    """A Job with one condition that holds, or none."""
-    told = {"type": condition, "status": "True", "reason": reason, "message": message}
-    conditions = [told | {"lastTransitionTime": TIME.format(59)}] if condition else []
+    """A Job with one condition that is true, or none."""
+    one = {"type": condition, "status": "True", "reason": reason, "message": message}
+    conditions = [one | {"lastTransitionTime": TIME.format(59)}] if condition else []
     claims = [{"name": "output", "persistentVolumeClaim": {"claimName": "output"}}]
     template = {"spec": {"containers": [container()], "volumes": claims}}
     spec = {"completions": workers, "backoffLimitPerIndex": 3, "activeDeadlineSeconds": 600, "template": template}
@@ -32,7 +32,7 @@ def container() -> Object:
 
 
 def pod(rank: int = 0, *, number: int = 0, node: str | None = "node-1", **status: Any) -> Object:
-    """A worker's pod; number is how many of its rank came before it."""
+    """A worker's pod; number counts the earlier pods of its rank."""
     labels = {NAME_LABEL: APP, JOB_NAME_LABEL: "demo", INDEX_LABEL: str(rank)}
     metadata = {"name": f"demo-{rank}-aaaa{number}", "labels": labels, "creationTimestamp": TIME.format(10 * number)}
     claims = [{"name": "output", "persistentVolumeClaim": {"claimName": "output"}}]
@@ -43,14 +43,14 @@ def pod(rank: int = 0, *, number: int = 0, node: str | None = "node-1", **status
 
 
 def unscheduled(rank: int, message: str) -> Object:
-    """A pod for which the scheduler finds no node."""
+    """A pod that the scheduler cannot place."""
     return pod(
         rank, node=None, conditions=[condition("PodScheduled", "False", reason="Unschedulable", message=message)]
     )
 
 
 def waiting(rank: int, reason: str = "ContainerCreating", message: str = "", *, sandbox: bool = False) -> Object:
-    """A pod whose container has not begun; sandbox is whether all but its image is there."""
+    """A pod whose container has not started; with sandbox, only its image is missing."""
     state = {"waiting": {"reason": reason, "message": message}}
     conditions = [condition("PodReadyToStartContainers", "True" if sandbox else "False")]
     return pod(rank, containerStatuses=[{"name": CONTAINER, "state": state}], conditions=conditions)
@@ -65,7 +65,7 @@ def running(rank: int, number: int = 0, **status: Any) -> Object:
 
 
 def cut_off(rank: int) -> Object:
-    """A pod whose node does not answer: the cluster, and not its kubelet, says that it is not ready."""
+    """A pod whose node is unreachable: the cluster, not its kubelet, marks it as not ready."""
     return running(rank, conditions=[condition("Ready", "False"), condition("ContainersReady")])
 
 
@@ -80,7 +80,7 @@ def ended(rank: int, code: int, number: int = 0, reason: str = "Error", message:
     )
 
 
-def told(code: int, reason: str, message: str, hint: str = "", **fields: Any) -> str:
+def termination(code: int, reason: str, message: str, hint: str = "", **fields: Any) -> str:
     """A worker's termination message."""
     return json.dumps({"code": code, "reason": reason, "message": message, "hint": hint, **fields})
 
@@ -98,5 +98,5 @@ def event(kind: str, name: str, reason: str, message: str, second: int = 20) -> 
 
 
 def record(phase: str, **fields: Any) -> Record:
-    """A record of rank 0's."""
+    """A record of rank 0."""
     return Record(1.0, "demo", 0, phase, **fields)

@@ -1,4 +1,4 @@
-"""Monitoring: what Prometheus and Grafana are given names only what there is, and its alerts fire when they should."""
+"""Monitoring: alerts and dashboard use only existing metrics and labels, and alerts fire when they should."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 HERE = Path(__file__).parent
-UNDERSCORES = str.maketrans("./-", "___")  # what Prometheus makes of a label's name
-# Of kube-state-metrics; its documentation calls all stable but the last, which it calls experimental.
+UNDERSCORES = str.maketrans("./-", "___")  # how Prometheus writes a label's name
+# Metrics of kube-state-metrics. Its documentation calls all of them stable except the last, which is experimental.
 KUBE = {
     "kube_service_info": {"namespace", "service"},
     "kube_job_failed": {"namespace", "job_name", "condition"},
@@ -41,7 +41,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promto
 
 
 def metrics() -> dict[str, set[str]]:
-    """The labels of every metric that there may be, by its name: the supervisors' with those of a pod."""
+    """The labels of every metric, by its name; those of the supervisors have the labels of a pod too."""
     families = text_string_to_metric_families(everything().text().decode())
     own = {sample.name: {"namespace", "pod", *sample.labels} for family in families for sample in family.samples}
     return KUBE | own
@@ -53,32 +53,32 @@ def expressions() -> list[str]:
 
 
 def check_rules(spec: Object, folder: Path) -> None:
-    """Have promtool read a rule file, every expression in it."""
+    """Check a rule file with promtool."""
     (folder / "rules.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
     monitoring.promtool("check", "rules", folder / "rules.yaml")
 
 
 @needs_promtool
 def test_when_alerts_fire(tmp_path: Path) -> None:
-    """The PrometheusRule's spec is a rule file, whose alerts come and go as alerts.yaml says."""
+    """The PrometheusRule's spec is a rule file; alerts.yaml lists when its alerts fire and stop."""
     check_rules(monitoring.objects()["PrometheusRule"]["spec"], tmp_path)
     shutil.copy(HERE / "alerts.yaml", tmp_path)
     monitoring.promtool("test", "rules", tmp_path / "alerts.yaml")
 
 
 def test_three_alerts() -> None:
-    """Each names its run or schedule at first sight, and the command that says more."""
+    """Each names its run or schedule in the summary, and the command that explains it."""
     found = {rule["alert"]: rule for rule in monitoring.rules()}
     assert sorted(found) == ["MnistJobNoProgress", "MnistJobRunFailed", "MnistJobScheduleMissed"]
     for name, rule in found.items():
         label = "cronjob" if name == "MnistJobScheduleMissed" else "run"
         assert f"{{{{ $labels.{label} }}}}" in rule["annotations"]["summary"]
-        command = f"`mnist-job why {{{{ $labels.{label} }}}} --namespace {{{{ $labels.namespace }}}}` says"
+        command = f"`mnist-job why {{{{ $labels.{label} }}}} --namespace {{{{ $labels.namespace }}}}` explains"
         assert command in rule["annotations"]["description"]
 
 
-def test_only_metrics_that_there_are() -> None:
-    """Alerts and panels name the supervisors' metrics and kube-state-metrics', and no label that these do not have."""
+def test_only_existing_metrics() -> None:
+    """Alerts and panels use only metrics of the supervisors and kube-state-metrics, with labels that these have."""
     known = metrics()
     variables = " ".join(variable.get("definition", "") for variable in monitoring.dashboard()["templating"]["list"])
     used = set()
@@ -93,7 +93,7 @@ def test_only_metrics_that_there_are() -> None:
 
 @needs_promtool
 def test_the_dashboards_queries_are_promql(tmp_path: Path) -> None:
-    """Each is taken as the expression of a recording rule; one with a brace too few is not."""
+    """Each is valid as the expression of a recording rule; one with a missing brace is not."""
     queries = list(monitoring.queries("ml", "digits").values())
     rules = [{"record": "panel", "expr": query, "labels": {"panel": str(n)}} for n, query in enumerate(queries)]
     check_rules({"groups": [{"name": "panels", "rules": rules}]}, tmp_path)
@@ -103,7 +103,7 @@ def test_the_dashboards_queries_are_promql(tmp_path: Path) -> None:
 
 
 def test_the_dashboard() -> None:
-    """Panels have ids and places of their own, and every query goes to the data source that is chosen."""
+    """Panels have unique ids and do not overlap, and every query goes to the chosen data source."""
     found = monitoring.dashboard()
     panels = found["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -124,14 +124,14 @@ def test_the_dashboard() -> None:
 
 
 def test_the_objects() -> None:
-    """The folder makes four; Kubernetes' own fit the schemas of every version, and Grafana finds the dashboard."""
+    """There are four; Kubernetes' own match the schemas of every version, and Grafana finds the dashboard."""
     found = monitoring.objects()
     assert sorted(found) == ["ConfigMap", "NetworkPolicy", "PodMonitor", "PrometheusRule"]
     for kind in ("ConfigMap", "NetworkPolicy"):
         check_schemas(found[kind])
     for kind in ("PodMonitor", "PrometheusRule"):
         assert found[kind]["apiVersion"] == "monitoring.coreos.com/v1"
-        with pytest.raises(kubernetes_validate.SchemaNotFoundError):  # so there is nothing to check them against
+        with pytest.raises(kubernetes_validate.SchemaNotFoundError):  # there is no schema to check them against
             check_schemas(found[kind])
     assert found["ConfigMap"]["metadata"] == {
         "name": "mnist-job-dashboard",
@@ -139,8 +139,8 @@ def test_the_objects() -> None:
     }
 
 
-def test_whom_prometheus_asks() -> None:
-    """PodMonitor and docs/monitoring.md select the workers' pods and the supervisor's port, and only that is let in."""
+def test_what_prometheus_scrapes() -> None:
+    """PodMonitor and docs/monitoring.md select each worker's supervisor port; the NetworkPolicy opens only that."""
     [job] = kustomize(MANIFESTS / "run")
     labels = {NAME_LABEL: APP}
     assert labels.items() <= job["spec"]["template"]["metadata"]["labels"].items()
@@ -165,7 +165,7 @@ def test_whom_prometheus_asks() -> None:
         "job_name": APP,
         "scrape_interval": "10s",
         "kubernetes_sd_configs": [{"role": "pod"}],
-        # What the operator makes of the PodMonitor, less the labels that nothing here uses.
+        # What the operator generates from the PodMonitor, without the labels that nothing here uses.
         "relabel_configs": [
             {"action": "keep", "source_labels": [f"{pod}_label_{NAME_LABEL.translate(UNDERSCORES)}"], "regex": APP},
             {"action": "keep", "source_labels": [f"{pod}_container_port_name"], "regex": port},
@@ -177,8 +177,8 @@ def test_whom_prometheus_asks() -> None:
 
 
 @needs_promtool
-def test_prometheus_takes_the_readmes_configuration(tmp_path: Path) -> None:
-    """It is one, but for the discovery of pods, which promtool may be built without."""
+def test_prometheus_accepts_the_pages_configuration(tmp_path: Path) -> None:
+    """It is valid, apart from Kubernetes discovery, which promtool may be built without."""
     path = tmp_path / "prometheus.yaml"
     path.write_text(monitoring.configuration([]), encoding="utf-8")
     monitoring.promtool("check", "config", path)

@@ -16,7 +16,7 @@ from job.errors import JobError
 from k8s.api.errors import ApiError, LauncherError
 from k8s.commands import status
 from k8s.state.names import JOB_NAME_LABEL, pods_of
-from tests.k8s.objects import ended, event, job, pod, record, running, told, waiting
+from tests.k8s.objects import ended, event, job, pod, record, running, termination, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,10 @@ def run(cluster: Asked, name: str | None = None, output: str = "text", **flags: 
 def two_runs() -> Asked:
     """One run that is published, and a newer one of a team in the namespace `ml` that trains."""
     done = job(2, "Complete", "SuccessPolicy")
-    done_pods = [ended(0, 0, message=told(0, "kept", "a, was tested on other data", accuracy=0.9261)), ended(1, 0)]
+    done_pods = [
+        ended(0, 0, message=termination(0, "kept", "a, was tested on other data", accuracy=0.9261)),
+        ended(1, 0),
+    ]
     new = renamed(job(2), LONG)
     new["metadata"] |= {"uid": "new", "creationTimestamp": "2026-01-02T00:00:00Z", "namespace": "ml"}
     new["metadata"]["labels"]["team"] = "vision"
@@ -178,8 +181,19 @@ def test_all_namespaces(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_selector(capsys: pytest.CaptureFixture[str]) -> None:
     """Only the runs with these labels are shown."""
-    run(two_runs(), output="yaml", selector="team=vision")
-    assert [each["name"] for each in yaml.safe_load(capsys.readouterr().out)["runs"]] == [LONG]
+    run(two_runs(), selector="team=vision")
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["RUN", LONG]
+
+
+def test_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    """YAML has the fields of JSON."""
+    run(two_runs(), output="json")
+    as_json = json.loads(capsys.readouterr().out)
+    run(two_runs(), output="yaml")
+    as_yaml = yaml.safe_load(capsys.readouterr().out)
+    for each in [*as_json["runs"], *as_yaml["runs"]]:
+        del each["age_s"]
+    assert as_yaml == as_json
 
 
 def test_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +302,9 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     """Where there is no terminal, a line for each change, until the run has ended."""
     monkeypatch.setattr(status, "EVERY_S", 0.0)
     moments = [[job(2), waiting(0), waiting(1)]] * 2 + [[job(2), running(0), waiting(1)]]
-    moments += [[job(2, "Complete"), ended(0, 0, message=told(0, "promoted", "first", accuracy=0.9261)), ended(1, 0)]]
+    moments += [
+        [job(2, "Complete"), ended(0, 0, message=termination(0, "promoted", "first", accuracy=0.9261)), ended(1, 0)]
+    ]
     cluster = Asked(*moments, demo_0_aaaa0=[])
     run(cluster, "demo", output, watch=True)
     assert [what for what in cluster.asked if "watch" in what] == [f"watch of Pod {pods_of('demo')}"]

@@ -10,7 +10,7 @@ from job import telemetry
 from k8s.commands import why
 from k8s.diagnose.evidence import gather_evidence
 from tests.k8s.commands.test_status import Asked
-from tests.k8s.objects import ended, event, job, record, running, told
+from tests.k8s.objects import ended, event, job, record, running, termination
 
 if TYPE_CHECKING:
     import pytest
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from job.telemetry import Record
 
 MESSAGE = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 76 matching FailJob rule at index 1"
-END = told(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate")
+END = termination(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate")
 
 
 def cluster(log: list[Record]) -> Asked:

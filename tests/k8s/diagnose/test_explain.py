@@ -20,7 +20,7 @@ from tests.k8s.objects import (
     pod,
     record,
     running,
-    told,
+    termination,
     unscheduled,
     waiting,
 )
@@ -61,10 +61,10 @@ def being_deleted(found: Object) -> Object:
 
 def test_published() -> None:
     """Nothing is wrong; the accuracy is given, and why `latest` was not changed."""
-    pods = (ended(0, 0, message=told(0, "promoted", "first", accuracy=0.92614)), running(1))
+    pods = (ended(0, 0, message=termination(0, "promoted", "first", accuracy=0.92614)), running(1))
     run = Run(job(2, "SuccessCriteriaMet", "SuccessPolicy"), pods)
     assert why(run) == ["nothing is wrong: the model is published with a test accuracy of 0.9261"]
-    kept = ended(0, 0, message=told(0, "kept", "the present latest, a, was tested on other data", accuracy=0.9))
+    kept = ended(0, 0, message=termination(0, "kept", "the present latest, a, was tested on other data", accuracy=0.9))
     [line] = why(Run(run.job, (kept,)))
     assert line.startswith("nothing is wrong: the model is published with a test accuracy of 0.9000; `latest` was not ")
     assert line.endswith("the present latest, a, was tested on other data")
@@ -79,7 +79,7 @@ def test_out_of_memory_under_cgroup_v2() -> None:
 
 def test_out_of_memory_too_often() -> None:
     """The first cause is the worker that was killed, not the one that waited for it and ended first."""
-    missing = told(75, "peers-missing", "not all of the 2 workers came within 900 s: worker 1 had not come")
+    missing = termination(75, "peers-missing", "not all of the 2 workers came within 900 s: worker 1 had not come")
     kills = [ended(1, 137, number, "OOMKilled") for number in range(4)]
     run = Run(TOO_OFTEN, (ended(0, 75, message=missing), *kills))
     first = f"worker 1 failed 4 times, the most that the Job allows; first cause: {OUT_OF_MEMORY}"
@@ -88,7 +88,7 @@ def test_out_of_memory_too_often() -> None:
 
 def test_the_workers_message_goes_before_the_kubelets_reason() -> None:
     """Under cgroup v1, the kubelet reports OOMKilled for each container in which a trainer was ever killed."""
-    message = told(75, "output-io", "the output folder failed at /output: Stale file handle", "start it again")
+    message = termination(75, "output-io", "the output folder failed at /output: Stale file handle", "start it again")
     run = Run(job(1), (ended(0, 75, reason="OOMKilled", message=message),))
     assert why(run)[0] == (
         "worker 0 exited with 75 (output-io): the output folder failed at /output: Stale file handle; it is replaced "
@@ -98,7 +98,10 @@ def test_the_workers_message_goes_before_the_kubelets_reason() -> None:
 
 def test_failures_for_different_reasons() -> None:
     """The first failure and the last one are given."""
-    ends = [ended(1, 139), *(ended(1, 75, n, message=told(75, "restarts-used-up", "gave up")) for n in (1, 2, 3))]
+    ends = [
+        ended(1, 139),
+        *(ended(1, 75, n, message=termination(75, "restarts-used-up", "gave up")) for n in (1, 2, 3)),
+    ]
     assert why(Run(TOO_OFTEN, (running(0), *ends))) == [
         (
             "worker 1 failed 4 times, the most that the Job allows; first cause: worker 1 exited with 139 (killed): "
@@ -130,8 +133,8 @@ def test_failures_of_deleted_pods() -> None:
 def test_failed_at_once() -> None:
     """The worker's own message, the meaning of its code and its hint."""
     message = "Container trainer for pod team/demo-1-aaaa0 failed with exit code 76 matching FailJob rule at index 1"
-    said = told(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate", step=7)
-    pods = (ended(0, 75, message=told(75, "stopped", "told to stop")), ended(1, 76, message=said))
+    said = termination(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate", step=7)
+    pods = (ended(0, 75, message=termination(75, "stopped", "told to stop")), ended(1, 76, message=said))
     run = Run(job(2, "FailureTarget", "PodFailurePolicy", message), pods)
     assert why(run) == [
         "worker 1 exited with 76 (loss-not-finite): the loss was nan at step 7 (2026-01-01T00:00:05Z)",
@@ -164,7 +167,7 @@ def test_failed_at_once() -> None:
 )
 def test_remedies_of_the_launcher_go_before_the_workers_hint(code: int, reason: str, hint: str, remedy: str) -> None:
     """The worker knows its flags, but neither the volume nor the launcher's commands."""
-    run = Run(job(2, "Failed", "PodFailurePolicy"), (ended(0, code, message=told(code, reason, "no", hint)),))
+    run = Run(job(2, "Failed", "PodFailurePolicy"), (ended(0, code, message=termination(code, reason, "no", hint)),))
     assert why(run)[2:] == [f"remedy: {remedy}"]
 
 
@@ -207,7 +210,9 @@ def test_lost_with_its_node() -> None:
 def test_drained() -> None:
     """A worker that was told to stop did nothing wrong; the sentence says what stopped it."""
     by = condition("DisruptionTarget", reason="EvictionByEvictionAPI", message="Eviction API: evicting")
-    stopped = ended(1, 75, message=told(75, "stopped", "told to stop at step 800", "start it again"), conditions=[by])
+    stopped = ended(
+        1, 75, message=termination(75, "stopped", "told to stop at step 800", "start it again"), conditions=[by]
+    )
     assert why(Run(job(), (running(0), stopped), record=record("waiting", joined=1))) == [
         (
             "worker 1 exited with 75 (stopped): told to stop at step 800; the cluster stopped it "
@@ -339,7 +344,7 @@ def test_what_delayed_a_run_until_its_deadline(reason: str, message: str, said: 
 def test_a_worker_that_failed_before_the_deadline() -> None:
     """It may have been replaced since, so the sentence does not call it the cause."""
     killed = ended(1, 137, reason="OOMKilled")
-    run = Run(LATE, (killed, ended(0, 75, message=told(75, "stopped", "told to stop"))))
+    run = Run(LATE, (killed, ended(0, 75, message=termination(75, "stopped", "told to stop"))))
     assert why(run)[0] == f"{NOT_IN_TIME}; before that: {OUT_OF_MEMORY} (2026-01-01T00:00:59Z)"
 
 

@@ -9,7 +9,7 @@ import pytest
 from job.errors import Exit
 from k8s.state.names import CANCELLED, QUEUE_LABEL
 from k8s.state.run import Run, State, own, state
-from tests.k8s.objects import cut_off, ended, job, pod, record, running, told, unscheduled, waiting
+from tests.k8s.objects import cut_off, ended, job, pod, record, running, termination, unscheduled, waiting
 
 BOTH = (running(0), running(1))
 NO_ROOM = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate."
@@ -48,7 +48,7 @@ def test_a_run_on_its_way(run: Run, said: str) -> None:
 @pytest.mark.parametrize("condition", ["SuccessCriteriaMet", "Complete"])
 def test_published(condition: str) -> None:
     """Either condition means it, and the accuracy is that in rank 0's termination message."""
-    pods = (ended(0, 75), ended(0, 0, 1, "Completed", told(0, "promoted", "first", accuracy=0.9261)), running(1))
+    pods = (ended(0, 75), ended(0, 0, 1, "Completed", termination(0, "promoted", "first", accuracy=0.9261)), running(1))
     assert state(Run(job(2, condition), pods)) == State("published", ended=True, code=0, accuracy=0.9261)
     assert state(Run(job(2, condition))) == State("published", ended=True, code=0)
 
@@ -56,7 +56,7 @@ def test_published(condition: str) -> None:
 @pytest.mark.parametrize("before", ["", "published before: "])
 def test_kept(before: str) -> None:
     """Where `latest` did not move, the state says why, also where the run was started again since."""
-    pods = (ended(0, 0, message=told(0, "kept", f"{before}the present latest, a, began later", accuracy=0.9)),)
+    pods = (ended(0, 0, message=termination(0, "kept", f"{before}the present latest, a, began later", accuracy=0.9)),)
     found = State("published", "kept, for the present latest, a, began later", ended=True, code=0, accuracy=0.9)
     assert state(Run(job(2, "Complete"), pods)) == found
 
@@ -66,7 +66,7 @@ def test_rejected(condition: str) -> None:
     """Code 69 is no failure to show; without its pod, the condition still tells of it."""
     message = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 69 matching FailJob rule at index 1"
     failed = job(2, condition, "PodFailurePolicy", message)
-    pods = (ended(0, 69, message=told(69, "rejected", "too bad", accuracy=0.5)), ended(1, 75))
+    pods = (ended(0, 69, message=termination(69, "rejected", "too bad", accuracy=0.5)), ended(1, 75))
     assert state(Run(failed, pods)) == State("rejected", "too bad", ended=True, code=69, accuracy=0.5)
     assert str(state(Run(failed, pods))) == "rejected: too bad"
     assert state(Run(failed)) == State("rejected", ended=True, code=69)
@@ -77,8 +77,8 @@ def test_failed_at_once() -> None:
     message = "Container trainer for pod team/demo-1-aaaa0 failed with exit code 64 matching FailJob rule at index 1"
     failed = job(2, "Failed", "PodFailurePolicy", message)
     pods = (
-        ended(0, 75, message=told(75, "stopped", "told to stop")),
-        ended(1, 64, message=told(64, "run-taken", "no")),
+        ended(0, 75, message=termination(75, "stopped", "told to stop")),
+        ended(1, 64, message=termination(64, "run-taken", "no")),
     )
     assert state(Run(failed, pods)) == State("failed", "run-taken", ended=True, code=64)
     assert state(Run(failed)) == State("failed", "usage", ended=True, code=64)
@@ -88,9 +88,9 @@ def test_given_up() -> None:
     """The reason is the first cause's, the code that with which the worker was given up."""
     failed = job(2, "Failed", "MaxFailedIndexesExceeded", "too many", failedIndexes="1")
     pods = (
-        ended(0, 75, message=told(75, "peers-missing", "worker 1 had not come")),
+        ended(0, 75, message=termination(75, "peers-missing", "worker 1 had not come")),
         ended(1, 137, 0, "OOMKilled"),
-        ended(1, 75, 1, message=told(75, "restarts-used-up", "gave up")),
+        ended(1, 75, 1, message=termination(75, "restarts-used-up", "gave up")),
     )
     assert state(Run(failed, pods)) == State("failed", "out-of-memory", ended=True, code=75)
     assert state(Run(failed)) == State("failed", "max-failed-indexes-exceeded", ended=True)
