@@ -1,6 +1,6 @@
-"""What a step costs on N workers, by a latency and a bandwidth: fitted to what was measured, and beyond it. Pure.
+"""The time of a step on N workers as a function of latency and bandwidth: fitted to measurements, and extrapolated.
 
-The model is the usual one of message passing: a message of n bytes takes alpha + n * beta. Gathering the vectors of N
+This is the usual model of message passing: a message of n bytes takes alpha + n * beta. Gathering the vectors of N
 workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes (Thakur,
 Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in MPICH", section 4.1); the ring's
 all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms for
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """A step's seconds on so many workers, on a network of that one-way delay, in seconds, and bytes a second."""
+    """The time of a step, measured on a network with a one-way delay in seconds and a rate in bytes a second."""
 
     workers: int
     delay_s: float
@@ -30,10 +30,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a step takes on one number of workers.
+    """The parts of a step for one number of workers.
 
-    own_s is what it takes on a network without delay. trips is how many one-way delays, and sent_bytes how many bytes,
-    a step waits for one after the other. What is shared, as cores, is in own_s alone.
+    own_s is its time on a network without delay, including the effect of shared cores. trips is the number of one-way
+    delays, and sent_bytes the number of bytes, that a step waits for in sequence.
     """
 
     workers: int
@@ -45,7 +45,7 @@ class Fit:
 def fit(samples: Sequence[Sample]) -> Fit:
     """The least-squares fit of own_s + trips * delay_s + sent_bytes / bytes_per_s to samples of one number of workers.
 
-    Each residual counts in proportion to what was measured, or the slowest network alone would be fitted.
+    Residuals are relative to the measured times; otherwise the slowest network would dominate.
     """
     rows = np.array([[1.0, one.delay_s, 1 / one.bytes_per_s] for one in samples])
     seconds = np.array([one.step_s for one in samples])
@@ -55,10 +55,10 @@ def fit(samples: Sequence[Sample]) -> Fit:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a step is made of, in seconds.
+    """The parts of a step, in seconds.
 
-    compute_s is one worker's, at most; hop_s what the software takes for one message along the ring; trips how many
-    one-way delays a message takes; vector_bytes a worker's vector; sum_s what it takes to sum one more of them.
+    compute_s is one worker's computation, hop_s the software's time for a message, trips the number of one-way delays
+    of a message, vector_bytes the size of a worker's vector, and sum_s the time to add one vector.
     """
 
     compute_s: float
@@ -75,7 +75,7 @@ def gather_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> 
 
 
 def all_reduce_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
-    """Seconds to sum them by the ring's all-reduce; a worker sums N-1 parts of an N-th."""
+    """Seconds to sum them by the ring's all-reduce, in which a worker adds N-1 parts of size 1/N."""
     part = costs.vector_bytes / workers
     message_s = costs.hop_s + costs.trips * delay_s + part / bytes_per_s
     return 2 * (workers - 1) * message_s + costs.sum_s * (workers - 1) / workers

@@ -1,4 +1,4 @@
-"""The bars this job is held to, and how a set of measurements stands to them. Pure."""
+"""The bars of this job, and how its measurements compare with them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from benchmarks.cases import Case
     from benchmarks.rivals.common import Result
 
-    # What each case measured, one Result a round.
+    # One Result of each case for each round.
     Samples = Mapping[Case, Sequence[Result]]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What this job must show.
+    """A required ratio between this job and alternatives.
 
     Attributes:
-        text: what is compared.
-        ours: the name of this job's case.
-        theirs: names of cases; the best of them counts.
-        bound: the least ratio theirs/ours; the largest ours/theirs where at_most.
+        text: a description for readers.
+        ours: name of this job's case.
+        theirs: names of the alternatives' cases; the fastest of them counts.
+        bound: minimum of theirs / ours, or maximum of ours / theirs if at_most.
         at_most: whether the bound is an upper one.
-        field: what is compared: us_per_step or whole_s.
+        field: the field of Result that is compared, us_per_step or whole_s.
     """
 
     text: str
@@ -61,8 +61,11 @@ BARS = (
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How it stands with a bar: both medians (microseconds a step, or seconds) and their ratio; None: not measured."""
+class Comparison:
+    """The measurements for a bar: both medians, in microseconds a step or seconds; None if a program did not run.
+
+    rival is the name of the alternative that counts.
+    """
 
     bar: Bar
     ours: float | None
@@ -71,31 +74,31 @@ class Standing:
 
     @property
     def ratio(self) -> float | None:
-        """Theirs over ours, or ours over theirs where the bound is an upper one."""
+        """Theirs / ours, or ours / theirs if the bound is an upper one."""
         if self.ours is None or self.theirs is None:
             return None
         return self.ours / self.theirs if self.bar.at_most else self.theirs / self.ours
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met."""
+        """Whether the bar is met; None if it was not measured."""
         if self.ratio is None:
             return None
         return self.ratio <= self.bar.bound if self.bar.at_most else self.ratio >= self.bar.bound
 
 
-def standings(samples: Samples, bars: Sequence[Bar] = BARS) -> list[Standing]:
-    """Every bar's standing, by medians over the rounds."""
-    found = []
+def compare(samples: Samples, bars: Sequence[Bar] = BARS) -> list[Comparison]:
+    """The comparison for every bar, by medians over the rounds."""
+    comparisons = []
     for bar in bars:
-        _, ours = best(samples, (bar.ours,), bar.field)
-        rival, theirs = best(samples, bar.theirs, bar.field)
-        found.append(Standing(bar, ours, theirs, rival))
-    return found
+        _, ours = fastest(samples, (bar.ours,), bar.field)
+        rival, theirs = fastest(samples, bar.theirs, bar.field)
+        comparisons.append(Comparison(bar, ours, theirs, rival))
+    return comparisons
 
 
-def best(samples: Samples, names: Sequence[str], field: str) -> tuple[str, float | None]:
-    """The fastest median of some programs, each at whichever limit of threads serves it best, and whose it is."""
+def fastest(samples: Samples, names: Sequence[str], field: str) -> tuple[str, float | None]:
+    """The fastest median of these programs, each with the number of threads that suits it best, and its name."""
     medians = [
         (median(getattr(result, field) for result in results), case.name)
         for case, results in samples.items()

@@ -1,4 +1,4 @@
-"""Which programs are timed, at which settings: every case is one command."""
+"""The programs that are timed and their settings. Every case is one command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# The one replacement in a command: a new empty folder for each time that it is run.
+# A placeholder in commands: a new empty folder for each run.
 OUTPUT = "{output}"
 RUN = "bench"
 
@@ -36,12 +36,12 @@ class Case:
     """One program at one setting.
 
     Attributes:
-        name: what it is; the same at every limit of threads.
-        command: what is run, in the project's folder.
-        threads: the limit of each of its processes.
-        processes: how many train.
+        name: of the program; the same for every number of threads.
+        command: the command line, run in the project's folder.
+        threads: limit for each of its processes.
+        processes: how many processes train.
         batch_size: examples a step, over all processes.
-        job: this job, which writes its timing into report.json; the others print theirs.
+        job: whether it is this job, which writes its timing into report.json; the others print theirs.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cases share.
+    """Settings of all cases.
 
     Attributes:
         data: folder of prepared datasets, with MNIST decoded.
         on_disk: the same without the decoded rows.
-        epochs: of every program; the first is its warm-up.
+        epochs: of every program; the first one is its warm-up.
         learning_rate: constant.
         cores: of this machine.
         torch_python: an interpreter with PyTorch, or None.
@@ -77,12 +77,12 @@ class Settings:
 
 def cases(settings: Settings) -> list[Case]:
     """Every case, in the order of the table."""
-    found: list[Case] = []
+    chosen: list[Case] = []
     classes_first = ["--classes-first", "1"]
     hundred = ["--steps-per-execution", "100"]
-    # One process: with one thread and with all cores, for none of them is best served by the same.
+    # One process, with one thread and with one for each core: the better number differs between programs.
     for threads in sorted({1, settings.cores}):
-        found += [
+        chosen += [
             rival(settings, FLOOR, "benchmarks.floor", threads),
             rival(settings, FLOOR_CLASSES_FIRST, "benchmarks.floor", threads, flags=classes_first),
             job(settings, JOB, threads),
@@ -93,29 +93,29 @@ def cases(settings: Settings) -> list[Case]:
             rival(settings, NUMPY_CLASSES_FIRST, "benchmarks.rivals.numpy_loop", threads, flags=classes_first),
         ]
     if settings.torch_python:
-        # Never with more threads: on two busy cores they wait for each other, 1,800 microseconds a step instead of 270.
-        found.append(rival(settings, TORCH, "benchmarks.rivals.torch_loop", 1))
+        # More threads wait for each other on two busy cores: 1,800 microseconds a step instead of 270.
+        chosen.append(rival(settings, TORCH, "benchmarks.rivals.torch_loop", 1))
     # Two processes share the cores.
     threads = max(1, settings.cores // 2)
-    found += [
+    chosen += [
         job(settings, JOB_2, threads, workers=2),
         job(settings, JOB_2_AVERAGED, threads, workers=2, flags=["--sync-every", "100"]),
     ]
     if settings.torch_python:
-        found.append(rival(settings, TORCH_DDP, "benchmarks.rivals.torch_ddp", threads, processes=2))
+        chosen.append(rival(settings, TORCH_DDP, "benchmarks.rivals.torch_ddp", threads, processes=2))
     if settings.tf_keras:
         module = "benchmarks.rivals.tf_keras_mwms"
-        found += [
+        chosen += [
             rival(settings, TF_KERAS, module, threads, processes=2),
             rival(settings, TF_KERAS_100, module, threads, flags=hundred, processes=2),
         ]
-    found.append(whole_command(settings))
-    return found + growth(settings)
+    chosen.append(whole_command(settings))
+    return chosen + growth(settings)
 
 
 def growth(settings: Settings) -> list[Case]:
-    """More work than the usual: larger batches, more workers, and rows that stay on disk."""
-    # More epochs where an epoch has few steps, so that there are hundreds of steps to time.
+    """Cases with more work: larger batches, more workers, and rows that are read from disk."""
+    # An epoch with a large batch has few steps: more epochs give hundreds of steps to time.
     few = max(1, settings.epochs // 3)
     return [
         job(settings, f"{JOB}, batch 1000", settings.cores, batch_size=1000, epochs=few * 10),
@@ -128,7 +128,7 @@ def growth(settings: Settings) -> list[Case]:
 def rival(
     settings: Settings, name: str, module: str, threads: int, *, flags: Sequence[str] = (), processes: int = 1
 ) -> Case:
-    """A module of this package that trains MNIST in its own way."""
+    """A module of this package that trains MNIST in another way."""
     torch = module.startswith("benchmarks.rivals.torch")
     python = settings.torch_python if torch and settings.torch_python else sys.executable
     command = [python, "-m", module, f"--data={settings.data}", f"--epochs={settings.epochs}"]
@@ -136,7 +136,7 @@ def rival(
     return Case(name, tuple(command), threads, processes)
 
 
-def job(  # noqa: PLR0913 - one for each flag that a case varies
+def job(  # noqa: PLR0913 - one argument for each flag that cases vary
     settings: Settings,
     name: str,
     threads: int,
@@ -147,7 +147,7 @@ def job(  # noqa: PLR0913 - one for each flag that a case varies
     data: Path | None = None,
     flags: Sequence[str] = (),
 ) -> Case:
-    """This job as its user runs it, at the rivals' settings and without evaluations between epochs."""
+    """This job with the settings of its alternatives and without evaluations between epochs."""
     command = [*_train(data or settings.data, workers), f"--epochs={epochs or settings.epochs}"]
     command += [f"--learning-rate={settings.learning_rate}", "--schedule=constant", "--evaluate-every=0"]
     command += [f"--batch-size={batch_size}", f"--threads={threads}", *flags]
@@ -155,7 +155,7 @@ def job(  # noqa: PLR0913 - one for each flag that a case varies
 
 
 def whole_command(settings: Settings) -> Case:
-    """This job's whole command at its own defaults, but for the number of epochs, which the rivals' scripts share."""
+    """This job's whole command with its defaults, except for the number of epochs."""
     command = (*_train(settings.data, 2), f"--epochs={settings.epochs}")
     return Case(JOB_COMMAND, command, max(1, settings.cores // 2), 2, job=True)
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.cluster`: time a run on a cluster beside the same run here, its recovery, and the launcher.
+"""Time a run on a cluster and the same run on this machine, the recovery on the cluster, and the launcher.
 
-The cluster is the one of the tests: KUBECONFIG, IMAGE and RWX_CLASS, as tests/cluster/conftest.py says.
+The cluster is that of the tests: KUBECONFIG, IMAGE and RWX_CLASS, see tests/cluster/conftest.py.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from job.telemetry import Record
     from k8s.api.objects import Object
 
-TFJOB_S = 152.0  # the same work by Kubeflow's TFJob with tf_keras `fit`, on two workers
+TFJOB_S = 152.0  # the same work as Kubeflow's TFJob with tf_keras `fit` and two workers
 LONG = ("--epochs=100000", "--evaluate-every=0", "--log-every=100")
 STEP = 3000
 
 
 def main() -> int:
-    """Measure everything and print the table. Exit status 1 when a bar is not met."""
+    """Measure everything and print the table. Exit status 1 if a bar is not met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often to measure each value (default: 3)")
     arguments = parser.parse_args()
     figures = [*runs(arguments.data.resolve(), arguments.rounds), *recovery(arguments.rounds)]
     print(table(figures))
@@ -45,9 +45,9 @@ def main() -> int:
 
 
 def runs(data: Path, rounds: int) -> Iterator[Figure]:
-    """A whole run at the defaults, two workers: here, and on the cluster from the submission on."""
+    """A whole run with two workers and the defaults: on this machine, and on the cluster from its submission."""
     here: list[float] = []
-    there: dict[str, list[float]] = {}
+    on_cluster: dict[str, list[float]] = {}
     commands: dict[str, list[float]] = {}
     for number in range(rounds):
         here.append(local(data))
@@ -55,12 +55,12 @@ def runs(data: Path, rounds: int) -> Iterator[Figure]:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as stack:
             stack.callback(lab.close)
             run = f"run-{number}"
-            began = time.time()
+            start = time.time()
             commands.setdefault("submit", []).append(timed(lab, "submit", *lab.submission(run)))
             job = lab.until_ended(run)
             moments = {**phases(lab, run), "the Job says so": time.time()}
             for name, moment in moments.items():
-                there.setdefault(name, []).append(moment - began)
+                on_cluster.setdefault(name, []).append(moment - start)
             for command in (
                 ("status",),
                 ("status", run),
@@ -72,19 +72,19 @@ def runs(data: Path, rounds: int) -> Iterator[Figure]:
                 commands.setdefault(name, []).append(timed(lab, *command))
             if "Failed" in conditions(job):
                 raise RuntimeError(job["status"])
-        said = f"here {here[-1]:.1f} s, there {there['published'][-1]:.1f} s"
-        print(f"round {number + 1} of {rounds}: {said}", flush=True)
+        times = f"here {here[-1]:.1f} s, on the cluster {on_cluster['published'][-1]:.1f} s"
+        print(f"round {number + 1} of {rounds}: {times}", flush=True)
     yield Figure("two workers here, whole command", "s", here)
-    for name, values in there.items():
+    for name, values in on_cluster.items():
         yield Figure(f"from the submission: {name}", "s", values, TFJOB_S / 5 if name == "published" else None)
-    beyond = [on_cluster - local_s for on_cluster, local_s in zip(there["published"], here, strict=True)]
+    beyond = [cluster_s - local_s for cluster_s, local_s in zip(on_cluster["published"], here, strict=True)]
     yield Figure("published on the cluster, beyond the same run here", "s", beyond, 5.0)
     for name, values in commands.items():
         yield Figure(f"the launcher's {name}", "s", values, 3.0 if name == "submit" else None)
 
 
 def recovery(rounds: int) -> Iterator[Figure]:
-    """Seconds from a pod's deletion to the next training step."""
+    """Seconds from the deletion of a pod to the next training step."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for number in range(rounds):
         lab = opened()
@@ -103,7 +103,7 @@ def recovery(rounds: int) -> Iterator[Figure]:
 
 
 def opened() -> Lab:
-    """A namespace with a claim for workers on several nodes."""
+    """A new namespace with a claim for workers on several nodes."""
     lab = Lab(f"bench-{uuid.uuid4().hex[:8]}", os.environ.get("IMAGE", "mnist-job:dev"))
     lab.open()
     lab.claim("output", "ReadWriteMany", os.environ.get("RWX_CLASS"))
@@ -111,23 +111,23 @@ def opened() -> Lab:
 
 
 def local(data: Path) -> float:
-    """Seconds that the whole command takes here."""
+    """Seconds that the whole command takes on this machine."""
     with tempfile.TemporaryDirectory(prefix="bench-") as output:
-        began = time.monotonic()
+        start = time.monotonic()
         command = [sys.executable, "-m", "job", "train", "--workers=2", f"--data={data}", f"--output={output}"]
         subprocess.run(command, check=True, capture_output=True, cwd=PROJECT)
-        return time.monotonic() - began
+        return time.monotonic() - start
 
 
 def timed(lab: Lab, command: str, *arguments: str) -> float:
     """Seconds that a command of the launcher takes."""
-    began = time.monotonic()
+    start = time.monotonic()
     lab.launcher(command, *arguments)
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 def phases(lab: Lab, run: str) -> dict[str, float]:
-    """When a run that has ended reached each phase, in seconds since 1970; Kubernetes tells whole seconds."""
+    """When a finished run reached each phase, in seconds since 1970; Kubernetes gives whole seconds."""
     [pod] = lab.pods(run, 0)
     records = list(records_of(lab, pod))
     started = pod["status"]["containerStatuses"][0]["state"]["terminated"]["startedAt"]
@@ -143,28 +143,28 @@ def phases(lab: Lab, run: str) -> dict[str, float]:
 
 
 def first_step_after(lab: Lab, moment: float) -> float:
-    """When rank 0 made its first step after a gathering that came after a moment."""
+    """When rank 0 made its first step after a rendezvous that followed a given time."""
 
-    def found() -> float | None:
+    def step_time() -> float | None:
         pod = lab.pod("run", 0)
         records = [record for record in records_of(lab, pod) if record.time > moment]
-        anew = next((place for place, record in enumerate(records) if record.phase == "joining"), None)
-        if anew is None:
+        joining = next((place for place, record in enumerate(records) if record.phase == "joining"), None)
+        if joining is None:
             return None
-        return next((record.time for record in records[anew:] if record.phase == "training"), None)
+        return next((record.time for record in records[joining:] if record.phase == "training"), None)
 
-    return until(found, "the next step")
+    return until(step_time, "the next step")
 
 
 def records_of(lab: Lab, pod: Object) -> Iterator[Record]:
-    """A pod's records."""
+    """The records of a pod."""
     for line in lab.cluster.logs(pod["metadata"]["name"], "trainer"):
         if record := telemetry.parse(line):
             yield record
 
 
 def seconds_of(timestamp: str) -> float:
-    """RFC 3339 in seconds since 1970."""
+    """A time stamp of RFC 3339 in seconds since 1970."""
     return datetime.fromisoformat(timestamp).timestamp()
 
 

@@ -1,4 +1,4 @@
-"""Figures with their bars, as a table in Markdown and as JSON. Pure."""
+"""Figures and their bars, as a Markdown table and as JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.tables import MET, markdown
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured in each round, or each part of one; the bar is for the median, for the most if worst."""
+    """One value for each round, and a bar, which is an upper bound on their median, or on their maximum if `worst`."""
 
     name: str
     unit: str
@@ -22,26 +24,30 @@ class Figure:
 
     @property
     def value(self) -> float:
-        """What the bar is for."""
+        """The value that the bar applies to."""
         return max(self.values) if self.worst else median(self.values)
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met; None where there is none."""
+        """Whether the bar is met; None without a bar."""
         return None if self.bar is None else self.value <= self.bar
 
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures in Markdown."""
-    lines = ["", "| measured | median | all | bar | met |", "|---|---:|---|---:|---|"]
-    for each in figures:
-        values = ", ".join(f"{value:.2f}" for value in each.values)
-        bar = "" if each.bar is None else f"{each.bar:.2f} {each.unit}"
-        met = {True: "yes", False: "NO", None: ""}[each.met]
-        lines.append(f"| {each.name} | {median(each.values):.2f} {each.unit} | {values} | {bar} | {met} |")
-    return "\n".join(lines)
+    rows = [
+        [
+            each.name,
+            f"{median(each.values):.2f} {each.unit}",
+            ", ".join(f"{value:.2f}" for value in each.values),
+            "" if each.bar is None else f"{each.bar:.2f} {each.unit}",
+            MET[each.met],
+        ]
+        for each in figures
+    ]
+    return markdown(["measured", "median", "all", "bar", "met"], rows)
 
 
 def as_json(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """The figures as they are kept."""
+    """The figures with their values and whether their bars are met."""
     return [{**asdict(each), "value": each.value, "met": each.met} for each in figures]

@@ -1,7 +1,7 @@
-"""The floor: a step's two matrix products and nothing else, float32, in one compiled TensorFlow function.
+"""A lower bound: the two matrix products of a step alone, in float32, in one compiled TensorFlow function.
 
-The two are taken as they stand, [batch, 784] by [784, 10] and [784, batch] by [batch, 10], or with classes first,
-[10, 784] by [784, batch] and [10, batch] by [batch, 784], which XLA does on a CPU in about half the time.
+The products are [batch, 784] by [784, 10] and [784, batch] by [batch, 10] or, with classes first, [10, 784] by [784,
+batch] and [10, batch] by [batch, 784], which takes XLA about half the time on a CPU.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import tensorflow as tf
 
 from benchmarks.rivals import common
 
-# Different batches, in turn. Few enough to stay in the processor's cache, as the pixels of a training step are there
-# when they are multiplied: a stream of float32 batches from main memory would time the memory.
+# Few enough batches to stay in the processor's cache. In a training step the pixels are in the cache too when they are
+# multiplied; a stream of float32 batches from main memory would measure the memory.
 BATCHES = 8
 
-# Small enough that the weights stay finite (the largest eigenvalue of x'x is about 10,000), large enough to be seen.
+# Small enough for finite weights (the largest eigenvalue of x'x is about 10,000), large enough to change them.
 RATE = 1e-5
 
 
 def main() -> None:
-    """Time the products, check what they give against NumPy, and print the result."""
+    """Time the products, compare their values with NumPy's, and print the result."""
     args = common.arguments(__doc__, classes_first=0)
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     tf.config.threading.set_inter_op_parallelism_threads(args.threads)
@@ -31,8 +31,8 @@ def main() -> None:
     x = train.images[: BATCHES * size].reshape(BATCHES, size, common.PIXELS).astype(np.float32) / 255
     start = np.random.default_rng(0).normal(size=(common.PIXELS, common.CLASSES)).astype(np.float32)
 
-    # Each step multiplies another batch by what the step before made of its own products: nothing can be left out,
-    # moved out of the loop or shared between steps. The subtraction, 7,840 numbers, is the least that achieves this.
+    # Each step uses the weights of the step before, so the compiler cannot leave out a product, move it out of the loop
+    # or share it between steps. Subtracting 7,840 numbers is the cheapest way to achieve this.
     @tf.function(jit_compile=True)
     def products(weights: Any, batches: Any) -> Any:
         for k in tf.range(steps):
@@ -55,8 +55,8 @@ def main() -> None:
     expected = start
     for k in range(steps):
         expected = expected - RATE * (x[k % BATCHES].T @ (x[k % BATCHES] @ expected))
-    found = products(first, batches).numpy()
-    np.testing.assert_allclose(found.T if args.classes_first else found, expected, atol=1e-3)
+    weights = products(first, batches).numpy()
+    np.testing.assert_allclose(weights.T if args.classes_first else weights, expected, atol=1e-3)
     common.finish(us_per_step, size, None)
 
 

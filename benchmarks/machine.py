@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""The machine and the software of a measurement."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def context(torch_version: str | None = None) -> dict[str, Any]:
+    """The time, and describe(), for the file of results."""
+    return {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": describe(torch_version)}
+
+
 def describe(torch_version: str | None) -> dict[str, Any]:
-    """The processor, its cores, memory in bytes, the system, and the versions of what was timed."""
+    """The processor, its cores, memory in bytes, the operating system, and versions of libraries."""
     return {
         "cpu": _cpu(),
         "cores": cores(),
@@ -35,7 +41,7 @@ def describe(torch_version: str | None) -> dict[str, Any]:
 
 
 def installed(library: str) -> str | None:
-    """The version of a library, None where it is not installed."""
+    """The version of a library, None if it is not installed."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
@@ -43,10 +49,13 @@ def installed(library: str) -> str | None:
 
 
 def find_torch(python: str | None) -> tuple[str, str] | None:
-    """An interpreter that can import PyTorch and its PyTorch's version; without a path, this interpreter if it can.
+    """An interpreter that can import PyTorch, and PyTorch's version; None if this interpreter cannot.
+
+    Args:
+        python: the interpreter; None for this one.
 
     Raises:
-        SystemExit: the path that was given cannot.
+        SystemExit: if the given interpreter cannot import it.
     """
     program = python or sys.executable
     try:
@@ -63,12 +72,12 @@ def find_torch(python: str | None) -> tuple[str, str] | None:
 
 
 def _cpu() -> str:
-    """The processor's name, with its family and model, for some clouds' names say little."""
+    """The processor's name, family and model; in some clouds the name says little."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
-    name = found.get("model name", platform.machine())
-    family, model = found.get("cpu family"), found.get("model")
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
+    name = fields.get("model name", platform.machine())
+    family, model = fields.get("cpu family"), fields.get("model")
     return f"{name} (family {family}, model {model})" if family and model else name

@@ -1,4 +1,4 @@
-"""Run one case as a process, and read what it measured."""
+"""Run one case as a process and read its result."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parent.parent
 LIMIT_S = 300
 
-# What trained to less than this has not done the work. Zeros give 0.1; one epoch at 0.5 gives 0.91.
+# A program with a lower accuracy did not do the work. Zeros give 0.1, one epoch at 0.5 gives 0.91.
 LEAST_ACCURACY = 0.9
 
-# What a shell may hold that would change how fast a program is, or which program it is. OPENBLAS_ too: a machine may
-# tune it for something else, and NumPy would be slower here than a user finds it.
+# Environment variables that change the speed of a program. With a machine's own OPENBLAS_ settings, NumPy would be
+# slower here than for its users.
 FOREIGN = ("OPENBLAS_", "OMP_", "MKL_", "TF_", "KERAS_", "XLA_")
 
 
 class FailedError(Exception):
-    """A case that gave no result; its text says why."""
+    """A case without a result; the text says why."""
 
 
 def measure(case: Case) -> Result:
     """Run a case once.
 
     Raises:
-        FailedError: it ended with an error, took too long, printed no result or did not learn.
+        FailedError: if it failed, took too long, printed no result or did not learn.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         output = Path(folder) / "output"
@@ -49,16 +49,16 @@ def measure(case: Case) -> Result:
         seconds = time.perf_counter() - start
         result = job_result(output, seconds) if case.job else _printed_result(printed)
     if result.accuracy is not None and result.accuracy < LEAST_ACCURACY:
-        raise FailedError(f"accuracy {result.accuracy:.3f}, so it did not do the work")
+        raise FailedError(f"accuracy {result.accuracy:.3f}: it did not do the work")
     return result
 
 
 def job_result(output: Path, seconds: float) -> Result:
-    """What this job says of itself in its report.
+    """The result of this job, from its report.
 
     Args:
-        output: the folder given as --output.
-        seconds: how long the whole command took.
+        output: the folder of --output.
+        seconds: duration of the whole command.
     """
     try:
         report = json.loads((output / "models" / RUN / "report.json").read_bytes())
@@ -75,14 +75,14 @@ def job_result(output: Path, seconds: float) -> Result:
 
 
 def environment(around: Mapping[str, str], threads: int) -> dict[str, str]:
-    """The environment of a program that is timed, the same for all at the same limit of threads."""
+    """The environment of a timed program, which is the same for all programs with this number of threads."""
     kept = {name: value for name, value in around.items() if not name.startswith(FOREIGN)}
     limits = {"OPENBLAS_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     return kept | limits | {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
 
 
 def _run(command: list[str], environ: Mapping[str, str]) -> str:
-    """Give what a command printed; its processes are a session of their own, which ends with it."""
+    """The output of a command; all processes that it started are killed when it ends."""
     with subprocess.Popen(
         command,
         cwd=PROJECT,

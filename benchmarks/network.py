@@ -1,8 +1,7 @@
-"""A network on this machine with a latency and a bandwidth of its own: Linux, and root.
+"""A network on this machine with a chosen latency and bandwidth. It needs Linux and root.
 
-Each worker has a network namespace with one TUN device; a process carries the packets between them, each as late and
-as fast as is asked. What the kernel offers for that (netem) is not in every kernel. The machine's own network is left
-as it is.
+Each worker has a network namespace with one TUN device, and a process forwards the packets between them with the given
+delay and rate. The kernel's own tool for this, netem, is not in every kernel. The machine's network does not change.
 """
 
 from __future__ import annotations
@@ -28,15 +27,11 @@ if TYPE_CHECKING:
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 PR_SET_TIMERSLACK = 29
-MTU = 65_000  # a message of the gradient's size is one packet, so that the carrier is seldom in the way
+MTU = 65_000  # a gradient fits into one packet, so that forwarding costs little
 
 
 class Network:
-    """The network of some workers. All is gone at the end of a `with`.
-
-    Args:
-        workers: how many.
-    """
+    """The network of a number of workers. It is removed at the end of a `with`."""
 
     def __init__(self, workers: int) -> None:
         self._names = [f"bench-{uuid.uuid4().hex[:6]}-{rank}" for rank in range(workers)]
@@ -55,10 +50,10 @@ class Network:
                 ip("-n", name, "link", "set", "lo", "up")
             numbers = [device.fileno() for device in devices]
             command = [sys.executable, "-m", "benchmarks.network", *map(str, numbers)]
-            self._carrier = stack.enter_context(
+            self._forwarder = stack.enter_context(
                 subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=numbers, cwd=PROJECT)
             )
-            stack.callback(self._carrier.kill)
+            stack.callback(self._forwarder.kill)
             self._stack = stack.pop_all()
         return self
 
@@ -70,38 +65,38 @@ class Network:
         return f"10.77.0.{rank + 1}"
 
     def wrapper(self, rank: int) -> tuple[str, ...]:
-        """A command that execs the one that follows it in a worker's namespace."""
+        """The start of a command line that runs the rest of it in a worker's namespace."""
         return ("nsenter", f"--net=/run/netns/{self._names[rank]}")
 
     def sent(self, rank: int) -> tuple[int, int]:
-        """How many packets and bytes a worker has sent."""
-        [found] = json.loads(ip("-json", "-stats", "-n", self._names[rank], "link", "show", self._link(rank)))
-        return found["stats64"]["tx"]["packets"], found["stats64"]["tx"]["bytes"]
+        """The number of packets and of bytes that a worker has sent."""
+        [link] = json.loads(ip("-json", "-stats", "-n", self._names[rank], "link", "show", self._link(rank)))
+        return link["stats64"]["tx"]["packets"], link["stats64"]["tx"]["bytes"]
 
     def _link(self, rank: int) -> str:
         return self._names[rank].removeprefix("bench-")
 
-    def be(self, delay_s: float, bytes_per_s: float = float("inf")) -> None:
-        """From now on carry each packet that late, and as many bytes a second from each worker."""
-        if self._carrier.stdin:
-            self._carrier.stdin.write(f"{delay_s} {bytes_per_s}\n".encode())
-            self._carrier.stdin.flush()
+    def shape(self, delay_s: float, bytes_per_s: float = float("inf")) -> None:
+        """From now on delay each packet, and limit what each worker sends."""
+        if self._forwarder.stdin:
+            self._forwarder.stdin.write(f"{delay_s} {bytes_per_s}\n".encode())
+            self._forwarder.stdin.flush()
 
 
 def ip(*words: str) -> str:
-    """Run iproute2's program; returns what it prints."""
+    """Run `ip` of iproute2; returns its output."""
     return subprocess.run(["ip", *words], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def carry(devices: Sequence[int]) -> None:
-    """Carry packets between TUN devices, as the lines on standard input say, until that ends."""
+def forward(devices: Sequence[int]) -> None:
+    """Forward packets between TUN devices until standard input ends; its lines set delay and rate."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
     delay_s, bytes_per_s = 0.0, float("inf")
     free_at = dict.fromkeys(devices, 0.0)
-    under_way: list[tuple[float, int, int, bytes]] = []
+    in_flight: list[tuple[float, int, int, bytes]] = []
     number = 0
     while True:
-        wait_s = max(0.0, under_way[0][0] - time.monotonic()) if under_way else None
+        wait_s = max(0.0, in_flight[0][0] - time.monotonic()) if in_flight else None
         ready = select.select([0, *devices], [], [], wait_s)[0]
         for device in ready:
             if device == 0:
@@ -111,15 +106,15 @@ def carry(devices: Sequence[int]) -> None:
                 delay_s, bytes_per_s = map(float, line.splitlines()[-1].split())
                 continue
             packet = os.read(device, MTU + 100)
-            if packet[0] >> 4 != 4:  # IPv6 looking for its neighbours
+            if packet[0] >> 4 != 4:  # IPv6 neighbour discovery
                 continue
             free_at[device] = max(time.monotonic(), free_at[device]) + len(packet) / bytes_per_s
             number += 1
-            heapq.heappush(under_way, (free_at[device] + delay_s, number, devices[packet[19] - 1], packet))
-        while under_way and under_way[0][0] <= time.monotonic():
-            _, _, device, packet = heapq.heappop(under_way)
+            heapq.heappush(in_flight, (free_at[device] + delay_s, number, devices[packet[19] - 1], packet))
+        while in_flight and in_flight[0][0] <= time.monotonic():
+            _, _, device, packet = heapq.heappop(in_flight)
             os.write(device, packet)
 
 
 if __name__ == "__main__":
-    carry([int(number) for number in sys.argv[1:]])
+    forward([int(number) for number in sys.argv[1:]])

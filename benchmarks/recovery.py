@@ -1,8 +1,7 @@
-"""`python -m benchmarks.recovery`: time how a run recovers from kills, and what checkpoints and supervisors cost."""
+"""Time how a run recovers from kills, and measure the cost of checkpoints and supervisors."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -11,13 +10,18 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
 from benchmarks.figures import Figure, as_json, table
 from benchmarks.measure import PROJECT, environment
 from tests.faults.team import Team
 
-DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")  # where a Team has others
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+# The job's defaults, where a Team has others.
+DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")
 ENDLESS = "--epochs=100000"
 EPOCH = 600  # steps
 KILLS = {
@@ -53,14 +57,10 @@ _measured()
 
 
 def main() -> int:
-    """Measure everything, print the table, write the JSON. Exit status 1 when a bar is not met."""
+    """Measure everything, print the table, write the JSON. Exit status 1 if a bar is not met."""
     args = parse()
-    around = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine.describe(None),
-        "settings": {"rounds": args.rounds, "minutes": args.minutes, "epochs": args.epochs},
-    }
-    data = args.data.resolve()
+    settings = {"rounds": args.rounds, "minutes": args.minutes, "epochs": args.epochs}
+    data, context = args.data, {**machine.context(), "settings": settings}
     figures = [
         *recovery(data, 2, args.rounds),
         *recovery(data, 4, args.rounds),
@@ -68,55 +68,52 @@ def main() -> int:
         supervisors(data, args.rounds, args.minutes * 60),
     ]
     print(table(figures))
-    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, args.json, 'recovery-')}")
+    print(f"\n{results.keep({**context, 'figures': as_json(figures)}, args.json, 'recovery-')}")
     return int(any(each.met is False for each in figures))
 
 
-def parse() -> argparse.Namespace:
+def parse() -> Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (default: 3)")
-    parser.add_argument("--epochs", type=int, default=50, help="of the runs with checkpoints timed (default: 50)")
-    parser.add_argument("--minutes", type=float, default=3, help="of each run with CPU time measured (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="one round, three epochs, a quarter of a minute")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where the results go (default: output/benchmarks)")
-    args = parser.parse_args()
+    flags = results.parser("benchmarks.recovery", __doc__)
+    add = flags.add_argument
+    add("--rounds", type=int, default=3, help="how often to measure each value (default: 3)")
+    add("--epochs", type=int, default=50, help="of the runs whose checkpoints are timed (default: 50)")
+    add("--minutes", type=float, default=3, help="of each run whose CPU time is measured (default: 3)")
+    add("--quick", action="store_true", help="one round, three epochs, a quarter of a minute")
+    args = results.parse(flags)
     if args.quick:
         args.rounds, args.epochs, args.minutes = 1, 3, 0.25
     if min(args.rounds, args.epochs, args.minutes) <= 0:
-        parser.error("--rounds, --epochs and --minutes must be above 0")
-    if not (args.data / "mnist").is_dir():
-        parser.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
+        flags.error("--rounds, --epochs and --minutes must be above 0")
     return args
 
 
 def recovery(data: Path, count: int, rounds: int) -> list[Figure]:
-    """Seconds from each kind of kill to the first step beyond the last checkpoint, and from a cold start to the first.
+    """Seconds from a cold start to the first step, and from each kind of kill to a step beyond the last checkpoint.
 
-    A worker that is killed as a whole is started again at once, as `--workers` does.
+    A worker that is killed as a whole is restarted at once, like `--workers` does.
     """
     cold: list[float] = []
     seconds: dict[str, list[float]] = {kind: [] for kind in KILLS}
     for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(data, Path(folder), count) as team:
-            began = time.time()
+            start = time.time()
             team.start()
-            cold.append(team[0].records[team[0].until_phase("training") - 1].time - began)
+            cold.append(team[0].records[team[0].until_phase("training") - 1].time - start)
             for kind, (rank, whole) in KILLS.items():
                 seconds[kind].append(recovered(team, rank, whole=whole))
-        said = ", ".join(f"{kind} {values[-1]:.1f} s" for kind, values in seconds.items())
-        print(f"round {number + 1} of {rounds}, {count} workers: cold start {cold[-1]:.1f} s; {said}", flush=True)
+        times = ", ".join(f"{kind} {values[-1]:.1f} s" for kind, values in seconds.items())
+        print(f"round {number + 1} of {rounds}, {count} workers: cold start {cold[-1]:.1f} s; {times}", flush=True)
     bar = 10.0 if count == 2 else 1.5 * median(cold)
     killed = [Figure(f"{count} workers, {kind} killed", "s", values, bar) for kind, values in seconds.items()]
     return [Figure(f"{count} workers, cold start to the first step", "s", cold), *killed]
 
 
 def recovered(team: Team, rank: int, *, whole: bool) -> float:
-    """Kill a worker or its trainer, in the middle of an epoch; the seconds to a step beyond the last checkpoint."""
+    """Kill a worker or its trainer in the middle of an epoch; returns the seconds to a step beyond the checkpoint."""
     place = len(team[0].records)
-    made = max(record.step or 0 for record in team[0].records)
-    team[0].until_step(made + EPOCH + EPOCH // 2, place)
+    newest = max(record.step or 0 for record in team[0].records)
+    team[0].until_step(newest + EPOCH + EPOCH // 2, place)
     place = len(team[0].records)
     killed = time.time()
     if whole:
@@ -125,7 +122,7 @@ def recovered(team: Team, rank: int, *, whole: bool) -> float:
         team.start(rank)
     else:
         team[rank].kill_trainer()
-    zero = team[0]  # another one, if it was the one
+    zero = team[0]  # a new worker if it was killed
     place = zero.until_phase("restoring", 0 if rank == 0 and whole else place)
     checkpoint = zero.records[place - 1].step or 0
     first = zero.records[zero.until_phase("training", place) - 1]
@@ -135,7 +132,7 @@ def recovered(team: Team, rank: int, *, whole: bool) -> float:
 
 
 def checkpoints(data: Path, rounds: int, epochs: int) -> list[Figure]:
-    """What rank 0's training loop waits for its checkpoints at the default interval, two workers synchronised."""
+    """How long rank 0's training loop waits for its checkpoints, with two workers and the default interval."""
     shares: list[float] = []
     longest: list[float] = []
     for number in range(rounds):
@@ -164,7 +161,7 @@ def checkpoints(data: Path, rounds: int, epochs: int) -> list[Figure]:
 
 
 def supervisors(data: Path, rounds: int, seconds: float) -> Figure:
-    """The CPU time of two supervisors, from their start on, as a share of that of their trainers."""
+    """The CPU time of two supervisors since their start, as a share of their trainers'."""
     shares: list[float] = []
     for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(data, Path(folder), 2).start() as team:
@@ -181,14 +178,14 @@ def supervisors(data: Path, rounds: int, seconds: float) -> Figure:
 def team_of(
     data: Path, folder: Path, count: int, epochs: str = ENDLESS, variables: dict[str, str] | None = None
 ) -> Team:
-    """Workers at the default settings."""
+    """Workers with the default settings."""
     clean = environment(os.environ, max(1, machine.cores() // count))
     limits = {name: clean[name] for name in clean.keys() - os.environ.keys()}
     return Team(data, folder / "output", count, (*DEFAULTS, epochs), limits | (variables or {}))
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU time that a process has taken, in its own and the system's code, without its children's."""
+    """Seconds of CPU time of a process, user and system, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,25 +1,43 @@
-"""Where a benchmark's figures are kept."""
+"""Flags that several benchmarks share, and the JSON file that keeps their results."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with --data and --json."""
+    flags = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    flags.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
+    flags.add_argument("--json", type=Path, metavar="PATH", help="file for the results (default: in output/benchmarks)")
+    return flags
+
+
+def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; exits with 2 unless MNIST is in --data, which becomes an absolute path."""
+    args = flags.parse_args()
+    args.data = args.data.resolve()
+    if not (args.data / "mnist" / "decoded").is_dir():
+        flags.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
+    return args
 
 
 def keep(document: Mapping[str, Any], path: Path | None, prefix: str = "") -> str:
-    """Write figures as JSON; returns the line that says where.
+    """Write results as JSON; returns a line with the path.
 
     Args:
-        document: the figures, and around them when, on what and with what they were measured.
-        path: where the user wants them; None: in output/benchmarks, under the time.
-        prefix: of the file's name there.
+        document: the results, with the time, the machine and the settings.
+        path: the file; None for a file in output/benchmarks that is named after the time.
+        prefix: of the name of that file.
     """
     name = f"{prefix}{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     path = path or PROJECT / "output" / "benchmarks" / name

@@ -1,13 +1,12 @@
-"""`python -m benchmarks.scale`: what a step and joining cost as the workers become more, and what that says of 1,000.
+"""Measure how a step and the rendezvous depend on the number of workers, and predict a step of 1,000 workers.
 
-Workers of one machine share its cores, so their steps alone say little of many machines. Three measurements say more:
-the same run with 1, 2, 4 and 8 workers; steps on networks of several delays and bandwidths, whose differences no core
-has a part in (Linux, root); and a thousand simulated supervisors that join a real one.
+Workers on one machine share its cores, so the time of their steps says little about many machines. There are three
+measurements: the same run with 1, 2, 4 and 8 workers; steps on networks of several delays and bandwidths, whose
+differences do not depend on the cores (Linux, root); and 1,000 simulated supervisors that join a real one.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -26,8 +25,10 @@ from benchmarks import joining, machine, results
 from benchmarks.alphabeta import Costs, Fit, Sample, all_reduce_s, fit, gather_s
 from benchmarks.network import Network
 from benchmarks.recovery import ENDLESS, team_of
+from benchmarks.tables import markdown
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
     from job.telemetry import Record
@@ -35,20 +36,20 @@ if TYPE_CHECKING:
 
 COUNTS = (1, 2, 4, 8)
 VECTOR = 7852  # float32: the parameters, the loss and the flag
-TOLERANCE = 1e-4  # in a parameter, of which the largest are about 1
-# One-way delay in seconds, bytes a second; the first is the network as it is.
+TOLERANCE = 1e-4  # of a parameter; the largest ones are about 1
+# One-way delay in seconds, bytes a second. The first and the last one neither delay nor limit.
 NETWORKS = ((0.0, 1e12), (0.001, 1e12), (0.003, 1e12), (0.0, 12.5e6), (0.0, 1e12))
 SETTLE_S = 0.5
-LOG_EVERY = 10  # steps: medians of so many tell little of what else the machine does
+LOG_EVERY = 10  # steps; the median over such parts is not affected by other work on the machine
 LAN_DELAYS_S, LAN_BYTES_PER_S = (50e-6, 100e-6), 1.25e9
 PREDICTED = (2, 8, 64, 1000)
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole epoch of so many workers on this machine, in seconds and microseconds.
+    """An epoch on this machine, in seconds and microseconds.
 
-    difference is the largest of any parameter from one worker's.
+    difference is the largest difference of a parameter from the run of one worker.
     """
 
     workers: int
@@ -59,13 +60,9 @@ class Whole:
 
 
 def main() -> int:
-    """Measure everything, print the tables, write the JSON. Exit status 1 when a bar is not met."""
+    """Measure everything, print the tables, write the JSON. Exit status 1 if a bar is not met."""
     args = parse()
-    document: dict[str, Any] = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine.describe(None),
-    }
-    data = args.data.resolve()
+    data, document = args.data, machine.context()
     wholes = list(whole_runs(data, args.counts))
     print(wholes_table(wholes), flush=True)
     document["whole"] = [asdict(each) for each in wholes]
@@ -77,7 +74,7 @@ def main() -> int:
         document |= {"samples": [asdict(one) for one in samples], "traffic": traffic}
         document |= {"fits": [asdict(one) for one in fits], "costs": asdict(costs), "predicted": predicted(costs)}
     else:
-        print("no steps on other networks: that needs root, and more than one worker")
+        print("without other networks, which need root and more than one worker")
     crowds = [joining.join(data, workers) for workers in args.supervisors]
     print(crowds_table(crowds))
     document["joining"] = [asdict(each) for each in crowds]
@@ -86,20 +83,16 @@ def main() -> int:
     return int(not same or any(each.failures or each.peak_mb > joining.MOST_MB for each in crowds))
 
 
-def parse() -> argparse.Namespace:
+def parse() -> Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
+    flags = results.parser("benchmarks.scale", __doc__)
+    add = flags.add_argument
     add("--counts", type=int, nargs="+", default=COUNTS, help="numbers of workers, 1 first (default: 1 2 4 8)")
-    add("--supervisors", type=int, nargs="+", default=(100, 1000), help="that join (default: 100 1000)")
-    add("--seconds", type=float, default=4.0, help="of steps on each network (default: 4)")
-    add("--json", type=Path, metavar="PATH", help="where the results go (default: output/benchmarks)")
-    args = parser.parse_args()
+    add("--supervisors", type=int, nargs="+", default=(100, 1000), help="how many join (default: 100 1000)")
+    add("--seconds", type=float, default=4.0, help="of training on each network (default: 4)")
+    args = results.parse(flags)
     if args.counts[0] != 1 or min(args.counts) < 1:
-        parser.error("--counts must begin with 1, by whose parameters the others are judged")
-    if not (args.data / "mnist").is_dir():
-        parser.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
+        flags.error("--counts must start with 1, because the other runs are compared with one worker's parameters")
     return args
 
 
@@ -107,14 +100,14 @@ def parse() -> argparse.Namespace:
 
 
 def whole_runs(data: Path, counts: Sequence[int]) -> Iterator[Whole]:
-    """An epoch with each number of workers."""
+    """Train one epoch with each number of workers."""
     first: dict[str, Any] = {}
     for count in counts:
         with (
             tempfile.TemporaryDirectory(prefix="bench-") as folder,
             team_of(data, Path(folder), count, "--epochs=1") as team,
         ):
-            began = time.time()
+            start = time.time()
             team.start()
             if any(team.codes()):
                 raise RuntimeError(f"{count} workers failed: {[w.errors[-5:] for w in team.workers.values()]}")
@@ -124,8 +117,8 @@ def whole_runs(data: Path, counts: Sequence[int]) -> Iterator[Whole]:
         first = first or parameters
         yield Whole(
             workers=count,
-            joined_s=next(one.time for one in records if one.phase == "joining") - began if count > 1 else 0.0,
-            first_step_s=next(one.time for one in records if one.phase == "training") - began,
+            joined_s=next(one.time for one in records if one.phase == "joining") - start if count > 1 else 0.0,
+            first_step_s=next(one.time for one in records if one.phase == "training") - start,
             us_per_step=report["timing"]["us_per_step"],
             difference=max(float(np.abs(parameters[name] - first[name]).max()) for name in first),
         )
@@ -140,7 +133,7 @@ def newest(folder: Path) -> Path:
 
 
 def on_networks(data: Path, counts: Sequence[int], seconds: float) -> tuple[list[Sample], dict[int, dict[str, float]]]:
-    """Steps of each number of workers on each network, and what one worker sends in a step."""
+    """Time steps of each number of workers on each network, and count what one worker sends in a step."""
     samples: list[Sample] = []
     traffic: dict[int, dict[str, float]] = {}
     for count in counts:
@@ -156,22 +149,22 @@ def on_networks(data: Path, counts: Sequence[int], seconds: float) -> tuple[list
                 team.start(rank)
             team[0].until_phase("training")
             for delay_s, bytes_per_s in NETWORKS:
-                network.be(delay_s, bytes_per_s)
+                network.shape(delay_s, bytes_per_s)
                 time.sleep(SETTLE_S)
                 before = network.sent(0)
                 steps = steps_within(team, seconds)
                 parts = [(now.time - then.time) / LOG_EVERY for then, now in pairwise(steps)]
                 packets, octets = (now - then for now, then in zip(network.sent(0), before, strict=True))
-                made = (steps[-1].step or 0) - (steps[0].step or 0)
+                count_made = (steps[-1].step or 0) - (steps[0].step or 0)
                 step_s = median(parts)
                 samples.append(Sample(count, delay_s, bytes_per_s, step_s))
-                traffic[count] = {"packets": packets / made, "bytes": octets / made}
+                traffic[count] = {"packets": packets / count_made, "bytes": octets / count_made}
                 print(f"{count} workers, {delay_s * 1e3:g} ms, {bytes_per_s:g} B/s: {step_s * 1e3:.2f} ms", flush=True)
     return samples, traffic
 
 
 def steps_within(team: Team, seconds: float) -> list[Record]:
-    """Rank 0's records of the training for so long, the first and last of which begin and end the time."""
+    """Rank 0's records of training over at least `seconds`."""
     place = len(team[0].records)
     place = team[0].until_phase("training", place)
     first = team[0].records[place - 1]
@@ -179,11 +172,11 @@ def steps_within(team: Team, seconds: float) -> list[Record]:
     return [record for record in team[0].records[place - 1 :] if record.phase == "training"]
 
 
-# What that says of more
+# Predictions for more workers
 
 
 def costs_of(wholes: Sequence[Whole], fits: Sequence[Fit]) -> Costs:
-    """What a step is made of: the software's part by two workers, for each of whom there is a core."""
+    """The parts of a step. Two workers, with a core each, give the cost of the software."""
     alone, two = (next(each for each in wholes if each.workers == count) for count in (1, 2))
     compute_s = alone.us_per_step / 1e6
     rows = np.ones((64, VECTOR), np.float32)
@@ -202,7 +195,7 @@ def costs_of(wholes: Sequence[Whole], fits: Sequence[Fit]) -> Costs:
 
 
 def predicted(costs: Costs) -> list[dict[str, float]]:
-    """A step's seconds on machines of their own, by workers and delay, as it is gathered and by an all-reduce."""
+    """Seconds of a step on separate machines by workers and delay, for a gather and for the ring's all-reduce."""
     return [
         {
             "workers": workers,
@@ -219,14 +212,8 @@ def predicted(costs: Costs) -> list[dict[str, float]]:
 # Tables, in Markdown
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under headings."""
-    lines = [headings, ["---:"] * len(headings), *rows]
-    return "\n".join(["", *(f"| {' | '.join(line)} |" for line in lines)])
-
-
 def wholes_table(wholes: Sequence[Whole]) -> str:
-    """The same run with more workers."""
+    """The same run with different numbers of workers."""
     rows = [
         [
             f"{each.workers}",
@@ -237,11 +224,11 @@ def wholes_table(wholes: Sequence[Whole]) -> str:
         ]
         for each in wholes
     ]
-    return table(["workers", "all joined", "first step", "a step", "largest difference of a parameter"], rows)
+    return markdown(["workers", "all joined", "first step", "a step", "largest difference of a parameter"], rows)
 
 
 def fits_table(fits: Sequence[Fit], traffic: dict[int, dict[str, float]]) -> str:
-    """What a step waits for on each number of workers, and what a worker sends in it."""
+    """What a step waits for, and what a worker sends in it, by number of workers."""
     rows = [
         [
             f"{each.workers}",
@@ -254,21 +241,21 @@ def fits_table(fits: Sequence[Fit], traffic: dict[int, dict[str, float]]) -> str
         for each in fits
     ]
     headings = ["workers", "without delay", "delays in a row", "bytes in a row", "packets sent", "bytes sent"]
-    return table(headings, rows)
+    return markdown(headings, rows)
 
 
 def predictions_table(costs: Costs) -> str:
-    """What the model says of machines of their own."""
+    """The predictions for separate machines."""
     rows = [
         [f"{one['workers']:,}", f"{one['delay_s'] * 1e6:.0f} µs"]
         + [f"{one[name] * 1e3:,.2f} ms" for name in ("gather_s", "all_reduce_s", "sync_every_100_s")]
         for one in predicted(costs)
     ]
-    return table(["workers", "delay", "a step, gathered", "by the ring's all-reduce", "--sync-every 100"], rows)
+    return markdown(["workers", "delay", "a step, gathered", "by the ring's all-reduce", "--sync-every 100"], rows)
 
 
 def crowds_table(crowds: Sequence[joining.Joined]) -> str:
-    """What joining costs rank 0's supervisor."""
+    """The cost of the rendezvous for rank 0's supervisor."""
     rows = [
         [
             f"{each.workers:,}",
@@ -283,7 +270,7 @@ def crowds_table(crowds: Sequence[joining.Joined]) -> str:
         for each in crowds
     ]
     headings = ["supervisors", "all have the answer", "its size", "cores, waiting", "cores, training"]
-    return table([*headings, "slowest answer", "peak memory", "failed"], rows)
+    return markdown([*headings, "slowest answer", "peak memory", "failed"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the rivals share: settings, the rows in memory, the clock, and the one JSON line that each prints."""
+"""Shared by the alternatives: flags, the rows in memory, the clock, and the JSON line that each of them prints."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Result:
-    """What one program measured.
+    """The measurements of one program.
 
     Attributes:
         us_per_step: microseconds a training step, after warm-up.
         examples_per_s: over all processes.
-        accuracy: on the test set, measured after the clock stopped; None for a program that trains nothing.
-        peak_rss_mb: the peak memory of its first process, 10^6 bytes.
-        whole_s: seconds from the start of the process to the end of its work.
+        accuracy: on the test set, measured after the timed part; None for a program that trains nothing.
+        peak_rss_mb: peak memory of its first process, in 10^6 bytes.
+        whole_s: seconds from the start of the process to its end.
     """
 
     us_per_step: float
@@ -51,11 +51,11 @@ class Result:
 
 
 def arguments(description: str | None, **extra: int) -> argparse.Namespace:
-    """Parse the settings of every program from the command line; `extra` names further integers, with defaults."""
+    """The command line; `extra` adds flags with integer values and gives their defaults."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets")
     parser.add_argument("--batch-size", type=int, default=100, help="over all processes")
-    parser.add_argument("--epochs", type=int, default=10, help="at least 2: the first is the warm-up")
+    parser.add_argument("--epochs", type=int, default=10, help="at least 2; the first one is the warm-up")
     parser.add_argument("--learning-rate", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     for name, default in extra.items():
@@ -64,7 +64,7 @@ def arguments(description: str | None, **extra: int) -> argparse.Namespace:
 
 
 def load(data: Path) -> tuple[Rows, Rows]:
-    """The training and the test rows of MNIST, as `python -m job data` decoded them."""
+    """The training and the test rows of MNIST that `python -m job data` decoded."""
     decoded = data / "mnist" / "decoded"
     train, test = (
         Rows(
@@ -77,12 +77,12 @@ def load(data: Path) -> tuple[Rows, Rows]:
 
 
 def time_epochs(epochs: int, steps: int, run_epoch: Callable[[], object]) -> float:
-    """Run every epoch; give the microseconds a step of all but the first.
+    """Run all epochs; returns the microseconds a step, without the first epoch.
 
     Args:
         epochs: at least 2.
         steps: steps of an epoch.
-        run_epoch: trains one epoch and returns when its last step is done.
+        run_epoch: trains one epoch and returns after its last step.
     """
     run_epoch()
     start = time.perf_counter()
@@ -92,23 +92,23 @@ def time_epochs(epochs: int, steps: int, run_epoch: Callable[[], object]) -> flo
 
 
 def between(start: float, end: float, steps: int) -> float:
-    """Microseconds a step, from seconds."""
+    """Microseconds a step, from times in seconds."""
     return (end - start) / steps * 1e6
 
 
 def accuracy(weights: NDArray[np.float32], bias: NDArray[np.float32], rows: Rows) -> float:
-    """The share of rows that softmax regression with weights [784, 10] and bias [10] gets right."""
+    """The share of rows that softmax regression with weights [784, 10] and bias [10] classifies correctly."""
     logits = rows.images.astype(np.float32) / 255 @ weights + bias
     return float(np.mean(logits.argmax(axis=1) == rows.labels))
 
 
 def pin(rank: int, ranks: int) -> None:
-    """Give this process its share of the CPUs, as this job gives it to each of its workers on one machine."""
+    """Give this process its share of the CPUs, like this job does for its workers on one machine."""
     if share := cpus.shares(ranks)[rank]:
         os.sched_setaffinity(0, share)
 
 
-def finish(us_per_step: float, batch_size: int, reached: float | None) -> None:
-    """Print this process's result as a JSON line."""
-    result = Result(us_per_step, batch_size / us_per_step * 1e6, reached, process.peak_rss_mb(), process.age())
+def finish(us_per_step: float, batch_size: int, test_accuracy: float | None) -> None:
+    """Print the result of this process as a JSON line."""
+    result = Result(us_per_step, batch_size / us_per_step * 1e6, test_accuracy, process.peak_rss_mb(), process.age())
     print(json.dumps(asdict(result)), flush=True)

@@ -1,7 +1,7 @@
-"""NumPy by hand: the gradient written out in float32, into arrays that are made once.
+"""NumPy: the gradient written out in float32, into arrays that are allocated once.
 
-With W [784, 10], as the formula is written, or with classes first, W [10, 784], which is not what comes to mind and is
-faster: both products then run along the long axis.
+W is [784, 10], like in the formula, or [10, 784] with classes first. That is less obvious but faster, because both
+products then run along the long axis.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     train, test = common.load(args.data)
     size, count = args.batch_size, len(train.labels)
     steps = count // size
-    # Always [784, 10] and [batch, 10]; classes first is the other order in memory, of which BLAS makes its own choice.
+    # The shapes are always [784, 10] and [batch, 10]; classes first is Fortran's order in memory.
     order: Literal["F", "C"] = "F" if args.classes_first else "C"
     weights, bias = np.zeros((common.PIXELS, common.CLASSES), np.float32, order), np.zeros(common.CLASSES, np.float32)
     rows, x = np.empty((size, common.PIXELS), np.uint8), np.empty((size, common.PIXELS), np.float32)

@@ -1,4 +1,4 @@
-"""The textbook TensorFlow loop: a graph with placeholders, and one session call a batch."""
+"""The textbook TensorFlow loop: a graph with placeholders and one session call for each batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     steps = count // size
     v1 = tf.compat.v1
     v1.disable_eager_execution()
-    # Bytes are fed and scaled in the graph: feeding float32 would copy four times as much.
+    # The graph scales the pixels, because feeding float32 would copy four times as many bytes.
     images = v1.placeholder(tf.uint8, [None, common.PIXELS])
     labels = v1.placeholder(tf.int32, [None])
     weights = v1.get_variable("weights", initializer=tf.zeros([common.PIXELS, common.CLASSES]))

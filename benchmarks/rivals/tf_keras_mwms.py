@@ -1,6 +1,6 @@
-"""tf_keras `fit` under MultiWorkerMirroredStrategy, two processes on this machine: a whole training script.
+"""tf_keras `fit` under MultiWorkerMirroredStrategy in two processes on this machine: a whole training script.
 
-Run without TF_CONFIG it starts its two workers. Keras 3's own `fit` cannot do this: keras-team/keras#20585.
+Without TF_CONFIG it starts its two workers. Keras 3 does not support this strategy: keras-team/keras#20585.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ WORKERS = 2
 
 
 def worker(args: Namespace) -> None:
-    """Train, evaluate and save as one worker of TF_CONFIG's; the chief prints the result."""
-    import tensorflow as tf  # noqa: PLC0415 - the process that starts the workers needs none of it
+    """Train, evaluate and save as one worker of TF_CONFIG; the chief prints the result."""
+    import tensorflow as tf  # noqa: PLC0415 - the process that starts the workers does not need it
     import tf_keras as keras  # noqa: PLC0415
 
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
@@ -53,7 +53,7 @@ def worker(args: Namespace) -> None:
         model.compile(
             optimizer=keras.optimizers.SGD(args.learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            # No accuracy while it trains: that would be work that the others do not do.
+            # No accuracy during training, which the other programs do not compute either.
             steps_per_execution=args.steps_per_execution,
         )
     ends: list[float] = []
@@ -67,16 +67,16 @@ def worker(args: Namespace) -> None:
     us_per_step = common.between(ends[0], ends[-1], (args.epochs - 1) * steps)
     model.evaluate(tf.data.Dataset.from_tensor_slices((test.images, test.labels)).batch(1000), verbose=0)
     with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model", save_format="tf")  # every worker must save, as TensorFlow's guide says
+        model.save(Path(folder) / "model", save_format="tf")  # every worker must save, says TensorFlow's guide
         if chief:
             weights, bias = model.layers[-1].get_weights()
             common.finish(us_per_step, size, common.accuracy(weights, bias, test))
-    # The work is done, and TensorFlow was seen to take up to 40 s to exit: that is not held against it.
+    # TensorFlow has taken up to 40 s to exit, which does not count here.
     os._exit(0)
 
 
 def main() -> None:
-    """Start the workers, or be one."""
+    """Start the workers, or run as one of them."""
     args = common.arguments(__doc__, steps_per_execution=1)
     if "TF_CONFIG" in os.environ:
         common.pin(json.loads(os.environ["TF_CONFIG"])["task"]["index"], WORKERS)

@@ -18,7 +18,7 @@ RANKS = 2
 
 
 def worker(rank: int, args: Namespace, meeting: str) -> None:
-    """One rank; the ranks find each other by the file `meeting`."""
+    """Run one rank. The ranks find each other through the file `meeting`."""
     common.pin(rank, RANKS)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
     torch_loop.train(args, rank, RANKS, DistributedDataParallel)
@@ -26,7 +26,7 @@ def worker(rank: int, args: Namespace, meeting: str) -> None:
 
 
 def main() -> None:
-    """Train, and print the result of rank 0."""
+    """Train; rank 0 prints the result."""
     args = common.arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(worker, args=(args, str(Path(folder) / "meeting")), nprocs=RANKS)

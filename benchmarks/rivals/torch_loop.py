@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def train(args: Namespace, rank: int = 0, ranks: int = 1, wrap: Callable[[nn.Module], nn.Module] = lambda m: m) -> None:
-    """Train this rank's equal part of every global batch; rank 0 prints the result.
+    """Train on this rank's part of every global batch; rank 0 prints the result.
 
     Args:
-        args: the settings of common.arguments().
+        args: the flags of common.arguments().
         rank: this process, from 0.
-        ranks: how many processes train together.
-        wrap: makes of the model what is called in the loop.
+        ranks: number of processes that train together.
+        wrap: is applied to the model.
     """
     torch.set_num_threads(args.threads)
     rows, test = common.load(args.data)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.alphabeta import Costs, Sample, all_reduce_s, fit, gather_s
-from benchmarks.bars import Bar, Standing, standings
+from benchmarks.bars import Bar, Comparison, compare
 from benchmarks.cases import RUN, Case
 from benchmarks.measure import FailedError, job_result
 from benchmarks.rivals.common import Result
@@ -38,15 +38,15 @@ def test_bars_are_judged_by_medians_and_the_best_rival() -> None:
         Bar("whole", "job", ("fast",), 3, field="whole_s"),
         Bar("absent", "job", ("torch",), 1.3),
     ]
-    found = standings(samples, bars)
-    assert found == [
-        Standing(bars[0], 50, 100, "fast"),
-        Standing(bars[1], 50, 200, "slow"),
-        Standing(bars[2], 50, 100, "fast"),
-        Standing(bars[3], 5, 10, "fast"),
-        Standing(bars[4], 50, None, "torch"),
+    comparisons = compare(samples, bars)
+    assert comparisons == [
+        Comparison(bars[0], 50, 100, "fast"),
+        Comparison(bars[1], 50, 200, "slow"),
+        Comparison(bars[2], 50, 100, "fast"),
+        Comparison(bars[3], 5, 10, "fast"),
+        Comparison(bars[4], 50, None, "torch"),
     ]
-    assert [(standing.ratio, standing.met) for standing in found] == [
+    assert [(each.ratio, each.met) for each in comparisons] == [
         (2, True),
         (4, False),
         (0.5, True),
@@ -70,9 +70,9 @@ def test_fit_separates_the_network_from_the_workers() -> None:
     """Steps on networks of known delay and bandwidth show how many delays and bytes a step waits for."""
     networks = ((0.0, 1e12), (0.001, 1e12), (0.003, 1e12), (0.0, 1e7))
     samples = [Sample(8, delay_s, rate, 0.004 + 14 * delay_s + 220_000 / rate) for delay_s, rate in networks]
-    found = fit(samples)
-    assert found.workers == 8
-    assert [found.own_s, found.trips, found.sent_bytes] == pytest.approx([0.004, 14, 220_000], rel=1e-3)
+    fitted = fit(samples)
+    assert fitted.workers == 8
+    assert [fitted.own_s, fitted.trips, fitted.sent_bytes] == pytest.approx([0.004, 14, 220_000], rel=1e-3)
 
 
 def test_cost_of_a_sum_by_number_of_workers() -> None:
