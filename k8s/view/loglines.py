@@ -1,12 +1,11 @@
-"""A pod's log as lines with their times, each given once however often the connection breaks."""
+"""A pod's log as lines with their times, each line once however often the connection breaks."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import ApiError
 from k8s.state.names import CONTAINER, rank_of
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 RETRY_S = 0.5
-# What is written to standard error is stamped apart from standard output, and may stand behind a later line.
+# Standard error and standard output get their time stamps separately: a line may stand behind one with a later time.
 MARGIN_S = 2
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a pod's log; at is its time in whole seconds since 1970 and nanoseconds, by which lines are ordered."""
+    """A line of a pod's log; at is its time in whole seconds since 1970 and nanoseconds, and orders lines."""
 
     rank: int
     pod: str
@@ -35,55 +34,59 @@ class Line:
     at: tuple[int, int]
 
 
-class Unreadable(Exception):  # noqa: N818 - it is told as a remark, and no error of the command
-    """A log cannot be read, as that of a pod on a node that is gone."""
+class UnreadableLogError(Exception):
+    """A log cannot be read, for example because its node is gone; the logs of other pods may still be."""
 
 
 class Cursor:
-    """Up to where a log is known.
+    """How far a log has been read. It can be read again from there without losing or repeating a line.
 
-    The log is asked for from a whole second on, for Kubernetes goes by no finer time; the lines of that second and the
-    following that are known already come again then, in the order in which they came, and are left out by counting
-    equal ones.
+    Kubernetes filters a log by whole seconds. The lines of the last seconds are sent again, and are recognised by their
+    time stamp and text.
 
     Args:
-        since: the earliest time that is wanted, in seconds since 1970; 0 for all.
+        since: the earliest time to read, in seconds since 1970; 0 for all.
+        tail: read only so many last lines of what is there at first; None for all.
     """
 
-    def __init__(self, since: int = 0) -> None:
-        self._since = since
-        self._known: dict[int, Counter[str]] = {}
-        self._again: Counter[str] = Counter()
+    def __init__(self, since: int = 0, tail: int | None = None) -> None:
+        self._since, self._tail = since, tail
+        self._newest = 0
+        self._recent: set[tuple[int, str]] = set()
+        self._first: tuple[int, str] | None = None
+        self._before_tail = False
 
-    def begin(self) -> str:
-        """The time from which the log is to be asked for now, RFC 3339; empty for all of it."""
-        self._again = sum(self._known.values(), Counter())
-        begin = max(self._since, max(self._known) - MARGIN_S) if self._known else self._since
-        return datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if begin else ""
+    def request(self) -> dict[str, Any]:
+        """Arguments of Cluster.logs() that ask for the lines that are not known yet."""
+        begin = max(self._since, self._newest - MARGIN_S) if self._first else self._since
+        since_time = datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if begin else ""
+        # What is sent again may begin with lines that the tail left out, up to the first line of the tail.
+        self._before_tail = self._tail is not None and self._first in self._recent
+        return {"since_time": since_time, "tail": None if self._first else self._tail}
 
     def is_new(self, line: str, second: int) -> bool:
-        """Whether a line, as it came, is not known yet; from then on it is.
+        """Whether a line is not known yet; from then on it is.
 
         Args:
-            line: with its time.
+            line: as it was sent, with its time stamp.
             second: its time, in whole seconds since 1970.
         """
-        if self._again[line]:
-            self._again[line] -= 1
+        entry = (second, line)
+        self._before_tail = self._before_tail and entry != self._first and second <= self._newest
+        if self._before_tail or entry in self._recent:
             return False
-        if second not in self._known:
-            self._known[second] = Counter()
-            newest = max(self._known)
-            self._known = {known: lines for known, lines in self._known.items() if known >= newest - MARGIN_S}
-        if second in self._known:
-            self._known[second][line] += 1
+        self._first = self._first or entry
+        if second > self._newest:
+            self._newest = second
+            self._recent = {known for known in self._recent if known[0] >= second - MARGIN_S}
+        self._recent.add(entry)
         return True
 
 
-def read(
+def read_log(
     cluster: Cluster,
-    first: Object,
-    pod: Callable[[], Object | None],
+    pod: Object,
+    current: Callable[[], Object | None],
     cursor: Cursor,
     stop: threading.Event,
     patience_s: Callable[[], float],
@@ -91,47 +94,47 @@ def read(
     """The new lines of a pod's log, until its container has ended and all are read, or stop is set.
 
     Args:
-        cluster: where it is.
-        first: the pod.
-        pod: gives it as it is now; None once it is deleted.
-        cursor: up to where the log is known.
+        cluster: the namespace that the pod is in.
+        pod: the pod, as it was at first.
+        current: returns the pod as it is now; None once it is deleted.
+        cursor: how far the log has been read.
         stop: ends it.
-        patience_s: for how long a log is tried again that cannot be read.
+        patience_s: returns for how long to retry a log that cannot be read.
 
     Raises:
-        Unreadable: it could not be read for so long.
-        ApiError: it may not be read.
+        UnreadableLogError: it could not be read for so long.
+        ApiError: the user may not read it.
     """
-    name, rank = first["metadata"]["name"], rank_of(first)
-    heard = time.monotonic()
+    name, rank = pod["metadata"]["name"], rank_of(pod)
+    last_news = time.monotonic()
     while not stop.is_set():
-        over, new = has_ended(pod()), False
+        ended, new = has_ended(current()), False
         try:
-            lines = cluster.logs(name, CONTAINER, follow=not over, since_time=cursor.begin(), timestamps=True)
-            for line in lines:
-                if (parsed := parse(line, rank, name)) and cursor.is_new(line, parsed.at[0]):
-                    new, heard = True, time.monotonic()
-                    yield parsed
-            # An answer also ends in good order where the connection between API server and node breaks.
-            if over and not new:
+            for text in cluster.logs(name, CONTAINER, follow=not ended, timestamps=True, **cursor.request()):
+                if (line := parse(text, rank, name)) and cursor.is_new(text, line.at[0]):
+                    new, last_news = True, time.monotonic()
+                    yield line
+            # A response also ends without an error if the connection between API server and node breaks: all is read
+            # only when nothing new came.
+            if ended and not new:
                 return
-            heard = time.monotonic()
+            last_news = time.monotonic()
             problem = ""
         except ApiError as error:
-            if error.code == 404 or (error.code == 400 and over):  # deleted; never begun
+            if error.code == 404 or (error.code == 400 and ended):  # deleted; never started
                 return
             if error.code in (401, 403):
                 raise
             problem = error.message
         except OSError as error:
             problem = str(error)
-        if problem and time.monotonic() - heard > patience_s():
-            raise Unreadable(f"the log of rank {rank} cannot be read in pod {name}: {problem}")
-        stop.wait(0 if over and new else RETRY_S)
+        if problem and time.monotonic() - last_news > patience_s():
+            raise UnreadableLogError(f"the log of rank {rank} cannot be read in pod {name}: {problem}")
+        stop.wait(0 if ended and new else RETRY_S)
 
 
 def parse(line: str, rank: int, pod: str) -> Line | None:
-    """A line that begins with its time, RFC 3339 in the node's zone; None for what is no line of the log."""
+    """A line that begins with its time, RFC 3339 in the node's time zone; None if it does not."""
     stamp, _, text = line.partition(" ")
     whole, dot, rest = stamp.partition(".")
     digits = rest.rstrip("Z").partition("+")[0].partition("-")[0] if dot else ""

@@ -135,13 +135,16 @@ class FakeCluster:
         """Whether that may be done."""
         return (verb, kind, subresource) not in self.forbidden
 
-    def logs(self, pod: str, container: str, *, follow: bool, since_time: str, timestamps: bool) -> Iterator[str]:
+    def logs(
+        self, pod: str, container: str, *, follow: bool, since_time: str, tail: int | None, timestamps: bool
+    ) -> Iterator[str]:
         """A log's lines."""
         assert container == CONTAINER
         assert timestamps
         if ("Pod", pod) not in self.objects:
             raise ApiError(404, "NotFound", f"no pod {pod}", "read its log")
-        return self.texts[pod].read(since_time, follow=follow)
+        lines = self.texts[pod].read(since_time, follow=follow)
+        return lines if tail is None else itertools.islice(lines, max(self.texts[pod].written - tail, 0), None)
 
     def run_in(
         self,
@@ -221,7 +224,7 @@ class Log:
     def __init__(self, lines: Sequence[str], seed: int | None = None, ends: Callable[[], None] = lambda: None) -> None:
         self._lines, self._ends = lines, ends
         self._random = random.Random(seed) if seed is not None else None  # noqa: S311 - no secret
-        self._written = self._furthest = 0
+        self.written = self._furthest = 0
         self.connections = 0
 
     def read(self, since_time: str, *, follow: bool) -> Iterator[str]:
@@ -231,13 +234,13 @@ class Log:
         # What is not followed ends only where something new was given, or as a whole.
         cut = self._furthest + self._random.randrange(not follow, 12) if self._random else len(self._lines) + 1
         for position in itertools.count():
-            if follow and position == self._written < len(self._lines):
-                self._written += 1
-                if self._written == len(self._lines):
+            if follow and position == self.written < len(self._lines):
+                self.written += 1
+                if self.written == len(self._lines):
                     self._ends()
             if position == cut and self._random and self._random.random() < 0.7:
                 raise ConnectionError("cut")
-            if position in (cut, self._written):
+            if position in (cut, self.written):
                 return  # as at its end, and as where an API server stops in good order
             line = self._lines[position]
             self._furthest = max(self._furthest, position + 1)

@@ -1,4 +1,4 @@
-"""logs: each line of every rank, once, whatever befalls the connections."""
+"""logs: each line of every rank, once, whatever happens to the connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from job.errors import JobError
 from k8s.api.errors import ApiError
 from k8s.commands import logs
 from k8s.state.names import CANCELLED
-from k8s.view import loglines
+from k8s.view import loglines, run_logs
 from k8s.view.loglines import Cursor, Line
 from tests.k8s.fakes import FakeCluster, Log, job, pod
 
@@ -39,6 +39,7 @@ def show(cluster: FakeCluster, output: str = "text", **flags: Any) -> int:
         "output": output,
         "rank": [],
         "since": None,
+        "tail": None,
         "grep": None,
         "no_follow": False,
     }
@@ -53,10 +54,10 @@ def written(seed: int, lines: int = 100) -> list[str]:
         moment += rng.choice((0, 0, 5, 400_000, 900_000, 3_000_000))  # microseconds
         stamped = moment - rng.choice((0, 0, 0, 700_000))
         minute, rest = divmod(stamped // 1_000_000, 60)
-        text = rng.choice(("again", f"line {number}"))
-        found.append(
-            f"2026-01-01T{minute // 60 % 24:02}:{minute % 60:02}:{rest:02}.{stamped % 1_000_000:06}000Z {text}"
-        )
+        time = f"2026-01-01T{minute // 60 % 24:02}:{minute % 60:02}:{rest:02}.{stamped % 1_000_000:06}000Z"
+        # Two lines of the same nanosecond differ.
+        text = f"line {number}" if f"{time} again" in found else rng.choice(("again", f"line {number}"))
+        found.append(f"{time} {text}")
     return found
 
 
@@ -69,23 +70,40 @@ def test_no_line_is_lost_or_doubled(seed: int) -> None:
     ended = threading.Event()
     log = cluster.texts["a"] = Log(lines, seed, ended.set)
     done = pod("a", 1, "terminated")
-    shown = list(
-        loglines.read(
-            cluster.given(), found, lambda: done if ended.is_set() else found, Cursor(), threading.Event(), lambda: 5
-        )
-    )
-    assert [f"{line.time} {line.text}" for line in shown] == lines
+    assert read_all(cluster, found, lambda: done if ended.is_set() else found, Cursor()) == lines
     assert log.connections > 10
+
+
+def read_all(cluster: FakeCluster, first: Object, now: Callable[[], Object], cursor: Cursor) -> list[str]:
+    """The new lines of a pod's log, with their times."""
+    lines = loglines.read_log(cluster.given(), first, now, cursor, threading.Event(), lambda: 5)
+    return [f"{line.time} {line.text}" for line in lines]
 
 
 def test_since_holds_after_a_cut() -> None:
     """Lines from before the time that was asked for stay out when a connection is taken up again."""
     cursor = Cursor(1_767_225_600)
-    assert cursor.begin() == "2026-01-01T00:00:00Z"
+    assert cursor.request()["since_time"] == "2026-01-01T00:00:00Z"
     cursor.is_new("2026-01-01T00:00:01.5Z x", 1_767_225_601)
-    assert cursor.begin() == "2026-01-01T00:00:00Z"
+    assert cursor.request()["since_time"] == "2026-01-01T00:00:00Z"
     cursor.is_new("2026-01-01T00:01:01.5Z x", 1_767_225_661)
-    assert cursor.begin() == "2026-01-01T00:00:59Z"
+    assert cursor.request()["since_time"] == "2026-01-01T00:00:59Z"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("tail", [1, 7, 200])
+def test_tail(seed: int, tail: int) -> None:
+    """The last lines of what is there come first, and then each new one, however often the connection is cut."""
+    lines, there = written(seed), 50
+    found, done = pod("a", 1), pod("a", 1, "terminated")
+    cluster = FakeCluster(found)
+    ended = threading.Event()
+    log = cluster.texts["a"] = Log(lines[:there])
+    log.written, cursor = there, Cursor(tail=tail)
+    assert read_all(cluster, found, lambda: done, cursor) == lines[max(there - tail, 0) : there]
+    log = cluster.texts["a"] = Log(lines, seed, ended.set)
+    log.written = there
+    assert read_all(cluster, found, lambda: done if ended.is_set() else found, cursor) == lines[there:]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +134,7 @@ def two_ranks(*conditions: str) -> FakeCluster:
     cluster.texts["a"] = Log(stamped(("01.1", "zero joins"), ("03.5", "zero trains")))
     cluster.texts["b"] = Log(stamped(("02.25", "one joins"), ("03.5", "one trains")))
     for text in cluster.texts.values():
-        text._written = len(text._lines)
+        text.written = len(text._lines)
     return cluster
 
 
@@ -138,6 +156,12 @@ def test_chosen_lines(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --tail, only the last lines of each pod are shown."""
+    show(two_ranks("Complete"), tail=1)
+    assert capsys.readouterr().out == "rank 0 | zero trains\nrank 1 | one trains\n"
+
+
 def test_no_follow(capsys: pytest.CaptureFixture[str]) -> None:
     """With --no-follow a run that goes on is shown as far as it is."""
     show(two_ranks(), no_follow=True, rank=[0])
@@ -152,11 +176,11 @@ def test_a_thousand_ranks(conditions: tuple[str, ...], capsys: pytest.CaptureFix
     cluster = FakeCluster(large, *(pod(f"p{rank}", rank, "terminated") for rank in range(workers)))
     for rank in range(workers):
         cluster.texts[f"p{rank}"] = Log(stamped((f"{rank % 60:02}.5", f"this is {rank}")))
-        cluster.texts[f"p{rank}"]._written = 1
+        cluster.texts[f"p{rank}"].written = 1
     show(cluster, no_follow=True)
     shown = capsys.readouterr()
     assert shown.out.splitlines() == [f"rank {rank:>3} | this is {rank}" for rank in range(50)]
-    assert shown.err == "at most 50 ranks are shown at a time, here 0 to 49 of 1000; --rank names others\n"
+    assert shown.err == "at most 50 ranks are printed at a time, here 0 to 49 of 1000; --rank selects others\n"
     assert [name for name, log in cluster.texts.items() if log.connections] == [f"p{rank}" for rank in range(50)]
     show(cluster, no_follow=True, rank=[999])
     assert capsys.readouterr() == ("rank 999 | this is 999\n", "")
@@ -177,6 +201,7 @@ def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ({"tail": 0}, "--tail must be at least 1, not 0"),
         ({"rank": [2]}, "--rank must be from 0 to 1 for digits, not 2"),
         (
             {"grep": "("},
@@ -217,7 +242,7 @@ def test_follows_replaced_pods(capsys: pytest.CaptureFixture[str]) -> None:
     assert [f"{line['time']} {line['line']}" for line in shown if line["pod"] == "a"] == before
     assert [f"{line['time']} {line['line']}" for line in shown if line["pod"] == "b"] == later
     assert len(shown) == 100
-    assert err == "rank 0: pod b has taken the place of a\ndigits is published\n"
+    assert err == "rank 0: pod b replaces a\ndigits is published\n"
 
 
 def test_unreadable_log_of_an_ended_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +251,7 @@ def test_unreadable_log_of_an_ended_run(monkeypatch: pytest.MonkeyPatch, capsys:
     def refuse(*_: Any, **__: Any) -> Iterator[str]:
         raise ApiError(500, "", "no route to host", "get it")
 
-    monkeypatch.setattr(logs, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(run_logs, "PATIENCE_S", 0.0)
     cluster = two_ranks("Failed")
     monkeypatch.setattr(cluster.texts["b"], "read", refuse)
     show(cluster)
@@ -246,7 +271,7 @@ def test_unreadable_logs_of_one_node(monkeypatch: pytest.MonkeyPatch, capsys: py
 
         return read
 
-    monkeypatch.setattr(logs, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(run_logs, "PATIENCE_S", 0.5)
     cluster = two_ranks("Failed")
     for name in "ab":
         monkeypatch.setattr(cluster.texts[name], "read", refuse(name))
@@ -271,7 +296,7 @@ def test_log_that_breaks_off_at_the_same_place(
         yield next(iter(read(since_time, follow=follow)))
         raise ConnectionError("connection reset")
 
-    monkeypatch.setattr(logs, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(run_logs, "PATIENCE_S", 0.2)
     monkeypatch.setattr(cluster.texts["b"], "read", breaks)
     show(cluster)
     out, err = capsys.readouterr()
@@ -301,29 +326,29 @@ def test_forbidden() -> None:
         (
             job("digits", "Failed"),
             [pod("b", 1, "terminated")],
-            ["the logs of rank 0 are gone: they were deleted with their pods when the run ended"],
+            ["logs deleted with their pods when the run ended: rank 0"],
         ),
         (
             job(suspend=True, annotations={CANCELLED: "x"}),
             [],
-            ["the logs of ranks 0 and 1 are gone: they were deleted with their pods when the run ended"],
+            ["logs deleted with their pods when the run ended: rank 0, rank 1"],
         ),
         (
             job(suspend=True),
             [],
-            ["ranks 0 and 1 had no pods while suspended, and what the earlier ones wrote is gone with them"],
+            ["logs deleted with their pods when the run was suspended: rank 0, rank 1"],
         ),
         (
             job(),
             [pod("a", 0), pod("b", 1, created="2026-01-01T00:00:09Z", failures=2), pod("c", 1, "terminated")],
-            ["rank 1: the logs of 1 earlier pod are gone: deleted with the pods"],
+            ["logs deleted with earlier pods of rank 1: 1"],
         ),
     ],
     ids=["not begun", "failed", "cancelled", "suspended", "replaced"],
 )
-def test_logs_that_are_gone(now: Object, pods: list[Object], said: list[str]) -> None:
-    """Which ranks' logs are gone is told, and of how many replaced pods."""
-    assert logs.gone(now, pods, {0, 1}) == said
+def test_missing_logs(now: Object, pods: list[Object], said: list[str]) -> None:
+    """The ranks whose logs are missing are named, and for each rank the number of earlier pods."""
+    assert run_logs.missing_logs(now, pods, {0, 1}) == said
 
 
 def test_lines_are_ordered_by_nanoseconds() -> None:

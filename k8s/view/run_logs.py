@@ -1,0 +1,196 @@
+"""The logs of a run's pods: first what is there, ordered by time, then new lines as they come."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+from k8s.api.errors import LauncherError
+from k8s.state.names import INDEX_LABEL, UID_LABEL, pods_of, rank_of
+from k8s.state.pods import created, failures, started
+from k8s.state.run import Run, is_settled, state
+from k8s.view import loglines
+from k8s.view.loglines import Cursor, Line, UnreadableLogError
+from k8s.view.output import note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+QUEUED = 1000  # lines that wait to be shown
+PATIENCE_S = 15.0  # for a log that cannot be read and to which nothing more is written
+
+
+class RunLogs:
+    """The logs of a run.
+
+    Args:
+        cluster: the namespace that the run is in.
+        job: its Job.
+        ranks: those to read.
+        since: the earliest time to read, in seconds since 1970; 0 for all.
+        tail: begin with so many last lines of each pod; None for all.
+        show: receives each line.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        job: Object,
+        ranks: set[int],
+        since: int,
+        tail: int | None,
+        show: Callable[[Line], object],
+    ) -> None:
+        self._cluster, self._job, self._ranks, self._since, self._tail = cluster, job, ranks, since, tail
+        self._show = show
+        # The UID leaves out the pods of an earlier Job of this name.
+        self._selector = f"{pods_of(job['metadata']['name'])},{UID_LABEL}={job['metadata']['uid']}"
+        if len(ranks) < Run(job).workers:
+            self._selector += f",{INDEX_LABEL} in ({','.join(map(str, sorted(ranks)))})"
+        self._pods: dict[str, Object] = {}
+        self._cursors: dict[str, Cursor] = {}
+        self._followed: dict[str, Object] = {}
+        self._news: queue.Queue[Any] = queue.Queue(QUEUED)
+        self._stop = threading.Event()
+        self._ended = False  # whether the run has
+
+    def show_past(self) -> None:
+        """Show what the logs hold now, and say which are missing."""
+        self._select_pods()
+        for text in missing_logs(self._job, list(self._pods.values()), self._ranks):
+            note(text)
+
+        patience_s = PATIENCE_S
+
+        def lines(uid: str, pod: Object) -> Iterator[Line]:
+            nonlocal patience_s
+            ended = {**pod, "status": {"phase": "Succeeded"}}  # so that the log is read to its present end only
+            cursor = self._cursors[uid] = Cursor(self._since, self._tail)
+            try:
+                yield from loglines.read_log(self._cluster, pod, lambda: ended, cursor, self._stop, lambda: patience_s)
+            except UnreadableLogError as problem:
+                patience_s = 0.0  # the other ranks of a node that is gone must not take as long again
+                note(str(problem))
+
+        logs = [lines(uid, pod) for uid, pod in self._pods.items() if started(pod)]
+        for line in heapq.merge(*logs, key=lambda line: line.at):
+            self._show(line)
+
+    def follow(self) -> None:
+        """Show new lines until the run has ended and all are shown."""
+        self._cluster.patience_s = math.inf
+        name, uid = self._job["metadata"]["name"], self._job["metadata"]["uid"]
+        if state(Run(self._job)).word == "suspended":
+            note(f"{name} is suspended; waiting for it to be resumed")
+        self._start(self._watch, "Job", "", f"metadata.name={name}")
+        self._start(self._watch, "Pod", self._selector, "")
+        reading: set[str] = set()
+        try:
+            while not self._ended or reading:
+                kind, news = self._news.get()
+                if kind == "line":
+                    self._show(news)
+                elif kind == "unreadable":
+                    note(str(news))
+                elif kind == "closed":
+                    reading.remove(news)
+                elif kind == "error":
+                    raise news
+                elif kind == "Pod":
+                    self._keep_pods(news.values())
+                    reading |= self._follow_started()
+                elif kind == "Job" and not self._ended:
+                    self._job = news.get(uid, {})
+                    if is_settled(self._job):
+                        self._select_pods()  # the watch may not have brought the last of them yet
+                        reading |= self._follow_started()
+                        self._ended = True
+        finally:
+            self._stop.set()
+        note(conclusion(name, self._job, self._pods.values(), self._cluster.flags))
+
+    def _select_pods(self) -> None:
+        self._keep_pods(self._cluster.select("Pod", self._selector))
+
+    def _keep_pods(self, pods: Iterable[Object]) -> None:
+        self._pods = {pod["metadata"]["uid"]: pod for pod in pods if rank_of(pod) in self._ranks}
+
+    def _follow_started(self) -> set[str]:
+        """Start to follow the logs of pods that have started since; returns the UIDs of these pods."""
+        new = {uid: pod for uid, pod in self._pods.items() if uid not in self._followed and started(pod)}
+        for uid, pod in new.items():
+            if uid not in self._cursors:
+                earlier = [p for p in self._followed.values() if rank_of(p) == rank_of(pod)]
+                if earlier:
+                    old, name = earlier[-1]["metadata"]["name"], pod["metadata"]["name"]
+                    note(f"rank {rank_of(pod)}: pod {name} replaces {old}")
+            self._followed[uid] = pod
+            self._start(self._read, uid, self._cursors.setdefault(uid, Cursor(self._since)))
+        return set(new)
+
+    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Run a function in a thread; an error of it ends follow()."""
+
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except LauncherError as error:
+                self._news.put(("error", error))
+
+        threading.Thread(target=guarded, daemon=True).start()
+
+    def _watch(self, kind: str, selector: str, fields: str) -> None:
+        for objects in self._cluster.watch(kind, selector, fields, self._stop):
+            self._news.put((kind, objects))
+
+    def _read(self, uid: str, cursor: Cursor) -> None:
+        def patience_s() -> float:
+            return PATIENCE_S if self._ended else math.inf
+
+        pod = self._followed[uid]
+        try:
+            for line in loglines.read_log(
+                self._cluster, pod, lambda: self._pods.get(uid), cursor, self._stop, patience_s
+            ):
+                self._news.put(("line", line))
+        except UnreadableLogError as problem:
+            self._news.put(("unreadable", problem))
+        self._news.put(("closed", uid))
+
+
+def conclusion(name: str, job: Object, pods: Iterable[Object], flags: str) -> str:
+    """What to say once all lines are shown.
+
+    Args:
+        name: of the run.
+        job: its Job; empty if it was deleted.
+        pods: the run's.
+        flags: those that select the namespace.
+    """
+    if not job:
+        return f"{name} was deleted"
+    now = state(Run(job, tuple(pods)))
+    failed = now.ended and now.word != "published"
+    return f"{name} is {now}" + (f"; `mnist-job why {name} {flags}` says why" if failed else "")
+
+
+def missing_logs(job: Object, pods: Sequence[Object], ranks: set[int]) -> list[str]:
+    """Which logs are missing because their pods were deleted: of whole ranks, and of pods that were replaced."""
+    notes = []
+    pods_by_rank = {rank: sorted((p for p in pods if rank_of(p) == rank), key=created) for rank in sorted(ranks)}
+    without = ", ".join(f"rank {rank}" for rank, present in pods_by_rank.items() if not present)
+    if without and is_settled(job):
+        notes.append(f"logs deleted with their pods when the run ended: {without}")
+    elif without and job["spec"].get("suspend"):
+        notes.append(f"logs deleted with their pods when the run was suspended: {without}")
+    for rank, present in pods_by_rank.items():
+        earlier = failures(present[-1]) - len(present[:-1]) if present else 0
+        if earlier > 0:
+            notes.append(f"logs deleted with earlier pods of rank {rank}: {earlier}")
+    return notes
