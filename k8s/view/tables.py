@@ -43,7 +43,10 @@ def draw(result: Mapping[str, Any], style: Style) -> str:
 def run_table(runs: Sequence[Mapping[str, Any]], style: Style) -> str:
     """Runs, a row each."""
     headings = ["RUN", "STATE", "WORKERS", "AGE", "ACCURACY"]
-    rows = [[r["name"], short_state(r), r["workers"], duration(r["age_s"]), accuracy(r["accuracy"])] for r in runs]
+    rows = [
+        [r["name"], short_state(r), r["workers"], format_duration(r["age_s"]), format_accuracy(r["accuracy"])]
+        for r in runs
+    ]
     if style.wide:
         headings += ["IMAGE", "CLAIM", "NODES", "DETAIL"]
         more = [[r["image"], r["claim"], ",".join(r["nodes"]), r["detail"]] for r in runs]
@@ -56,9 +59,9 @@ def schedule_table(schedules: Sequence[Mapping[str, Any]], style: Style) -> str:
     headings = ["SCHEDULE", "STATE", "CRON", "NEXT", "MISSED", "LAST RUN", "FAILURES"]
     rows = []
     for s in schedules:
-        last = f"{short_state(s['last'])} {accuracy(s['last']['accuracy'])}" if s["last"] else ""
+        last = f"{short_state(s['last'])} {format_accuracy(s['last']['accuracy'])}" if s["last"] else ""
         failures = f"{'at least ' if s['failures_at_least'] else ''}{s['failures']}"
-        times = [minutes(s["next"]), minutes(s["missed"])]
+        times = [format_time(s["next"]), format_time(s["missed"])]
         rows.append([s["name"], state_text(s), f"{s['cron']} {s['timezone']}", *times, last, failures])
     if style.wide:
         headings += ["IMAGE", "CLAIM"]
@@ -68,13 +71,13 @@ def schedule_table(schedules: Sequence[Mapping[str, Any]], style: Style) -> str:
 
 def run_header(run: Mapping[str, Any], style: Style) -> str:
     """One run's state, progress and accuracy, a line each."""
-    lines = [f"{run['name']}: {state_text(run)}, {duration(run['age_s'])} old"]
+    lines = [f"{run['name']}: {state_text(run)}, {format_duration(run['age_s'])} old"]
     progress = run["progress"]
     if progress and progress["steps"] and not run["ended"]:
         figures = [f"step {progress['step'] or 0:,} of {progress['steps']:,}"]
         figures += [] if progress["loss"] is None else [f"loss {progress['loss']:.4f}"]
         figures += [] if progress["examples_per_s"] is None else [f"{progress['examples_per_s']:,.0f} examples/s"]
-        figures += [] if progress["eta_s"] is None else [f"{duration(progress['eta_s'])} left"]
+        figures += [] if progress["eta_s"] is None else [f"{format_duration(progress['eta_s'])} left"]
         lines.append(", ".join(figures))
     if run["accuracy"] is not None:
         lines.append(f"accuracy {run['accuracy']:.4f}")
@@ -141,7 +144,7 @@ def with_reasons(number: int, reasons: Mapping[str, int]) -> str:
     return f"{number} ({text})" if text else str(number)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in its largest suitable unit: 45s, 12m, 3h, 2d."""
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
@@ -149,11 +152,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-def accuracy(value: float | None) -> str:
+def format_accuracy(value: float | None) -> str:
     """An accuracy in four digits; empty without one."""
     return "" if value is None else f"{value:.4f}"
 
 
-def minutes(timestamp: str | None) -> str:
+def format_time(timestamp: str | None) -> str:
     """A time in RFC 3339 cut to the minute; empty without one."""
     return timestamp[:16].replace("T", " ") if timestamp else ""

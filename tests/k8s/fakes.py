@@ -69,6 +69,10 @@ class FakeCluster:
         found = [one for (its, _), one in self.objects.items() if its == kind]
         return [copy.deepcopy(one) for one in found if selects(selector, one["metadata"].get("labels", {}))]
 
+    def in_namespace(self, _namespace: str) -> Cluster:
+        """Itself: everything is in one namespace."""
+        return self.given()
+
     def watch(self, kind: str, selector: str, fields: str, stop: threading.Event) -> Iterator[dict[str, Object]]:
         """The objects as they are, whenever that changes."""
         name = fields.removeprefix("metadata.name=")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from job import telemetry
 from k8s.commands import why
 from k8s.diagnose.evidence import gather_evidence
-from tests.k8s.commands.test_status import Asked
+from tests.k8s.changing_cluster import ChangingCluster
 from tests.k8s.objects import ended, event, job, record, running, termination
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ MESSAGE = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 76 
 END = termination(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate")
 
 
-def cluster(log: list[Record]) -> Asked:
+def cluster(log: list[Record]) -> ChangingCluster:
     """A run that failed, an unrelated event, and the log of its worker."""
     unrelated = event("Pod", "other-0-aaaa0", "FailedScheduling", "no")
-    return Asked(
+    return ChangingCluster(
         [job(1, "Failed", "PodFailurePolicy", MESSAGE), ended(0, 76, message=END), unrelated], demo_0_aaaa0=log
     )
 
 
-def run(asked: Asked, output: str) -> None:
+def run(asked: ChangingCluster, output: str) -> None:
     """Run the command."""
     assert why.run(argparse.Namespace(name="demo", output=output), asked.given) == 0
 
@@ -75,13 +75,13 @@ def test_events_are_those_of_the_run() -> None:
     gone = event("Pod", "demo-1-gone", "FailedScheduling", "no", 3)
     claim = event("PersistentVolumeClaim", "output", "ProvisioningFailed", "no class", 4)
     other = event("Pod", "else", "Started", "Container started", 5)
-    asked = Asked([job(2), running(0), other, claim, gone, before, made], demo_0_aaaa0=[])
+    asked = ChangingCluster([job(2), running(0), other, claim, gone, before, made], demo_0_aaaa0=[])
     assert gather_evidence(asked.given(), "demo").events == (made, gone, claim)
 
 
 def test_a_user_who_may_not_list_nodes() -> None:
     """Everything else is still collected."""
-    asked = Asked([job(1), running(0)], demo_0_aaaa0=[record("compiling")])
+    asked = ChangingCluster([job(1), running(0)], demo_0_aaaa0=[record("compiling")])
     run = gather_evidence(asked.given(), "demo")
     assert (run.down, run.claim, run.events, run.flags) == (None, None, (), "-n here")
     assert run.record == record("compiling")

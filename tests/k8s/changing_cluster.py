@@ -1,0 +1,82 @@
+"""A cluster whose state changes each time a command has looked at it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from job import telemetry
+from k8s.api.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from job.telemetry import Record
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+
+class ChangingCluster:
+    """Plays a cluster with what `status` and `why` use of k8s.api.cluster.Cluster.
+
+    Args:
+        moments: the Jobs, pods and events at each look.
+        logs: the records in each pod's log; underscores stand for the hyphens of its name.
+
+    Attributes:
+        requests: every request, in order.
+    """
+
+    namespace, flags, patience_s = "here", "-n here", 30.0
+
+    def __init__(self, *moments: list[Object], **logs: list[Record]) -> None:
+        self._moments, self._logs = list(moments), logs
+        self.requests: list[str] = []
+
+    def given(self) -> Cluster:
+        """Itself, with the type that commands expect."""
+        return cast("Cluster", self)
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """A Job; no object of another kind exists."""
+        self.requests.append(f"{kind} {name}")
+        if kind != "Job":
+            return None
+        return next((one for one in self._now(kind) if one["metadata"]["name"] == name), None)
+
+    def select(self, kind: str, selector: str = "", *, everywhere: bool = False) -> list[Object]:
+        """All objects of a kind, or those of the team in the selector; nodes are forbidden."""
+        self.requests.append(f"{kind} everywhere" if everywhere else kind)
+        if kind == "Node":
+            raise ApiError(403, "Forbidden", "no", "list nodes")
+        found = self._now(kind)
+        if "team=" in selector:
+            found = [one for one in found if f"team={one['metadata']['labels'].get('team')}" in selector]
+        # A look ends with the events of one run, or with the list of all Jobs.
+        if len(self._moments) > 1 and kind in ("Event", "Job"):
+            self._moments.pop(0)
+        return found
+
+    def in_namespace(self, namespace: str) -> Cluster:
+        """Itself: all namespaces share the logs."""
+        self.requests.append(f"in {namespace}")
+        return self.given()
+
+    def keep(self, kind: str, selector: str) -> None:
+        """Objects that are kept change in the same way."""
+        self.requests.append(f"watch of {kind} {selector}")
+
+    def logs(self, name: str, _container: str, *, tail: int) -> Iterator[str]:
+        """The last lines of a log, which begins with a line that is no record."""
+        self.requests.append(f"log {name}")
+        lines = [telemetry.to_logfmt(record) for record in self._logs[name.replace("-", "_")]]
+        yield from ["I0000 a note", *lines][-tail:]
+
+    def _now(self, kind: str) -> list[Object]:
+        return [one for one in self._moments[0] if kind_of(one) == kind]
+
+
+def kind_of(one: Object) -> str:
+    """The kind of an object, by its fields."""
+    if "involvedObject" in one:
+        return "Event"
+    return "Job" if "completions" in one["spec"] else "Pod"
