@@ -1,4 +1,4 @@
-"""What a prepared dataset says of itself: fingerprint.json, by which every worker knows that it has the same rows.
+"""fingerprint.json, which describes a prepared dataset; with it each worker verifies that it has the same rows.
 
 NAME/fingerprint.json holds `dataset`, `version`, `format` (of the example files), `classes` (names, in the order of
 their labels), `shape` (pixels of an image: [rows, columns]) and, for each of `train` and `test`: `count`, `sha256`
@@ -17,44 +17,47 @@ from job.errors import Exit, JobError
 if TYPE_CHECKING:
     from pathlib import Path
 
-KNOWN = ("mnist", "fashion_mnist", "kmnist")  # what `python -m job data` can prepare, by TensorFlow Datasets' names
+KNOWN = ("mnist", "fashion_mnist", "kmnist")  # TensorFlow Datasets' names of what `python -m job data` can prepare
 SPLITS = ("train", "test")
 FINGERPRINT = "fingerprint.json"
 
 
 def read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
-    """The fingerprint of a prepared dataset; its rows are not looked at.
+    """The fingerprint of a prepared dataset; its rows are not read.
 
     Args:
         folder: the data folder.
         name: TensorFlow Datasets' name of the dataset.
 
     Raises:
-        JobError: 64 when nothing is there and the name is unknown, 66 when nothing is there, 65 when it was not
-            prepared, is damaged or is another dataset, 75 when reading it failed.
+        JobError: 66 if there is no dataset, 64 if its name is unknown too; 65 if it was not prepared, is damaged or is
+            another dataset; 75 if reading failed.
     """
     place = folder / name
     path = place / FINGERPRINT
     try:
         if not place.is_dir():
-            raise _missing(folder, name)
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        if found["dataset"] == name:
-            _check(found)
+            raise _missing_dataset(folder, name)
+        fingerprint: dict[str, Any] = json.loads(path.read_bytes())
+        if fingerprint["dataset"] == name:
+            _check_values(fingerprint)
     except FileNotFoundError:
         raise JobError(
-            Exit.DATA_DAMAGED, "dataset-unprepared", f"{place} has no {FINGERPRINT}", f"run `{command(folder, name)}`"
+            Exit.DATA_DAMAGED,
+            "dataset-unprepared",
+            f"{place} has no {FINGERPRINT}",
+            f"run `{prepare_command(folder, name)}`",
         ) from None
     except OSError as error:
-        raise unreadable(place, error) from error
+        raise unreadable_dataset(place, error) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise damaged(folder, name, f"{path} is damaged") from error
-    check_name(place, name, found["dataset"])
-    return found
+        raise damaged_dataset(folder, name, f"{path} is damaged") from error
+    check_dataset_name(place, name, fingerprint["dataset"])
+    return fingerprint
 
 
-def unreadable(place: Path, error: OSError) -> JobError:
-    """The error of a dataset that the file system does not give."""
+def unreadable_dataset(place: Path, error: OSError) -> JobError:
+    """The error of a dataset that the file system refuses to read."""
     if isinstance(error, PermissionError):
         return JobError(
             Exit.DATA_MISSING, "dataset-unreadable", f"{error.filename} may not be read", "change its permissions"
@@ -63,15 +66,15 @@ def unreadable(place: Path, error: OSError) -> JobError:
     return JobError(Exit.TRY_AGAIN, "dataset-io", f"{place} could not be read: {reason}", "start the run again")
 
 
-def _missing(folder: Path, name: str) -> JobError:
+def _missing_dataset(folder: Path, name: str) -> JobError:
     if name not in KNOWN:
-        return unknown(name)
+        return unknown_dataset(name)
     message = f"there is no dataset {name} in {folder}"
-    return JobError(Exit.DATA_MISSING, "dataset-missing", message, f"run `{command(folder, name)}`")
+    return JobError(Exit.DATA_MISSING, "dataset-missing", message, f"run `{prepare_command(folder, name)}`")
 
 
-def _check(fingerprint: dict[str, Any]) -> None:
-    """Refuse one that lacks a value or has one of the wrong kind, with a KeyError, TypeError or ValueError."""
+def _check_values(fingerprint: dict[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError if a value is missing or of the wrong type."""
     rows, columns = fingerprint["shape"]
     counts = [fingerprint[split]["count"] for split in SPLITS]
     texts = [fingerprint["version"], fingerprint["format"], *fingerprint["classes"]]
@@ -80,27 +83,27 @@ def _check(fingerprint: dict[str, Any]) -> None:
     if not all(isinstance(number, int) and number > 0 for number in (rows, columns, *counts)):
         raise ValueError("a size is not a whole number above 0")
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a text is none")
+        raise ValueError("a name or SHA-256 is not text")
 
 
-def command(folder: Path, name: str) -> str:
-    """The command that prepares the dataset, as the user would type it."""
+def prepare_command(folder: Path, name: str) -> str:
+    """The command that prepares the dataset."""
     return f"python -m job data --data {shlex.quote(str(folder))} --dataset {name}"
 
 
-def unknown(name: str) -> JobError:
+def unknown_dataset(name: str) -> JobError:
     """The error of a dataset that cannot be prepared."""
     return JobError(Exit.USAGE, "usage", f"--dataset must be one of {', '.join(KNOWN)}, not {name!r}")
 
 
-def damaged(folder: Path, name: str, message: str) -> JobError:
-    """The error of a dataset that is not what was prepared."""
-    hint = f"move {folder / name} away and run `{command(folder, name)}`"
+def damaged_dataset(folder: Path, name: str, message: str) -> JobError:
+    """The error of a dataset that has changed since it was prepared."""
+    hint = f"move {folder / name} away and run `{prepare_command(folder, name)}`"
     return JobError(Exit.DATA_DAMAGED, "dataset-damaged", message, hint)
 
 
-def check_name(place: Path, name: str, found: str) -> None:
-    """Refuse, with 65, a folder with another dataset in the place of this one."""
-    if found != name:
-        message = f"{place} holds the dataset {found!r}, not {name!r}"
+def check_dataset_name(place: Path, name: str, actual: str) -> None:
+    """Refuse, with 65, a folder that holds another dataset than its name says."""
+    if actual != name:
+        message = f"{place} holds the dataset {actual!r}, not {name!r}"
         raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")

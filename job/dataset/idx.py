@@ -1,4 +1,4 @@
-"""The four IDX files in which MNIST and its relatives are published, read and checked.
+"""Reading the four IDX files in which MNIST and its relatives are published.
 
 An IDX file is a big-endian header (two zero bytes, the type, the number of dimensions, then each dimension as a
 32-bit integer) and the values. See http://yann.lecun.com/exdb/mnist/.
@@ -20,7 +20,7 @@ from job.errors import Exit, JobError
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Split -> names of its images and labels, as published.
+# The names of each split's images and labels, as published.
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -32,15 +32,15 @@ UNSIGNED_BYTE = 0x08
 Bytes: TypeAlias = NDArray[np.uint8]
 
 
-def read(folder: Path) -> dict[str, tuple[Bytes, Bytes]]:
+def read_idx(folder: Path) -> dict[str, tuple[Bytes, Bytes]]:
     """The examples of each split: images uint8 [count, 28, 28] and labels uint8 [count], in the files' order.
 
-    Each of the four files may be plain or gzip with `.gz` after its name. Any number of examples is taken that the
-    files agree upon, so that a part of a dataset can be prepared too.
+    Each file may be plain, or gzip with `.gz` after its name. The files may hold any number of examples on which they
+    agree, so that a part of a dataset can be prepared too.
 
     Raises:
-        JobError: 66 when the folder or a file is missing or may not be read, 65 when a file is no IDX file of that
-            kind, is truncated or too long, when images and labels differ in number, or a label is no class.
+        JobError: 66 if the folder or a file is missing or may not be read; 65 if a file is not an IDX file of
+            that kind, is truncated or too long, if the numbers of images and labels differ, or a label is not a class.
     """
     return {split: _read_split(folder, *names) for split, names in FILES.items()}
 
@@ -49,35 +49,37 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> tuple[Bytes
     images_path, images = _read_array(folder, images_name, dimensions=3)
     labels_path, labels = _read_array(folder, labels_name, dimensions=1)
     if images.shape[1:] != SHAPE:
-        raise _damaged(f"{images_path} has images of {images.shape[1]} x {images.shape[2]} pixels, not 28 x 28")
+        raise _damaged_file(f"{images_path} has images of {images.shape[1]} x {images.shape[2]} pixels, not 28 x 28")
     if len(images) != len(labels):
-        raise _damaged(f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} labels")
+        raise _damaged_file(f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} labels")
     if not len(images):
-        raise _damaged(f"{images_path} has no images")
+        raise _damaged_file(f"{images_path} has no images")
     wrong = np.flatnonzero(labels >= CLASSES)
     if len(wrong):
-        raise _damaged(f"{labels_path} has the label {labels[wrong[0]]} at {wrong[0]}; labels are 0 to {CLASSES - 1}")
+        raise _damaged_file(
+            f"{labels_path} has the label {labels[wrong[0]]} at {wrong[0]}; labels are 0 to {CLASSES - 1}"
+        )
     return images, labels
 
 
 def _read_array(folder: Path, name: str, dimensions: int) -> tuple[Path, Bytes]:
-    path, content = _content(folder, name)
+    path, content = _read_file(folder, name)
     start = 4 + 4 * dimensions
     if len(content) < start:
-        raise _damaged(f"{path} is truncated: it has {len(content)} bytes, less than a header")
+        raise _damaged_file(f"{path} is truncated: its {len(content)} bytes are less than a header")
     if content[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]):
-        raise _damaged(
-            f"{path} is not an IDX file of bytes in {dimensions} dimension(s): it begins {content[:4].hex()}"
+        raise _damaged_file(
+            f"{path} is not an IDX file of bytes in {dimensions} dimension(s): it begins with {content[:4].hex()}"
         )
     shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    expected, found = math.prod(shape), len(content) - start
-    if found != expected:
-        fault = "truncated" if found < expected else "too long"
-        raise _damaged(f"{path} is {fault}: its header says {expected} bytes of values, but {found} are there")
+    expected, actual = math.prod(shape), len(content) - start
+    if actual != expected:
+        fault = "truncated" if actual < expected else "too long"
+        raise _damaged_file(f"{path} is {fault}: its header says {expected} bytes of values, but it has {actual}")
     return path, np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _content(folder: Path, name: str) -> tuple[Path, bytes]:
+def _read_file(folder: Path, name: str) -> tuple[Path, bytes]:
     plain, packed = folder / name, folder / f"{name}.gz"
     try:
         if plain.exists():
@@ -85,7 +87,7 @@ def _content(folder: Path, name: str) -> tuple[Path, bytes]:
         if packed.exists():
             return packed, gzip.decompress(packed.read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(f"{packed} is truncated or not gzip: {error}") from error
+        raise _damaged_file(f"{packed} is truncated or not gzip: {error}") from error
     except OSError as error:
         raise JobError(
             Exit.DATA_MISSING, "idx-unreadable", f"{error.filename} cannot be read: {error.strerror}"
@@ -95,5 +97,5 @@ def _content(folder: Path, name: str) -> tuple[Path, bytes]:
     raise JobError(Exit.DATA_MISSING, "idx-missing", f"neither {name} nor {name}.gz is in {folder}")
 
 
-def _damaged(message: str) -> JobError:
+def _damaged_file(message: str) -> JobError:
     return JobError(Exit.DATA_DAMAGED, "idx-damaged", message, "get the four files again")

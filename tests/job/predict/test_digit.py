@@ -95,7 +95,7 @@ def test_every_kind_of_picture_is_read_alike(tmp_path: Path, kind: str) -> None:
     """Polarity, colour, transparency, depth and the camera's orientation make no difference."""
     picture = pictures()[kind]
     picture.save(tmp_path / "seven.png", exif=picture.getexif())
-    np.testing.assert_array_equal(digit.read(tmp_path / "seven.png"), digit.normalise(seven() / 255))
+    np.testing.assert_array_equal(digit.read_picture(tmp_path / "seven.png"), digit.normalise(seven() / 255))
 
 
 def test_picture_of_28_by_28_passes_as_it_is(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_picture_of_28_by_28_passes_as_it_is(tmp_path: Path) -> None:
         ("turned over", 255 - samples.images(1)[0], samples.images(1)[0]),
     ):
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
-        np.testing.assert_array_equal(digit.read(tmp_path / f"{name}.png"), expected)
+        np.testing.assert_array_equal(digit.read_picture(tmp_path / f"{name}.png"), expected)
 
 
 def test_photograph_is_read_like_a_small_picture() -> None:
     """Of 3,600 by 4,800 pixels the same 28x28 are made, within what averaging in bytes costs."""
     photograph = Image.fromarray(255 - seven().repeat(40, axis=0).repeat(40, axis=1))
-    difference = digit.pixels(photograph).astype(int) - digit.normalise(seven() / 255)
+    difference = digit.picture_to_pixels(photograph).astype(int) - digit.normalise(seven() / 255)
     assert np.abs(difference).max() <= 2
 
 
@@ -122,7 +122,7 @@ def test_grain_of_the_paper_is_not_ink() -> None:
     """Noise below a tenth of the contrast neither widens the crop nor greys the field."""
     noise = np.random.default_rng(0).integers(0, 20, seven().shape, dtype=np.uint8)
     noisy = np.where(seven() > 0, 255, noise).astype(np.uint8)
-    np.testing.assert_array_equal(digit.pixels(Image.fromarray(noisy)), digit.normalise(seven() / 255))
+    np.testing.assert_array_equal(digit.picture_to_pixels(Image.fromarray(noisy)), digit.normalise(seven() / 255))
 
 
 def test_what_is_no_readable_picture_is_said_in_a_sentence(tmp_path: Path) -> None:
@@ -139,6 +139,6 @@ def test_what_is_no_readable_picture_is_said_in_a_sentence(tmp_path: Path) -> No
         ("blank.png", Exit.DATA_DAMAGED, "image-blank"),
     ):
         with pytest.raises(JobError) as caught:
-            digit.read(tmp_path / name)
+            digit.read_picture(tmp_path / name)
         assert (caught.value.code, caught.value.reason) == (code, reason)
         assert str(tmp_path / name) in caught.value.message

@@ -57,7 +57,7 @@ def test_pictures_are_classified_as_the_model_classifies_their_pixels(
 ) -> None:
     """The whole JSON, for a test image as it is and for two brought back to 28x28 from something larger."""
     predict.run(model, files, as_json=True)
-    pixels = np.stack([digit.read(path) for path in files])
+    pixels = np.stack([digit.read_picture(path) for path in files])
     np.testing.assert_array_equal(pixels[0], PICTURES[0])
     expected = samples.forward(MODEL, pixels).astype(float)
     best = expected.argmax(axis=1)
@@ -80,7 +80,7 @@ def test_table_has_a_line_for_each_picture(model: Path, files: list[Path], capsy
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split()[:2] == ["image", "says"]
     for line, path in ((first, odd), (second, files[1])):
-        (row,) = samples.forward(MODEL, digit.read(path)[None])
+        (row,) = samples.forward(MODEL, digit.read_picture(path)[None])
         cells = line.removeprefix(str(path)).split()
         name = samples.LONG_NAMES[row.argmax()].split()
         assert cells == [*name, *(f"{100 * share:.1f}%" for share in row)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from job.config import Config
-from job.dataset.rows import in_memory, load_dataset
+from job.dataset.rows import load_dataset, rows_in_memory
 from job.training import input as inputs
 from job.training.plan import Plan
 
@@ -44,7 +44,7 @@ def test_evaluation_counts_every_example_once(count: int, workers: int, monkeypa
     """The workers' batches have each row once, in order, with its image and label, and at most BLOCK_BYTES."""
     monkeypatch.setattr(inputs, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
     images = np.arange(count * 4, dtype=np.int64).astype(np.uint8).reshape(count, 2, 2)
-    rows = in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
+    rows = rows_in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
     numbers: list[int] = []
     for rank in range(workers):
         for chosen, pictures, labels in inputs.evaluation_batches(rows, workers, rank).as_numpy_iterator():
