@@ -104,7 +104,17 @@ def parser(names: Collection[str] = COMMANDS.keys()) -> Parser:
             command.examples = getattr(module(name), "EXAMPLES", ())
             module(name).add_flags(command)
             flags.add_connection(command, getattr(module(name), "OUTPUTS", flags.OUTPUTS))
+            command.usage = command.usage or usage_of(command, name)
     return top
+
+
+def usage_of(command: Parser, name: str) -> str:
+    """The first line of a command's help: its arguments, and not each of its flags."""
+    positional = [each for each in command._actions if not each.option_strings]  # noqa: SLF001 - argparse has no public way
+    words = [str(each.metavar or "|".join(each.choices or ())) for each in positional]
+    words = [f"[{word}]" if each.nargs == "?" else word for word, each in zip(words, positional, strict=True)]
+    training = ["[-- TRAINING FLAGS]"] if name in WITH_TRAINING_FLAGS else []
+    return " ".join(["%(prog)s", *words, "[FLAGS]", *training])
 
 
 def module(name: str) -> Any:

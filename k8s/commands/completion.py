@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -15,6 +15,12 @@ EXAMPLES = (
     'eval "$(mnist-job completion zsh)"    # in ~/.zshrc',
 )
 SHELLS = ("bash", "zsh")
+# The names of runs and schedules come from the cluster, if it answers at once.
+NAMES = "$(mnist-job status -o name --request-timeout 2s 2>/dev/null)"
+RUNS = {
+    "bash": f'_mnist_job_runs() {{ compgen -W "{NAMES}" -- "$1"; }}',
+    "zsh": f'_mnist_job_runs() {{ local -a runs; runs=(${{(f)"{NAMES}"}}); compadd -a runs }}',
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,5 +32,16 @@ def run(arguments: argparse.Namespace, _: Callable[[], Cluster]) -> int:
     """Print a shell's completion script; returns the exit status. No cluster is contacted."""
     import shtab  # noqa: PLC0415 - not needed for a command's --help
 
-    print(shtab.complete(arguments.parser(), shell=arguments.shell))
+    top = arguments.parser()
+    complete_names(top)
+    print(shtab.complete(top, shell=arguments.shell, preamble=RUNS[arguments.shell]))
     return 0
+
+
+def complete_names(parser: Any) -> None:
+    """Let shtab complete the argument NAME of every command with the names of runs."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way
+        if action.metavar == "NAME" and not action.option_strings:
+            action.complete = dict.fromkeys(SHELLS, "_mnist_job_runs")
+        for command in action.choices.values() if isinstance(action.choices, dict) else ():
+            complete_names(command)

@@ -32,7 +32,8 @@ def add_connection(parser: argparse.ArgumentParser, outputs: tuple[str, ...] = O
     add("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, or ~/.kube/config")
     text = "give up on a request after this time, such as 10s or 2m (default: 30s)"
     add("--request-timeout", metavar="TIME", help=text)
-    add("-o", "--output", choices=outputs, default="text", help="default: text")
+    text = f"{', '.join(outputs[:-1])} or {outputs[-1]} (default: text)"
+    add("-o", "--output", choices=outputs, default="text", metavar="FORMAT", help=text)
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,6 @@ EXAMPLES = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `preflight`: those of a submission."""
     add_submission(parser)
-    parser.usage = "%(prog)s [FLAGS] [-- TRAINING FLAGS]"
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:

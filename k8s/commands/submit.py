@@ -36,7 +36,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_wait(parser)
     add_dry_run(parser)
     add_submission(parser)
-    parser.usage = "%(prog)s [FLAGS] [-- TRAINING FLAGS]"
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:

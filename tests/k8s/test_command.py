@@ -37,7 +37,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "exit statuses: 0; 1 the run failed" in text
     if command:
         assert f"usage: mnist-job {command} " in text
-        for flag in ("--namespace NAMESPACE", "--context CONTEXT", "--kubeconfig FILE", "--output {text,"):
+        for flag in ("--namespace NAMESPACE", "--context CONTEXT", "--kubeconfig FILE", "--output FORMAT"):
             assert flag in text
     else:
         assert all(f" {name} " in text for name in COMMANDS)

@@ -45,6 +45,20 @@ def test_bash(words: list[str], offered: set[str]) -> None:
     assert {word for word in done.stdout.split() if not word.startswith("-") or words[-1]} == offered
 
 
+def test_names_of_runs() -> None:
+    """Bash offers the names of runs and schedules that the cluster has."""
+    if not shutil.which("bash"):
+        pytest.skip("there is no bash")
+    asked = """
+        mnist-job() { [ "$*" = "status -o name --request-timeout 2s" ] && printf 'digits\\nnightly\\n'; }
+        COMP_WORDS=(mnist-job logs d) COMP_CWORD=2
+        $(complete -p mnist-job | sed 's/.*-F \\([^ ]*\\) .*/\\1/') 2>/dev/null
+        echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", script("bash") + asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "digits\n"
+
+
 # Types words and a tab into an interactive zsh with the completion, and then a command that prints the line it made.
 TYPE = """
 zmodload zsh/zpty
@@ -64,7 +78,7 @@ print -r -- $shown
     [
         ("", [rf"{name} +-- [A-Z]" for name in COMMANDS]),
         ("res", ["<mnist-job resume>"]),
-        ("logs --ra", ["--rank +-- only this rank"]),
+        ("logs --r", ["--rank +-- only"]),
         ("completion z", ["<mnist-job completion zsh>"]),
     ],
     ids=["commands", "a command", "a flag", "a choice"],
