@@ -66,7 +66,7 @@ def test_a_trainer_that_fails_at_each_start_is_given_up_with_the_cause(
         assert team[1].reasons() == ["unknown-code"] * 3
         [failed] = [record for record in team[1].records if record.phase == "failed"]
         assert (failed.code, failed.reason, failed.restarts) == (75, "restarts-used-up", 3)
-        assert "the trainer ended with 1" in (failed.message or "")
+        assert "the trainer exited with code 1" in (failed.message or "")
         assert any("libbroken.so" in line for line in team[1].errors)
         team.variables = sound
         assert_same(team.start(1), quiet())

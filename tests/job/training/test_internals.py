@@ -19,9 +19,9 @@ def test_tensorflow_is_the_version_that_was_checked() -> None:
     version = tf.__version__.rpartition(".")[0]
     assert version == CHECKED, (
         f"TensorFlow {version}: check job/training/internals.py, then set CHECKED. By tests: the other tests of this "
-        "module, tests/faults/test_workers.py (how a lost peer and a taken port look, how long a worker waits for its "
-        "peers, a clock that is set forward) and tests/job/training/test_train.py (Keras hidden, gather on CPUs). By "
-        "hand, on two GPUs: kill a worker and compare NCCL's words with NCCL_LOST_PEER."
+        "module, tests/faults/test_workers.py (errors of a lost peer and of a taken port, a clock that is set forward) "
+        "and tests/job/training/test_train.py (gather on CPUs). By hand: start one of two trainers alone and see that "
+        "it gives up after --join-timeout; on two GPUs, kill a worker and compare NCCL's words with NCCL_LOST_PEER."
     )
 
 
