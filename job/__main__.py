@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from job import __version__, config
 from job.errors import MEANINGS, Exit, JobError
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
 
 
-Argument: TypeAlias = "tuple[tuple[str, ...], dict[str, Any]]"  # of ArgumentParser.add_argument()
-
-
 class Command(NamedTuple):
-    """A command: its line in the help, the settings that are its flags, its other arguments, and what runs it."""
+    """A command: its line in the help, the settings that are its flags, its other arguments, and what runs it.
+
+    The arguments are those of ArgumentParser.add_argument(), by flag. If run() gives an int, it is the exit code.
+    """
 
     help: str
     settings: tuple[str, ...]
-    arguments: tuple[Argument, ...]
-    run: Callable[[argparse.Namespace], int | None]
+    arguments: dict[str, dict[str, Any]]
+    run: Callable[[argparse.Namespace], Any]
 
 
 def main() -> int:
@@ -38,7 +38,8 @@ def main() -> int:
     process.end_with_parent()
     try:
         arguments = parser().parse_args()
-        return COMMANDS[arguments.command].run(arguments) or 0
+        result = COMMANDS[arguments.command].run(arguments)
+        return result if isinstance(result, int) else 0
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         termination.write(error.code, error.reason, error.message, hint=error.hint)
@@ -62,8 +63,8 @@ def parser() -> config.Parser:
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, epilog=EXIT_CODES)
         config.add_flags(sub, *command.settings)
-        for names, options in command.arguments:
-            sub.add_argument(*names, **options)
+        for flag, options in command.arguments.items():
+            sub.add_argument(flag, **options)
     config.add_prune_flags(commands.choices["prune"])
     return top
 
@@ -95,11 +96,6 @@ def train(arguments: argparse.Namespace) -> int:
     return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
 
-def data(arguments: argparse.Namespace) -> None:
-    """Prepare a dataset."""
-    load("job.dataset.prepare").prepare(settings(arguments), arguments.from_idx, print)
-
-
 def promote(arguments: argparse.Namespace) -> None:
     """Move `latest`."""
     before = load("job.output.latest").move_latest(settings(arguments).output, arguments.name)
@@ -109,53 +105,45 @@ def promote(arguments: argparse.Namespace) -> None:
         print(f"latest is {arguments.name}; " + (f"it was {before}" if before else "there was none before"))
 
 
-def argument(*names: str, **options: Any) -> Argument:
-    """The arguments of ArgumentParser.add_argument()."""
-    return names, options
-
-
-JSON = argument("--json", action="store_true", help="print JSON")
+JSON = {"--json": {"action": "store_true", "help": "print JSON"}}
 COMMANDS = {
-    "train": Command("train a model and publish it", config.FIELDS, (), train),
+    "train": Command("train a model and publish it", config.FIELDS, {}, train),
     "data": Command(
         "get a dataset and prepare it",
         ("data", "dataset"),
-        (argument("--from-idx", type=Path, metavar="FOLDER", help="prepare from four raw IDX files, plain or .gz"),),
-        data,
+        {"--from-idx": {"type": Path, "metavar": "FOLDER", "help": "prepare from four raw IDX files, plain or .gz"}},
+        lambda given: load("job.dataset.prepare").prepare(settings(given), given.from_idx, print),
     ),
     "predict": Command(
         "classify pictures with a published model",
         (),
-        (
-            argument("--model", type=Path, required=True, metavar="FOLDER", help="models/<run>, or latest"),
-            JSON,
-            argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="an image file of any size"),
-        ),
+        {
+            "--model": {"type": Path, "required": True, "metavar": "FOLDER", "help": "models/<run>, or latest"},
+            "pictures": {"type": Path, "nargs": "+", "metavar": "PICTURE", "help": "an image file of any size"},
+            **JSON,
+        },
         lambda given: load("job.predict.predict").run(given.model, given.pictures, as_json=given.json),
     ),
     "compare": Command(
         "compare the published runs of an output folder",
         (),
-        (
-            argument("output", type=Path, metavar="OUTPUT", help="the folder given to train as --output"),
-            JSON,
-            argument("--html", type=Path, metavar="FILE", help="also write one self-contained page"),
-        ),
+        {
+            "output": {"type": Path, "metavar": "OUTPUT", "help": "the folder given to train as --output"},
+            "--html": {"type": Path, "metavar": "FILE", "help": "also write one self-contained page"},
+            **JSON,
+        },
         lambda given: load("job.report.compare").run(given.output, as_json=given.json, html=given.html),
     ),
     "promote": Command(
         "move `latest` to a published run by hand, forwards or back",
         ("output",),
-        (argument("name", metavar="RUN", help="a published run; neither its verdict nor its age matters"), JSON),
+        {"name": {"metavar": "RUN", "help": "a published run; neither its verdict nor its age matters"}, **JSON},
         promote,
     ),
     "prune": Command(
         "list and remove old runs and their models",
         ("output",),
-        (
-            argument("names", nargs="*", metavar="RUN", help="prune only these (default: all that may go)"),
-            JSON,
-        ),
+        {"names": {"nargs": "*", "metavar": "RUN", "help": "prune only these (default: all that may go)"}, **JSON},
         lambda given: load("job.output.prune").run(settings(given).output, given),
     ),
 }

@@ -48,12 +48,7 @@ class Attendance:
 class Peers:
     """The other workers, as this one knows them: rank 0 by its rendezvous, the others by rank 0's replies.
 
-    Args:
-        cluster: this worker and its peers.
-        events: the queue that rank 0's replies go into.
-
     Attributes:
-        rank: this worker's.
         rendezvous: the rounds, as rank 0 counts them; None above rank 0 and before connect().
     """
 
@@ -64,11 +59,7 @@ class Peers:
         self.rank = cluster.rank
 
     def connect(self, settings: str) -> None:
-        """Prepare to meet the other workers, if there are any.
-
-        Args:
-            settings: the settings hash.
-        """
+        """Prepare to meet the other workers, if there are any; their settings hash must be this one."""
         cluster = self._cluster
         if cluster.workers == 1:
             return
@@ -99,11 +90,7 @@ class Peers:
             self._client.report(phase, restarts)
 
     def deviations(self, phase: str) -> dict[str, Any]:
-        """The phase and the restarts of each worker that is in another phase or was restarted; only rank 0 knows.
-
-        Args:
-            phase: this worker's.
-        """
+        """The phase and the restarts of each worker that is not in this phase, or was restarted; only rank 0 knows."""
         if not self.rendezvous:
             return {}
         return {
@@ -113,10 +100,7 @@ class Peers:
         }
 
     def longest_silent(self) -> tuple[int, float]:
-        """The peer that has been silent for longest, and when it last sent something, in monotonic seconds.
-
-        Above rank 0 that is rank 0.
-        """
+        """The peer that is silent for longest, above rank 0 always rank 0, and when it last sent something."""
         if self.rendezvous:
             return self.rendezvous.longest_silent()
         return 0, self._client.answered_at if self._client else float("inf")
@@ -126,5 +110,5 @@ class Peers:
         if not self.rendezvous:
             return False
         requests = self.rendezvous.latest_requests().values()
-        started = [one for one in requests if one.round_id == round_id and one.phase in SHARED_PHASES]
-        return len(started) == self._cluster.workers
+        started = sum(request.round_id == round_id and request.phase in SHARED_PHASES for request in requests)
+        return started == self._cluster.workers

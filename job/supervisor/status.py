@@ -22,11 +22,6 @@ PROGRESS = ("step", "steps", "checkpoint")
 class WorkerStatus:
     """What is known of this worker.
 
-    Args:
-        cluster: this worker's identity.
-        restarts: its trainer's restarts.
-        peers: the other workers, which are sent the phase and the number of restarts.
-
     Attributes:
         phase: the present one.
         accuracy: the published model's, once it is known.

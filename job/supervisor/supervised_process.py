@@ -45,13 +45,6 @@ class Exited:
 class SupervisedProcess:
     """A running `python -m MODULE`, with the run's flags. Puts its records, and then Exited, into the queue.
 
-    Args:
-        module: what to run.
-        config: the run's settings.
-        cluster: this worker and its peers.
-        restarts: how often the trainer was started again.
-        events: the queue.
-
     Attributes:
         pulse_at: when it last wrote to its pipe, in seconds of time.monotonic(). Infinite before the first empty line,
             from which on it writes at least one line a second.
@@ -72,32 +65,22 @@ class SupervisedProcess:
             command, environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE
         )
         os.close(writing)
-        self.pid = self._process.pid
+        self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
         self.pulse_at = float("inf")
         threading.Thread(target=self._read_events, args=(reading,), daemon=True).start()
 
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._process.kill()
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self._process.terminate()
-
     def _read_events(self, pipe: int) -> None:
         stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        stderr_reader = threading.Thread(target=self._read_stderr, args=(stderr,), daemon=True)
+        stream = cast("TextIO", self._process.stderr)
+        stderr_reader = threading.Thread(target=stderr.extend, args=(stream,), daemon=True)
         stderr_reader.start()
         with os.fdopen(pipe, encoding="utf-8", errors="replace") as lines:
             for record in telemetry.read_records(self._watch_pulse(lines)):
                 self._events.put(record)
         stderr_reader.join()
+        stream.close()
         returncode = self._process.wait()
         self._events.put(Exited(returncode, memory.oom_kills() - self._oom_kills_before, list(stderr)))
-
-    def _read_stderr(self, lines: deque[str]) -> None:
-        with cast("TextIO", self._process.stderr) as stream:
-            lines.extend(stream)
 
     def _watch_pulse(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:

@@ -77,7 +77,7 @@ class Watchdog:
     Args:
         process: the process.
         config: the run's settings.
-        status: this worker's status.
+        status: this worker's.
         peers: the other workers.
         round_id: the rendezvous round in which the process was started; empty if it needs no other workers.
         clock: monotonic seconds.

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LIMIT_S = 10.0
 NAME_FORM = "--name must be lower-case letters, digits and hyphens, with a letter or digit at both ends"
 REMEDY = 'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
-CLUSTER_ALONE = '{"cluster": {"worker": ["a:1"]}}'
 ONE = '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -66,16 +65,7 @@ def check(
         (["--unknown=1"], "unrecognized arguments: --unknown=1; see `python -m job --help`"),
         (["--epochs=x"], "argument --epochs: invalid int value: 'x'; see `python -m job train --help`"),
         (["--epochs=0"], "--epochs must be at least 1, not 0"),
-        (["--learning-rate=nan"], "--learning-rate must be a finite number, not nan"),
-        (["--workers=0"], "--workers must be at least 1, not 0"),
-        (["--name=a/b"], f"{NAME_FORM}, not 'a/b'"),
         (["--name=.."], f"{NAME_FORM}, not '..'"),
-        (["--name=a.b"], f"{NAME_FORM}, not 'a.b'"),
-        (["--name=Run"], f"{NAME_FORM}, not 'Run'"),
-        (
-            ["--workers=11", f"--name={'a' * 61}"],
-            f"--name must be at most 60 characters with 11 worker(s), not 61: {'a' * 61!r}",
-        ),
     ],
 )
 def test_a_wrong_flag_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:
@@ -87,24 +77,15 @@ def test_a_wrong_flag_is_refused(arguments: list[str], sentence: str, tmp_path: 
     ("variables", "sentence"),
     [
         ({"TF_CONFIG": ""}, f"TF_CONFIG is empty; {REMEDY}"),
-        ({"TF_CONFIG": "{"}, f"TF_CONFIG is not JSON: '{{'; {REMEDY}"),
         (
-            {"TF_CONFIG": CLUSTER_ALONE},
-            f"TF_CONFIG lacks `cluster`, or `task` with `type` and `index`: {CLUSTER_ALONE!r}; {REMEDY}",
+            {"PEERS": "", "RUN": "r", "WORKERS": "1", "JOB_COMPLETION_INDEX": "0"},
+            "PEERS must be JSON [[host:port, host:port], ...], not ''",
         ),
-        (
-            {"TF_CONFIG": ONE.replace('"index": 0', '"index": 1')},
-            f"TF_CONFIG has the task worker 1, which its cluster does not list; {REMEDY}",
-        ),
-        ({"TF_CONFIG": ONE.replace('1"]', '1", "127.0.0.1:1"]')}, "TF_CONFIG lists 127.0.0.1:1 twice"),
-        ({"TF_CONFIG": ONE}, "RUN is not set; a worker in a cluster needs it"),
-        ({"PEERS": "", "RUN": "r", "WORKERS": "1", "JOB_COMPLETION_INDEX": "0"}, None),
         ({"JOB_COMPLETION_INDEX": "0"}, "RUN is not set; a worker in a cluster needs it"),
     ],
 )
-def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str | None, tmp_path: Path) -> None:
+def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str, tmp_path: Path) -> None:
     """64, and never a run of one worker."""
-    sentence = sentence or "PEERS must be JSON [[host:port, host:port], ...], not ''"
     check(Exit.USAGE, sentence, tmp_path / "output", env=variables)
 
 

@@ -1,4 +1,4 @@
-"""Settings: their bounds, the command line made of them, and the hash of what must match."""
+"""Settings: their bounds, the command line, and the hash of those that must match."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ FINGERPRINT = {"train": {"sha256": "a" * 64}, "test": {"sha256": "b" * 64}}
 
 
 def refusal(*arguments: str) -> tuple[Exit, str, str]:
-    """Code, reason and sentence of the error that a command line ends with."""
+    """Code, reason and message of a command line's error."""
     with pytest.raises(JobError) as caught:
         configs.parse(arguments)
     return caught.value.code, caught.value.reason, str(caught.value)
 
 
 @pytest.mark.parametrize(("field", "value", "sentence"), BEYOND)
-def test_a_value_out_of_its_bounds_is_refused_by_name(field: str, value: Any, sentence: str) -> None:
-    """The sentence names the flag, the bound and the value, from the command line as from Python."""
+def test_a_value_out_of_its_bounds_is_refused(field: str, value: Any, sentence: str) -> None:
+    """The message names the flag, the bound and the value, on the command line and in Python."""
     with pytest.raises(JobError) as caught:
         Config(**{field: value})
     assert (caught.value.code, caught.value.reason, str(caught.value)) == (Exit.USAGE, "usage", sentence)
@@ -96,14 +96,14 @@ def test_a_value_out_of_its_bounds_is_refused_by_name(field: str, value: Any, se
 
 
 @pytest.mark.parametrize(("field", "value"), WITHIN)
-def test_a_value_at_its_bounds_is_taken(field: str, value: Any) -> None:
-    """The first and the last value within the bounds reach the settings, and nothing else changes."""
-    found = configs.parse([configs.flag(field) if value is True else f"{configs.flag(field)}={value}"])
-    assert dataclasses.asdict(found) == dataclasses.asdict(Config()) | {field: value}
+def test_a_value_at_its_bounds_is_accepted(field: str, value: Any) -> None:
+    """The first and the last value within the bounds become the setting, and no other setting changes."""
+    parsed = configs.parse([configs.flag(field) if value is True else f"{configs.flag(field)}={value}"])
+    assert dataclasses.asdict(parsed) == dataclasses.asdict(Config()) | {field: value}
 
 
 def test_every_setting_has_its_bounds_tested() -> None:
-    """A setting that is added is added to the lists above too."""
+    """The list above names every setting."""
     assert {field for field, _ in WITHIN} == {field.name for field in dataclasses.fields(Config)}
 
 
@@ -120,7 +120,7 @@ def test_every_setting_has_its_bounds_tested() -> None:
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments: list[str], problem: str) -> None:
-    """What argparse finds, a flag cut short included, becomes the same error as all others."""
+    """An error of argparse, such as an abbreviated flag, looks like all others."""
     assert refusal(*arguments) == (Exit.USAGE, "usage", f"{problem}; see `python -m job train --help`")
 
 
@@ -128,8 +128,8 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], problem: str) -> 
     "name",
     ["a/b", "/a", "..", ".", "a.b", "A", "run_1", "-a", "a-", "a b", "a\n", "é"],
 )
-def test_a_name_that_no_job_could_have_is_refused(name: str) -> None:
-    """A slash, a dot, upper case and whatever else a Job's name or a folder's could not be."""
+def test_a_name_that_no_job_can_have_is_refused(name: str) -> None:
+    """A slash, a dot, upper case, and other characters that a Job or a folder cannot have."""
     form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
     assert refusal(f"--name={name}") == (Exit.USAGE, "usage", f"--name must be {form}, not {name!r}")
 
@@ -143,8 +143,8 @@ def test_a_name_leaves_room_for_the_index_of_each_worker(workers: int, limit: in
     assert refusal(f"--name={name}", f"--workers={workers}") == (Exit.USAGE, "usage", sentence)
 
 
-def test_the_command_line_of_settings_makes_them_again() -> None:
-    """argv() of defaults is empty, and of any settings parses to equal settings."""
+def test_argv_is_the_inverse_of_parse() -> None:
+    """argv() of the defaults is empty; of any settings it parses to equal settings."""
     assert configs.argv(Config()) == []
     odd = Config(
         epochs=3,
@@ -173,8 +173,8 @@ def test_the_command_line_of_settings_makes_them_again() -> None:
     assert configs.parse(configs.argv(odd)) == odd
 
 
-def test_the_settings_hash_changes_with_exactly_what_must_match() -> None:
-    """The data and what decides the parameters change it; workers, paths, intervals and threads do not."""
+def test_the_settings_hash_covers_exactly_what_must_match() -> None:
+    """The data and what determines the parameters change it; workers, paths, intervals and threads do not."""
 
     def digest(config: Config, fingerprint: Any = FINGERPRINT) -> str:
         return configs.settings_hash(configs.settings_to_match(config, fingerprint))
@@ -188,7 +188,7 @@ def test_the_settings_hash_changes_with_exactly_what_must_match() -> None:
         "learning_rate": 1.5,
         "schedule": "constant",
         "seed": 1,
-        "dataset": "kmnist",  # by its fingerprint
+        "dataset": "kmnist",  # counts by its fingerprint
         "data": Path("elsewhere"),
         "output": Path("elsewhere"),
         "name": "other",
@@ -217,13 +217,13 @@ def test_the_settings_hash_changes_with_exactly_what_must_match() -> None:
     ("text", "value"), [("90", 90), ("90s", 90), ("30m", 1800), ("6h", 21_600), ("36500d", 3_153_600_000)]
 )
 def test_durations(text: str, value: int) -> None:
-    """A duration is a number with a unit, seconds where it has none."""
+    """A duration is a number with a unit; without one it is in seconds."""
     assert configs.parse_duration("--since", text) == value
 
 
 @pytest.mark.parametrize("text", ["", "0h", "1.5h", "-1h", "1w", "h", "36501d", "9" * 5000])
 def test_wrong_durations(text: str) -> None:
-    """What is none is refused."""
+    """The message shows the accepted forms."""
     with pytest.raises(JobError) as caught:
         configs.parse_duration("--since", text)
     assert (

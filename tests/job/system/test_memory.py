@@ -1,4 +1,4 @@
-"""Where the count of kills for memory is found."""
+"""How often the kernel killed a process of this cgroup for lack of memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V2 = "low 0\nhigh 0\nmax 12\noom 2\noom_kill 2\noom_group_kill 1\n"
     ("own", "file", "content", "kills"),
     [
         ("9:memory:/a/b\n1:cpu:/\n", "memory/a/b/memory.oom_control", V1, 3),
-        ("9:memory:/a/b\n", "memory/memory.oom_control", V1, 3),  # in a container it is mounted as the root
+        ("9:memory:/a/b\n", "memory/memory.oom_control", V1, 3),  # a container sees its own group as the root
         ("9:cpu,memory:/\n", "memory/memory.oom_control", V1, 3),
         ("0::/a\n", "a/memory.events", V2, 2),
         ("0::/\n", "memory.events", V2, 2),
@@ -27,8 +27,8 @@ V2 = "low 0\nhigh 0\nmax 12\noom 2\noom_kill 2\noom_group_kill 1\n"
         ("0::/\n", "memory.events", "nonsense", 0),
     ],
 )
-def test_the_count_of_the_own_group(own: str, file: str, content: str, kills: int, tmp_path: Path) -> None:
-    """In either version of cgroups, wherever it is mounted; 0 where there is none."""
+def test_the_count_of_kills(own: str, file: str, content: str, kills: int, tmp_path: Path) -> None:
+    """In version 1 and version 2 of cgroups, wherever the group is mounted; 0 if there is no count."""
     (tmp_path / "own").write_text(own)
     path = tmp_path / "cgroup" / file
     path.parent.mkdir(parents=True)
@@ -36,6 +36,6 @@ def test_the_count_of_the_own_group(own: str, file: str, content: str, kills: in
     assert oom_kills(tmp_path / "cgroup", tmp_path / "own") == kills
 
 
-def test_a_system_without_groups(tmp_path: Path) -> None:
-    """Has no kills that it could tell of."""
+def test_a_system_without_cgroups(tmp_path: Path) -> None:
+    """Reports no kills."""
     assert oom_kills(tmp_path, tmp_path / "none") == 0
