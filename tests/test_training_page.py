@@ -9,7 +9,7 @@ from pathlib import Path
 from job.config import Config, flag
 from job.errors import MEANINGS
 
-PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs/training.md").read_text(encoding="utf-8")
 
 
 def table(header: str) -> list[str]:
