@@ -47,8 +47,9 @@ def run(
     """
     socket = _connect(configuration, url, headers, action)
     errors, status = bytearray(), bytearray()
+    sent_all = False
     try:
-        _send(socket, stdin)
+        sent_all = _send(socket, stdin)
         for channel, data in _messages(socket):
             if channel == STDOUT:
                 write(data)
@@ -56,6 +57,10 @@ def run(
                 errors += data
             elif channel == STATUS:
                 status += data
+    except ConnectionError:
+        # A command that ends before it has read all of its input closes the connection under what is still sent.
+        if sent_all or not status:
+            raise
     finally:
         socket.shutdown()
     if not status:
@@ -81,15 +86,16 @@ def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: s
         raise ConnectionError(str(error)) from None
 
 
-def _send(socket: Any, stdin: Iterable[bytes]) -> None:
-    """Send the command's input; stops early if the other end closes the connection, because the reason can be read."""
+def _send(socket: Any, stdin: Iterable[bytes]) -> bool:
+    """Send the command's input; returns whether all of it could be sent before the connection was closed."""
     import websocket  # noqa: PLC0415 - see _connect()
 
     for piece in stdin:
         try:
             socket.send_binary(bytes([STDIN]) + piece)
         except (websocket.WebSocketException, OSError):
-            return
+            return False
+    return True
 
 
 def _messages(socket: Any) -> Iterator[tuple[int, bytes]]:

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 FINGERPRINT = "fingerprint.json"  # as job/dataset/fingerprint.py writes it
 CHUNK = 2**16
 # The connection cannot close standard input, so the number of bytes says where a file ends. A new file each time: an
-# earlier attempt whose connection broke may still be writing to the old one.
-WRITE_FILE = 'mkdir -p "$(dirname "$1")" && rm -f "$1" && head --bytes="$2" >"$1"'
+# earlier attempt whose connection broke may still be writing to the old one. All input is read even if the volume is
+# full: the connection would break otherwise, and the reason would be lost.
+WRITE_FILE = """
+mkdir -p "$(dirname "$1")"
+rm -f "$1"
+head --bytes="$2" | { cat >"$1"; code=$?; cat >/dev/null; exit $code; }
+"""
 # A second attempt, after a connection that broke, finds that the first one has moved it.
 MOVE_FOLDER = 'test -d "$2" || { sync --file-system "$1" && mv --no-target-directory "$1" "$2"; }'
 
@@ -119,7 +124,8 @@ def _verify(pod: VolumePod, parent: str, name: str) -> None:
 def _run(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:
     code, _, errors = pod.output(command, stdin)
     if code:
-        raise failure(f"the claim {pod.claim} cannot be written: {errors}", "make room on it, or name another claim")
+        problem = errors.partition("\n")[0]
+        raise failure(f"the claim {pod.claim} cannot be written: {problem}", "make room on it, or name another claim")
 
 
 def failure(message: str, hint: str) -> LauncherError:

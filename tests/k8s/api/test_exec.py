@@ -98,7 +98,7 @@ def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
     socket = Socket(status(status="Success"), (CLOSE, b""))
     run(monkeypatch, socket, b"some", b"more")
     assert socket.sent == [b"\0some", b"\0more"]
-    socket = Socket((BINARY, b"\2disk full"), status(**ended_with(1)), (CLOSE, b""))
+    socket = Socket((BINARY, b"\2disk full"), status(**ended_with(1)), BrokenPipeError())
     socket.accepts = 1
     assert run(monkeypatch, socket, b"some", b"more") == (ExecResult(1, "disk full"), b"")
 
