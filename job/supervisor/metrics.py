@@ -7,27 +7,29 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client import Metric
 
     from job.telemetry import Record
 
-# By a record's field: the metric's name behind `mnist_job_`, and its help.
-SHOWN = {
+# By a record's field: the metric's name without its prefix `mnist_job_`, and its help.
+GAUGES = {
     "step": ("step", "Training steps completed."),
     "steps": ("steps", "Training steps of the whole run."),
     "loss": ("loss", "Mean cross-entropy, in nats, over the examples since the last record."),
-    "accuracy": ("accuracy", "Share of the test examples classified rightly, 0 to 1."),
-    "examples_per_s": ("examples_per_second", "Training examples a second, over all workers."),
-    "joined": ("workers_joined", "Workers that have come, when last they gathered."),
+    "accuracy": ("accuracy", "Share of the test examples classified correctly, 0 to 1."),
+    "examples_per_s": ("examples_per_second", "Training examples per second, over all workers."),
+    "joined": ("workers_joined", "Workers that had joined the last round of the rendezvous."),
 }
 
 
-class Gauges:
-    """What /metrics shows; a value that is not known yet is absent.
+class Metrics:
+    """What /metrics shows. A value that is not known yet is absent.
 
     Args:
-        run: the run's name, and with rank a label of every metric.
-        rank: this worker's.
+        run: the run's name, a label of every metric.
+        rank: this worker's rank, another label.
         workers: how many workers train the run.
         clock: monotonic seconds.
     """
@@ -37,44 +39,63 @@ class Gauges:
         self._clock = clock
         self._lock = threading.Lock()
         self._phase = ""
-        self._values: dict[str, float] = {}
+        self._values: dict[str, float] = {}  # by the field of a record
         self._workers = workers
-        self._restarts: dict[str, int] = {}
-        self._checkpoint: tuple[int, float] | None = None  # its step, and when it was first heard of
-        self._furthest, self._ahead_at = 0, clock()
+        self._restarts: dict[str, int] = {}  # by cause
+        self._checkpoint: tuple[int, float] | None = None  # its step, and when it was first reported
+        self._furthest_step, self._furthest_at = 0, clock()
 
-    def show(self, record: Record) -> None:
-        """Take over what a record says; what it does not say stays."""
+    def update(self, record: Record) -> None:
+        """Take over the values of a record; the others stay."""
         with self._lock:
             self._phase = record.phase
-            for field in SHOWN:
+            for field in GAUGES:
                 if (value := getattr(record, field)) is not None:
                     self._values[field] = value
-            if record.step is not None and record.step > self._furthest:
-                self._furthest, self._ahead_at = record.step, self._clock()
+            if record.step is not None and record.step > self._furthest_step:
+                self._furthest_step, self._furthest_at = record.step, self._clock()
             if record.checkpoint is not None and (not self._checkpoint or record.checkpoint != self._checkpoint[0]):
                 self._checkpoint = record.checkpoint, self._clock()
 
-    def restarted(self, cause: str) -> None:
+    def count_restart(self, cause: str) -> None:
         """Count a restart of the trainer in place."""
         with self._lock:
             self._restarts[cause] = self._restarts.get(cause, 0) + 1
 
     def text(self) -> bytes:
-        """The metrics as Prometheus reads them."""
-        from job.supervisor.prometheus import text  # noqa: PLC0415 - it takes as long to import as half of the supervisor
+        """The metrics in the format of Prometheus."""
+        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - 26 ms; often never asked for
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as Prometheus' client asks a collector for them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as in text()
+
+        def gauge(name: str, description: str, value: float, **more: str) -> Metric:
+            labels = {**self._labels, **more}
+            family = GaugeMetricFamily(f"mnist_job_{name}", description, labels=list(labels))
+            family.add_metric(list(labels.values()), value)
+            return family
 
         with self._lock:
             now = self._clock()
-            step_age_s = now - self._ahead_at
-            age_s = now - self._checkpoint[1] if self._checkpoint else None
-            shown = {
-                name: (help_, self._values[field]) for field, (name, help_) in SHOWN.items() if field in self._values
-            }
-            restarts = self._restarts.copy()
-            phase = self._phase
-        shown["workers"] = "Workers that train the run.", self._workers
-        shown["step_age_seconds"] = "Seconds since this worker made a step beyond all before, or began.", step_age_s
-        if age_s is not None:
-            shown["checkpoint_age_seconds"] = "Seconds since this worker heard of its newest checkpoint.", age_s
-        return text(self._labels, phase, shown, restarts)
+            if self._phase:
+                yield gauge("phase", "1 for the phase that the worker is in.", 1, phase=self._phase)
+            for field, (name, description) in GAUGES.items():
+                if field in self._values:
+                    yield gauge(name, description, self._values[field])
+            yield gauge("workers", "Workers that train the run.", self._workers)
+            description = "Seconds since this worker started, or made a step beyond all earlier ones."
+            yield gauge("step_age_seconds", description, now - self._furthest_at)
+            if self._checkpoint:
+                description = "Seconds since this worker first reported its newest checkpoint."
+                yield gauge("checkpoint_age_seconds", description, now - self._checkpoint[1])
+            if self._restarts:
+                description = "Restarts of the trainer in place, by cause."
+                counter = CounterMetricFamily("mnist_job_restarts", description, labels=[*self._labels, "cause"])
+                for cause, count in self._restarts.items():
+                    counter.add_metric([*self._labels.values(), cause], count)
+                yield counter

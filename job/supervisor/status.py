@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import telemetry
 from job.supervisor.line_writer import LineWriter
-from job.supervisor.metrics import Gauges
+from job.supervisor.metrics import Metrics
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ class WorkerStatus:
     Attributes:
         phase: the present one.
         accuracy: the published model's, once it is known.
-        gauges: the worker's metrics.
+        metrics: the worker's metrics.
     """
 
     def __init__(self, cluster: Cluster, restarts: RestartPolicy, peers: Peers) -> None:
         self._cluster, self._restarts, self._peers = cluster, restarts, peers
         self.phase = "starting"
         self.accuracy: float | None = None
-        self.gauges = Gauges(cluster.run, cluster.rank, cluster.workers)
+        self.metrics = Metrics(cluster.run, cluster.rank, cluster.workers)
         self._writer = LineWriter()
         self._progress: dict[str, int | None] = {}  # the last known values of PROGRESS
 
@@ -67,7 +67,7 @@ class WorkerStatus:
         self.phase = record.phase
         self.accuracy = record.accuracy if record.phase == "published" else None
         self._progress |= {name: value for name in PROGRESS if (value := getattr(record, name)) is not None}
-        self.gauges.show(record)
+        self.metrics.update(record)
         self._peers.send_status(record.phase, self._restarts.total)
 
     def _show(self, record: Record) -> None:

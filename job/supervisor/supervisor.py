@@ -109,7 +109,7 @@ class Supervisor:
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         try:
             # Local workers listen on the loopback interface alone, others on all interfaces.
-            return serve(LOOPBACK.get(host, ""), int(port), self._status.gauges.text, self._peers.rendezvous)
+            return serve(LOOPBACK.get(host, ""), int(port), self._status.metrics.text, self._peers.rendezvous)
         except OSError as error:
             message = f"the supervisor cannot listen on port {port}: {error.strerror}"
             raise JobError(Exit.TRY_AGAIN, "port-taken", message, "stop the process that uses the port") from error
@@ -225,7 +225,7 @@ class Supervisor:
         if delay_s is None:
             message = f"gave up after {MAX_RESTARTS} restarts without a new step: {outcome.message}"
             raise JobError(Exit.TRY_AGAIN, "restarts-used-up", message, outcome.hint or "see the lines above")
-        self._status.gauges.restarted(outcome.reason)
+        self._status.metrics.count_restart(outcome.reason)
         return delay_s
 
     def _next_event(self, deadline: float) -> object | None:

@@ -245,8 +245,8 @@ def test_a_flood_of_unfinished_requests_keeps_no_worker_out(monkeypatch: pytest.
 def test_a_flood_costs_little_memory() -> None:
     """A process of its own gets as many long, unfinished requests as it accepts."""
     code = (
-        "from job.rendezvous.http import serve; from job.supervisor.metrics import Gauges; import sys\n"
-        "with serve('127.0.0.1', 0, Gauges('r', 0, 1).text, None) as server:\n"
+        "from job.rendezvous.http import serve; from job.supervisor.metrics import Metrics; import sys\n"
+        "with serve('127.0.0.1', 0, Metrics('r', 0, 1).text, None) as server:\n"
         "    print(server.port, flush=True); sys.stdin.read()"
     )
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
