@@ -11,8 +11,9 @@ import resource
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
@@ -22,7 +23,6 @@ from job.rendezvous.messages import Refused, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
     from tornado.iostream import IOStream
@@ -37,7 +37,7 @@ BODY_BYTES = 4096
 
 
 def serve(host: str, port: int, metrics: Callable[[], bytes], rendezvous: Rendezvous | None) -> Server:
-    """Listen on a port and answer requests in a thread, until the server is closed.
+    """Listen on a port and answer requests in a thread, until the context ends.
 
     Args:
         host: an IP address; "" for all interfaces.
@@ -59,55 +59,42 @@ def serve(host: str, port: int, metrics: Callable[[], bytes], rendezvous: Rendez
     return Server(listening, metrics, rendezvous)
 
 
-class Server:
-    """An event loop in a thread, and in it the server."""
+class Server(AbstractContextManager["Server"]):
+    """An event loop in a thread, which answers requests until the context ends."""
 
     def __init__(self, listening: socket.socket, metrics: Callable[[], bytes], rendezvous: Rendezvous | None) -> None:
         self.port: int = listening.getsockname()[1]
         # Tornado would print a warning for some malformed requests.
         logging.getLogger("tornado.general").setLevel(logging.ERROR)
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        serving = _serve(listening, metrics, rendezvous, started)
-        self._thread = threading.Thread(target=asyncio.run, args=(serving,), name="http", daemon=True)
+        # The other half of the files that this process may open is for the supervisor itself.
+        half = min(CONNECTIONS, allow_files(2 * CONNECTIONS) // 2) // 2
+        unfinished: dict[IOStream, None] = {}
+        routes: list[Any] = [("/healthz", _Health), ("/metrics", _Metrics, {"metrics": metrics})]
+        if rendezvous:
+            places = asyncio.Semaphore(half)
+            routes.append(("/join", _Join, {"rendezvous": rendezvous, "places": places, "unfinished": unfinished}))
+        application = Application(routes, default_handler_class=_NotFound, log_function=lambda _: None)
+        started: Future[asyncio.AbstractEventLoop] = Future()
+        self._closing = asyncio.Event()
+
+        async def answer() -> None:
+            server = _BoundedServer(application, unfinished, half)
+            server.add_socket(listening)
+            loop = asyncio.get_running_loop()
+            started.set_result(loop)
+            await self._closing.wait()
+            loop.set_exception_handler(lambda *_: None)  # a reply that is cut off now is not worth a traceback
+            server.stop()
+            await server.close_all_connections()
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(answer()), name="http", daemon=True)
         self._thread.start()
-        self._loop, self._closing = started.result()
+        self._loop = started.result()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Free the port and close all connections."""
         self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
-
-
-async def _serve(
-    listening: socket.socket,
-    metrics: Callable[[], bytes],
-    rendezvous: Rendezvous | None,
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
-) -> None:
-    # The other half of the files that this process may open is for the supervisor itself.
-    half = min(CONNECTIONS, allow_files(2 * CONNECTIONS) // 2) // 2
-    unfinished: dict[IOStream, None] = {}
-    routes: list[Any] = [("/healthz", _Health), ("/metrics", _Metrics, {"metrics": metrics})]
-    if rendezvous:
-        places = asyncio.Semaphore(half)
-        routes.append(("/join", _Join, {"rendezvous": rendezvous, "places": places, "unfinished": unfinished}))
-    application = Application(routes, default_handler_class=_NotFound, log_function=lambda _: None)
-    server = _BoundedServer(application, unfinished, half)
-    server.add_socket(listening)
-    loop, closing = asyncio.get_running_loop(), asyncio.Event()
-    started.set_result((loop, closing))
-    await closing.wait()
-    loop.set_exception_handler(lambda *_: None)  # replies that are cut off now are not worth a traceback
-    server.stop()
-    await server.close_all_connections()
 
 
 class _BoundedServer(HTTPServer):
