@@ -26,18 +26,19 @@ from job.rendezvous.client import ANSWER_S, EVERY_S
 from job.rendezvous.messages import Reply, Request, decode, encode
 from tests.job import processes
 
-FILES = 1024  # that rank 0 may open at first: what containers usually allow
+FILES = 1024  # rank 0's limit of open files at its start, as in most containers
 STEADY_S = 6.0
-MOST_MB = 60.0  # of the supervisor
+MOST_MB = 60.0  # of the supervisor's memory
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What it took.
+    """The result for one number of workers.
 
-    all_s is from the last one's coming until every one has the complete answer, which is answer_bytes long. waiting_cpu
-    and training_cpu are rank 0's supervisor's cores while all but one wait, and while all have a trainer; slowest_s is
-    the longest answer of the latter time, and failures how many requests of all had none.
+    all_s is the time from the last worker's start until all have the complete reply of answer_bytes bytes. waiting_cpu
+    and training_cpu are the cores that rank 0's supervisor uses while all but one worker wait, and while all train.
+    slowest_s is the longest time that a reply took in that second phase. failures counts, of all requests, those
+    without a reply.
     """
 
     workers: int
@@ -53,75 +54,72 @@ class Joined:
 
 
 def join(data: Path, workers: int) -> Joined:
-    """Have so many workers join, of which rank 0's supervisor is real."""
+    """Let workers join; rank 0's supervisor is real, and the others are simulated."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        supervisor = f"127.0.0.1:{free.getsockname()[1]}"
-    # Made up, and as long as a cluster's.
-    hosts = [f"10.{rank >> 8}.{rank & 255}.1" for rank in range(1, workers)]
+        port = int(free.getsockname()[1])
+    hosts = [f"10.{rank >> 8}.{rank & 255}.1" for rank in range(1, workers)]  # as long as a cluster's
     addresses = ["127.0.0.1:0", *(f"{host}:2222" for host in hosts)]
-    peers = list(zip(addresses, [supervisor, *(f"{host}:9100" for host in hosts)], strict=True))
-    identity = {"RUN": "bench", "JOB_UID": "u", "WORKERS": str(workers), "JOB_COMPLETION_INDEX": "0"}
+    supervisors = [f"127.0.0.1:{port}", *(f"{host}:9100" for host in hosts)]
+    peers = json.dumps(list(zip(addresses, supervisors, strict=True)))
+    identity = {"RUN": "bench", "JOB_UID": "u", "WORKERS": str(workers), "JOB_COMPLETION_INDEX": "0", "PEERS": peers}
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    settings = settings_hash(settings_to_match(Config(data=data), fingerprint.read_fingerprint(data, "mnist")))
+    template = Request("bench", "u", settings, workers, 0, "", "", "", "waiting", 0)
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as output:
-        command = ["prlimit", f"--nofile={FILES}:", sys.executable, "-m", "job", "train"]
+        command = ["prlimit", f"--nofile={FILES}:", sys.executable, "-m", "job", "train", f"--data={data}"]
         process = subprocess.Popen(
-            [*command, f"--data={data}", f"--output={output}"],
+            [*command, f"--output={output}"],
             cwd=PROJECT,
-            env={**os.environ, **identity, "PEERS": json.dumps(peers)},
+            env={**os.environ, **identity},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            dataset = fingerprint.read_fingerprint(data, "mnist")
-            settings = settings_hash(settings_to_match(Config(data=data), dataset))
-            first = Request("bench", "u", settings, workers, 0, "", "", "", "waiting", 0)
-            return asyncio.run(Crowd(supervisor, first, addresses, process.pid).join())
+            return asyncio.run(Supervisors(port, template, addresses, process.pid).join())
         finally:
-            found = processes.processes().items()
-            for pid in [process.pid, *(pid for pid, (parent, _) in found if parent == process.pid)]:
+            children = [pid for pid, (parent, _) in processes.processes().items() if parent == process.pid]
+            for pid in [process.pid, *children]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
 
 
-class Crowd:
-    """All supervisors but rank 0's, which ask as job/rendezvous/client.py does.
+class Supervisors:
+    """All supervisors but rank 0's, which send requests like job/rendezvous/client.py.
 
     Args:
-        supervisor: host:port of rank 0's.
-        request: what they say, but for what tells one from the other.
+        port: of rank 0's supervisor.
+        template: what their requests have in common.
         addresses: of every rank.
-        pid: rank 0's supervisor's.
+        pid: of rank 0's supervisor.
     """
 
-    def __init__(self, supervisor: str, request: Request, addresses: list[str], pid: int) -> None:
-        self._supervisor, self._request, self._addresses, self._pid = supervisor, request, addresses, pid
-        self._have: dict[int, float] = {}  # when a rank had the complete answer
-        self._answer_bytes = self._requests = self._failures = 0
+    def __init__(self, port: int, template: Request, addresses: list[str], pid: int) -> None:
+        self._port, self._template, self._addresses, self._pid = port, template, addresses, pid
+        self._joined_at: dict[int, float] = {}  # by rank, when it had the complete reply
+        self._complete, self._round_id = b"", ""  # that reply, the same for all
+        self._requests = self._failures = 0
         self._slowest_s = 0.0
-        self._body, self._round = b"", ""
 
     async def join(self) -> Joined:
-        """Have them all come, and stay a while."""
-        host, _, port = self._supervisor.rpartition(":")
+        """Let them all join, and ask for a while."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection((host, int(port)), 1):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
                 break
             await asyncio.sleep(0.05)
         workers = len(self._addresses)
         last = workers - 1
         asking = [asyncio.create_task(self._ask(rank, rank / workers)) for rank in range(1, last)]
         await asyncio.sleep(2 * EVERY_S)
-        waiting_cpu = await self._cores()
-        threads = int(self._status("Threads"))
+        waiting_cpu, threads = await self._cores(), self._status("Threads")
         began = time.monotonic()
         asking.append(asyncio.create_task(self._ask(last, 0.0)))
-        while len(self._have) < last:
+        while len(self._joined_at) < last:
             if time.monotonic() > began + 120:
-                raise RuntimeError(f"only {len(self._have)} of {last} have the answer after 120 s")
+                raise RuntimeError(f"only {len(self._joined_at)} of {last} have the complete reply after 120 s")
             await asyncio.sleep(0.01)
         self._slowest_s = 0.0
         training_cpu = await self._cores()
@@ -129,64 +127,64 @@ class Crowd:
             task.cancel()
         return Joined(
             workers=workers,
-            all_s=max(self._have.values()) - began,
-            answer_bytes=self._answer_bytes,
+            all_s=max(self._joined_at.values()) - began,
+            answer_bytes=len(self._complete),
             waiting_cpu=waiting_cpu,
             training_cpu=training_cpu,
             slowest_s=self._slowest_s,
-            peak_mb=int(self._status("VmHWM")) * 1024 / 1e6,
+            peak_mb=self._status("VmHWM") * 1024 / 1e6,
             threads=threads,
             requests=self._requests,
             failures=self._failures,
         )
 
-    async def _ask(self, rank: int, begin_s: float) -> None:
+    async def _ask(self, rank: int, delay_s: float) -> None:
         """Be one of them."""
-        request = msgspec.structs.replace(
-            self._request, rank=rank, attempt=os.urandom(16).hex(), address=self._addresses[rank]
-        )
-        await asyncio.sleep(begin_s)
+        attempt, address = os.urandom(16).hex(), self._addresses[rank]
+        request = msgspec.structs.replace(self._template, rank=rank, attempt=attempt, address=address)
+        await asyncio.sleep(delay_s)
         while True:
             began = time.monotonic()
             self._requests += 1
             try:
-                answer = await asyncio.wait_for(self._exchange(encode(request)), ANSWER_S)
+                reply = await asyncio.wait_for(self._exchange(encode(request)), ANSWER_S)
             except (OSError, TimeoutError):
                 self._failures += 1
             else:
                 self._slowest_s = max(self._slowest_s, time.monotonic() - began)
-                if not request.round_id and b'"addresses":[]' not in answer:
-                    request = msgspec.structs.replace(request, round_id=self._round_id(answer), phase="training")
-                    self._answer_bytes, self._have[rank] = len(answer), time.monotonic()
+                if not request.round_id and b'"addresses":[]' not in reply:
+                    self._check(reply)
+                    self._joined_at[rank] = time.monotonic()
+                    request = msgspec.structs.replace(request, round_id=self._round_id, phase="training")
             await asyncio.sleep(max(0.0, began + EVERY_S - time.monotonic()))
 
-    def _round_id(self, answer: bytes) -> str:
-        """The round that the complete reply names, which is the same for all workers, and checked once."""
-        body = answer.partition(b"\r\n\r\n")[2]
-        if body != self._body:
-            reply = decode(body, Reply)
-            if self._body or list(reply.addresses[1:]) != self._addresses[1:]:
-                raise RuntimeError("a worker got wrong addresses")
-            self._body, self._round = body, reply.round_id
-        return self._round
+    def _check(self, reply: bytes) -> None:
+        """Check that all get the same complete reply; it is decoded once, which takes longer than to send it."""
+        if not self._complete:
+            decoded = decode(reply, Reply)
+            if list(decoded.addresses[1:]) != self._addresses[1:]:
+                raise RuntimeError("rank 0 sent wrong addresses")
+            self._complete, self._round_id = reply, decoded.round_id
+        if reply != self._complete:
+            raise RuntimeError("rank 0 sent different complete replies")
 
     async def _exchange(self, body: bytes) -> bytes:
-        host, _, port = self._supervisor.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
-            writer.write(f"POST /join HTTP/1.1\r\nHost: rank-0\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-            if not (answer := await reader.read(-1)).startswith(b"HTTP/1.1 200"):
-                raise ConnectionError(answer[:100])
-            return answer
+            writer.write(f"POST /join HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            head, _, reply = (await reader.read(-1)).partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise ConnectionError(head[:100])
+            return reply
         finally:
             writer.close()
 
     async def _cores(self) -> float:
-        """The cores that rank 0's supervisor takes, for a while."""
+        """The cores that rank 0's supervisor uses, measured for a while."""
         before, began = cpu_s(self._pid), time.monotonic()
         await asyncio.sleep(STEADY_S)
         return (cpu_s(self._pid) - before) / (time.monotonic() - began)
 
-    def _status(self, field: str) -> str:
+    def _status(self, field: str) -> int:
         text = Path(f"/proc/{self._pid}/status").read_text(encoding="utf-8")
-        return text.partition(f"{field}:")[2].split()[0]
+        return int(text.partition(f"{field}:")[2].split()[0])

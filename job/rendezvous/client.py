@@ -32,7 +32,7 @@ EVERY_S = 1.0
 # Before a DNS name is asked for the first time. A pod that starts together with rank 0's may be earlier than its name,
 # and DNS servers remember for 5 s and longer that a name did not exist.
 DNS_DELAY_S = 1.5
-ANSWER_S = 3.0  # rank 0 takes up to a second to reply while workers are missing
+ANSWER_S = 4.0  # rank 0 holds its reply back for up to 2 s while workers are missing
 REPLY_BYTES = 2**20  # three times what a thousand addresses take
 REFUSAL_CHARS = 1000
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 2048  # at most: one half is for unfinished requests, the other for workers that wait for their reply
 RECEIVE_S = 5.0  # for the whole header of a request, and again for its body
-HOLD_S = 1.0  # for a reply to a worker that waits for the others
+HOLD_S = 2.0  # for a reply to a worker that waits for the others; well below ANSWER_S and FRESH_S
 HEADER_BYTES = 8192
 BODY_BYTES = 4096
 
