@@ -110,8 +110,8 @@ def test_failures_for_different_reasons() -> None:
         ),
         "exit code 139: its main process was killed by SIGSEGV",
         (
-            "remedy: `mnist-job retry demo -n team --context kind`; if it happens again, report it with the last lines "
-            "of the log"
+            "remedy: run `mnist-job retry demo -n team --context kind`; if it happens again, report it with the last "
+            "lines of the log"
         ),
     ]
 
@@ -125,7 +125,7 @@ def test_failures_of_deleted_pods() -> None:
         ),
         (
             "remedy: `mnist-job logs demo --rank 1 -n team --context kind` shows its last lines; fix the cause, then "
-            "`mnist-job retry demo -n team --context kind`"
+            "run `mnist-job retry demo -n team --context kind`"
         ),
     ]
 
