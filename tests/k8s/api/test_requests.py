@@ -1,0 +1,190 @@
+"""Requests that are retried or given up, and credentials that change."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from kubernetes import client
+
+import k8s.api.cluster
+import k8s.api.kubeconfig
+import k8s.api.requests
+from k8s.api.cluster import Cluster
+from k8s.api.errors import LauncherError, Status
+from tests.k8s.api.server import (
+    AWAY,
+    BUSY,
+    CUT,
+    JOBS,
+    UNAUTHORIZED,
+    Answer,
+    Server,
+    cluster_at,
+    named,
+    page,
+    refused,
+    tokens_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize("temporary", [CUT, BUSY, AWAY, (500, b""), (504, b"")])
+def test_a_temporary_error_is_retried(serve: Callable[..., Server], temporary: Answer) -> None:
+    """A request without a response, or with a temporary error, is sent again without a message."""
+    server, said = serve(temporary, named("a")), list[str]()
+    assert cluster_at(server.port, said.append).get("Job", "a") == named("a")
+    assert server.asked == [("GET", f"{JOBS}/a", None)] * 2
+    assert said == []
+
+
+def test_an_api_server_that_comes_back(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage that lasts is reported once, and again only after the server has answered."""
+    monkeypatch.setattr(k8s.api.requests, "SILENT_S", 0.0)
+    first = serve()
+    first.end()
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        if not said:
+            serve(CUT, named("a"), CUT, named("b"), port=first.port)
+        said.append(line)
+
+    cluster = cluster_at(first.port, say)
+    assert [cluster.get("Job", name) for name in "ab"] == [named("a"), named("b")]
+    assert said == [
+        "the API server has not answered for 0 s (Connection refused); still trying",
+        "the API server has not answered for 0 s (Remote end closed connection without response); still trying",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "sentence"),
+    [
+        (
+            CUT,
+            Status.UNREACHED,
+            (
+                "the API server at {host} does not answer: Remote end closed connection without response; "
+                "check that the cluster is up, and the server's address in the kubeconfig"
+            ),
+        ),
+        (
+            AWAY,
+            Status.UNREACHED,
+            (
+                "the API server at {host} does not answer: HTTP 503: upstream away; "
+                "check that the cluster is up, and the server's address in the kubeconfig"
+            ),
+        ),
+        (
+            BUSY,
+            Status.UNREACHED,
+            (
+                "the API server at {host} does not answer: too many requests; "
+                "check that the cluster is up, and the server's address in the kubeconfig"
+            ),
+        ),
+        (
+            refused(500, "InternalError", 'failed calling webhook "guard"'),
+            Status.REFUSED,
+            'the API server refused to get /api/v1/namespaces/here/pods/a: failed calling webhook "guard"',
+        ),
+        (
+            refused(403, "Forbidden", 'pods "a" is forbidden: User "u" cannot get resource "pods"'),
+            Status.REFUSED,
+            (
+                "the API server refused to get /api/v1/namespaces/here/pods/a: "
+                'pods "a" is forbidden: User "u" cannot get resource "pods"'
+            ),
+        ),
+        (
+            (200, b"<html>"),
+            Status.UNREACHED,
+            "{host} does not answer like a Kubernetes API server; check the server's address in the kubeconfig",
+        ),
+    ],
+    ids=["cut", "503", "429", "500", "403", "no API server"],
+)
+def test_giving_up(serve: Callable[..., Server], answer: Answer, status: Status, sentence: str) -> None:
+    """A permanent error, or one that outlasts the patience, is one sentence with its exit status."""
+    server = serve(answer)
+    cluster = cluster_at(server.port)
+    cluster.patience_s = 0
+    with pytest.raises(LauncherError) as caught:
+        cluster.get("Pod", "a")
+    told = sentence.replace("{host}", f"http://127.0.0.1:{server.port}")
+    assert (str(caught.value), caught.value.status) == (told, status)
+
+
+def logging_in(port: int, *tokens: str | LauncherError) -> Cluster:
+    """The cluster at a port of this machine; each time somebody logs in the next token is the one, or the error."""
+    left = list(tokens)
+
+    def log_in() -> client.ApiClient:
+        token = left.pop(0)
+        if isinstance(token, LauncherError):
+            raise token
+        settings = client.Configuration()
+        settings.host, settings.api_key["BearerToken"] = f"http://127.0.0.1:{port}", f"Bearer {token}"
+        return client.ApiClient(settings)
+
+    return Cluster(log_in, "here")
+
+
+def test_credentials_that_are_rotated(serve: Callable[..., Server]) -> None:
+    """After a 401, requests, streams and lists are sent again with fresh credentials."""
+    server = serve(UNAUTHORIZED, named("a"), named("b"), UNAUTHORIZED, page(named("c")), UNAUTHORIZED, (200, b"line\n"))
+    cluster = logging_in(server.port, "one", "two", "three", "four")
+    assert [cluster.get("Job", name) for name in "ab"] == [named("a"), named("b")]
+    assert cluster.select("Job") == [named("c")]
+    assert list(cluster.logs("p", "trainer")) == ["line"]
+    assert tokens_of(server) == ["one", "two", "two", "two", "three", "three", "four"]
+
+
+def test_credentials_that_are_not_accepted_for_a_moment(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After credentials that were accepted, fresh ones are tried repeatedly, even if there are none for a while."""
+    monkeypatch.setattr(k8s.api.requests, "LOGIN_EVERY_S", 0.0)
+    nobody = LauncherError(Status.UNREACHED, "the plugin fails", "log in")
+    server = serve(named("a"), *[UNAUTHORIZED] * 4, page(named("b")))
+    cluster = logging_in(server.port, "one", "two", nobody, "three", "four")
+    cluster.get("Job", "a")
+    stop = threading.Event()
+    for found in cluster.watch("Job", stop=stop):
+        assert found == {"b-uid": named("b")}
+        stop.set()
+        server.answers = [[]]
+    assert tokens_of(server)[:6] == ["one", "one", "two", "two", "three", "four"]
+
+
+@pytest.mark.parametrize(
+    ("log_in", "sentence"),
+    [
+        (
+            "two",
+            "the API server does not accept the credentials (401 Unauthorized); log in to the cluster again",
+        ),
+        (LauncherError(Status.UNREACHED, "the plugin fails", "log in"), "the plugin fails; log in"),
+    ],
+)
+def test_credentials_that_are_not_accepted(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, log_in: str | LauncherError, sentence: str
+) -> None:
+    """The error comes after one more attempt; or after a time, if credentials were accepted before."""
+    server = serve(*[UNAUTHORIZED] * 2)
+    with pytest.raises(LauncherError) as caught:
+        logging_in(server.port, "one", log_in).get("Pod", "a")
+    assert (str(caught.value), caught.value.status, server.answers) == (sentence, Status.UNREACHED, [])
+    monkeypatch.setattr(k8s.api.requests, "LOGIN_S", 0.0)
+    server = serve(named("a"), *[UNAUTHORIZED] * 2)
+    cluster = logging_in(server.port, "one", log_in)
+    cluster.get("Pod", "a")
+    cluster.patience_s = float("inf")
+    with pytest.raises(LauncherError) as caught:
+        cluster.get("Pod", "a")
+    assert (str(caught.value), server.answers) == (sentence, [])
