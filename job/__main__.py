@@ -112,7 +112,7 @@ COMMANDS = {
         "get a dataset and prepare it",
         ("data", "dataset"),
         {"--from-idx": {"type": Path, "metavar": "FOLDER", "help": "prepare from four raw IDX files, plain or .gz"}},
-        lambda given: load("job.dataset.prepare").prepare(settings(given), given.from_idx, print),
+        lambda given: load("job.dataset.prepare").prepare_dataset(settings(given), given.from_idx, print),
     ),
     "predict": Command(
         "classify pictures with a published model",

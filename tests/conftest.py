@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from job.config import Config
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from tests.fixtures import synthetic, write_idx
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     """A data folder with the synthetic digits prepared as `mnist`; tests that change it copy it first."""
     folder = tmp_path_factory.mktemp("data")
-    prepare(Config(data=folder), raw, lambda _: None)
+    prepare_dataset(Config(data=folder), raw, lambda _: None)
     return folder
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Report: TypeAlias = Callable[[str], None]
 
 
-def prepare(config: Config, from_idx: Path | None, report: Report) -> Dataset:
+def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Dataset:
     """Prepare the dataset of a run if necessary, and open it.
 
     The first source that applies is used: a prepared dataset is verified and left unchanged; a folder that TensorFlow

@@ -1,6 +1,6 @@
-"""Checkpoints: one file each, <folder>/<step>.safetensors, whole or not at all, the newest three kept.
+"""Checkpoints: one file each, <folder>/<step>.safetensors, written atomically; the newest three are kept.
 
-Its metadata holds step, workers, seconds, settings and their hash, and a SHA-256 over all that and the tensors.
+The metadata of a file holds step, workers, seconds, settings, their hash, and a SHA-256 over all that and the tensors.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ NAME = re.compile(r"[0-9]+\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training as it stood after a step.
+    """The state of a training after a step.
 
-    step counts the steps made, workers those that made them; settings are config.settings_to_match()'s; seconds is how
-    long the training took so far; params are the model's parameters.
+    step is the number of steps made, workers the number of workers that made them; settings are those of
+    config.settings_to_match(); seconds is the time of training so far; params are the model's parameters.
     """
 
     step: int
@@ -45,7 +45,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, remove what a killed process left of one, and all but the newest KEEP.
+    """Write a checkpoint, and remove unfinished files and all but the newest KEEP checkpoints.
 
     Raises:
         OSError: from the file system; no part of the checkpoint is left.
@@ -53,47 +53,47 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     make_folder(folder)
     sweep(folder)
     write(folder / f"{checkpoint.step}.safetensors", _to_bytes(checkpoint))
-    # Those of later steps are not sound, or training had gone on from them: they go before any older one.
+    # Checkpoints of later steps are damaged, else training would have resumed from them: they are removed first.
     oldest_first = sorted(_files(folder), key=lambda path: (_step(path) <= checkpoint.step, _step(path)))
     for path in oldest_first[:-KEEP]:
         path.unlink()
 
 
 def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is sound; None where there is none at all.
+    """Read the newest checkpoint that is not damaged; None if there are no checkpoints.
 
     Args:
         folder: may be absent.
-        settings: config.settings_to_match()'s, which it must have.
-        warn: is told of each damaged one that is passed over.
+        settings: those of config.settings_to_match(), which the checkpoint must have.
+        warn: called with a sentence for each damaged checkpoint that is skipped.
 
     Raises:
-        JobError: 78 when none is sound, or the newest that is has other settings.
-        OSError: when one cannot be read, which does not mean that it is damaged.
+        JobError: 78 if all are damaged, or the newest that is not has other settings.
+        OSError: from the file system; a file that cannot be read may be sound.
     """
     files = sorted(_files(folder), key=_step, reverse=True)
     for path in files:
         content = path.read_bytes()
         try:
-            found = _from_bytes(content, _step(path))
+            checkpoint = _from_bytes(content, _step(path))
         except ValueError as error:
-            warn(f"the checkpoint {path} is damaged, and passed over: {error}")
+            warn(f"the checkpoint {path} is damaged and is skipped: {error}")
             continue
-        if found.settings != settings:
+        if checkpoint.settings != settings:
             raise JobError(
                 Exit.SETTINGS,
                 "other-settings",
-                f"the checkpoint {path} was made with {settings_differences(found.settings, settings)}",
+                f"the checkpoint {path} was made with {settings_differences(checkpoint.settings, settings)}",
                 "give the same flags again, or another --name",
             )
-        return found
+        return checkpoint
     if files:
         count = "the only checkpoint" if len(files) == 1 else f"each of the {len(files)} checkpoints"
         raise JobError(
             Exit.SETTINGS,
             "checkpoints-damaged",
             f"{count} in {folder} is damaged",
-            "put a sound one there, or use another --name to begin anew",
+            "put back a sound checkpoint, or use another --name to start from the beginning",
         )
     return None
 
@@ -122,19 +122,19 @@ def _to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def _from_bytes(content: bytes, step: int) -> Checkpoint:
-    """What _to_bytes() made of the checkpoint of a step; ValueError where it is damaged."""
+    """The inverse of _to_bytes() for the checkpoint of a step; ValueError if it is damaged."""
     try:
         params = safetensors.load(content)
-        # The header, after its length: the library reads metadata only from a file, through a mapping of it, and a
-        # read that fails there ends the process.
+        # The header follows its length. The library reads metadata only from a memory-mapped file, and a read error
+        # there ends the process.
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         expected = metadata.pop("sha256")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if expected != _sha256(metadata, params):
-        raise ValueError("its SHA-256 is not that of its content")
+        raise ValueError("its SHA-256 does not match its content")
     if int(metadata["step"]) != step:
-        raise ValueError(f"it is that of step {metadata['step']}")
+        raise ValueError(f"it belongs to step {metadata['step']}")
     return Checkpoint(
         step, int(metadata["workers"]), json.loads(metadata["settings"]), float(metadata["seconds"]), params
     )

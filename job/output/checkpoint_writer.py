@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread of its own, so that training waits for none. Used by one thread.
+    """Writes checkpoints in a thread of its own. Only one thread may use it.
 
-    The thread is there from the beginning: who starts one waits until it runs, which took 1 to 4 ms where it began to
-    write at once.
+    Its thread is started at once and not with the first checkpoint: starting it then took 1 to 4 ms of the training.
+
+    Args:
+        folder: the folder of the checkpoints.
+        newest_step: the step of the newest checkpoint there; None without one.
 
     Attributes:
-        written: the step of the newest that is on the disk; None where none is.
+        written: the step of the newest checkpoint on the disk; None if there is none.
     """
 
     def __init__(self, folder: Path, newest_step: int | None = None) -> None:
@@ -33,27 +36,27 @@ class CheckpointWriter:
         threading.Thread(target=self._write, name="checkpoints", daemon=True).start()
 
     def submit(self, checkpoint: Checkpoint) -> None:
-        """Have a checkpoint written, in the place of one that still waits; its arrays must not be changed any more.
+        """Have a checkpoint written. It replaces one that still waits; its arrays must not change from now on.
 
         Raises:
-            OSError: an earlier one could not be written, and no more will be.
+            OSError: an earlier checkpoint could not be written; no more are written.
         """
         with self._changed:
-            self._check()
+            self._raise_failure()
             self._waiting, self._idle = checkpoint, False
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Wait until all are written.
+        """Wait until all checkpoints are written.
 
         Raises:
-            OSError: one could not be written.
+            OSError: a checkpoint could not be written.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._idle)
-            self._check()
+            self._raise_failure()
 
-    def _check(self) -> None:
+    def _raise_failure(self) -> None:
         if self._failure:
             raise self._failure
 
@@ -66,7 +69,7 @@ class CheckpointWriter:
                 try:
                     save_checkpoint(self._folder, checkpoint)
                     self.written = checkpoint.step
-                except Exception as error:  # noqa: BLE001 - whatever it is, the training's thread is to meet it
+                except Exception as error:  # noqa: BLE001 - any exception is raised again in the training's thread
                     self._failure = error
             with self._changed:
                 self._idle = self._waiting is None or self._failure is not None

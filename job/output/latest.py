@@ -28,11 +28,11 @@ def promote_run(root: Path, run: str) -> Verdict:
         OSError: from the file system.
     """
     folder = root / "runs" / run
-    recorded, settled = _read_verdict(folder)
+    recorded, settled = _recorded_verdict(folder)
     if recorded and settled:
         return recorded  # without the lock: the volume may be read-only by now
     with _moving_latest(root, run):
-        recorded, settled = _read_verdict(folder)  # another process of this run may have come first
+        recorded, settled = _recorded_verdict(folder)  # another process of this run may have come first
         if recorded and settled:
             return recorded
         latest = _read_latest(root)
@@ -58,7 +58,7 @@ def move_latest(root: Path, run: str) -> str | None:
     """
     check_name(run, 1, "the run's name")
     with output_errors(root):
-        layout.refuse_links(root, run)
+        layout.refuse_symlinks(root, run)
         _require_published(root, run)
         with _moving_latest(root, run):
             _require_published(root, run)  # `prune` may have removed it in the meantime
@@ -140,7 +140,7 @@ def _read_latest(root: Path) -> Candidate | None:
         return None
 
 
-def _read_verdict(folder: Path) -> tuple[Verdict | None, bool]:
+def _recorded_verdict(folder: Path) -> tuple[Verdict | None, bool]:
     """The verdict in a run's folder, and whether it has been carried out."""
     path = folder / "verdict.json"
     with content_errors(path):

@@ -45,7 +45,7 @@ def unfinished_link(root: Path, run: str) -> Path:
     return root / f".latest.{run}"
 
 
-def refuse_links(root: Path, run: str) -> None:
+def refuse_symlinks(root: Path, run: str) -> None:
     """Refuse symbolic links where a run writes: they could lead out of the output folder.
 
     unfinished_link() is not checked: it is only ever removed or renamed.

@@ -41,7 +41,7 @@ class PrunableRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrunePlan:
     """What is pruned, as JSON shows it; see Retention. left are the bytes that a killed prune left; they always go."""
 
     before: str | None
@@ -52,7 +52,7 @@ class Plan:
     left: int
 
 
-def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> Plan:
+def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> PrunePlan:
     """Plan what of an output folder is pruned; see decide_retention() for the arguments.
 
     Raises:
@@ -66,10 +66,10 @@ def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence
         if (parts := inventory.run_parts(output, run.name))  # else another prune has just removed it
     ]
     left = sum(map(inventory.size_of, inventory.unfinished_deletions(output)))
-    return Plan(retention.before, prunable, retention.kept, retention.without_model, retention.unknown, left)
+    return PrunePlan(retention.before, prunable, retention.kept, retention.without_model, retention.unknown, left)
 
 
-def prune(output: Path, plan: Plan) -> list[str]:
+def prune(output: Path, plan: PrunePlan) -> list[str]:
     """Remove the runs of a plan, and what an earlier prune left; returns the names of the runs that are gone.
 
     A run that has become `latest`, or is being trained, since it was planned stays.

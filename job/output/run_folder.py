@@ -75,7 +75,7 @@ class RunFolder:
             JobError: 64 if another Job began it; 73 or 75 from the file system.
         """
         with self.errors():
-            layout.refuse_links(self.root, self.run)
+            layout.refuse_symlinks(self.root, self.run)
             if not self.model.is_dir():
                 return None
             if self._read_manifest() is None:
@@ -99,7 +99,7 @@ class RunFolder:
         """
         with contextlib.ExitStack() as held:
             with self.errors():
-                layout.refuse_links(self.root, self.run)
+                layout.refuse_symlinks(self.root, self.run)
                 self._read_manifest()
                 held.enter_context(run_lock(self.folder, self.job_uid))
             published = self.published_verdict()
@@ -121,7 +121,7 @@ class RunFolder:
             JobError: 73 or 75 from the file system.
         """
         with self.errors():
-            layout.refuse_links(self.root, self.run)
+            layout.refuse_symlinks(self.root, self.run)
             publish_model(self.model, self.model.parent / f".{self.run}.{self.job_uid}", fill)
 
     def promote(self) -> Verdict:
@@ -131,7 +131,7 @@ class RunFolder:
             JobError: 73 or 75 from the file system.
         """
         with self.errors():
-            layout.refuse_links(self.root, self.run)
+            layout.refuse_symlinks(self.root, self.run)
             return latest.promote_run(self.root, self.run)
 
     def errors(self) -> contextlib.AbstractContextManager[None]:

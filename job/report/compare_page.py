@@ -19,7 +19,7 @@ def render_comparison(comparison: Comparison) -> str:
     """The page. Names come from other people: they are escaped, and no script runs."""
     runs = comparison.runs
     return (
-        rendering.environment()
+        rendering.html_templates()
         .get_template("compare.html")
         .render(
             reference=comparison.reference,

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
-def environment() -> Environment:
+def html_templates() -> Environment:
     """The environment of the templates, with the filters that format figures."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from job.predict import digit
 from job.report import plots
-from job.report.rendering import duration, environment, interval_scale
+from job.report.rendering import duration, html_templates, interval_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def render_report(
     mistakes = _mistakes(names, labels, probabilities, images)
     fits_pad = images.shape[1:] == (digit.SIDE, digit.SIDE)
     drawable = layers is not None and fits_pad and _page_can_run(layers, images[0].size, len(names))
-    templates = environment()
+    templates = html_templates()
     script = templates.get_template("page.js").render()
     return templates.get_template("report.html").render(
         report=report,

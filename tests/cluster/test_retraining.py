@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from job.config import Config
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from k8s.commands.data import DATA_CLAIM
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import data_claim_of
@@ -93,7 +93,7 @@ def test_data_on_a_volume(shared: Lab, tmp_path: Path) -> None:
         f"{split}_{what}": decoded[f"{split}-{what}"][:count] for split, count in PARTS for what in ("images", "labels")
     }
     write_idx(tmp_path / "raw", **parts)
-    prepare(Config(data=tmp_path / "data"), tmp_path / "raw", note)
+    prepare_dataset(Config(data=tmp_path / "data"), tmp_path / "raw", note)
     [claim] = kustomize(MANIFESTS / "data")
     claim["spec"] |= {"storageClassName": shared.storage_class, "accessModes": ["ReadWriteMany"]}
     shared.cluster.create(claim)

@@ -12,7 +12,7 @@ from safetensors.numpy import load
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
 from job.config import Config
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from k8s.render.kustomize import MANIFESTS
 from k8s.render.render import setup
 from k8s.state.names import CLAIM, trainer_of
@@ -42,7 +42,7 @@ def test_make_submit(shared: Lab, tmp_path: Path) -> None:
     there = load(shared.read(f"runs/run/{LAST}"))
 
     settings = Config(data=ROOT / "data" if (ROOT / "data" / "mnist").is_dir() else tmp_path / "data")
-    prepare(settings, None, lambda _: None)
+    prepare_dataset(settings, None, lambda _: None)
     here = ["--workers=2", f"--data={settings.data}", f"--output={tmp_path}", "--name=run", *TRAINING]
     subprocess.run([".venv/bin/python", "-m", "job", "train", *here], cwd=ROOT, check=True, capture_output=True)
     expected = load((tmp_path / "runs" / "run" / LAST).read_bytes())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.config import Config
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from tests.faults.team import BEFORE, STEPS, Team
 from tests.fixtures import synthetic, write_idx
 
@@ -31,7 +31,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with 6,000 training and 1,000 test images; tests that change it copy it first."""
     raw, folder = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
     write_idx(raw, *synthetic(train=6000, test=1000))
-    prepare(Config(data=folder), raw, lambda _: None)
+    prepare_dataset(Config(data=folder), raw, lambda _: None)
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.config import Config
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from tests.faults.team import BEFORE, DEADLINE_S, RUN, Team, assert_published, assert_same
 from tests.fixtures import CLASSES, synthetic, write_idx
 from tests.job.processes import contents
@@ -135,7 +135,7 @@ def test_accuracy_below_the_minimum(tmp_path: Path, published: Path) -> None:
     mislabelled = synthetic()
     mislabelled.test_labels[0] = (mislabelled.test_labels[0] + 1) % CLASSES
     write_idx(tmp_path / "raw", *mislabelled)
-    prepare(Config(data=tmp_path / "data"), tmp_path / "raw", lambda _: None)
+    prepare_dataset(Config(data=tmp_path / "data"), tmp_path / "raw", lambda _: None)
     output = tmp_path / "output"
     shutil.copytree(published, output, symlinks=True)
     with Team(tmp_path / "data", output, 2, (*SHORT, "--min-accuracy=1")).start() as team:

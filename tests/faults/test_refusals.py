@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from job.config import Config
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from tests.faults.team import RUN, STEPS, Team, assert_published, assert_same
 from tests.fixtures import synthetic, write_idx
 from tests.job.processes import contents, run
@@ -137,7 +137,7 @@ def test_missing_dataset(digits: Path, tmp_path: Path, missing: str, code: int, 
 def test_other_dataset_on_a_resumed_run(tmp_path: Path, interrupted: Path) -> None:
     """An interrupted run is started with another dataset of the same name: 65, and its checkpoints are as before."""
     write_idx(tmp_path / "raw", *synthetic(train=6000, test=1000, seed=1))
-    prepare(Config(data=tmp_path / "data"), tmp_path / "raw", lambda _: None)
+    prepare_dataset(Config(data=tmp_path / "data"), tmp_path / "raw", lambda _: None)
     shutil.copytree(interrupted, tmp_path / "output")
     with Team(tmp_path / "data", tmp_path / "output", 1) as team:
         before = sound(team)

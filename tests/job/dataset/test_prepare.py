@@ -27,7 +27,7 @@ from tensorflow_datasets.image_classification import mnist as published
 from job.config import Config
 from job.dataset import download, idx, tfds_folder
 from job.dataset.fingerprint import KNOWN
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
 from tests.fixtures import synthetic, write_idx
@@ -48,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 def attempt(data: Path, from_idx: Path | None = None, name: str = "mnist") -> tuple[Dataset, list[str]]:
     """Prepare, and give the dataset and what was reported."""
     reported: list[str] = []
-    return prepare(Config(data=data, dataset=name), from_idx, reported.append), reported
+    return prepare_dataset(Config(data=data, dataset=name), from_idx, reported.append), reported
 
 
 def failure(data: Path, from_idx: Path | None = None, name: str = "mnist") -> JobError:
@@ -531,7 +531,7 @@ def test_a_second_preparation_waits_for_the_first(data: Path, raw: Path, prepare
     reported: queue.SimpleQueue[str] = queue.SimpleQueue()
     with (data / ".mnist.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        other = threading.Thread(target=prepare, args=(Config(data=data), raw, reported.put))
+        other = threading.Thread(target=prepare_dataset, args=(Config(data=data), raw, reported.put))
         other.start()
         assert reported.get(timeout=60) == f"waiting for another process that prepares mnist in {data}"
         assert work.is_dir()
@@ -556,8 +556,8 @@ def watch(event, values):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
 from job.config import Config
-from job.dataset.prepare import prepare
-prepare(Config(data=data), raw, lambda text: None)
+from job.dataset.prepare import prepare_dataset
+prepare_dataset(Config(data=data), raw, lambda text: None)
 print(seen)
 """
 

@@ -179,7 +179,7 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_ones_are_named_and_passed_over(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_ones_are_named_and_skipped(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """Each that is newer than the newest sound one; those before it are not looked at; nothing is changed."""
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, made(step))
@@ -190,17 +190,17 @@ def test_damaged_ones_are_named_and_passed_over(tmp_path: Path, damage: Callable
     warnings = Warnings()
     assert plain(restore_newest(tmp_path, SETTINGS, warnings)) == plain(made(2))
     (warning,) = warnings
-    assert warning.startswith(f"the checkpoint {tmp_path / '3.safetensors'} is damaged, and passed over: ")
+    assert warning.startswith(f"the checkpoint {tmp_path / '3.safetensors'} is damaged and is skipped: ")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path) -> None:
+def test_checkpoint_under_the_name_of_another_step_is_skipped(tmp_path: Path) -> None:
     """It would be taken for newer than it is."""
     save_checkpoint(tmp_path, made(2))
     (tmp_path / "5.safetensors").write_bytes((tmp_path / "2.safetensors").read_bytes())
     warnings = Warnings()
     assert plain(restore_newest(tmp_path, SETTINGS, warnings)) == plain(made(2))
-    assert warnings[0].endswith("/5.safetensors is damaged, and passed over: it is that of step 2")
+    assert warnings[0].endswith("/5.safetensors is damaged and is skipped: it belongs to step 2")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_none_sound_is_78_and_never_a_new_start(tmp_path: Path, steps: list[int]
         restore_newest(tmp_path, SETTINGS, warnings)
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "checkpoints-damaged")
     assert caught.value.message.startswith(message.format(tmp_path))
-    assert caught.value.hint == "put a sound one there, or use another --name to begin anew"
+    assert caught.value.hint == "put back a sound checkpoint, or use another --name to start from the beginning"
     assert len(warnings) == len(steps)
 
 

@@ -58,7 +58,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(planned: prune.Plan) -> list[str]:
+def names(planned: prune.PrunePlan) -> list[str]:
     """What is to be pruned."""
     return [found.name for found in planned.prune]
 

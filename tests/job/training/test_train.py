@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from job import telemetry, train
 from job.cluster import Cluster
 from job.config import Config, settings_hash
-from job.dataset.prepare import prepare
+from job.dataset.prepare import prepare_dataset
 from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
 from job.output.run_folder import RunFolder
@@ -420,7 +420,7 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
     example = processes.ROOT / "examples" / "two_layer_fashion_mnist"
     shutil.copytree(processes.ROOT / "job", tmp_path / "job", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(example, tmp_path / "job", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    prepare(Config(data=tmp_path / "data", dataset="fashion_mnist"), raw, lambda _: None)
+    prepare_dataset(Config(data=tmp_path / "data", dataset="fashion_mnist"), raw, lambda _: None)
     flags = FLAGS | {"dataset": "fashion_mnist", "workers": 2}
     run = started(tmp_path / "output", tmp_path / "data", "deep", flags, tmp_path)
     assert run.code == 0, run.error
