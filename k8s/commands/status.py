@@ -82,13 +82,19 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def names(cluster: Cluster, arguments: argparse.Namespace) -> list[str]:
-    """The names of the runs, newest first, then of the schedules; or the one name that is asked for, if it exists."""
+    """The names of the runs, newest first, then of the schedules; or the one name that is asked for.
+
+    Raises:
+        LauncherError: 2, there is no run or schedule of that name.
+    """
     if arguments.name:
-        return [arguments.name] if schedules.find(cluster, arguments.name) or job_of(cluster, arguments.name) else []
+        if not schedules.find(cluster, arguments.name):
+            job_of(cluster, arguments.name)
+        return [arguments.name]
     selector, everywhere = selector_of(arguments), arguments.all_namespaces
     jobs = sorted(cluster.select("Job", selector, everywhere=everywhere), key=created, reverse=True)
     found = schedules.gather_every_schedule(cluster, (), selector, everywhere=everywhere)
-    return [*(Run(job).name for job in jobs), *(schedule.name for schedule in found)]
+    return list(dict.fromkeys([*(Run(job).name for job in jobs), *(schedule.name for schedule in found)]))
 
 
 def selector_of(arguments: argparse.Namespace) -> str:

@@ -47,7 +47,6 @@ class ContainerExit:
         message: a sentence; empty if there is none.
         hint: the worker's own remedy.
         when: RFC 3339.
-        step: the last step.
         accuracy: the share of test examples that the published model classifies correctly.
         disruption: why the cluster stopped it, such as EvictionByEvictionAPI; empty if it did not.
     """
@@ -59,7 +58,6 @@ class ContainerExit:
     message: str
     hint: str
     when: str
-    step: int | None = None
     accuracy: float | None = None
     disruption: str = ""
 
@@ -97,7 +95,6 @@ def container_exit(pod: Object) -> ContainerExit | None:
         message=(fields.get("message") or "").removeprefix("published before: "),
         hint=fields.get("hint") or "",
         when=terminated.get("finishedAt") or created(pod),
-        step=fields.get("step"),
         accuracy=fields.get("accuracy"),
         disruption=disrupted,
     )
