@@ -1,4 +1,4 @@
-"""A model comes to this machine whole, or not at all."""
+"""A model is copied to this machine whole, or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUT_AFTER = 100_000  # bytes: in the middle of the largest file
 
 
 def test_fetch_by_a_connection_that_breaks(shared: Lab, tmp_path: Path) -> None:
-    """The connection breaks in the middle of a file: all comes, verified, and is not fetched anew the next time."""
+    """The connection breaks in the middle of a file: all files arrive, are verified, and are not copied twice."""
     shared.submit("run", "--epochs=1", workers=1)
     shared.until_published("run")
     here = tmp_path / "here" / "run"

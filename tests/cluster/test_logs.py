@@ -27,7 +27,7 @@ def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
     kubelets = {}
 
     def kept(pod: Object) -> Path:
-        """A file into which kubectl follows a pod's log, from its first line to its last."""
+        """A file to which kubectl writes a pod's log, from the first line to the last."""
         path = tmp_path / str(pod["metadata"]["name"])
         command = ["kubectl", "-n", shared.namespace, "logs", "--follow", path.name]
         with path.open("wb") as out:
@@ -35,7 +35,7 @@ def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
         return path
 
     def running(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        """A process that is gone after the test, also where it would go on for ever."""
+        """A process that is ended after the test in any case."""
         stack.enter_context(process)
         stack.callback(process.kill)
         return process

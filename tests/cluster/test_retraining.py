@@ -1,4 +1,4 @@
-"""One run after the other on one volume: promoted or not, compared, gone back to, pruned; and on other data."""
+"""Several runs on one volume: promoted or not, compared, promoted again, pruned; and on other data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def found(lab: Lab, command: str, *arguments: str) -> Any:
 
 
 def test_retraining(shared: Lab, tmp_path: Path) -> None:
-    """A worse model is rejected, with both accuracies; by hand it is promoted; what is old goes, with its Job."""
+    """A worse model is rejected, with both accuracies; it is promoted by hand; old runs are pruned with their Jobs."""
     shared.submit("first", *SHORT, workers=1)
     shared.until_published("first")
     shared.submit("second", *SHORT, "--learning-rate=0.0001", "--schedule=constant", workers=1)
@@ -86,7 +86,7 @@ def test_retraining(shared: Lab, tmp_path: Path) -> None:
 
 
 def test_data_on_a_volume(shared: Lab, tmp_path: Path) -> None:
-    """Put there by the launcher; another test set keeps `latest` where it is, and all that report on it say so."""
+    """The launcher copies it; a model with another test set does not become `latest`, and all reports say so."""
     shared.submit("first", *SHORT, workers=1)
     decoded = {path.stem: np.load(path) for path in (ROOT / "data/mnist/decoded").glob("*.npy")}
     parts = {

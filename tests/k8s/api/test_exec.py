@@ -1,4 +1,4 @@
-"""Commands in containers: their output whole and in order, their ends, and connections that break."""
+"""Commands in containers: their output whole and in order, their exit codes, and connections that break."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BINARY, CLOSE, PONG = websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_CLOSE,
 
 
 class Socket:
-    """Plays messages, and raises what stands between them."""
+    """Plays messages, and raises the exceptions among them."""
 
     def __init__(self, *events: Any) -> None:
         self._events = list(events)
@@ -53,7 +53,7 @@ class Socket:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: bytes) -> tuple[ExecResult, bytes]:
-    """Run a command over a socket; gives its end and its output."""
+    """Run a command over a socket; returns its result and its output."""
 
     def connect(*_: Any) -> Socket:
         if isinstance(socket, Exception):
@@ -76,7 +76,7 @@ def ended_with(code: int) -> Object:
 
 
 def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard output comes as it was written, any byte of it, and standard error and the code with the end."""
+    """Standard output arrives byte by byte as written; standard error and the exit code are in the result."""
     everything = bytes(range(256))
     socket = Socket(
         (BINARY, b"\1"),
@@ -94,7 +94,7 @@ def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard input goes out piece by piece; a command that ends before it has read all of it still says why."""
+    """Standard input is sent piece by piece; a command that ends before it has read all of it still says why."""
     socket = Socket(status(status="Success"), (CLOSE, b""))
     run(monkeypatch, socket, b"some", b"more")
     assert socket.sent == [b"\0some", b"\0more"]
@@ -128,13 +128,13 @@ def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["dead", "cut", "closed", "node away"],
 )
 def test_broken_connections(monkeypatch: pytest.MonkeyPatch, events: list[Any], said: str) -> None:
-    """A connection that breaks is no end of the command."""
+    """A connection that breaks is not taken for the end of the command."""
     with pytest.raises(ConnectionError, match=said):
         run(monkeypatch, Socket(*events))
 
 
 def refused(code: int, body: bytes) -> Exception:
-    """An answer in place of a connection."""
+    """A response in place of a connection."""
     return websocket.WebSocketBadStatusException("no", code, resp_body=body)
 
 
@@ -160,7 +160,7 @@ def refused(code: int, body: bytes) -> Exception:
     ids=["forbidden", "gone", "busy", "unknown", "no program"],
 )
 def test_refusals(monkeypatch: pytest.MonkeyPatch, socket: Any, error: type[Exception], said: str) -> None:
-    """What will not do when it is tried again is an error of the API server's; the rest a broken connection."""
+    """A lasting refusal is an error of the API server; a temporary one is a broken connection."""
     if isinstance(socket, Socket):
         socket._events.append((CLOSE, b""))
     with pytest.raises(error) as caught:

@@ -80,7 +80,7 @@ def test_whole(cluster: VolumeCluster, put: Put, folder: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_broken_connections(seed: int, put: Put, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever connections break, the dataset is whole."""
+    """However often the connection breaks, the dataset is whole."""
     broken = VolumeCluster(tmp_path / "claim", volume_job("digits"), seed=seed)
     monkeypatch.setattr(entry, "connect", lambda *_, **__: broken.given())
     assert put(folder, "--claim=output")[0] == 0

@@ -45,7 +45,7 @@ def volume(tmp_path: Path) -> VolumeCluster:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once."""
+    """Attempts follow each other at once."""
     monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
 
 
@@ -61,7 +61,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_whole(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is on the volume is here afterwards, and nothing else."""
+    """The files that are on the volume are here afterwards, and no others."""
     assert get(volume, tmp_path / "here") == 0
     assert content(tmp_path / "here/digits") == content(tmp_path / "volume/models/digits")
     assert capsys.readouterr().out.splitlines() == [
@@ -74,15 +74,15 @@ def test_whole(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.usefixtures("volume")
 def test_broken_connections(seed: int, tmp_path: Path) -> None:
-    """Whatever breaks of the connections, the model is whole."""
+    """However often the connection breaks, the model is whole."""
     broken = VolumeCluster(tmp_path / "volume", volume_job("digits"), seed=seed)
     assert get(broken, tmp_path / "here") == 0
     assert broken.cuts > 0
     assert content(tmp_path / "here/digits") == content(tmp_path / "volume/models/digits")
 
 
-def test_gone_on_with(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is whole here is left, what is begun is gone on with, and what is damaged comes anew."""
+def test_resumed(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole files are kept, partly copied ones are resumed, and damaged ones are copied again."""
     get(volume, tmp_path)
     here = tmp_path / "digits"
     weights = here / "saved_model/1/weights"
@@ -110,7 +110,7 @@ def test_gone_on_with(volume: VolumeCluster, tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("left", [b"other", b"x" * 200_000], ids=["shorter", "longer"])
 def test_part_of_something_else(left: bytes, volume: VolumeCluster, tmp_path: Path) -> None:
-    """A part that an earlier attempt left, and that does not fit, is given up."""
+    """A part of another file, left by an earlier attempt, is discarded."""
     part = tmp_path / "digits/saved_model/1/.weights.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(left)
@@ -119,7 +119,7 @@ def test_part_of_something_else(left: bytes, volume: VolumeCluster, tmp_path: Pa
 
 
 def failed(volume: VolumeCluster, folder: Path, name: str = "digits") -> str:
-    """The sentence with which `fetch NAME DIR` fails."""
+    """The error of `fetch NAME DIR`."""
     with pytest.raises(LauncherError) as error:
         get(volume, folder, name)
     assert error.value.status == 1
@@ -127,14 +127,14 @@ def failed(volume: VolumeCluster, folder: Path, name: str = "digits") -> str:
 
 
 def test_damaged_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
-    """A file that is not what SHA256SUMS says does not get its name here."""
+    """A file that does not match SHA256SUMS does not get its name here."""
     (tmp_path / "volume/models/digits/report").write_bytes(b"0.99")
     assert failed(volume, tmp_path) == ("report of digits is damaged: its SHA-256 is not what SHA256SUMS says")
     assert content(tmp_path / "digits") == {}
 
 
 def test_missing_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
-    """A file that SHA256SUMS lists and that is not there is named."""
+    """A file that SHA256SUMS lists and the volume lacks is named."""
     (tmp_path / "volume/models/digits/report").unlink()
     assert failed(volume, tmp_path) == (
         "digits is damaged on the volume: realpath: /output/models/digits/report: No such file or directory; "
@@ -143,7 +143,7 @@ def test_missing_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
 
 
 def test_not_published(volume: VolumeCluster, tmp_path: Path) -> None:
-    """A run that has no model yet, and one that never was, are told apart."""
+    """A run without a model and a run that does not exist have different errors."""
     (tmp_path / "volume/runs/young").mkdir()
     assert failed(volume, tmp_path, "young") == (
         "young has not published a model yet; `mnist-job status young` shows its progress"
@@ -154,7 +154,7 @@ def test_not_published(volume: VolumeCluster, tmp_path: Path) -> None:
 
 
 def test_latest(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`latest` is followed, and it is told where it leads."""
+    """`latest` is followed, and the run that it leads to is named."""
     assert failed(volume, tmp_path, "latest") == (
         "no model is promoted yet: there is no `latest` on the claim output; fetch a run by its name"
     )
@@ -165,21 +165,21 @@ def test_latest(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_latest_leads_elsewhere(volume: VolumeCluster, tmp_path: Path) -> None:
-    """A `latest` that leads to no model is not followed."""
+    """A `latest` that does not lead to a model is not followed."""
     (tmp_path / "volume/latest").symlink_to("../../etc")
     assert failed(volume, tmp_path, "latest") == (
         "`latest` on the claim output leads to '../../etc', which is not a model; promote a published run to replace it"
     )
 
 
-def test_names_that_are_none(volume: VolumeCluster, tmp_path: Path) -> None:
+def test_unsafe_names(volume: VolumeCluster, tmp_path: Path) -> None:
     """A name that could leave the folder is a usage error."""
     with pytest.raises(JobError, match="NAME must be lower-case letters, digits and hyphens"):
         get(volume, tmp_path, "../x")
 
 
 def test_links_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
-    """Files that a link on the volume would bring from elsewhere are named, and none is fetched."""
+    """Files that are reached through links on the volume are named, and nothing is fetched."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key").write_bytes(b"key")
     folder = publish(volume, "evil", good=b"1")
@@ -195,7 +195,7 @@ def test_links_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", ["digits", "digits/saved_model", "digits/report", "digits/.report.part"])
 def test_links_here(link: str, volume: VolumeCluster, tmp_path: Path) -> None:
-    """Nothing is written through a link that is here."""
+    """Nothing is written through a link on this machine."""
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     (here / link).parent.mkdir(parents=True)
     elsewhere.mkdir()
@@ -207,7 +207,7 @@ def test_links_here(link: str, volume: VolumeCluster, tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_written(volume: VolumeCluster, tmp_path: Path) -> None:
-    """Where nothing can be written here, that is one sentence."""
+    """If DIR cannot be written, the error is one sentence."""
     (tmp_path / "digits").write_bytes(b"a file")
     assert failed(volume, tmp_path).endswith("; name another DIR")
 
@@ -215,7 +215,7 @@ def test_folder_that_cannot_be_written(volume: VolumeCluster, tmp_path: Path) ->
 def test_report_is_opened(
     volume: VolumeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--report opens the page that was fetched; where there is no browser that is told."""
+    """--report opens the page that was fetched, or says that there is no browser."""
     opened: list[str] = []
 
     def browser(url: str) -> bool:
@@ -249,15 +249,15 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-def test_paths_that_leave_the_folder(path: str) -> None:
-    """Each path that is not plainly below the folder is named, and nothing is fetched."""
+def test_unsafe_paths(path: str) -> None:
+    """Each path that could lead out of the folder is named, and nothing is fetched."""
     with pytest.raises(LauncherError) as refused:
         checksums.parse_checksums(f"{SUM}  fine\n{SUM}  {path}\n")
     assert str(refused.value) == f"SHA256SUMS names unsafe paths: {path!r}; nothing was written"
 
 
 def test_file_that_is_a_folder_too() -> None:
-    """A path that is below another one's is refused."""
+    """A path below the path of another file is refused."""
     with pytest.raises(LauncherError, match="names unsafe paths: 'a/b/c'; nothing"):
         checksums.parse_checksums(f"{SUM}  a/b/c\n{SUM}  a\n")
 

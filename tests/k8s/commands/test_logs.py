@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once."""
+    """Attempts follow each other at once."""
     monkeypatch.setattr(loglines, "RETRY_S", 0.0)
 
 
@@ -47,7 +47,7 @@ def show(cluster: FakeCluster, output: str = "text", **flags: Any) -> int:
 
 
 def written(seed: int, lines: int = 100) -> list[str]:
-    """A log with equal times, equal lines, and times that go back a little, as where two streams are stamped apart."""
+    """A log with equal times, equal lines, and times that go back a little, because two streams get separate stamps."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     moment, found = 1_000_000_000, []
     for number in range(lines):
@@ -63,7 +63,7 @@ def written(seed: int, lines: int = 100) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_no_line_is_lost_or_doubled(seed: int) -> None:
-    """A log over connections that are cut at random moments gives what stands in it, in its order."""
+    """Over connections that are cut at random moments, each line of a log is read once and in order."""
     lines = written(seed)
     found = pod("a", 1)
     cluster = FakeCluster(found)
@@ -81,7 +81,7 @@ def read_all(cluster: FakeCluster, first: Object, now: Callable[[], Object], cur
 
 
 def test_since_holds_after_a_cut() -> None:
-    """Lines from before the time that was asked for stay out when a connection is taken up again."""
+    """Lines older than --since are left out after a reconnection too."""
     cursor = Cursor(1_767_225_600)
     assert cursor.request()["since_time"] == "2026-01-01T00:00:00Z"
     cursor.is_new("2026-01-01T00:00:01.5Z x", 1_767_225_601)
@@ -93,7 +93,7 @@ def test_since_holds_after_a_cut() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("tail", [1, 7, 200])
 def test_tail(seed: int, tail: int) -> None:
-    """The last lines of what is there come first, and then each new one, however often the connection is cut."""
+    """The last existing lines come first, then each new line, however often the connection is cut."""
     lines, there = written(seed), 50
     found, done = pod("a", 1), pod("a", 1, "terminated")
     cluster = FakeCluster(found)
@@ -118,7 +118,7 @@ def test_tail(seed: int, tail: int) -> None:
     ],
 )
 def test_times_of_lines(line: str, expected: tuple[str, tuple[int, int]] | None) -> None:
-    """A line's time is read in any zone, and what has none is no line."""
+    """A line's time is read in any time zone; text without a time is not a line."""
     found = loglines.parse(line, 0, "a")
     assert (found and (found.text, found.at)) == expected
 
@@ -139,7 +139,7 @@ def two_ranks(*conditions: str) -> FakeCluster:
 
 
 def test_ended_run_in_order_of_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """The logs of a run that has ended are shown in the order of time, and then the command ends."""
+    """The logs of a run that has ended are printed in order of time, and then the command ends."""
     assert show(two_ranks("Complete")) == 0
     expected = ["rank 0 | zero joins", "rank 1 | one joins", "rank 0 | zero trains", "rank 1 | one trains"]
     assert capsys.readouterr() == ("\n".join(expected) + "\n", "")
@@ -163,14 +163,14 @@ def test_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_follow(capsys: pytest.CaptureFixture[str]) -> None:
-    """With --no-follow a run that goes on is shown as far as it is."""
+    """With --no-follow, the command prints the present log of a run and ends."""
     show(two_ranks(), no_follow=True, rank=[0])
     assert capsys.readouterr().out == "rank 0 | zero joins\nrank 0 | zero trains\n"
 
 
 @pytest.mark.parametrize("conditions", [(), ("Complete",)])
 def test_a_thousand_ranks(conditions: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """No more than 50 logs are read, whether the run goes on or not, and that is told; --rank names others."""
+    """At most 50 logs are read, the command says so, and --rank selects others."""
     large, workers = job("digits", *conditions), 1000
     large["spec"]["completions"] = workers
     cluster = FakeCluster(large, *(pod(f"p{rank}", rank, "terminated") for rank in range(workers)))
@@ -187,7 +187,7 @@ def test_a_thousand_ranks(conditions: tuple[str, ...], capsys: pytest.CaptureFix
 
 
 def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ranks have colours on a terminal, unless NO_COLOR asks for none."""
+    """Ranks have colours on a terminal, unless NO_COLOR is set."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     show(two_ranks("Complete"), grep="trains")
@@ -214,14 +214,14 @@ def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     ],
 )
 def test_wrong_flags(flags: dict[str, Any], said: str) -> None:
-    """A wrong flag is told with its value."""
+    """The error of a wrong flag names its value."""
     with pytest.raises(JobError) as error:
         show(two_ranks("Complete"), **flags)
     assert str(error.value) == said
 
 
 def test_follows_replaced_pods(capsys: pytest.CaptureFixture[str]) -> None:
-    """A run is followed through a pod's replacement to its end: each line once, and the change is told."""
+    """A run is followed to its end while a pod is replaced: each line once, and the replacement is named."""
     cluster = FakeCluster(job(), pod("a", 0))
     objects = cluster.objects
 
@@ -246,7 +246,7 @@ def test_follows_replaced_pods(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unreadable_log_of_an_ended_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A log that cannot be read, as on a node that is gone, is told of, and the others are shown."""
+    """A log that cannot be read, for example on a node that is gone, is named, and the others are printed."""
 
     def refuse(*_: Any, **__: Any) -> Iterator[str]:
         raise ApiError(500, "", "no route to host", "get it")
@@ -261,7 +261,7 @@ def test_unreadable_log_of_an_ended_run(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_unreadable_logs_of_one_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first is waited for, and the others are asked once: a thousand of them would take hours."""
+    """The first log is retried, and the others are requested once: a thousand of them would take hours."""
     asked: Counter[str] = Counter()
 
     def refuse(name: str) -> Callable[..., Iterator[str]]:
@@ -285,10 +285,8 @@ def test_unreadable_logs_of_one_node(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert asked["b"] == 1
 
 
-def test_log_that_breaks_off_at_the_same_place(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Lines that are known already are no news: it is given up, and what came is shown once."""
+def test_log_that_breaks_at_the_same_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Repeated lines do not extend the patience: the log is given up, and its lines are printed once."""
     cluster = two_ranks("Failed")
     read = cluster.texts["b"].read
 
@@ -305,7 +303,7 @@ def test_log_that_breaks_off_at_the_same_place(
 
 
 def test_forbidden() -> None:
-    """Logs that may not be read are an error of the command, also while following."""
+    """A user who may not read logs gets an error, also while following."""
     cluster = FakeCluster(job(), pod("a", 0))
 
     class Forbidden(Log):
@@ -352,7 +350,7 @@ def test_missing_logs(now: Object, pods: list[Object], said: list[str]) -> None:
 
 
 def test_lines_are_ordered_by_nanoseconds() -> None:
-    """A line's order is its time's, whatever the number of digits."""
+    """Lines are ordered by time, whatever the number of digits."""
     found = [loglines.parse(line, 0, "a") for line in stamped(("01.09", "first"), ("01.1", "second"))]
     assert sorted((line for line in found if line), key=lambda line: line.at) == [
         Line(0, "a", "2026-01-01T00:00:01.09Z", "first", (1_767_225_601, 90_000_000)),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
-    """A published run that began on a day."""
+    """A published run that started on a day."""
     right = np.arange(1000) >= wrong
     samples.publish(root, name, right, started=f"2026-11-{day:02}T06:00:00+00:00")
     started = {"started": f"2026-11-{day:02}T06:00:00+00:00"}
@@ -32,7 +32,7 @@ def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
 
 
 def begin(root: Path, name: str, day: int) -> None:
-    """A run that began on a day, published nothing, and has lain still since."""
+    """A run that started on a day, published nothing, and has not been written to since."""
     folder = root / "runs" / name
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"started": f"2026-11-{day:02}T06:00:00+00:00"}))
@@ -50,7 +50,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command of the launcher's on a cluster; gives its exit status, output and errors."""
+    """Runs a command of the launcher on a cluster; returns its exit status, output and errors."""
     monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
 
     def run(cluster: FakeCluster, *words: str) -> tuple[int, str, str]:
@@ -63,7 +63,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def test_promote(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    """It moves latest, forwards and back, and says what it was; also where the connection breaks meanwhile."""
+    """It moves latest, forwards and back, and says what it was before, even if the connection breaks."""
     cluster = VolumeCluster(root, job("second", "Complete"))
     assert command(cluster, "promote", "second") == (0, "latest is second; it was first\n", "")
     assert (root / "latest").readlink() == Path("models/second")
@@ -80,7 +80,7 @@ def test_promote(root: Path, command: Callable[..., tuple[int, str, str]]) -> No
 
 
 def test_compare(root: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    """The job's own table and JSON; the page comes here whole; a damaged run is named after the others are shown."""
+    """It prints the job's table or JSON and saves the page; a damaged run is named after the others are printed."""
     cluster = VolumeCluster(root, job("first", "Complete"))
     page = tmp_path / "page here.html"
     status, out, err = command(cluster, "compare", f"--html={page}")
@@ -101,9 +101,9 @@ def test_compare(root: Path, tmp_path: Path, command: Callable[..., tuple[int, s
 
 @pytest.mark.parametrize("age", [[], ["--older-than=1h"]])
 def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: list[str]) -> None:
-    """Runs go with their Jobs, finished and cancelled ones, and Jobs as old that left nothing; what may go on stays.
+    """Ended and cancelled runs go with their Jobs, and so do old Jobs without files; runs that may continue are kept.
 
-    Also where an age is given, by which the volume alone would let a suspended run go.
+    An age does not change that, although the volume alone would then let a suspended run go.
     """
     stopped = {CANCELLED: "2026-11-01T00:00:00Z"}
     for name in ("cancelled", "suspended", "running", "queued", "retried"):
@@ -159,7 +159,7 @@ Jobs to delete, 3: cancelled, second, imageless
 
 @pytest.mark.parametrize("whole_steps", range(4))
 def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    """Wherever it is killed, the next one takes the rest of each run: its model, its folder and its Job."""
+    """Wherever a prune is killed, the next one removes the rest of each run: its model, its folder and its Job."""
     begin(root, "cancelled", 1)
     stopped = job("cancelled", suspend=True, annotations={CANCELLED: "2026-11-01T00:00:00Z"})
     cluster = VolumeCluster(root, job("second", "Complete", day=2), job("third", "Complete", day=3), stopped)
@@ -191,8 +191,8 @@ def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..
     assert sorted(path.name for kind in ("runs", "models") for path in (root / kind).iterdir()) == ["third", "third"]
 
 
-def test_prune_after_one_that_was_killed(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    """What that has left goes, though nothing else is due."""
+def test_prune_after_a_killed_one(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """What a killed prune left behind is deleted even if no run is pruned."""
     cluster = VolumeCluster(root, job("first", "Complete"))
     (root / ".pruned/old.x1").mkdir(parents=True)
     (root / ".pruned/old.x1/file").write_bytes(bytes(10))
@@ -203,10 +203,10 @@ def test_prune_after_one_that_was_killed(root: Path, command: Callable[..., tupl
     assert sorted((root / "models").iterdir()) == before
 
 
-def test_prune_what_is_resumed_while_it_asks(
+def test_run_that_is_resumed_during_the_question(
     root: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was told and may not go any more stays."""
+    """A run that may no longer be pruned after the question is kept."""
     cluster = VolumeCluster(root, job("second", "Complete"), job("third", "Complete", day=3))
 
     def resubmitted() -> bool:
@@ -220,8 +220,8 @@ def test_prune_what_is_resumed_while_it_asks(
     assert ("Job", "second") in cluster.objects
 
 
-def test_prune_by_who_may_not_delete_jobs(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    """It is told before anything is done; what would go may be seen all the same."""
+def test_prune_without_permission(root: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """A user who may not delete Jobs is refused before anything is done, but may see the plan."""
     cluster = VolumeCluster(root, job("first", "Complete"))
     cluster.forbidden = {("delete", "Job", "")}
     said = (

@@ -28,7 +28,7 @@ FLAGS = argparse.Namespace(image=None, claim=None)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once."""
+    """Attempts follow each other at once."""
     monkeypatch.setattr(start, "POLL_S", 0.0)
 
 
@@ -69,8 +69,8 @@ def job(name: str = "digits", created: str = "2026-01-01T00:00:00Z", **spec: Any
         ([claim("ReadWriteOncePod")], ""),
     ],
 )
-def test_where_it_must_be(objects: list[Object], node: str) -> None:
-    """It goes to the node of the pods that use the volume, unless the volume serves several nodes."""
+def test_node(objects: list[Object], node: str) -> None:
+    """The pod must run on the node of the pods that use the volume, unless several nodes can mount it."""
     assert start.node_for(FakeCluster(*objects).given(), "output") == node
 
 
@@ -88,15 +88,15 @@ def test_where_it_must_be(objects: list[Object], node: str) -> None:
         ),
     ],
 )
-def test_no_volume(objects: list[Object], said: str) -> None:
+def test_claim_that_cannot_be_mounted(objects: list[Object], said: str) -> None:
     """A claim that cannot be mounted is refused before a pod is created."""
     with pytest.raises(LauncherError) as refused:
         start.node_for(FakeCluster(*objects).given(), "output")
     assert (refused.value.status, str(refused.value)) == (2, said)
 
 
-def test_claim_that_may_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the claim's modes may not be asked, it goes to the pods' node, which is right for all."""
+def test_claim_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the user may not read the claim, the pod runs where other pods use it, which is right for all."""
     cluster = FakeCluster(user())
 
     def forbid(*_: str) -> None:
@@ -158,8 +158,8 @@ def interrupt() -> None:
     ],
     ids=["done", "Ctrl-C", "SIGTERM", "SIGHUP"],
 )
-def test_it_is_always_deleted(end: Callable[[], None], error: type[BaseException] | None) -> None:
-    """However the launcher ends, the pod goes; so do those of earlier launchers that ended by themselves."""
+def test_pod_is_always_deleted(end: Callable[[], None], error: type[BaseException] | None) -> None:
+    """However the launcher ends, it deletes the pod, and earlier pods that ended by themselves."""
     cluster = FakeCluster(claim("ReadWriteMany"), job())
     for name, phase in (("old", "Succeeded"), ("busy", "Running")):
         metadata = {"name": name, "uid": name, "labels": LABELS}
@@ -180,7 +180,7 @@ def test_it_is_always_deleted(end: Callable[[], None], error: type[BaseException
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_it_is_deleted_where_it_does_not_start() -> None:
+def test_pod_that_does_not_start_is_deleted() -> None:
     """A pod that will not start is deleted too."""
     cluster = FakeCluster(claim("ReadWriteMany"), job())
     cluster.pod_status = {"phase": "Failed", "message": "Pod was rejected: no room"}
@@ -245,7 +245,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
     ],
     ids=["new", "creating", "no node yet", "no node", "image", "container", "volume"],
 )
-def test_why_it_does_not_start(status: Object, waited_s: float, said: str | None) -> None:
+def test_start_failure(status: Object, waited_s: float, said: str | None) -> None:
     """The reason is given once it is certain."""
     metadata = {"name": "helper", "namespace": "here"}
     pod = {"metadata": metadata, "spec": {"containers": [{"image": "mine:2"}]}, "status": status}
