@@ -269,8 +269,8 @@ def crowds_table(crowds: Sequence[joining.Joined]) -> str:
         ]
         for each in crowds
     ]
-    headings = ["supervisors", "all have the answer", "its size", "cores, waiting", "cores, training"]
-    return markdown([*headings, "slowest answer", "peak memory", "failed"], rows)
+    headings = ["supervisors", "all have the reply", "its size", "cores, waiting", "cores, training"]
+    return markdown([*headings, "slowest reply", "peak memory", "failed"], rows)
 
 
 if __name__ == "__main__":
