@@ -1,4 +1,4 @@
-"""Runs on an API server that nothing runs: Jobs and pods with their statuses, and a Node that is this process."""
+"""Simulated runs on a real API server: Jobs and pods with their statuses, and a Node that is this process."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 16
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-LEASE_S = 10  # a Node whose lease is not renewed for 40 s is taken for dead, and its pods are ended
+LEASE_S = 10  # Kubernetes evicts the pods of a Node whose lease is not renewed for 40 s
 LOG = [telemetry.to_logfmt(Record(1.0, "run", 0, "training", step=step, steps=6000)) for step in range(300)]
-# How a pod that is scheduled, pulled and started tells of it.
+# The events of a pod until it runs.
 EVENTS = ("Scheduled", "Pulled", "Created", "Started")
 
 
 class Crowd:
-    """A namespace for such runs, and a Node on which their pods are. Both are deleted at the end of a `with`.
+    """A namespace with simulated runs, and the Node of their pods. Both are deleted when the context ends.
 
-    The Job controller leaves the Jobs alone, for they are said to be managed by another one, and the scheduler the
-    Node, on which it may put nothing.
+    The Job controller ignores the Jobs, because their managedBy names another controller. The scheduler ignores the
+    Node, because it has a taint.
 
     Attributes:
-        namespace: its name, and the Node's.
-        requests: how many were sent.
+        namespace: the name of the namespace and of the Node.
+        requests: the number of requests sent.
     """
 
     def __init__(self) -> None:
@@ -58,16 +58,16 @@ class Crowd:
         self._api = Api(lambda: self._client, print)
         self.namespace = f"bench-{uuid.uuid4().hex[:8]}"
         self.requests = 0
-        self._inside = f"/api/v1/namespaces/{self.namespace}"
-        self._over = threading.Event()
+        self._namespaced = f"/api/v1/namespaces/{self.namespace}"
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._delete)
-            stack.callback(self._over.set)
+            stack.callback(self._ended.set)
             self._post("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
             account = render.job(Submission("any"))["spec"]["template"]["spec"]["serviceAccountName"]
-            self._post(f"{self._inside}/serviceaccounts", {"metadata": {"name": account}})
+            self._post(f"{self._namespaced}/serviceaccounts", {"metadata": {"name": account}})
             self._add_node(stack.enter_context(Kubelet()).port)
             self._stack = stack.pop_all()
         return self
@@ -76,7 +76,7 @@ class Crowd:
         self._stack.close()
 
     def runs(self, names: Sequence[str], workers: int, *, published: bool = False, events: bool = False) -> None:
-        """Make runs whose workers are all at work, or that are published; if asked with the events of their start."""
+        """Create runs whose workers all run, or that are published, on request with the events of their pods."""
         template = render.job(Submission(names[0], workers=workers))
         template["spec"]["managedBy"] = "example.com/nobody"
         jobs = "/apis/batch/v1/namespaces/" + self.namespace + "/jobs"
@@ -91,10 +91,10 @@ class Crowd:
             def make_pod(job: Object, rank: int) -> None:
                 new = pod_of(job, rank, self.namespace)
                 name = new["metadata"]["name"]
-                made = self._post(f"{self._inside}/pods", new)
-                self._set_status(f"{self._inside}/pods/{name}", pod_status(made, published=published))
+                made = self._post(f"{self._namespaced}/pods", new)
+                self._set_status(f"{self._namespaced}/pods/{name}", pod_status(made, published=published))
                 for reason in EVENTS if events else ():
-                    self._post(f"{self._inside}/events", event_of(made, reason))
+                    self._post(f"{self._namespaced}/events", event_of(made, reason))
 
             made = list(threads.map(make, names))
             for done in [threads.submit(make_pod, job, rank) for job in made for rank in range(workers)]:
@@ -109,13 +109,14 @@ class Crowd:
         self._api.json("PATCH", f"{path}/status", {}, {"status": status}, "application/merge-patch+json")
 
     def _add_node(self, port: int) -> None:
-        """Make the Node, whose kubelet is at a port of this machine, and keep it alive."""
+        """Create the Node, whose kubelet listens on a port of this machine, and renew its lease."""
         taints = [{"key": "example.com/bench", "value": "nothing-runs-here", "effect": "NoSchedule"}]
         self._post("/api/v1/nodes", {"metadata": {"name": self.namespace}, "spec": {"taints": taints}})
         server = urlsplit(self._client.configuration.host)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:  # by which address the API server sees this
-            towards.connect((server.hostname, server.port or 443))
-            address = towards.getsockname()[0]
+        # The address at which the API server reaches this machine.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((server.hostname, server.port or 443))
+            address = probe.getsockname()[0]
         status = {
             "addresses": [{"type": "InternalIP", "address": address}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
@@ -126,15 +127,15 @@ class Crowd:
         threading.Thread(target=self._renew_lease, daemon=True).start()
 
     def _renew_lease(self) -> None:
-        while not self._over.wait(LEASE_S):
+        while not self._ended.wait(LEASE_S):
             merge = "application/merge-patch+json"
             self._api.json("PATCH", f"{LEASES}/{self.namespace}", {}, {"spec": lease()}, merge)
 
     def _delete(self) -> None:
-        """Delete the pods at once, for nobody else ends them, then what is around them."""
-        for path in (f"{self._inside}/pods", f"/apis/batch/v1/namespaces/{self.namespace}/jobs"):
+        """Delete the pods without a grace period, because no kubelet stops them, then the rest."""
+        for path in (f"{self._namespaced}/pods", f"/apis/batch/v1/namespaces/{self.namespace}/jobs"):
             self._remove(path, gracePeriodSeconds=0, propagationPolicy="Background")
-        self._remove(self._inside)
+        self._remove(self._namespaced)
         self._remove(f"{LEASES}/{self.namespace}")
         self._remove(f"/api/v1/nodes/{self.namespace}")
 
@@ -144,7 +145,7 @@ class Crowd:
 
 
 class Kubelet:
-    """What an API server asks of a Node's kubelet for `logs`: every container has the same log."""
+    """Answers an API server's requests for logs as a Node's kubelet does; every container has the same log."""
 
     def __init__(self) -> None:
         self._server = ThreadingHTTPServer(("", 0), _Logs)
@@ -171,7 +172,7 @@ class Kubelet:
 
 class _Logs(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        """Give a container's log."""
+        """Send a container's log."""
         query = parse_qs(urlsplit(self.path).query)
         stamped = [f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z {line}" for number, line in enumerate(LOG)]
         lines = [line for line in stamped if line >= query.get("sinceTime", [""])[0]]
@@ -185,11 +186,11 @@ class _Logs(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def pod_of(job: Object, rank: int, node: str) -> Object:
-    """A pod of a Job, as the Job controller makes it and the scheduler binds it."""
+    """A pod of a Job, as the Job controller creates it and the scheduler binds it."""
     name, uid, template = job["metadata"]["name"], job["metadata"]["uid"], job["spec"]["template"]
     labels = {**template["metadata"]["labels"], JOB_NAME_LABEL: name, INDEX_LABEL: str(rank), UID_LABEL: uid}
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "controller": True}
@@ -217,10 +218,10 @@ def job_status(workers: int, *, published: bool) -> Object:
 def pod_status(pod: Object, *, published: bool) -> Object:
     """A pod's status, as a kubelet sets it."""
     ready = "False" if published else "True"
-    told = {"code": 0, "reason": "promoted", "message": "promoted: the first", "accuracy": 0.9261, "step": 6000}
+    message = {"code": 0, "reason": "promoted", "message": "promoted: the first", "accuracy": 0.9261, "step": 6000}
     state: Object = {"running": {"startedAt": now()}}
     if published:
-        ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(told), "finishedAt": now()}
+        ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(message), "finishedAt": now()}
         state = {"terminated": {**ended, "startedAt": now()}}
     image = pod["spec"]["containers"][0]["image"]
     container = {
@@ -247,7 +248,7 @@ def pod_status(pod: Object, *, published: bool) -> Object:
 
 
 def event_of(pod: Object, reason: str) -> Object:
-    """An event of a pod's way to its start."""
+    """An event of a pod."""
     metadata = pod["metadata"]
     involved = {"kind": "Pod", "apiVersion": "v1", **{key: metadata[key] for key in ("name", "namespace", "uid")}}
     return {
@@ -269,11 +270,11 @@ def condition(kind: str, status: str = "True") -> Object:
 
 
 def lease() -> Object:
-    """What a kubelet renews."""
+    """The spec of the lease that a kubelet renews."""
     renewed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {"holderIdentity": "bench", "leaseDurationSeconds": 40, "renewTime": renewed}
 
 
 def now() -> str:
-    """The present time, RFC 3339 in whole seconds."""
+    """The current time in RFC 3339, in whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
