@@ -40,12 +40,12 @@ def volume(job: Object, claim: Object | None) -> Check:
     if claim is None and name == CLAIM:
         return Check("volume", "ok", f"submit creates the claim {name}{together}")
     if claim is None:
-        return Check("volume", "failed", f"claim {name} does not exist", catalogue.remedy("claim-missing"))
+        return Check("volume", "failed", f"the claim {name} does not exist", catalogue.remedy("claim-missing"))
     if claim is UNREADABLE:
-        return Check("volume", "not checked", f"this user may not read claim {name}{together}")
+        return Check("volume", "not checked", f"this user may not read the claim {name}{together}")
     modes = set(claim["spec"]["accessModes"])
     if modes == {"ReadOnlyMany"}:
-        message = f"claim {name} is ReadOnlyMany: a run cannot write to it"
+        message = f"the claim {name} is ReadOnlyMany: a run cannot write to it"
         return Check("volume", "failed", message, "name another one with --claim")
     return shared(claim, workers, "volume", "name a ReadWriteMany or ReadWriteOnce claim with --claim", together)
 
@@ -57,11 +57,11 @@ def data(cluster: Cluster, job: Object) -> Check:
         return Check("data", "ok", "the image's own dataset")
     claim = read_claim(cluster, name)
     if claim is None:
-        return Check("data", "failed", f"claim {name} does not exist", "create it, or name another one with --data")
+        return Check("data", "failed", f"the claim {name} does not exist", "create it, or name another one with --data")
     if claim is UNREADABLE:
-        return Check("data", "not checked", f"this user may not read claim {name}")
+        return Check("data", "not checked", f"this user may not read the claim {name}")
     if claim.get("status", {}).get("phase") != "Bound":
-        message = f"claim {name} has no volume yet, so it holds no dataset"
+        message = f"the claim {name} has no volume yet, so it holds no dataset"
         remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} {cluster.flags}`"
         return Check("data", "failed", message, remedy)
     one_node = workers > 1 and not READ_BY_MANY & set(claim["spec"]["accessModes"])
@@ -73,14 +73,16 @@ def shared(claim: Object, workers: int, check: str, remedy: str, together: str) 
     """Whether all workers can mount a claim at the same time."""
     name, modes = claim["metadata"]["name"], claim["spec"]["accessModes"]
     if modes == ["ReadWriteOncePod"] and workers > 1:
-        return Check(check, "failed", f"claim {name} is ReadWriteOncePod: {workers} workers cannot share it", remedy)
-    return Check(check, "ok", f"claim {name} is {', '.join(sorted(modes))}{together}")
+        return Check(
+            check, "failed", f"the claim {name} is ReadWriteOncePod: {workers} workers cannot share it", remedy
+        )
+    return Check(check, "ok", f"the claim {name} is {', '.join(sorted(modes))}{together}")
 
 
 def storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
     """Whether the output's claim has a volume, or a storage class that can provision one."""
     if claim is UNREADABLE:
-        return Check("storage class", "not checked", f"this user may not read claim {claim_name(job)}")
+        return Check("storage class", "not checked", f"this user may not read the claim {claim_name(job)}")
     result = default_class(cluster, claim_name(job)) if claim is None else provisioning(cluster, claim)
     return Check("storage class", *result)
 
@@ -88,7 +90,7 @@ def storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
 def default_class(cluster: Cluster, name: str) -> tuple[str, str, str]:
     """State, message and remedy for a claim that does not exist yet."""
     if name != CLAIM:
-        return "not checked", f"claim {name} does not exist", ""
+        return "not checked", f"the claim {name} does not exist", ""
     for each in cluster.select("StorageClass"):
         if each["metadata"].get("annotations", {}).get(DEFAULT_CLASS) == "true":
             return "ok", f"{each['metadata']['name']}, the default class, provisions the volume", ""
@@ -102,17 +104,17 @@ def provisioning(cluster: Cluster, claim: Object) -> tuple[str, str, str]:
     class_name = claim["spec"].get("storageClassName")
     remedy = catalogue.remedy("claim-unbound", flags=cluster.flags, claim=name)
     if phase == "Bound":
-        return "ok", f"claim {name} has its volume", ""
+        return "ok", f"the claim {name} has its volume", ""
     if phase == "Lost":
-        return "failed", f"claim {name} has lost its volume", remedy
+        return "failed", f"the claim {name} has lost its volume", remedy
     if not class_name:
-        return "warning", f"claim {name} has no volume yet, and no storage class", remedy
+        return "warning", f"the claim {name} has no volume yet, and no storage class", remedy
     storage = cluster.get("StorageClass", class_name)
     if storage is None:
-        return "failed", f"claim {name} names the storage class {class_name}, which does not exist", remedy
+        return "failed", f"the claim {name} names the storage class {class_name}, which does not exist", remedy
     if storage.get("volumeBindingMode") == "WaitForFirstConsumer":
-        return "ok", f"{class_name} provisions the volume of claim {name} once a worker waits for it", ""
-    return "warning", f"{class_name} has not provisioned a volume for claim {name} yet", remedy
+        return "ok", f"{class_name} provisions the volume of the claim {name} once a worker waits for it", ""
+    return "warning", f"{class_name} has not provisioned a volume for the claim {name} yet", remedy
 
 
 def is_on_one_node(job: Object) -> bool:

@@ -77,7 +77,7 @@ def told(lab: Lab, run: str) -> tuple[str, str]:
 def test_kueue_starts_and_preempts(shared: Lab, quiet: Quiet, queue: str) -> None:
     """A run waits for Kueue, trains, loses its place with its checkpoint kept, and goes on from there: the same."""
     refusal = shared.launcher("submit", *shared.submission("run", flags=["--queue=day"]), code=2)
-    assert "failed      queue: there is no local queue day in namespace" in refusal
+    assert "failed      queue: local queue day does not exist in namespace" in refusal
     shared.submit("run", *TRAINING, flags=[f"--queue={queue}"])
     job = shared.job("run")
     assert (job["spec"]["suspend"], job["metadata"]["labels"][QUEUE_LABEL]) == (True, queue)

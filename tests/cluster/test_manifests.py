@@ -65,6 +65,9 @@ def test_preflight_alone(lab: Lab) -> None:
     assert {name for name, check in found.items() if check["state"] == "failed"} == set()
     assert found["pod"]["message"] == "the API server would take a worker's pod"
     told = lab.launcher("preflight", "--namespace=nowhere-at-all", code=2)
-    assert "failed      namespace: there is no namespace nowhere-at-all; make it: `kubectl create namespace" in told
+    assert (
+        "failed      namespace: namespace nowhere-at-all does not exist; create it with `kubectl create namespace"
+        in told
+    )
     assert lab.launcher("submit", "--", "--epochs=0", code=Exit.USAGE) == "error: --epochs must be at least 1, not 0\n"
     assert lab.kubectl("get", "jobs,services,persistentvolumeclaims", "-o", "name") == ""

@@ -106,7 +106,7 @@ def test_data_on_a_volume(shared: Lab, tmp_path: Path) -> None:
     shared.until_published("first")
 
     said = shared.launcher("preflight", *shared.submission("second", flags=["--data=nowhere"]), code=2)
-    assert "failed      data: there is no claim nowhere; make it, or name another one with --data" in said
+    assert "failed      data: the claim nowhere does not exist; create it, or name another one with --data" in said
     shared.submit("second", *SHORT, workers=2, flags=[f"--data={DATA_CLAIM}"])
     shared.until_published("second")
     kept = "kept, for the present latest, first, was tested on other data"

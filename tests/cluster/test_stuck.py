@@ -40,9 +40,7 @@ def test_image_that_does_not_exist(shared: Lab) -> None:
 
 def test_nodes_too_small(shared: Lab) -> None:
     """A worker that requests more CPU than any node has."""
-    refused(
-        shared, r"failed +nodes: no node that takes this job can hold a worker, which asks for 999 of cpu", "--cpu=999"
-    )
+    refused(shared, r"failed +nodes: no node that accepts this job has room for 1 worker .999 cpu", "--cpu=999")
     sentence = r"worker 0 cannot be scheduled: .* too little cpu free; requested per worker: cpu 999"
     stuck(shared, shared.render("large", cpu="999"), sentence)
 
@@ -69,7 +67,7 @@ def test_a_node_that_advertises_a_gpu_that_it_lacks(shared: Lab, breaker: Breake
 
 def test_claim_missing(shared: Lab) -> None:
     """A claim that does not exist."""
-    refused(shared, r"failed +volume: there is no claim nowhere; create the claim", "--claim=nowhere")
+    refused(shared, r"failed +volume: the claim nowhere does not exist; create the claim", "--claim=nowhere")
     stuck(
         shared,
         shared.render("no-claim", claim="nowhere"),

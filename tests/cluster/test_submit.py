@@ -82,7 +82,8 @@ def test_two_runs_at_once(shared: Lab) -> None:
     shared.submit("one", *TRAINING, workers=1)
     shared.submit("two", *TRAINING, workers=1)
     said = shared.launcher("submit", *shared.submission("one", *TRAINING), code=2)
-    assert "failed      name: there is a Job one already; give another --name, or `mnist-job retry one`" in said
+    remedy = f"give another --name, or run `mnist-job retry one -n {shared.namespace}`"
+    assert f"failed      name: a Job named one exists already; {remedy}" in said
     for run in ("one", "two"):
         shared.until_published(run)
     found = shared.kubectl("exec", shared.reader(), "--", "sh", "-c", "cd /output && ls models && readlink latest")

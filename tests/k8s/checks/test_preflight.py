@@ -70,7 +70,7 @@ def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
     rendered, claim = submit.prepare(cluster, Submission("digits"))
     assert rendered == render.job(Submission("digits", components=("one-node",)))
     found = {check.name: check for check in preflight.check_all(cluster, job, claim)}
-    message = f"this user may not read claim {CLAIM}"
+    message = f"this user may not read the claim {CLAIM}"
     assert found["volume"] == Check("volume", "not checked", f"{message}; all workers run on one node")
     assert found["storage class"] == Check("storage class", "not checked", message)
 

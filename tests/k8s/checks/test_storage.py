@@ -46,26 +46,26 @@ def alone(job: Object) -> Object:
 )
 def test_volume(job: Object, found: Object, state: str, message: str, remedy: str) -> None:
     """The access mode fits the number of workers, or it is said."""
-    assert storage.volume(job, found) == Check("volume", state, f"claim {CLAIM} {message}", remedy)
+    assert storage.volume(job, found) == Check("volume", state, f"the claim {CLAIM} {message}", remedy)
 
 
 def test_volume_of_one_worker(job: Object) -> None:
     """One worker may have a claim for itself."""
     check = storage.volume(alone(job), claim("ReadWriteOncePod"))
-    assert check == Check("volume", "ok", f"claim {CLAIM} is ReadWriteOncePod")
+    assert check == Check("volume", "ok", f"the claim {CLAIM} is ReadWriteOncePod")
 
 
 @pytest.mark.parametrize(
     ("mode", "phase", "check"),
     [
-        ("ReadOnlyMany", "Bound", ("ok", "claim data is ReadOnlyMany", "")),
-        ("ReadWriteOnce", "Bound", ("ok", "claim data is ReadWriteOnce; all workers run on one node", "")),
+        ("ReadOnlyMany", "Bound", ("ok", "the claim data is ReadOnlyMany", "")),
+        ("ReadWriteOnce", "Bound", ("ok", "the claim data is ReadWriteOnce; all workers run on one node", "")),
         (
             "ReadWriteOncePod",
             "Bound",
             (
                 "failed",
-                "claim data is ReadWriteOncePod: 2 workers cannot share it",
+                "the claim data is ReadWriteOncePod: 2 workers cannot share it",
                 "name a claim with another access mode with --data",
             ),
         ),
@@ -74,11 +74,11 @@ def test_volume_of_one_worker(job: Object) -> None:
             "Pending",
             (
                 "failed",
-                "claim data has no volume yet, so it holds no dataset",
+                "the claim data has no volume yet, so it holds no dataset",
                 "copy one there: `mnist-job data put data/mnist --claim data -n here`",
             ),
         ),
-        ("", "", ("failed", "claim data does not exist", "create it, or name another one with --data")),
+        ("", "", ("failed", "the claim data does not exist", "create it, or name another one with --data")),
     ],
 )
 def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, str, str]) -> None:
@@ -88,45 +88,45 @@ def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, s
     render.mount_data(job["spec"]["template"], "data")
     assert storage.data(CheckedCluster(*there).given(), job) == Check("data", *check)
     unseen = CheckedCluster(forbidden=["PersistentVolumeClaim"]).given()
-    assert storage.data(unseen, job) == Check("data", "not checked", "this user may not read claim data")
+    assert storage.data(unseen, job) == Check("data", "not checked", "this user may not read the claim data")
 
 
 def test_claim_missing(job: Object) -> None:
     """A claim of the user's own is not made for him."""
     render.set_claim(job["spec"]["template"], "mine")
     missing = catalogue.remedy("claim-missing")
-    assert storage.volume(job, None) == Check("volume", "failed", "claim mine does not exist", missing)
-    unknown = Check("storage class", "not checked", "claim mine does not exist")
+    assert storage.volume(job, None) == Check("volume", "failed", "the claim mine does not exist", missing)
+    unknown = Check("storage class", "not checked", "the claim mine does not exist")
     assert storage.storage_class(CheckedCluster().given(), job, None) == unknown
 
 
 @pytest.mark.parametrize(
     ("found", "state", "message", "remedy"),
     [
-        (claim("ReadWriteOnce"), "ok", f"claim {CLAIM} has its volume", ""),
-        (claim("ReadWriteOnce", phase="Lost"), "failed", f"claim {CLAIM} has lost its volume", UNBOUND),
+        (claim("ReadWriteOnce"), "ok", f"the claim {CLAIM} has its volume", ""),
+        (claim("ReadWriteOnce", phase="Lost"), "failed", f"the claim {CLAIM} has lost its volume", UNBOUND),
         (
             claim("ReadWriteOnce", phase="Pending"),
             "warning",
-            f"claim {CLAIM} has no volume yet, and no storage class",
+            f"the claim {CLAIM} has no volume yet, and no storage class",
             UNBOUND,
         ),
         (
             claim("ReadWriteOnce", phase="Pending", of="gone"),
             "failed",
-            f"claim {CLAIM} names the storage class gone, which does not exist",
+            f"the claim {CLAIM} names the storage class gone, which does not exist",
             UNBOUND,
         ),
         (
             claim("ReadWriteOnce", phase="Pending", of="fast"),
             "warning",
-            f"fast has not provisioned a volume for claim {CLAIM} yet",
+            f"fast has not provisioned a volume for the claim {CLAIM} yet",
             UNBOUND,
         ),
         (
             claim("ReadWriteOnce", phase="Pending", of="late"),
             "ok",
-            f"late provisions the volume of claim {CLAIM} once a worker waits for it",
+            f"late provisions the volume of the claim {CLAIM} once a worker waits for it",
             "",
         ),
         (
