@@ -29,7 +29,7 @@ from k8s.view.tables import Style, draw, state_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from k8s.api.cluster import Cluster
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         for name in names(cluster, arguments):
             print(name)
     elif not arguments.watch:
-        print_result(collect(cluster, arguments), arguments)
+        show_once(collect(cluster, arguments), arguments)
     else:
         watch(cluster, arguments)
     return 0
@@ -155,7 +155,7 @@ def restart_reasons(cluster: Cluster, run: Run) -> dict[int, Counter[str]]:
         return dict(zip(ranks, pool.map(count_reasons, ranks), strict=True))
 
 
-def print_result(result: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+def show_once(result: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Print everything once, in the format that is asked for."""
     if arguments.output == "json":
         print(json.dumps(result), flush=True)
@@ -187,29 +187,35 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
         watch_changes(cluster, arguments)
 
 
+def results(cluster: Cluster, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Everything that is shown, every two seconds, until the one run that is watched has ended or is cancelled."""
+    while True:
+        result = collect(cluster, arguments)
+        yield result
+        if result.get("ended") or result.get("state") == "cancelled":
+            return
+        time.sleep(EVERY_S)
+
+
 def watch_in_place(cluster: Cluster, arguments: argparse.Namespace) -> None:
     """Draw everything in the same place of the terminal again and again."""
     from rich.live import Live  # noqa: PLC0415 - only for a terminal
     from rich.text import Text  # noqa: PLC0415
 
     with Live(refresh_per_second=4) as live:
-        while True:
-            result = collect(cluster, arguments)
+        for result in results(cluster, arguments):
             live.update(Text.from_ansi(draw(result, style_of(arguments)), no_wrap=True, overflow="crop"))
-            if is_last(result):
-                return
-            time.sleep(EVERY_S)
 
 
 def watch_changes(cluster: Cluster, arguments: argparse.Namespace) -> None:
     """Print each change: the state of a run or a schedule as a line of text, or all of its fields."""
     shown: dict[tuple[str, str], Any] = {}
     as_text = arguments.output in ("text", "wide")
-    result = collect(cluster, arguments)
-    if as_text and result.get("runs") == []:
-        print("there are no runs", flush=True)
-    while True:
-        for item in [*result["runs"], *result["schedules"]] if "runs" in result else [result]:
+    for number, result in enumerate(results(cluster, arguments)):
+        items = [*result["runs"], *result["schedules"]] if "runs" in result else [result]
+        if as_text and not items and number == 0:
+            print("there are no runs", flush=True)
+        for item in items:
             key = (item["namespace"], item["name"])
             current = state_text(item) if as_text else {**item, "age_s": 0}
             if shown.get(key) == current:
@@ -218,13 +224,4 @@ def watch_changes(cluster: Cluster, arguments: argparse.Namespace) -> None:
             if as_text:
                 print(f"{'/'.join(key) if arguments.all_namespaces else item['name']}: {current}", flush=True)
             else:
-                print_result(item, arguments)
-        if is_last(result):
-            return
-        time.sleep(EVERY_S)
-        result = collect(cluster, arguments)
-
-
-def is_last(result: Mapping[str, Any]) -> bool:
-    """Whether the one run that is watched will not change any more."""
-    return bool(result.get("ended")) or result.get("state") == "cancelled"
+                show_once(item, arguments)

@@ -246,3 +246,13 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     else:
         assert [json.loads(line)["detail"] for line in lines] == ["0 of 2 run", "1 of 2 run", ""]
         assert json.loads(lines[-1])["ended"]
+
+
+def test_watch_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal everything is drawn again and again in one place, until the run has ended."""
+    monkeypatch.setattr(status, "EVERY_S", 0.0)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    done = [job(2, "Complete"), ended(0, 0), ended(1, 0)]
+    run(ChangingCluster([job(2), running(0), waiting(1)], done, demo_0_aaaa0=[]), "demo", watch=True)
+    last = capsys.readouterr().out.split("demo: ")[-1]
+    assert re.search(r"^published.*RANK.*PHASE.*ended with 0", last, re.DOTALL)
