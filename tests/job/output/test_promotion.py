@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.errors import Exit
-from job.output.promotion import Candidate, Verdict, decide_verdict
+from job.output.promotion import Candidate, Promotion, Verdict, decide_verdict, plan_promotion
 
 
 def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, test: str = "digits") -> dict[str, Any]:
@@ -102,7 +102,25 @@ def test_first_rule_that_applies_decides(
 
 @pytest.mark.parametrize("section", ["run", "dataset", "settings", "test"])
 @pytest.mark.parametrize("content", [None, {}, [], "text", {"accuracy": "high", "accuracy_interval": []}])
-def test_report_that_does_not_tell_all_is_refused(section: str, content: object) -> None:
-    """Whatever is missing or of another kind, it is one error."""
+def test_incomplete_report_is_refused(section: str, content: object) -> None:
+    """A missing value and one of the wrong type are the same error."""
     with pytest.raises(ValueError, match=r"report without|convert"):
         Candidate.of(BASE | {section: content})
+
+
+@pytest.mark.parametrize(
+    ("latest", "moves"),
+    [
+        (None, False),  # the latest that the verdict was compared with is gone
+        (BASE, True),  # nothing has changed since
+        (report("older", 0.9, started=8), True),
+        (report("older", 0.99, low=0.98, started=8), False),  # the new model is worse than this one
+        (report("newer", 0.5, started=10), False),
+    ],
+)
+def test_recorded_verdict_moves_latest_only_over_an_older_model(latest: dict[str, Any] | None, moves: bool) -> None:
+    """The verdict stays; whether `latest` moves depends on what it is now."""
+    verdict = Verdict("promoted", 0, "recorded", "base")
+    present = Candidate.of(latest) if latest else None
+    planned = plan_promotion(Candidate.of(report("new", 0.92, started=9)), present, verdict)
+    assert planned == Promotion(verdict, moves_latest=moves)

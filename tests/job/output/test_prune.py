@@ -1,4 +1,4 @@
-"""Tests of prune: what goes, what stays, and that it is whole or gone whatever happens meanwhile."""
+"""Tests of prune: which runs go, which stay, and that each run is whole or gone after an interruption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def begin(output: Path, name: str, day: int, *, published: bool = True) -> None:
-    """A run that began on a day of 2026-11, and is long over."""
+    """A run that began on a day of 2026-11 and ended long ago."""
     folder = output / "runs" / name
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "lock").touch()
@@ -42,14 +42,14 @@ def begin(output: Path, name: str, day: int, *, published: bool = True) -> None:
         os.utime(path, (0, 0))
 
 
-def left(output: Path) -> list[str]:
-    """The runs and the models that there are."""
+def remaining(output: Path) -> list[str]:
+    """The runs and models in the folder."""
     return sorted(f"{kind}/{path.name}" for kind in ("models", "runs") for path in (output / kind).iterdir())
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Five models, the second of which is `latest`; of the runs without one, one began first and one last."""
+    """Five models, the second of which is `latest`; two runs without a model, one began before and one after them."""
     for day, name in enumerate(["first", "second", "third", "fourth", "fifth"], 2):
         begin(tmp_path, name, day)
     begin(tmp_path, "old", 1, published=False)
@@ -59,14 +59,14 @@ def output(tmp_path: Path) -> Path:
 
 
 def names(planned: prune.PrunePlan) -> list[str]:
-    """What is to be pruned."""
+    """The names of the runs that go."""
     return [found.name for found in planned.prune]
 
 
-def test_what_goes(output: Path) -> None:
-    """The newest models stay, what began since, and what `latest` leads to; the other models go with their runs.
+def test_old_models_go(output: Path) -> None:
+    """The newest models, all runs since, and `latest` stay; the other models go with their runs.
 
-    What has no model stays: a run that is suspended, or waits for its workers, looks the same from here.
+    Runs without a model stay: they may be suspended, or waiting for their workers.
     """
     planned = prune.plan_pruning(output, 2)
     assert planned.before == "2026-11-05T06:00:00.000000+00:00"
@@ -82,7 +82,7 @@ def test_what_goes(output: Path) -> None:
         "new": "",
     }
     assert prune.prune(output, planned) == ["first", "third"]
-    assert left(output) == [
+    assert remaining(output) == [
         *(f"models/{name}" for name in ("fifth", "fourth", "second")),
         *(f"runs/{name}" for name in ("fifth", "fourth", "new", "old", "second")),
     ]
@@ -97,21 +97,23 @@ def test_what_goes(output: Path) -> None:
         (5, 0, (), []),
         (5, 0, ("old", "new"), ["old"]),
         (5, 2.5, (), ["old"]),
-        (6, 2.5, (), []),  # there are not so many models
+        (6, 2.5, (), []),  # there are fewer models
         (1, 2.5, (), ["old", "first"]),
         (1, 100, (), []),
         (1, 0, ("fourth", "fifth", "second"), ["fourth"]),
     ],
 )
-def test_how_much_goes(output: Path, keep: int, age: float, only: tuple[str, ...], gone: list[str]) -> None:
-    """Both the number and the age must allow it; of those that are named nothing else goes."""
+def test_number_age_and_names_limit_what_goes(
+    output: Path, keep: int, age: float, only: tuple[str, ...], gone: list[str]
+) -> None:
+    """A run goes only if the number and the age allow it, and only named runs go if any are named."""
     began = dt.datetime(2026, 11, 5, 6, tzinfo=dt.UTC)  # the fourth
     older_than_s = (dt.datetime.now(dt.UTC) - began).total_seconds() + (age - 0.5) * 86_400 if age else 0
     assert names(prune.plan_pruning(output, keep, int(older_than_s), only)) == gone
 
 
-def test_what_is_trained_stays(output: Path) -> None:
-    """By its lock, and without that for a while after it was written to; also if it is begun once all is planned."""
+def test_run_in_training_stays(output: Path) -> None:
+    """Its lock shows it, or a recent write; a run that begins after the plan was made stays too."""
     named = ("old", "first", "fourth")
     planned = prune.plan_pruning(output, 1, names=named)
     with (output / "runs/first/lock").open() as lock:
@@ -128,8 +130,8 @@ def test_what_is_trained_stays(output: Path) -> None:
     assert prune.plan_pruning(output, 1).kept["first"] == resting
 
 
-def test_what_is_not_over_is_as_old_as_what_was_last_written(output: Path) -> None:
-    """For --older-than: a run that began long ago may be suspended since lately."""
+def test_age_of_an_unfinished_run_is_that_of_its_last_write(output: Path) -> None:
+    """For --older-than: a run that began long ago may have been suspended recently."""
     at = dt.datetime.now(dt.UTC).timestamp() - 7200
     (output / "runs/old/events.jsonl").touch()
     os.utime(output / "runs/old/events.jsonl", (at, at))
@@ -138,8 +140,8 @@ def test_what_is_not_over_is_as_old_as_what_was_last_written(output: Path) -> No
     assert names(prune.plan_pruning(output, 5, 7100)) == ["old"]
 
 
-def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
-    """A copy that was half published, a probe, and the link that was to be `latest`; those of others stay."""
+def test_unfinished_files_of_a_run_go_with_it(output: Path) -> None:
+    """An unfinished model, a probe and an unfinished link go; those of other runs stay."""
     for name in ("first", "fourth"):
         (output / f"models/.{name}.0f6e-1").mkdir()
         (output / f"models/.{name}.0f6e-1/variables").write_bytes(bytes(5000))
@@ -157,17 +159,17 @@ def test_what_is_left_beside_a_run_goes_with_it(output: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["_started", "_lock_problem", "size_of"])
-def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By another prune: it is gone, and no error."""
+def test_run_that_disappears_during_the_inventory(output: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another prune may remove it; this is no error."""
     shutil.rmtree(output / "models/first")
     original = getattr(inventory, moment)
 
-    def gone(*arguments: Any) -> Any:
+    def remove_first(*arguments: Any) -> Any:
         if "first" in str(arguments):
             shutil.rmtree(output / "runs/first", ignore_errors=True)
         return original(*arguments)
 
-    monkeypatch.setattr(inventory, moment, gone)
+    monkeypatch.setattr(inventory, moment, remove_first)
     (output / "runs/first/config.json").unlink()
     os.utime(output / "runs/first", (0, 0))
     planned = prune.plan_pruning(output, 4, names=("first", "old"))
@@ -177,8 +179,8 @@ def test_a_run_that_goes_while_it_is_looked_at(output: Path, moment: str, monkey
     assert prune.prune(output, planned) == ["old"]
 
 
-def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not train in the folder that was renamed away, but begins anew."""
+def test_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts in a new folder, not in the one that was renamed away."""
     planned = prune.plan_pruning(output, 1, names=("first",))
     wait_for = run_lock._wait_for
     held: list[int] = []
@@ -203,10 +205,10 @@ def test_a_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypa
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@pytest.mark.parametrize("deed", ["rename", "delete"])
+@pytest.mark.parametrize("step", ["rename", "delete"])
 @pytest.mark.parametrize("moment", range(4))
-def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever it is killed, each run is whole, or without its model, or gone; the next prune makes up for the rest."""
+def test_killed_prune_leaves_whole_runs(output: Path, step: str, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run is whole, without its model, or gone; the next prune removes the rest."""
 
     class Killed(BaseException):
         pass
@@ -225,7 +227,7 @@ def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.Monkey
 
     planned = prune.plan_pruning(output, 1, 3600)
     with monkeypatch.context() as patch:
-        if deed == "rename":
+        if step == "rename":
             patch.setattr("pathlib.Path.rename", counted(type(output).rename))
         else:
             patch.setattr(prune, "_delete", counted(prune._delete))
@@ -237,13 +239,13 @@ def test_killed(output: Path, deed: str, moment: int, monkeypatch: pytest.Monkey
     for path in (output / "runs").iterdir():
         assert (path / "checkpoints/9.safetensors").is_file()
     prune.prune(output, prune.plan_pruning(output, 1))
-    runs = [path for path in left(output) if path != "runs/old"]
+    runs = [path for path in remaining(output) if path != "runs/old"]
     assert runs == ["models/fifth", "models/second", "runs/fifth", "runs/new", "runs/second"]
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
 
 
-def test_links_and_strange_names(output: Path) -> None:
-    """No link is followed, and what is no run is not touched."""
+def test_links_and_other_entries_are_left_alone(output: Path) -> None:
+    """No link is followed, and entries that are not runs stay."""
     elsewhere = output / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "precious").touch()
@@ -265,12 +267,12 @@ def test_links_and_strange_names(output: Path) -> None:
     }
     assert prune.prune(output, planned) == ["first", "fourth"]
     assert (elsewhere / "precious").is_file()
-    assert {"models/linked", "runs/-rf ..\n", "runs/file", "runs/third"} <= set(left(output))
+    assert {"models/linked", "runs/-rf ..\n", "runs/file", "runs/third"} <= set(remaining(output))
 
 
 @pytest.mark.parametrize("place", ["runs", "models", ".pruned"])
-def test_folders_that_are_links(output: Path, place: str) -> None:
-    """Nothing is pruned where a link could lead out of the folder."""
+def test_folder_that_is_a_link_is_refused(output: Path, place: str) -> None:
+    """A link could lead out of the output folder."""
     aside = output.with_name(f"{output.name}-aside")
     (output / place).mkdir(exist_ok=True)
     (output / place).rename(aside)
@@ -280,16 +282,16 @@ def test_folders_that_are_links(output: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["elsewhere", "models", "models/second/..", "latest", "/"])
-def test_latest_that_leads_elsewhere(output: Path, target: str) -> None:
-    """What is in use is not known then, and nothing goes."""
+def test_latest_that_leads_elsewhere_is_refused(output: Path, target: str) -> None:
+    """It is then unknown which model is in use."""
     (output / "latest").unlink()
     (output / "latest").symlink_to(target)
     with pytest.raises(JobError, match=r"does not lead to a model in .*, so nothing is pruned"):
         prune.plan_pruning(output, 1)
 
 
-def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
-    """What was killed before it had written config.json, and what is damaged, goes too."""
+def test_run_without_its_files_is_as_old_as_its_folder(output: Path) -> None:
+    """A run that was killed before it wrote config.json, or whose files are damaged, can go too."""
     (output / "runs/empty").mkdir()
     os.utime(output / "runs/empty", (0, 0))
     (output / "runs/first/config.json").write_text("{")
@@ -302,8 +304,8 @@ def test_without_its_files_a_run_is_as_old_as_its_folder(output: Path) -> None:
     assert found == [("empty", "1970-01-01T00:00"), ("old", "2026-11-01T06:00"), ("first", "2026-11-02T06:00")]
 
 
-def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it goes between the command's first look and its lock: `latest` never leads to nothing."""
+def test_pruned_model_is_not_promoted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`latest` never leads to nothing, even if the model is pruned just before promote takes its lock."""
     planned = prune.plan_pruning(output, 1)
 
     @contextlib.contextmanager
@@ -319,24 +321,32 @@ def test_a_model_that_is_pruned_is_not_promoted(output: Path, monkeypatch: pytes
     assert (output / "latest").readlink().name == "second"
 
 
-def test_a_second_prune_waits(output: Path) -> None:
-    """And the promotion lock is free while files are deleted."""
-    with prune._prune_lock(output) as pruned, (pruned / "lock").open() as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with promotion_lock(output), (output / ".promotion-lock").open() as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def test_second_prune_waits_and_promotion_does_not(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While files are deleted, the lock of prune is held and the promotion lock is free."""
+    delete, deleted = prune._delete, []
+
+    def check_locks(path: Path) -> None:
+        with (output / ".pruned/lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (output / ".promotion-lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        delete(path)
+        deleted.append(path)
+
+    monkeypatch.setattr(prune, "_delete", check_locks)
+    assert len(prune.prune(output, prune.plan_pruning(output, 2))) == len(deleted) == 2
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """The exit code of `python -m job prune`."""
+    """Run `python -m job prune`; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["job", "prune", *words])
     return entry.main()
 
 
-def test_command_says_what_goes_and_asks(
+def test_command_shows_the_plan_and_asks(
     output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing goes without a yes: on a terminal it is asked for, elsewhere it is a flag."""
+    """Nothing goes without confirmation: an answer on a terminal, or a flag."""
     flags = [f"--output={output}", "--keep=2", "--older-than=1h"]
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert command(monkeypatch, *flags) == 64
@@ -354,16 +364,16 @@ def test_command_says_what_goes_and_asks(
         "  first  2026-11-02 06:00 UTC       0.0 MB  model and run",
         "  third  2026-11-04 06:00 UTC       0.0 MB  model and run",
     ]
-    before = left(output)
+    before = remaining(output)
     assert command(monkeypatch, *flags, "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == said
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, end in (("", "nothing is pruned"), ("yes", "pruned 3 runs")):
-        assert left(output) == before
+        assert remaining(output) == before
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
         assert command(monkeypatch, *flags) == 0
         assert capsys.readouterr().out.splitlines() == [*said, end]
-    assert len(left(output)) == len(before) - 5
+    assert len(remaining(output)) == len(before) - 5
     assert command(monkeypatch, *flags, "--yes", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "latest leads to it")
@@ -373,12 +383,12 @@ def test_command_says_what_goes_and_asks(
     )
 
 
-def test_command_says_why_what_is_named_stays(
+def test_command_says_why_a_named_run_stays(
     output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And refuses what is there neither as a run nor as a model, where a person named it."""
+    """An unknown name is refused on a terminal, and reported in JSON."""
     flags = [f"--output={output}", "--keep=2", "--yes", "second", "new", "fifth"]
-    before = left(output)
+    before = remaining(output)
     assert command(monkeypatch, *flags) == 0
     assert capsys.readouterr().out.splitlines() == [
         "'second' is kept: latest leads to it",
@@ -389,7 +399,7 @@ def test_command_says_why_what_is_named_stays(
     assert command(monkeypatch, *flags, "first", "fist") == 64
     said = f"error: there is no run 'fist' in {output}; nothing is pruned\n"
     assert capsys.readouterr() == ("", said)
-    assert left(output) == before
+    assert remaining(output) == before
     assert command(monkeypatch, *flags[:1], "--keep=6", "--yes", "old") == 0
     assert capsys.readouterr().out.startswith("'old' is kept: there are fewer than 6 models\n")
     assert command(monkeypatch, *flags, "first", "fist", "--json") == 0
@@ -398,7 +408,7 @@ def test_command_says_why_what_is_named_stays(
 
 
 def test_folder_without_runs_is_66(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """As where --output has a typing error; nothing is made there."""
+    """For example after a typing error in --output; nothing is created."""
     for folder in (tmp_path, tmp_path / "outptu"):
         assert command(monkeypatch, f"--output={folder}", "--keep=2", "--yes") == 66
         assert capsys.readouterr().err == (
@@ -408,18 +418,18 @@ def test_folder_without_runs_is_66(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_command_in_a_relative_folder(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the default is."""
+    """The default folder is relative too."""
     monkeypatch.chdir(output.parent)
     assert command(monkeypatch, f"--output={output.name}", "--keep=2", "--yes") == 0
-    assert "models/first" not in left(output)
+    assert "models/first" not in remaining(output)
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("flag", ["--json", "--output=."])
-def test_command_clears_up_after_a_prune_that_was_killed(
+def test_command_removes_what_a_killed_prune_left(
     output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
-    """Also where nothing else is due, which alone changes nothing; and says what it is."""
+    """Even if no run goes; without such remains nothing changes."""
     monkeypatch.chdir(output)
     assert command(monkeypatch, flag, f"--output={output}", "--keep=6", "--yes") == 0
     assert not (output / ".pruned").exists()
@@ -454,6 +464,6 @@ def test_command_clears_up_after_a_prune_that_was_killed(
 def test_wrong_flags(
     words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """64 and a sentence."""
+    """They end with 64 and one sentence."""
     assert command(monkeypatch, *words, "--yes") == 64
     assert capsys.readouterr().err == f"error: {sentence}\n"
