@@ -1,41 +1,32 @@
-"""A CronJob's times: what Kubernetes' own library makes of the same expressions, and what is refused."""
+"""A CronJob's times: the answers of the library that Kubernetes uses, and what is refused."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import itertools
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from job.errors import JobError
 from k8s.state.cron import parse, time_zone
 
+# Expression, time zone, a moment and the three starts after it, in a line.
+ANSWERS = Path(__file__).with_name("cron_answers.tsv").read_text(encoding="utf-8").splitlines()
 
-@pytest.mark.parametrize(
-    ("expression", "zone", "after", "starts"),
-    [
-        ("0 2 * * *", "UTC", "2026-01-31T02:00:00", ["2026-02-01T02:00:00", "2026-02-02T02:00:00"]),
-        ("@weekly", "UTC", "2026-01-30T12:00:00", ["2026-02-01T00:00:00", "2026-02-08T00:00:00"]),
-        ("*/20 9-10 * * MON-fri", "UTC", "2026-01-30T10:39:59", ["2026-01-30T10:40:00", "2026-02-02T09:00:00"]),
-        ("5/20 0 * * *", "UTC", "2026-01-30T00:05:00", ["2026-01-30T00:25:00", "2026-01-30T00:45:00"]),
-        ("0 0 29 2 *", "UTC", "2026-01-30T00:00:00", ["2028-02-29T00:00:00", "2032-02-29T00:00:00"]),
-        # Both fields of days are given: either will do. One of them is a star: both must.
-        ("0 0 13 * fri", "UTC", "2026-03-07T00:00:00", ["2026-03-13T00:00:00", "2026-03-20T00:00:00"]),
-        ("0 0 */12 * mon", "UTC", "2026-01-02T00:00:00", ["2026-01-05T00:00:00", "2026-01-12T00:00:00"]),
-        ("0 0 ? * mon", "UTC", "2026-01-02T00:00:00", ["2026-01-05T00:00:00", "2026-01-12T00:00:00"]),
-        # An hour that is left out, and one that comes twice.
-        ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00", ["2026-03-30T00:30:00", "2026-03-31T00:30:00"]),
-        ("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00", ["2026-10-25T00:30:00", "2026-10-25T01:30:00"]),
-        ("0 2 * * *", "America/New_York", "2026-01-01T00:00:00", ["2026-01-01T07:00:00", "2026-01-02T07:00:00"]),
-    ],
-)
-def test_starts(expression: str, zone: str, after: str, starts: list[str]) -> None:
-    """The next two starts are those that robfig/cron v3 gives, and the last one before them is found from there."""
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=["; ".join(answer.split("\t")[:3]) for answer in ANSWERS])
+def test_starts(answer: str) -> None:
+    """The next three starts are those of robfig/cron v3, as cron_answers.go recorded them; last() finds them too."""
+    expression, zone, *times = answer.split("\t")
     cron, where = parse(expression), time_zone(zone)
-    first, second = (datetime.fromisoformat(start).replace(tzinfo=UTC) for start in starts)
-    assert cron.next(datetime.fromisoformat(after).replace(tzinfo=UTC), where) == first
-    assert cron.next(first, where) == second
-    assert cron.last(second - timedelta(seconds=1), where) == first
-    assert cron.last(second, where) == second
+    moment, *starts = (datetime.fromisoformat(time) for time in times)
+    for start in starts:
+        assert cron.next(moment, where) == start
+        moment = start
+    for earlier, later in itertools.pairwise(starts):
+        assert cron.last(later - timedelta(seconds=1), where) == earlier
+        assert cron.last(later, where) == later
 
 
 @pytest.mark.parametrize(
@@ -54,9 +45,9 @@ def test_starts(expression: str, zone: str, after: str, starts: list[str]) -> No
         ("0 0 29 2 *", 1461 * 86_400),
     ],
 )
-def test_period(expression: str, seconds: int) -> None:
+def test_shortest_gap(expression: str, seconds: int) -> None:
     """It is the shortest time between two starts."""
-    assert parse(expression).period_s == seconds
+    assert parse(expression).shortest_gap_s == seconds
 
 
 @pytest.mark.parametrize(
@@ -74,7 +65,7 @@ def test_period(expression: str, seconds: int) -> None:
         ("0 0 * dez *", "the month in CRON must be from 1 to 12, or jan to dec, not 'dez'"),
         ("5-1 * * * *", "the minute in CRON must begin before it ends, not '5-1'"),
         ("*/0 * * * *", "the minute in CRON must have a step of at least 1, not '*/0'"),
-        ("0 -1 * * *", "the hour in CRON must be as *, 1, 1-5, */5 or 1,3, not '-1'"),
+        ("0 -1 * * *", "the hour in CRON must look like *, 1, 1-5, */5 or 1,3, not '-1'"),
         ("0 0 30 2 *", "CRON names a day that never comes: '0 0 30 2 *'"),
         ("TZ=UTC 0 0 * * *", "CRON cannot name a time zone, as 'TZ=UTC 0 0 * * *' does; give it as --timezone"),
         (
@@ -98,5 +89,5 @@ def test_unknown_time_zone(name: str) -> None:
     """A name that the time zone database does not have is refused."""
     with pytest.raises(JobError) as refused:
         time_zone(name)
-    sentence = f"--timezone must be a name of the time zone database, as Europe/Berlin, not {name!r}"
+    sentence = f"--timezone must be a name in the time zone database, such as Europe/Berlin, not {name!r}"
     assert (refused.value.code, str(refused.value)) == (64, sentence)
