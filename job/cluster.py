@@ -117,7 +117,8 @@ def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
 
 def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
     run, rank, workers = _indexed(environ)
-    hosts = [f"{run}-{i}.{_value(environ, 'SERVICE')}" for i in range(workers)]
+    job, service = _value(environ, "JOB_NAME"), _value(environ, "SERVICE")
+    hosts = [f"{job}-{i}.{service}" for i in range(workers)]
     return Cluster(
         run,
         _value(environ, "JOB_UID"),

@@ -36,6 +36,11 @@ class LauncherError(Exception):
         self.status = status
 
 
+def refused(message: str, hint: str = "") -> LauncherError:
+    """The error of a command that is not carried out."""
+    return LauncherError(Status.REFUSED, message, hint)
+
+
 class ApiError(LauncherError):
     """The API server refused a request.
 

@@ -9,8 +9,8 @@ from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
 from k8s.diagnose import catalogue
-from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL
-from k8s.state.run import optional
+from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL, run_name
+from k8s.state.run import find_job, optional
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
@@ -23,9 +23,9 @@ UID = "00000000-0000-0000-0000-000000000000"  # a Job gets its own when it is cr
 def name(cluster: Cluster, job: Object) -> Check:
     """Whether the run's name is free."""
     run = job["metadata"]["name"]
-    if cluster.get("Job", run):
-        remedy = f"give another --name, or run `mnist-job retry {run} {cluster.flags}`"
-        return Check("name", "failed", f"a Job named {run} exists already", remedy)
+    if existing := find_job(cluster, run) or cluster.get("Job", run):
+        remedy = f"give another --name, or run `mnist-job retry {run_name(existing)} {cluster.flags}`"
+        return Check("name", "failed", f"a Job named {existing['metadata']['name']} exists already", remedy)
     if optional(cluster, "CronJob", run):
         remedy = f"give another --name, or run `mnist-job trigger {run} {cluster.flags}`"
         return Check("name", "failed", f"a schedule named {run} exists already", remedy)

@@ -17,7 +17,7 @@ from k8s.api import permissions
 from k8s.commands import flags
 from k8s.state.names import OUTPUT, RUNS, claim_of
 from k8s.state.pods import created
-from k8s.state.run import Run, is_settled, state
+from k8s.state.run import Run, is_settled, newest_jobs, state
 from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     words += [f"--older-than={arguments.older_than}"] if arguments.older_than else []
     pruned: list[str] = []
     with open_volume(cluster, arguments, writes=not arguments.dry_run) as pod:
-        jobs = jobs_by_name(cluster)
+        jobs = jobs_by_run(cluster)
         plan = without_spared(plan_on_volume(pod, words, jobs), jobs, pod.claim)
         nothing = not plan["prune"] and not plan["jobs"]
         if not as_json:
@@ -72,9 +72,9 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     return 0
 
 
-def jobs_by_name(cluster: Cluster) -> dict[str, Object]:
-    """The Jobs of all runs, by name."""
-    return {job["metadata"]["name"]: job for job in cluster.select("Job", RUNS)}
+def jobs_by_run(cluster: Cluster) -> dict[str, Object]:
+    """The newest Job of each run, by the run's name."""
+    return {name: job for (_, name), job in newest_jobs(cluster.select("Job", RUNS)).items()}
 
 
 def plan_on_volume(pod: VolumePod, words: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:
@@ -151,15 +151,15 @@ def carry_out(
     """
 
     def delete(names: Iterable[str]) -> list[str]:
-        jobs = jobs_by_name(cluster)
+        jobs = jobs_by_run(cluster)
         going = [name for name in names if name in jobs and not spared(jobs[name], plan["before"])]
         for name in going:
-            cluster.delete("Job", name, uid=jobs[name]["metadata"]["uid"])
+            cluster.delete("Job", jobs[name]["metadata"]["name"], uid=jobs[name]["metadata"]["uid"])
         return going
 
     unpublished = {run["name"] for run in plan["prune"] if not run["published"]}
     deleted = delete(name for name in plan["jobs"] if name not in unpublished)
-    jobs = jobs_by_name(cluster)
+    jobs = jobs_by_run(cluster)
     names = [run["name"] for run in plan["prune"] if not spared(jobs.get(run["name"]), plan["before"])]
     pruned: list[str] = []
     for first in range(0, max(len(names), 1), AT_A_TIME):

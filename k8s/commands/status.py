@@ -20,9 +20,9 @@ from job.config import usage
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
-from k8s.state.names import CONTAINER, RUNS, pods_of
+from k8s.state.names import CONTAINER, RUNS, pods_of, run_name
 from k8s.state.pods import created
-from k8s.state.run import Run, gather_every, job_of, last_record, state
+from k8s.state.run import Run, gather_every, job_of, last_record, newest_jobs, state
 from k8s.view.output import as_yaml
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
 from k8s.view.tables import Style, draw, state_text
@@ -92,9 +92,10 @@ def names(cluster: Cluster, arguments: argparse.Namespace) -> list[str]:
             job_of(cluster, arguments.name)
         return [arguments.name]
     selector, everywhere = selector_of(arguments), arguments.all_namespaces
-    jobs = sorted(cluster.select("Job", selector, everywhere=everywhere), key=created, reverse=True)
+    jobs = newest_jobs(cluster.select("Job", selector, everywhere=everywhere)).values()
     found = schedules.gather_every_schedule(cluster, (), selector, everywhere=everywhere)
-    return list(dict.fromkeys([*(Run(job).name for job in jobs), *(schedule.name for schedule in found)]))
+    runs = [run_name(job) for job in sorted(jobs, key=created, reverse=True)]
+    return list(dict.fromkeys([*runs, *(schedule.name for schedule in found)]))
 
 
 def selector_of(arguments: argparse.Namespace) -> str:
@@ -177,7 +178,7 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     if not arguments.all_namespaces:
         # Know what may be long lists by a watch; the Job of one run is read each time.
         if arguments.name and not schedules.find(cluster, arguments.name):
-            cluster.keep("Pod", pods_of(arguments.name))
+            cluster.keep("Pod", pods_of(job_of(cluster, arguments.name)["metadata"]["name"]))
         else:
             cluster.keep("Pod", RUNS)
             cluster.keep("Job", RUNS)

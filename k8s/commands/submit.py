@@ -13,6 +13,7 @@ from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.checks import preflight, setup, storage
 from k8s.commands.flags import add_dry_run, add_submission, add_wait, submission_of
 from k8s.render import render
+from k8s.render.attempt import record_submission
 from k8s.view import follow
 from k8s.view.output import note, print_objects, print_result, where_to_look
 
@@ -75,7 +76,7 @@ def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | 
     claim = storage.output_claim(cluster, job)
     if storage.needs_one_node(claim) or storage.data_needs_one_node(cluster, job):
         render.put_on_one_node(job)
-    return job, claim
+    return record_submission(job), claim
 
 
 def check(cluster: Cluster, job: Object, claim: Object | None, name: str) -> None:
@@ -156,4 +157,4 @@ def without_cluster(submission: Submission) -> tuple[list[Object], Object]:
     shared = setup.needed(job)
     if any(new["kind"] == "PersistentVolumeClaim" and storage.needs_one_node(new) for new in shared):
         render.put_on_one_node(job)
-    return shared, job
+    return shared, record_submission(job)

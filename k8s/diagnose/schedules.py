@@ -23,7 +23,7 @@ def explain_no_start(schedule: Schedule, now: datetime, flags: str) -> Explanati
         now: the current time.
         flags: those that select its namespace and cluster, for the remedy's commands.
     """
-    run, missed = schedule.going_on, schedule.missed(now)
+    run, missed = schedule.blocking_run, schedule.missed(now)
     if schedule.suspended:
         reason, sentence = "schedule-suspended", "the schedule is suspended and starts no runs"
     elif run and run.job["spec"].get("suspend"):
@@ -58,7 +58,7 @@ def explain_missed_start(schedule: Schedule, due: datetime) -> tuple[str, str]:
 def explain_healthy(schedule: Schedule, now: datetime) -> Explanation:
     """That nothing is known to be wrong with a schedule."""
     coming = f"its next start is not known: {error}" if (error := schedule.unknown) else next_start(schedule, now)
-    run = schedule.going_on
+    run = schedule.active_run
     if run:
         return Explanation("running", f"nothing is wrong: its run {run.name} has not ended; {coming}")
     if schedule.last is None:

@@ -28,6 +28,7 @@ VARIABLE = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTAL
 # The variables from which a worker learns which run and rank it is.
 IDENTITY = {
     "RUN",
+    "JOB_NAME",
     "JOB_UID",
     "JOB_COMPLETION_INDEX",
     "WORKERS",

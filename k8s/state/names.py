@@ -18,19 +18,35 @@ CLAIM = "mnist-job-output"
 
 NAME_LABEL = "app.kubernetes.io/name"
 PART_OF_LABEL = "app.kubernetes.io/part-of"
+# Not app.kubernetes.io/instance: Argo CD, Helm and kustomize set that one.
+RUN_LABEL = "mnist-job/run"  # of a Job that `retry` made: the run, because its name is not the Job's
+SCHEDULE_LABEL = "mnist-job/schedule"  # of a Job: the schedule that the run belongs to
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-CANCELLED = "mnist-job/cancelled"  # the annotation of a Job that `cancel` suspended
-SINCE = "mnist-job/since"  # that of a CronJob: when `schedule` changed its times, or `resume` had it go on
+# Annotations
+CANCELLED = "mnist-job/cancelled"  # of a Job: when `cancel` suspended it
+SUBMITTED = "mnist-job/submitted"  # of a Job: itself as the launcher sent it, for `retry`
+SINCE = "mnist-job/since"  # of a CronJob: when `schedule` changed its times or `resume` resumed it
 
 RUNS = f"{NAME_LABEL}={APP}"  # selects the Jobs, CronJobs and pods of all runs
 
 
-def pods_of(run: str) -> str:
-    """The label selector of a run's pods; never by name, for long ones are cut."""
-    return f"{RUNS},{JOB_NAME_LABEL}={run}"
+def run_name(job: Mapping[str, Any]) -> str:
+    """The name of the run that a Job belongs to: its label, or else the Job's own name."""
+    metadata = job["metadata"]
+    return str(metadata.get("labels", {}).get(RUN_LABEL) or metadata["name"])
+
+
+def schedule_of(job: Mapping[str, Any]) -> str:
+    """The name of the schedule that a run belongs to; empty if it belongs to none."""
+    return str(job["metadata"].get("labels", {}).get(SCHEDULE_LABEL, ""))
+
+
+def pods_of(job_name: str) -> str:
+    """The label selector of a Job's pods. Their names would not do: Kubernetes shortens long ones."""
+    return f"{RUNS},{JOB_NAME_LABEL}={job_name}"
 
 
 def rank_of(pod: Mapping[str, Any]) -> int:

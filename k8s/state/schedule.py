@@ -1,34 +1,31 @@
-"""Schedules as the cluster shows them at a moment: when they start their next run, and how their last ones ended."""
+"""Schedules as the cluster shows them at a moment: when they start their next run, and how their last runs ended."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
-from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.commands import control
-from k8s.commands.overlap import active, owner_of
+from k8s.api.errors import ApiError, refused
 from k8s.state import cron, events
-from k8s.state.names import APP, NAME_LABEL, RUNS, SINCE
+from k8s.state.names import RUNS, SINCE, schedule_of
 from k8s.state.pods import created
-from k8s.state.run import Run, gather_every, is_going, last_record, state
+from k8s.state.run import Run, gather_every, is_being_deleted, is_ours, last_record, state
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
-    from k8s.commands.control import Decision
 
-LATE_S = 15  # after which a start is missed: the controller needs a second or two
+LATE_S = 15  # a start is missed after this: the controller needs a second or two
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What there is of one schedule: its CronJob, its runs, the newest first, and its events, the oldest first."""
+    """One schedule: its CronJob, its runs with the newest first, and the CronJob's events with the oldest first."""
 
     cronjob: Object
     runs: tuple[Run, ...] = ()
@@ -36,24 +33,34 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the schedule and of its CronJob."""
         return str(self.cronjob["metadata"]["name"])
 
     @property
     def suspended(self) -> bool:
-        """Whether it starts nothing."""
+        """Whether it is suspended, so that it starts no runs."""
         return bool(self.cronjob["spec"].get("suspend"))
 
     @property
     def zone(self) -> str:
-        """The name of its time zone; where a CronJob has none, the cluster's, which mostly is this."""
+        """The name of its time zone; a CronJob without one uses the cluster's, which is usually UTC."""
         return str(self.cronjob["spec"].get("timeZone") or "UTC")
 
     @property
-    def going_on(self) -> Run | None:
-        """The run that holds up the next start."""
-        listed = {entry["uid"] for entry in active(self.cronjob)}
-        return next((run for run in self.runs if run.job["metadata"]["uid"] in listed and not has_ended(run)), None)
+    def active_run(self) -> Run | None:
+        """The newest run that is unfinished, whoever started it."""
+        return next(filter(is_unfinished, self.runs), None)
+
+    @property
+    def active_jobs(self) -> list[Object]:
+        """References to the Jobs that keep the CronJob from starting another: those that it made, until they finish."""
+        return list(self.cronjob.get("status", {}).get("active", []))
+
+    @property
+    def blocking_run(self) -> Run | None:
+        """The run that keeps the CronJob from starting another one."""
+        uids = {reference["uid"] for reference in self.active_jobs}
+        return next((run for run in self.runs if run.job["metadata"]["uid"] in uids and not has_ended(run)), None)
 
     @property
     def last(self) -> Run | None:
@@ -62,19 +69,19 @@ class Schedule:
 
     @property
     def failures(self) -> int:
-        """How many of the newest runs that ended failed or were rejected, one after another; of those that are kept."""
+        """How many of the newest runs that ended failed or were rejected in a row, among those whose Jobs exist."""
         ended = [run for run in self.runs if has_ended(run)]
         return next((number for number, run in enumerate(ended) if state(run).code == 0), len(ended))
 
     @property
     def at_least(self) -> bool:
-        """Whether there may have been more failures in a row, whose Jobs are not kept any more."""
+        """Whether there may have been more failures in a row, whose Jobs were deleted."""
         kept: int = self.cronjob["spec"].get("failedJobsHistoryLimit", 1)
         return self.failures == sum(has_ended(run) for run in self.runs) >= kept
 
     @property
     def unknown(self) -> str:
-        """Why its times are not known here, as of an expression that the cluster knows; empty where they are."""
+        """Why the launcher cannot compute its times, such as an expression that only the cluster knows; else empty."""
         try:
             cron.parse(self.cronjob["spec"]["schedule"])
             cron.time_zone(self.zone)
@@ -83,21 +90,21 @@ class Schedule:
         return ""
 
     def next(self, now: datetime) -> datetime | None:
-        """The next start, in its time zone; None where it is suspended, or its expression or zone is not known here."""
+        """The next start, in its time zone; None if it is suspended or its times are unknown."""
         return None if self.suspended else self._time(lambda times, zone: times.next(now, zone))
 
     def missed(self, now: datetime) -> datetime | None:
-        """The newest start that should have been, in its time zone; None where it was, or none should have been."""
-        due, since = self._due(now - timedelta(seconds=LATE_S)), self.cronjob["metadata"].get("annotations", {})
-        return due if due and (SINCE not in since or due > datetime.fromisoformat(since[SINCE])) else None
+        """The newest start that was missed, in its time zone; None if there is none."""
+        due, annotations = self._due(now - timedelta(seconds=LATE_S)), self.cronjob["metadata"].get("annotations", {})
+        return due if due and (SINCE not in annotations or due > datetime.fromisoformat(annotations[SINCE])) else None
 
     def late(self, now: datetime) -> datetime | None:
-        """The newest start that has not been and still comes, though it were of other times or while suspended."""
+        """The newest start that was missed and that the cluster will make up, also one from before a change."""
         due, within_s = self._due(now), self.cronjob["spec"].get("startingDeadlineSeconds")
         return due if due and (within_s is None or now - due < timedelta(seconds=within_s)) else None
 
     def _due(self, now: datetime) -> datetime | None:
-        """The newest start since the last one that was made, as the cluster's controller counts them."""
+        """The newest start that is due since the last run that the cluster's controller started."""
         due = None if self.suspended else self._time(lambda times, zone: times.last(now, zone))
         last = self.cronjob.get("status", {}).get("lastScheduleTime") or created(self.cronjob)
         return due if due and due > datetime.fromisoformat(last) else None
@@ -111,45 +118,54 @@ class Schedule:
 
 
 def has_ended(run: Run) -> bool:
-    """Whether a run holds nothing up any more, its pods having ended."""
+    """Whether a run has ended, and all of its pods with it."""
     return run.condition("Complete", "Failed") is not None
 
 
+def is_unfinished(run: Run) -> bool:
+    """Whether a run may write to the volume now or later without a `retry`: it has not ended and is not cancelled."""
+    return not has_ended(run) and state(run).word != "cancelled"
+
+
+def is_made_by_cronjob(job: Object) -> bool:
+    """Whether a CronJob made a Job by itself, and still owns it."""
+    return any(o["kind"] == "CronJob" and o.get("controller") for o in job["metadata"].get("ownerReferences", []))
+
+
 def find(cluster: Cluster, name: str) -> Object | None:
-    """The CronJob of a schedule; None where there is none of that name, it goes, or it may not be looked at."""
+    """The CronJob of a schedule; None if there is none, it is being deleted, or the user may not see it."""
     try:
         found = cluster.get("CronJob", name)
     except ApiError as error:
         if error.code != 403:
             raise
         return None
-    ours = found and found["metadata"].get("labels", {}).get(NAME_LABEL) == APP
-    return found if found and ours and not is_going(found) else None
+    return found if found and is_ours(found) and not is_being_deleted(found) else None
 
 
 def get(cluster: Cluster, name: str) -> Object:
     """The CronJob of a schedule.
 
     Raises:
-        LauncherError: 2, when there is no such schedule.
+        LauncherError: 2, there is no such schedule.
     """
     if found := find(cluster, name):
         return found
     message = f"there is no schedule {name} in namespace {cluster.namespace}"
-    raise LauncherError(Status.REFUSED, message, "`mnist-job status` lists the schedules")
+    raise refused(message, f"`mnist-job status {cluster.flags}` lists the schedules")
 
 
 def gather(cluster: Cluster, cronjob: Object) -> Schedule:
-    """What the cluster shows of a schedule."""
+    """A schedule with its runs, their newest records, and its events."""
     name, uid = cronjob["metadata"]["name"], cronjob["metadata"]["uid"]
-    runs = [run for run in gather_every(cluster) if is_of_schedule(run, cronjob)]
+    runs = [run for run in gather_every(cluster) if schedule_of(run.job) == name]
+    runs = [run if has_ended(run) else replace(run, record=last_record(cluster, run)) for run in runs]
     try:
-        told = cluster.select("Event", "", f"involvedObject.name={name}")
+        named = cluster.select("Event", "", f"involvedObject.name={name}")
     except ApiError:
-        told = []
-    mine = [event for event in told if event["involvedObject"].get("uid") == uid]
-    told_by = tuple(run if has_ended(run) else replace(run, record=last_record(cluster, run)) for run in runs)
-    return Schedule(cronjob, told_by, tuple(sorted(mine, key=events.when)))
+        named = []
+    own = [event for event in named if event["involvedObject"].get("uid") == uid]
+    return Schedule(cronjob, tuple(runs), tuple(sorted(own, key=events.when)))
 
 
 def gather_every_schedule(
@@ -164,49 +180,51 @@ def gather_every_schedule(
         everywhere: whether to look in all namespaces.
     """
     try:
-        found = cluster.select("CronJob", selector, everywhere=everywhere)
+        cronjobs = cluster.select("CronJob", selector, everywhere=everywhere)
     except ApiError as error:
         if error.code != 403:
             raise
         return []
-    runs = list(runs)
-    made = [Schedule(one, tuple(run for run in runs if is_of_schedule(run, one))) for one in found]
-    return sorted(made, key=lambda schedule: schedule.name)
+    runs_of = defaultdict(list)
+    for run in runs:
+        runs_of[run.namespace, schedule_of(run.job)].append(run)
+    schedules = [
+        Schedule(cronjob, tuple(runs_of[cronjob["metadata"].get("namespace", ""), cronjob["metadata"]["name"]]))
+        for cronjob in cronjobs
+    ]
+    return sorted(schedules, key=lambda schedule: schedule.name)
 
 
-def is_of_schedule(run: Run, cronjob: Object) -> bool:
-    """Whether a run belongs to a schedule."""
-    name, namespace = cronjob["metadata"]["name"], cronjob["metadata"].get("namespace", "")
-    return (owner_of(run.job), run.namespace) == (name, namespace)
-
-
-def state_of(seen: Schedule) -> tuple[str, str]:
-    """The state of a schedule in a word, and the run that it is about, if it is about one."""
-    run = seen.going_on
-    if seen.suspended:
-        return "suspended", f"{run.name} goes on" if run else ""
-    if run:
-        return ("held up" if run.job["spec"].get("suspend") else "running"), run.name
+def state_of(schedule: Schedule) -> tuple[str, str]:
+    """The state of a schedule in a word, and the run that this word is about, if there is one."""
+    blocking, active = schedule.blocking_run, schedule.active_run
+    if schedule.suspended:
+        return "suspended", f"{active.name} continues" if active else ""
+    if blocking and blocking.job["spec"].get("suspend"):
+        return "held up", blocking.name
+    if active and not active.job["spec"].get("suspend"):
+        return "running", active.name
     return "waiting", ""
 
 
-def next_start(seen: Schedule, now: datetime, *, changed: bool = False) -> str:
-    """When a schedule starts its next run, in words; empty where that is not known.
+def next_start(schedule: Schedule, now: datetime, *, changed: bool = False) -> str:
+    """When a schedule starts its next run, in words; empty if that is unknown.
 
-    Where its times were changed just now, the cluster's controller looks at them at their next start, or when something
-    else happens to the CronJob: whether it makes up one that was missed cannot be said.
+    Args:
+        schedule: it, with its runs.
+        now: the current time.
+        changed: whether its times were changed just now. The cluster's controller reads new times at their next start,
+            or when something else happens to the CronJob, so it may make up a start that was missed, or not.
     """
-    coming, late = seen.next(now), seen.late(now)
-    text = f"the next run starts at {coming:%Y-%m-%d %H:%M} {seen.zone}" if coming else ""
+    coming, late = schedule.next(now), schedule.late(now)
+    text = f"the next run starts at {coming:%Y-%m-%d %H:%M} {schedule.zone}" if coming else ""
     if not late:
         return text
-    held_up = [str(entry["name"]) for entry in active(seen.cronjob)]
-    then = "may start too" if changed else f"after {held_up[0]}" if held_up else "at once"
-    return f"{text}, and that of {late:%H:%M}, which was missed, {then}"
+    blocking = [str(reference["name"]) for reference in schedule.active_jobs]
+    then = "may still start" if changed else f"starts after {blocking[0]}" if blocking else "starts now"
+    return f"{text}; the run of {late:%H:%M}, which was missed, {then}"
 
 
-def change(arguments: argparse.Namespace, cluster: Cluster, decision: Decision) -> int:
-    """Send a decision on a schedule, and tell it; returns the exit status."""
-    if decision.change:
-        cluster.patch("CronJob", arguments.name, decision.change)
-    return control.tell(arguments, cluster, decision)
+def rfc3339(time: datetime) -> str:
+    """A time in UTC as Kubernetes writes it, in whole seconds."""
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"

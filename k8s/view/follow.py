@@ -18,7 +18,7 @@ from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.names import CONTAINER, claim_of, pods_of, rank_of
-from k8s.state.run import Run, is_settled, own, state
+from k8s.state.run import Run, is_settled, own_pods, state
 from k8s.view.loglines import has_ended
 from k8s.view.output import note
 
@@ -84,7 +84,7 @@ class Follower:
         with self._lock:
             objects = self._newest.pop(update)
         if update == "Pod":
-            self.run = dataclasses.replace(self.run, pods=own(self.run.job, objects))
+            self.run = dataclasses.replace(self.run, pods=own_pods(self.run.job, objects))
             self._read_log(self.run.pods)
         elif objects:
             self.run = dataclasses.replace(self.run, job=objects[0])

@@ -85,10 +85,10 @@ class RunLogs:
     def follow(self) -> None:
         """Show new lines until the run has ended and all are shown."""
         self._cluster.patience_s = math.inf
-        name, uid = self._job["metadata"]["name"], self._job["metadata"]["uid"]
-        if state(Run(self._job)).word == "suspended":
-            note(f"{name} is suspended; waiting for it to be resumed")
-        self._start(self._watch, "Job", "", f"metadata.name={name}")
+        run, uid = Run(self._job), self._job["metadata"]["uid"]
+        if state(run).word == "suspended":
+            note(f"{run.name} is suspended; waiting for it to be resumed")
+        self._start(self._watch, "Job", "", f"metadata.name={self._job['metadata']['name']}")
         self._start(self._watch, "Pod", self._selector, "")
         reading: set[str] = set()
         try:
@@ -113,7 +113,7 @@ class RunLogs:
                         self._ended = True
         finally:
             self._stop.set()
-        note(conclusion(name, self._job, self._pods.values(), self._cluster.flags))
+        note(conclusion(run.name, self._job, self._pods.values(), self._cluster.flags))
 
     def _select_pods(self) -> None:
         self._keep_pods(self._cluster.select("Pod", self._selector))

@@ -19,6 +19,7 @@ from k8s.render.render import set_claim
 from k8s.state.events import when
 from k8s.state.names import CLAIM, RUNS, claim_of, trainer_of
 from k8s.state.pods import ON_ITS_WAY, created
+from k8s.state.run import find_job
 from k8s.volume.pod import VolumePod
 from k8s.volume.template import VOLUME_PODS, base_template, volume_pod
 
@@ -77,7 +78,7 @@ def template_for(cluster: Cluster, run: str | None, image: str | None, claim: st
     Raises:
         JobError: 64, no Job is left and no image is given.
     """
-    job = cluster.get("Job", run) if run else None
+    job = find_job(cluster, run) if run else None
     job = job or max(cluster.select("Job", RUNS), key=created, default=None)
     if job is None:
         if not image:

@@ -17,6 +17,7 @@ from k8s.commands import submit
 from k8s.render import render
 from k8s.render.submission import Submission
 from k8s.state.names import pods_of, rank_of
+from k8s.state.run import find_job
 from k8s.view.output import note
 from k8s.volume.template import base_template, volume_pod
 
@@ -111,14 +112,15 @@ class Lab:
         self.cluster.create(job)
 
     def job(self, run: str) -> Object:
-        """A run's Job."""
-        found = self.cluster.get("Job", run)
-        assert found, f"no Job {run}"
+        """The newest Job of a run."""
+        found = find_job(self.cluster, run)
+        assert found, f"no Job of the run {run}"
         return found
 
     def pods(self, run: str, rank: int | None = None) -> list[Object]:
         """A run's pods, or those of a rank, the newest last."""
-        found = self.cluster.select("Pod", pods_of(run))
+        job = find_job(self.cluster, run)
+        found = self.cluster.select("Pod", pods_of(job["metadata"]["name"] if job else run))
         found = [pod for pod in found if rank is None or rank_of(pod) == rank]
         return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 

@@ -58,7 +58,7 @@ def queue(shared: Lab) -> Iterator[str]:
 def admit(lab: Lab, run: str) -> None:
     """Let a run start, on nodes of a flavour, as Kueue does."""
     flavour = {"template": {"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}}
-    lab.cluster.patch("Job", run, {"spec": {"suspend": False, **flavour}})
+    lab.cluster.patch("Job", lab.job(run)["metadata"]["name"], {"spec": {"suspend": False, **flavour}})
 
 
 def preempt(lab: Lab, run: str) -> None:
@@ -109,6 +109,15 @@ def test_kueue_starts_and_preempts(shared: Lab, quiet: Quiet, queue: str) -> Non
     record = shared.until_step("run", 1)
     assert (record.step or 0) > STEP
     assert_same(shared, quiet)
+
+    # The next Job has nothing of what admission added to the one before, and Kueue admits it like any other.
+    shared.launcher("retry", "run")
+    job = shared.job("run")
+    assert (job["metadata"]["name"], job["spec"]["suspend"]) == ("run-2", True)
+    assert "nodeSelector" not in job["spec"]["template"]["spec"]
+    assert shared.cluster.get("Job", "run") is None
+    admit(shared, "run")
+    shared.until_published("run")
 
 
 def test_a_schedule_asks_for_the_queue(shared: Lab, queue: str) -> None:

@@ -1,18 +1,18 @@
-"""Schedules: their runs never overlap, whoever starts them; results and changes, with a runner's rights alone."""
+"""Schedules: one run at a time; results and changes, with nothing but the rights of the role runner."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from k8s.commands import submit
-from k8s.commands.overlap import active, jobs_of
 from k8s.render.kustomize import MANIFESTS
+from k8s.state.names import RUNS, SCHEDULE_LABEL, run_name
 from k8s.state.run import Run
+from k8s.state.schedule import is_unfinished
 from tests.cluster.access import log_in
-from tests.cluster.lab import ROOT, until
+from tests.cluster.lab import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,10 +36,10 @@ def flags(lab: Lab, *training: str, workers: int) -> list[str]:
     ]
 
 
-def going_on(lab: Lab, schedule: str) -> list[str]:
+def active_runs(lab: Lab, schedule: str) -> list[str]:
     """The runs of a schedule that are not suspended and have not ended."""
-    jobs = [job for job in jobs_of(lab.cluster, schedule) if not job["spec"].get("suspend")]
-    return [job["metadata"]["name"] for job in jobs if not Run(job).condition("Complete", "Failed")]
+    runs = map(Run, lab.cluster.select("Job", f"{RUNS},{SCHEDULE_LABEL}={schedule}"))
+    return [run.name for run in runs if is_unfinished(run) and not run.job["spec"].get("suspend")]
 
 
 def cronjob(lab: Lab, schedule: str) -> Object:
@@ -49,42 +49,48 @@ def cronjob(lab: Lab, schedule: str) -> Object:
     return found
 
 
-def test_runs_never_overlap(shared: Lab) -> None:
-    """Two triggers at once, a start while a triggered run goes on, a trigger while a scheduled one does: one runs."""
+def test_one_run_at_a_time(shared: Lab) -> None:
+    """While a run is unfinished, `trigger` is refused, and the CronJob waits for its own runs; `cancel` makes way."""
     name = LONGEST
     shared.launcher("schedule", "* * * * *", f"--name={name}", "--deadline=59s", *flags(shared, *LONG, workers=2))
-    # The claim is about runs that outlast the next start, which `schedule` would not let them.
+    # The test needs runs that outlast the next start, which `schedule` refuses.
     longer = {"spec": {"suspend": True, "jobTemplate": {"spec": {"activeDeadlineSeconds": 600}}}}
     shared.cluster.patch("CronJob", name, longer)
-    until(lambda: not going_on(shared, name), "the end of what had started", 60)
+    until(lambda: not active_runs(shared, name), "the end of the runs that had started", 90)
 
-    command = shared.command("trigger", name)
-    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [one.communicate()[1] for one in both]
-    assert sorted(one.returncode for one in both) == [0, 2], said
-    assert "no two of its runs may overlap" in "".join(said), said
-    [triggered] = going_on(shared, name)
+    triggered = json.loads(shared.launcher("trigger", name, "--output=json"))["name"]
+    refusal = "{}, another run of " + name + ", has not ended"
+    assert refusal.format(triggered) in shared.launcher("trigger", name, code=2)
+    shared.until_step(triggered, 1)  # with the longest name, worker 0 is found under its own
+    shown = json.loads(shared.launcher("status", name, "--output=json"))
+    assert shown["history"][0]["name"] == triggered
+    warnings = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=UnexpectedJob"
+    assert shared.cluster.select("Event", "", warnings) == []
+    shared.launcher("cancel", triggered)
 
     shared.launcher("resume", name)
-    shared.until_step(triggered, 1)  # with the longest name, worker 0 is found under its own
-    mine = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=JobAlreadyActive"
-    until(lambda: shared.cluster.select("Event", "", mine), "a start that is due", 90)
-    assert going_on(shared, name) == [triggered]
-    shown = json.loads(shared.launcher("status", name, "--output=json"))
-    assert (shown["state"], shown["detail"]) == ("running", triggered)
-
-    # Once it has made way the start that was due comes, or the next.
-    shared.launcher("cancel", triggered)
-    assert not [pod for pod in shared.pods(triggered) if pod["status"]["phase"] in ("Pending", "Running")]
-    [scheduled] = until(lambda: going_on(shared, name), "a scheduled run", 90)
+    [scheduled] = until(lambda: active_runs(shared, name), "a scheduled run", 90)
     assert re.fullmatch(rf"{name}-\d{{8}}", scheduled)
-    said_now = shared.launcher("trigger", name, code=2)
-    assert f"{scheduled} of the same schedule has not ended, and no two of its runs may overlap" in said_now
+    assert refusal.format(scheduled) in shared.launcher("trigger", name, code=2)
+    skipped = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=JobAlreadyActive"
+    until(lambda: shared.cluster.select("Event", "", skipped), "a start that is due", 90)
+    assert active_runs(shared, name) == [scheduled]
+    shown = json.loads(shared.launcher("status", name, "--output=json"))
+    assert (shown["state"], shown["detail"]) == ("running", scheduled)
+
+    # Once it has made way, the start that was due comes, or the next one.
+    shared.launcher("cancel", scheduled)
+    assert not [pod for pod in shared.pods(scheduled) if pod["status"]["phase"] in ("Pending", "Running")]
+    cancelled = shared.job(scheduled)["metadata"]
+    assert cancelled["name"] == f"{scheduled}-2"
+    assert "ownerReferences" not in cancelled
+    [following] = until(lambda: active_runs(shared, name), "another scheduled run", 90)
+    assert following != scheduled
 
     shared.launcher("cancel", name)
     until(lambda: shared.cluster.get("CronJob", name) is None, "the end of the schedule")
-    assert "ownerReferences" not in shared.job(scheduled)["metadata"]
-    shared.launcher("cancel", scheduled)
+    assert "ownerReferences" not in shared.job(following)["metadata"]
+    shared.launcher("cancel", following)
 
 
 def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
@@ -107,7 +113,7 @@ def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
     first = triggered()
     shared.until_published(first)
     assert "phase=published" in run("logs", first)
-    until(lambda: not active(cronjob(shared, "yearly")), "the schedule to be free")
+    until(lambda: not active_runs(shared, "yearly"), "the end of the run")
 
     said = schedule("--epochs=1", "--min-accuracy=1")
     assert "changed the schedule yearly (jobTemplate.spec.template.spec.containers.0.args)" in said
@@ -117,22 +123,20 @@ def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
     assert [(one["name"], one["last"]["name"], one["failures"]) for one in shown] == [("yearly", second, 1)]
     assert f"its last run {second} was rejected" in run("why", "yearly")
 
-    until(lambda: not active(cronjob(shared, "yearly")), "the schedule to be free")
+    until(lambda: not active_runs(shared, "yearly"), "the end of the run")
     schedule(*LONG)
     third = triggered()
     shared.until_step(third, 500)
     run("cancel", third)
-    assert active(cronjob(shared, "yearly")) == []
     run("retry", third)
+    assert shared.job(third)["metadata"]["name"] == f"{third}-2"
     run("suspend", third)
-    assert [entry["name"] for entry in active(cronjob(shared, "yearly"))] == [third]
-    assert f"yearly: held up {third}" in run("why", "yearly")
-    assert f"{third} of the same schedule has not ended (suspended)" in run("trigger", "yearly", code=2)
+    assert f"{third}, another run of yearly, has not ended (suspended)" in run("trigger", "yearly", code=2)
     run("resume", third)
-    assert going_on(shared, "yearly") == [third]
+    assert active_runs(shared, "yearly") == [third]
 
     assert "yearly is suspended" in run("suspend", "yearly")
-    assert "yearly goes on: the next run starts at" in run("resume", "yearly")
+    assert "yearly is resumed: the next run starts at" in run("resume", "yearly")
     assert "yearly is cancelled" in run("cancel", "yearly")
     until(lambda: shared.cluster.get("CronJob", "yearly") is None, "the end of the schedule")
-    assert {job["metadata"]["name"] for job in shared.cluster.select("Job")} == {first, second, third}
+    assert {run_name(job) for job in shared.cluster.select("Job")} == {first, second, third}

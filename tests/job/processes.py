@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from job.telemetry import Record
 
 ROOT = Path(__file__).parents[2]
-IDENTITY = ("PEERS", "TF_CONFIG", "RUN", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE")
+IDENTITY = ("PEERS", "TF_CONFIG", "RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE")
 DEADLINE_S = 60.0
 
 

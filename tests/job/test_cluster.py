@@ -10,8 +10,8 @@ import pytest
 from job.cluster import Cluster, identify
 from job.errors import Exit, JobError
 
-INDEXED = {"RUN": "r", "JOB_UID": "u", "JOB_COMPLETION_INDEX": "1", "WORKERS": "2", "SERVICE": "s"}
-BY_INDEX = Cluster("r", "u", 1, ("r-0.s:2222", "r-1.s:2222"), ("r-0.s:9100", "r-1.s:9100"))
+INDEXED = {"RUN": "r", "JOB_NAME": "j", "JOB_UID": "u", "JOB_COMPLETION_INDEX": "1", "WORKERS": "2", "SERVICE": "s"}
+BY_INDEX = Cluster("r", "u", 1, ("j-0.s:2222", "j-1.s:2222"), ("j-0.s:9100", "j-1.s:9100"))
 BY_PEERS = Cluster("r", "u", 1, ("a:1", "b:2"), ("a:3", "b:4"))
 PEERS = {"PEERS": '[["a:1", "a:3"], ["b:2", "b:4"]]'}
 REMEDY = '; unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'

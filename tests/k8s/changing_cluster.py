@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from job import telemetry
 from k8s.api.errors import ApiError
+from k8s.state.names import RUN_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,8 @@ class ChangingCluster:
         if kind == "Node":
             raise ApiError(403, "Forbidden", "no", "list nodes")
         found = self._now(kind)
+        if RUN_LABEL in selector:  # no run was retried
+            return []
         if "team=" in selector:
             found = [one for one in found if f"team={one['metadata']['labels'].get('team')}" in selector]
         # A look ends with the events of one run, or with the list of all Jobs.

@@ -92,8 +92,7 @@ class FakeCluster:
         prefix = made["metadata"].pop("generateName", "")
         made["metadata"].setdefault("name", f"{prefix}{next(self._numbers)}")
         made["metadata"]["uid"] = f"uid-{next(self._numbers)}"
-        if new["kind"] == "CronJob":
-            made["metadata"]["creationTimestamp"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        made["metadata"]["creationTimestamp"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         if new["kind"] == "Pod":
             made["status"] = self.pod_status
         key = (new["kind"], made["metadata"]["name"])
@@ -273,9 +272,10 @@ def job(
 ) -> Object:
     """A Job of two workers, with what the commands look at."""
     labels = {NAME_LABEL: APP} | ({QUEUE_LABEL: queue} if queue else {})
+    metadata = {"name": name, "uid": f"{name}-uid", "labels": labels, "annotations": annotations or {}}
     return {
         "kind": "Job",
-        "metadata": {"name": name, "uid": f"{name}-uid", "labels": labels, "annotations": annotations or {}},
+        "metadata": metadata | {"creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"completions": 2, "parallelism": 2, "suspend": suspend},
         "status": {
             "conditions": [{"type": condition, "status": "True", "reason": "Broken"} for condition in conditions]

@@ -9,7 +9,6 @@ import pytest
 from k8s.api.errors import ApiError
 from k8s.checks import access, objects
 from k8s.checks.check import Check
-from k8s.commands import overlap
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.volume import start as volume_start
 from tests.k8s.checks.cluster import CheckedCluster
@@ -71,7 +70,7 @@ def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
 @pytest.mark.parametrize(
     ("role", "needed"),
     [
-        ("runner", [*access.NEEDED, *overlap.NEEDED, *volume_start.NEEDED, ("delete", "Job", "")]),
+        ("runner", [*access.NEEDED, *volume_start.NEEDED, ("patch", "Job", ""), ("delete", "Job", "")]),
         ("fetcher", volume_start.NEEDED),
     ],
 )

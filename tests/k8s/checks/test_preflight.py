@@ -15,6 +15,7 @@ from k8s.checks.check import Check
 from k8s.commands import preflight as command
 from k8s.commands import submit
 from k8s.render import render
+from k8s.render.attempt import record_submission
 from k8s.render.submission import Submission
 from k8s.state.names import CLAIM
 from tests.k8s.checks.cluster import CheckedCluster, claim, denied, node, ready_cluster
@@ -68,7 +69,7 @@ def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
     """It is not checked either, and taken to need one node."""
     cluster = ready_cluster(forbidden=["PersistentVolumeClaim"]).given()
     rendered, claim = submit.prepare(cluster, Submission("digits"))
-    assert rendered == render.job(Submission("digits", components=("one-node",)))
+    assert rendered == record_submission(render.job(Submission("digits", components=("one-node",))))
     found = {check.name: check for check in preflight.check_all(cluster, job, claim)}
     message = f"this user may not read the claim {CLAIM}"
     assert found["volume"] == Check("volume", "not checked", f"{message}; all workers run on one node")

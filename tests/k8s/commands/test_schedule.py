@@ -16,12 +16,13 @@ import k8s.__main__ as entry
 from k8s.__main__ import main
 from k8s.api.errors import ApiError
 from k8s.checks import preflight
-from k8s.commands import control, schedule
+from k8s.commands import replace, schedule
 from k8s.render import render
+from k8s.render.attempt import record_submission
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.render import MANAGED_BY, VERSION
 from k8s.render.submission import Submission
-from k8s.state.names import APP, NAME_LABEL, PART_OF_LABEL, QUEUE_LABEL, SINCE
+from k8s.state.names import APP, NAME_LABEL, PART_OF_LABEL, QUEUE_LABEL, SCHEDULE_LABEL, SINCE
 from tests.k8s.fakes import FakeCluster, job
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ def asked(cluster: FakeCluster) -> list[tuple[str, str]]:
 
 
 def test_the_cron_job() -> None:
-    """Its jobTemplate is the Job that submit sends, but for the time after which a Job is deleted: limits keep it."""
-    sent = render.job(Submission(NAME, workers=3, queue="night", arguments=("--epochs=3",)))
+    """Its jobTemplate is the Job that submit sends, without the time after which a Job is deleted: limits keep it."""
+    sent = record_submission(render.job(Submission(NAME, workers=3, queue="night", arguments=("--epochs=3",))))
     spec = {key: value for key, value in sent["spec"].items() if key != "ttlSecondsAfterFinished"}
+    labels = {**LABELS, QUEUE_LABEL: "night", SCHEDULE_LABEL: NAME}
     assert schedule.cron_job(copy.deepcopy(sent), " 0 2 * * * ", "Europe/Berlin") == {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -84,7 +86,7 @@ def test_the_cron_job() -> None:
             "startingDeadlineSeconds": 3600,
             "successfulJobsHistoryLimit": 3,
             "failedJobsHistoryLimit": 10,
-            "jobTemplate": {"metadata": {"labels": {**LABELS, QUEUE_LABEL: "night"}}, "spec": spec},
+            "jobTemplate": record_submission({"metadata": {"labels": labels}, "spec": spec}),
         },
     }
     assert spec["activeDeadlineSeconds"] == 6 * 3600
@@ -118,7 +120,7 @@ def test_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("scheduled nightly: the next run starts at 20")
-    assert first.endswith(" 02:00 UTC, and must be done within 21600 s")
+    assert first.endswith(" 02:00 UTC, and fails after 21600 s")
     assert second == "  mnist-job status nightly -n here    mnist-job trigger nightly -n here"
 
 
@@ -155,7 +157,7 @@ def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=2", "--output=json") == 0
     told = json.loads(capsys.readouterr().out)
     spec = "jobTemplate.spec"
-    variable = f"{spec}.template.spec.containers.0.env.3.value"
+    variable = f"{spec}.template.spec.containers.0.env.4.value"
     changed = [f"{spec}.completions", f"{spec}.parallelism", variable, "parallelism", "schedule"]
     assert told == {
         "name": NAME,
@@ -188,8 +190,8 @@ def test_a_start_that_may_be_made_up(monkeypatch: pytest.MonkeyPatch, capsys: py
     there["status"] = {"lastScheduleTime": "2026-01-10T02:00:00Z"}
     cluster = Known(there)
     run(cluster, monkeypatch, "0 12 * * *", f"--name={NAME}", "--workers=1")
-    said = "the next run starts at 2026-01-11 12:00 UTC, and that of 12:00, which was missed, may start too"
-    assert f"changed the schedule nightly (schedule): {said}; a run" in capsys.readouterr().out
+    said = "the next run starts at 2026-01-11 12:00 UTC; the run of 12:00, which was missed, may still start"
+    assert f"changed the schedule nightly (schedule): {said}; runs" in capsys.readouterr().out
     run(cluster, monkeypatch, "0 12 * * *", f"--name={NAME}", "--workers=1", "--output=json")
     assert json.loads(capsys.readouterr().out)["late"] == "2026-01-10T12:00:00+00:00"
     metadata = cluster.objects["CronJob", NAME]["metadata"]
@@ -218,17 +220,17 @@ def test_suspended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cancelled_a_moment_ago(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that is deleted and not gone yet is waited for, and then made anew; one that stays is an error."""
+    """A schedule that is being deleted is waited for and then created; one that stays is an error."""
     going = served()
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     cluster = Known(going)
-    monkeypatch.setattr(control, "POLL_S", 0.001)
-    monkeypatch.setattr(control, "GONE_S", 0.0)
+    monkeypatch.setattr(replace, "POLL_S", 0.001)
+    monkeypatch.setattr(replace, "GONE_S", 0.0)
     assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}") == 2
-    assert capsys.readouterr().err.startswith("error: the CronJob nightly is not gone 0 s after its deletion")
+    assert capsys.readouterr().err.startswith("error: the CronJob nightly still exists 0 s after its deletion")
     assert cluster.asked == []
 
-    monkeypatch.setattr(control, "GONE_S", 60.0)
+    monkeypatch.setattr(replace, "GONE_S", 60.0)
     get, looks = cluster.get, itertools.count()
 
     def gone_in_a_while(kind: str, name: str) -> Object | None:
@@ -243,7 +245,7 @@ def test_cancelled_a_moment_ago(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_many_changes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of fields that are changed the first are told, and how many more there are."""
+    """The first changed fields are named, and how many more there are."""
     there = served()
     there["spec"]["jobTemplate"]["spec"] = {}
     run(Known(there), monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=1")
@@ -254,10 +256,10 @@ def test_many_changes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def test_the_same_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A schedule that is so already is left alone, and that is told."""
+    """A schedule that is up to date is left alone, and that is reported."""
     cluster = Known(served())
     run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=1")
-    assert capsys.readouterr().out.startswith("the schedule nightly is so already: the next run starts at 20")
+    assert capsys.readouterr().out.startswith("schedule nightly is unchanged: the next run starts at 20")
     assert asked(cluster) == [("dry-run", "CronJob")]
 
 
@@ -269,15 +271,15 @@ def test_the_same_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             ["@daily", "--timezone=Berlin"],
             [],
             64,
-            "--timezone must be a name of the time zone database, as Europe/Berlin, not 'Berlin'",
+            "--timezone must be a name in the time zone database, such as Europe/Berlin, not 'Berlin'",
         ),
         (
             ["@hourly", "--deadline=1h"],
             [],
             64,
             (
-                "--deadline must be below the 3600 s that may lie between two starts, not 3600 s; a run that hangs "
-                "would hold up the next one"
+                "--deadline must be below the shortest time between two starts, 3600 s, not 3600 s; a run that hangs "
+                "would delay the next one"
             ),
         ),
         (
@@ -302,7 +304,7 @@ def test_the_same_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             ["@daily", f"--name={NAME}"],
             [{"kind": "CronJob", "metadata": {"name": NAME}}],
             2,
-            "the CronJob nightly in namespace here is no schedule of mnist-job; give another --name",
+            "the CronJob nightly in namespace here does not belong to mnist-job; give the schedule another --name",
         ),
     ],
 )

@@ -223,8 +223,8 @@ def test_no_such_run() -> None:
     with pytest.raises(LauncherError) as refused:
         run(ChangingCluster([]), "demo")
     assert str(refused.value) == (
-        "there is no run demo in namespace here; `mnist-job status` lists the runs; "
-        "`submit --name demo -- --continue` takes up one whose Job is gone"
+        "there is no run demo in namespace here; `mnist-job status -n here` lists the runs; "
+        "`mnist-job submit --name demo -n here -- --continue` continues one whose Job was deleted"
     )
     assert refused.value.status == 2
 

@@ -12,6 +12,7 @@ from k8s.__main__ import parser
 from k8s.api.errors import LauncherError
 from k8s.commands import submit
 from k8s.render import render
+from k8s.render.attempt import record_submission
 from k8s.render.submission import Submission
 from k8s.state.names import APP
 from tests.k8s.checks.cluster import claim, denied, named, ready_cluster
@@ -41,7 +42,7 @@ def test_a_submission() -> None:
     [account] = [found for found in render.setup() if found["kind"] == "ServiceAccount"]
     cluster.objects["ServiceAccount", APP] = account
     sent = submit.submit(cluster.given(), Submission("digits"))
-    one_node = render.job(Submission("digits", components=("one-node",)))
+    one_node = record_submission(render.job(Submission("digits", components=("one-node",))))
     assert sent["spec"] == one_node["spec"]
     made = [(verb, kind) for verb, kind, _ in cluster.asked]
     assert made[:2] == [("dry-run", "Pod"), ("dry-run", "Job")]
@@ -115,7 +116,7 @@ def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(yaml.safe_load_all(capsys.readouterr().out)) == asked
     assert submit.run(arguments("--dry-run=client", "--claim=mine"), no_cluster) == 0
     *setup, job = yaml.safe_load_all(capsys.readouterr().out)
-    assert job == render.job(Submission("digits", claim="mine"))
+    assert job == record_submission(render.job(Submission("digits", claim="mine")))
     assert setup == [new for new in render.setup() if new["kind"] != "PersistentVolumeClaim"]
 
 
@@ -128,7 +129,8 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
     """All workers are put on one node exactly where the claim needs it."""
     cluster = FakeCluster(*found)
     job, _ = submit.prepare(cluster.given(), Submission("digits"))
-    assert job == render.job(Submission("digits", components=("one-node",) if one_node else ()))
+    components = ("one-node",) if one_node else ()
+    assert job == record_submission(render.job(Submission("digits", components=components)))
 
 
 @pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
@@ -137,4 +139,4 @@ def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
     cluster = FakeCluster(claim("ReadWriteMany"), named("PersistentVolumeClaim", "data", spec={"accessModes": [mode]}))
     job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
     components = ("one-node",) if one_node else ()
-    assert job == render.job(Submission("digits", data="data", components=components))
+    assert job == record_submission(render.job(Submission("digits", data="data", components=components)))

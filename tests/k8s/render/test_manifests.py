@@ -18,6 +18,7 @@ from job.errors import Exit
 from job.supervisor import supervisor
 from job.supervisor.outcome import FINAL_CODES
 from k8s.render import render
+from k8s.render.attempt import next_job
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.submission import Submission
 from k8s.state.names import (
@@ -44,8 +45,8 @@ ROOT = Path(__file__).parents[3]
 VERSIONS = ["1.31", "1.32", "1.33", "1.34", "1.35"]
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-# What the Job controller adds to a pod of rank 1 of the run `demo`.
-LABELS = {JOB_NAME_LABEL: "demo", "batch.kubernetes.io/controller-uid": "uid-1", INDEX_LABEL: "1"}
+# What the Job controller adds to a pod of rank 1, apart from the name of its Job.
+LABELS = {"batch.kubernetes.io/controller-uid": "uid-1", INDEX_LABEL: "1"}
 
 
 def job(overlay: str = "cpu", *components: str) -> Object:
@@ -168,16 +169,20 @@ def test_ports(overlay: Object, setup: dict[str, Object]) -> None:
     assert [int(port) for port in exposed[1].split()] == list(ports.values())
 
 
-def test_identity(overlay: Object, setup: dict[str, Object]) -> None:
-    """A worker reads from its pod's environment who it is, and its peers are names that the Service gives."""
+@pytest.mark.parametrize(("run", "job_name"), [("demo", "demo"), ("demo", "demo-2")])
+def test_identity(run: str, job_name: str, overlay: Object, setup: dict[str, Object]) -> None:
+    """A worker reads from its pod's environment who it is; its peers have the names of its Job's pods."""
+    if job_name != run:
+        overlay = next_job({**overlay, "metadata": {**overlay["metadata"], "name": run}})
     metadata = overlay["spec"]["template"]["metadata"]
-    fields = {"status.podIP": "198.18.0.7", **{f"metadata.labels['{key}']": value for key, value in LABELS.items()}}
+    labels = {**LABELS, JOB_NAME_LABEL: job_name}
+    fields = {"status.podIP": "198.18.0.7", **{f"metadata.labels['{key}']": value for key, value in labels.items()}}
     environ = {"JOB_COMPLETION_INDEX": "1"}  # which the Job controller adds
     for name, variable in render.variables(trainer_of(overlay["spec"]["template"])).items():
         environ[name] = variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
     assert environ["POD_IP"] == "198.18.0.7"
     service, subdomain = setup["Service"], pod_spec(overlay)["subdomain"]
-    hosts = [f"demo-{rank}.{subdomain}" for rank in range(2)]
+    hosts = [f"{job_name}-{rank}.{subdomain}" for rank in range(2)]
     assert identify(environ) == Cluster(
         run="demo",
         job_uid="uid-1",

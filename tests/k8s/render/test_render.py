@@ -173,6 +173,10 @@ def test_a_job_with_every_flag() -> None:
                                     "valueFrom": from_field("metadata.labels['batch.kubernetes.io/job-name']"),
                                 },
                                 {
+                                    "name": "JOB_NAME",
+                                    "valueFrom": from_field("metadata.labels['batch.kubernetes.io/job-name']"),
+                                },
+                                {
                                     "name": "JOB_UID",
                                     "valueFrom": from_field("metadata.labels['batch.kubernetes.io/controller-uid']"),
                                 },

@@ -8,7 +8,7 @@ import pytest
 
 from job.errors import Exit
 from k8s.state.names import CANCELLED, QUEUE_LABEL
-from k8s.state.run import Run, State, own, state
+from k8s.state.run import Run, State, own_pods, state
 from tests.k8s.objects import cut_off, ended, job, pod, record, running, termination, unscheduled, waiting
 
 BOTH = (running(0), running(1))
@@ -125,4 +125,4 @@ def test_pods_of_a_job_before_are_none_of_its_own() -> None:
     new, old = pod(0, number=1), pod(0)
     new["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "job"
     old["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "before"
-    assert own(job(), [old, new]) == (new,)
+    assert own_pods(job(), [old, new]) == (new,)

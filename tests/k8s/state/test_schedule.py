@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.api.errors import LauncherError
-from k8s.commands import cancel, overlap, resume, status, suspend, why
+from k8s.commands import cancel, lifecycle, resume, status, suspend, why
 from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
-from k8s.state.names import APP, NAME_LABEL, RUNS, SINCE
+from k8s.state.names import APP, NAME_LABEL, RUNS, SCHEDULE_LABEL, SINCE
 from k8s.state.run import Run, gather
 from k8s.state.schedule import Schedule
 from k8s.view.summary import schedule_summary
@@ -54,7 +54,7 @@ def child(day: int, condition: str = "", *, suspend: bool = False, **told: str) 
     """The schedule's Job of a day."""
     made = job(2, condition, **told)
     stamp = {"creationTimestamp": f"2026-01-{day:02}T02:00:00Z", "name": f"nightly-{day}", "uid": f"nightly-{day}"}
-    made["metadata"] |= {**stamp, "ownerReferences": overlap.owned_by(cronjob())}
+    made["metadata"] |= {**stamp, "labels": {**made["metadata"]["labels"], SCHEDULE_LABEL: "nightly"}}
     made["spec"]["suspend"] = suspend
     return {"kind": "Job", **made}
 
@@ -108,7 +108,7 @@ def of(reason: str, message: str, day: int = 10) -> Object:
         ),
         (
             seen(cronjob("nightly-10", suspend=True), child(10)),
-            "suspended nightly-10 goes on",
+            "suspended nightly-10 continues",
             None,
             None,
             None,
@@ -161,7 +161,7 @@ def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return NOW.astimezone(tz)
 
-    for module in (status, why, resume):
+    for module in (status, why, lifecycle):
         monkeypatch.setattr(module, "datetime", Clock)
 
 
@@ -334,29 +334,29 @@ def test_why(
             cronjob("nightly-10"),
             {"spec": {"suspend": True}},
             (
-                "nightly is suspended: it starts no run until `mnist-job resume nightly`; "
-                "nightly-10 is left alone: `mnist-job suspend nightly-10` stops it too"
+                "nightly is suspended: it starts no run until `mnist-job resume nightly -n here`; "
+                "its run nightly-10 is not affected: `mnist-job suspend nightly-10 -n here` suspends it too"
             ),
         ),
         (
             suspend,
             cronjob(suspend=True),
             None,
-            "nightly is suspended already; `mnist-job resume nightly` goes on with it",
+            "nightly is suspended already; `mnist-job resume nightly -n here` resumes it",
         ),
         (
             resume,
             cronjob(suspend=True),
             RESUMED,
-            "nightly goes on: the next run starts at 2026-01-11 02:00 UTC",
+            "nightly is resumed: the next run starts at 2026-01-11 02:00 UTC",
         ),
         (
             resume,
             cronjob(suspend=True, schedule="30 11 * * *"),
             RESUMED,
             (
-                "nightly goes on: the next run starts at 2026-01-11 11:30 UTC, "
-                "and that of 11:30, which was missed, at once"
+                "nightly is resumed: the next run starts at 2026-01-11 11:30 UTC; "
+                "the run of 11:30, which was missed, starts now"
             ),
         ),
         (
@@ -364,11 +364,11 @@ def test_why(
             cronjob("nightly-10", suspend=True, schedule="30 11 * * *"),
             RESUMED,
             (
-                "nightly goes on: the next run starts at 2026-01-11 11:30 UTC, "
-                "and that of 11:30, which was missed, after nightly-10"
+                "nightly is resumed: the next run starts at 2026-01-11 11:30 UTC; "
+                "the run of 11:30, which was missed, starts after nightly-10"
             ),
         ),
-        (resume, cronjob(), None, "nightly is not suspended: it goes on as it is"),
+        (resume, cronjob(), None, "nightly is not suspended"),
     ],
 )
 def test_suspend_and_resume(
@@ -399,7 +399,7 @@ def test_cancel(capsys: pytest.CaptureFixture[str]) -> None:
         "changed": True,
         "message": (
             "nightly is cancelled: its CronJob is deleted; its runs and their models stay; "
-            "nightly-10 is left alone: `mnist-job cancel nightly-10` ends it too"
+            "its run nightly-10 is not affected: `mnist-job cancel nightly-10 -n here` cancels it too"
         ),
     }
 
@@ -408,7 +408,7 @@ def test_what_is_for_runs_alone() -> None:
     """A command that takes no schedule says where its runs are."""
     with pytest.raises(LauncherError) as refused:
         gather(FakeCluster(cronjob()).given(), "nightly")
-    assert str(refused.value) == "nightly is a schedule, and no run; `mnist-job status nightly` lists its runs"
+    assert str(refused.value) == "nightly is a schedule, not a run; `mnist-job status nightly -n here` lists its runs"
 
 
 def test_a_schedule_that_goes() -> None:

@@ -1,0 +1,82 @@
+"""Replace a run's Job by the next one, which is created before the old one is deleted; and wait for what ends."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from k8s.api.errors import LauncherError, refused
+from k8s.render import attempt
+from k8s.state.names import pods_of, run_name
+from k8s.state.run import is_ours, jobs_of
+from k8s.view.output import note
+
+if TYPE_CHECKING:
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+    from k8s.state.run import Run
+
+GONE_S = 60.0  # for a run's pods to end, or for a deleted object to disappear; pods get 20 s to end
+POLL_S = 0.2
+
+
+def free_name(cluster: Cluster, run: Run, workers: int) -> str:
+    """A name for a run's next Job.
+
+    Raises:
+        LauncherError: 2, somebody else has created the next Job already.
+    """
+    number = attempt.next_number(run.job)
+    while existing := cluster.get("Job", name := attempt.job_name(run.name, number, workers)):
+        if is_ours(existing) and run_name(existing) == run.name:
+            raise refused(
+                f"somebody else is retrying {run.name}", f"`mnist-job status {run.name} {cluster.flags}` shows it"
+            )
+        number += 1  # another run has this name
+    return name
+
+
+def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:
+    """Create the next Job of a run, then delete the ones before it; returns the new Job as the API server made it."""
+    made = cluster.create(new)
+    for job in jobs_of(cluster, run.name):
+        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+        if uid == made["metadata"]["uid"]:
+            continue
+        try:
+            cluster.delete("Job", name, uid=uid)
+        except LauncherError as error:  # the run is the new Job's all the same
+            note(f"Job {name} was replaced by {made['metadata']['name']} but not deleted: {error}")
+    return made
+
+
+def until_pods_ended(cluster: Cluster, job: Object) -> None:
+    """Wait until none of a Job's pods can write any more.
+
+    Raises:
+        LauncherError: 2, a pod has not ended, as on a node that does not answer.
+    """
+    deadline = time.monotonic() + GONE_S
+    pods = pods_of(job["metadata"]["name"])
+    while running := [pod for pod in cluster.select("Pod", pods) if pod["status"]["phase"] in ("Pending", "Running")]:
+        if time.monotonic() > deadline:
+            pod = running[0]
+            where = pod["spec"].get("nodeName", "no node yet")
+            message = f"pod {pod['metadata']['name']} has not ended within {GONE_S:.0f} s (on {where})"
+            raise refused(message, f"`mnist-job why {run_name(job)} {cluster.flags}` explains why")
+        time.sleep(POLL_S)
+
+
+def until_deleted(cluster: Cluster, kind: str, name: str, uid: str) -> None:
+    """Wait until an object that was deleted no longer exists.
+
+    Raises:
+        LauncherError: 2, something prevents that.
+    """
+    deadline = time.monotonic() + GONE_S
+    while (existing := cluster.get(kind, name)) and existing["metadata"]["uid"] == uid:
+        if time.monotonic() > deadline:
+            message = f"the {kind} {name} still exists {GONE_S:.0f} s after its deletion"
+            hint = f"`kubectl get {kind.lower()} {name} -n {cluster.namespace} -o yaml` shows its finalizers"
+            raise refused(message, hint)
+        time.sleep(POLL_S)

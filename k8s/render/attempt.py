@@ -1,0 +1,84 @@
+"""The Jobs of one run: the first Job as it was submitted, and the ones that replace it. Pure.
+
+Kubernetes does not let a Job's template change, and controllers such as Kueue add to the template of a Job that they
+admit. So each Job carries what the launcher sent, and the next Job is made from that.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING
+
+from job.config import NAME_LIMIT
+from k8s.render.render import set_variables
+from k8s.state.names import CANCELLED, RUN_LABEL, SUBMITTED, run_name, trainer_of
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+
+# What Kubernetes adds to a Job.
+ADDED = ("batch.kubernetes.io/", "kubectl.kubernetes.io/")
+ADDED_LABELS = ("controller-uid", "job-name")
+ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
+
+
+def record_submission(job: Object) -> Object:
+    """Write a Job that is about to be sent into an annotation of itself; it is changed in place, and returned.
+
+    Args:
+        job: a Job, or the jobTemplate of a CronJob.
+    """
+    metadata = job["metadata"]
+    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if k not in (SUBMITTED, CANCELLED)}
+    kept = {"labels": metadata.get("labels", {})} | ({"annotations": annotations} if annotations else {})
+    text = json.dumps({"metadata": kept, "spec": job["spec"]}, separators=(",", ":"), sort_keys=True)
+    metadata["annotations"] = {**metadata.get("annotations", {}), SUBMITTED: text}
+    return job
+
+
+def submitted(job: Object) -> Object:
+    """A Job without its name, as it was sent.
+
+    A Job that the launcher did not send has no record of it: it is taken as it is, without what Kubernetes added.
+    """
+    if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
+        return {"apiVersion": "batch/v1", "kind": "Job", **json.loads(text)}
+    spec: Object = {key: value for key, value in copy.deepcopy(job["spec"]).items() if key not in ADDED_TO_SPEC}
+    spec["template"]["metadata"] = without_added(spec["template"]["metadata"])
+    spec["template"]["spec"].pop("serviceAccount", None)  # the old name of serviceAccountName
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": without_added(job["metadata"]), "spec": spec}
+
+
+def without_added(metadata: Object) -> Object:
+    """The labels and annotations that neither Kubernetes nor `cancel` added."""
+    labels = {k: v for k, v in metadata.get("labels", {}).items() if not k.startswith(ADDED) and k not in ADDED_LABELS}
+    annotations = {
+        k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(ADDED) and k != CANCELLED
+    }
+    return {"labels": labels} | ({"annotations": annotations} if annotations else {})
+
+
+def next_job(job: Object) -> Object:
+    """A Job, without a name yet, that continues the run of another one as that was submitted.
+
+    Args:
+        job: the run's newest Job, as the API server has it.
+    """
+    new, run = submitted(job), run_name(job)
+    new["metadata"].setdefault("labels", {})[RUN_LABEL] = run
+    # In place of the Job's name, which is not the run's any more.
+    set_variables(trainer_of(new["spec"]["template"]), {"RUN": run})
+    return record_submission(new)
+
+
+def next_number(job: Object) -> int:
+    """The number of the Job that comes after a run's newest: NAME is the first, then come NAME-2, NAME-3, ..."""
+    run, name = run_name(job), job["metadata"]["name"]
+    return 2 if name == run else int(name.rpartition("-")[2]) + 1
+
+
+def job_name(run: str, number: int, workers: int) -> str:
+    """The name of a run's Job of that number, cut where its pods' names would be too long."""
+    suffix = f"-{number}"
+    return run[: NAME_LIMIT - len(str(workers - 1)) - len(suffix)].rstrip("-") + suffix
