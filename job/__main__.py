@@ -47,7 +47,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
         return Exit.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - any other exception becomes an exit code and a sentence, too
+    except Exception as error:  # noqa: BLE001 - every exception becomes an exit code and a sentence
         load("traceback").print_exc()
         message, hint = f"{type(error).__name__}: {error}", "please report it with the lines above"
         print(f"error: {message}; {hint}", file=sys.stderr)
@@ -82,7 +82,7 @@ def settings(arguments: argparse.Namespace) -> config.Config:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train: as one worker if this process belongs to a cluster, else with all workers on this machine."""
-    # The first process of a container has to handle the signal, or nothing happens. The modules below take a while to
+    # The kernel drops a signal that a container's first process does not handle. The modules below take a while to
     # import, and then install handlers of their own.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TRY_AGAIN))
     cluster = load("job.cluster").identify(os.environ)

@@ -48,7 +48,7 @@ class Stop:
 def supervise(config: Config, cluster: Cluster) -> int:
     """Do this worker's part of the run, with its records on standard output as logfmt; returns the exit code."""
     supervisor = Supervisor(config, cluster)
-    # First of all: a signal that a container's first process does not handle does not even end it.
+    # First of all, because the kernel drops a signal that a container's first process does not handle.
     signal.signal(signal.SIGTERM, lambda *_: supervisor.events.put(Stop()))
     try:
         outcome = supervisor.run()
@@ -84,7 +84,7 @@ class Supervisor:
             dataset = fingerprint.read_fingerprint(self._config.data, self._config.dataset)
         except JobError:
             outcome = self._precheck()
-            if outcome and self._status.phase == "published":  # which needs no dataset any more
+            if outcome and self._status.phase == "published":  # a published run needs no dataset
                 return outcome
             raise
         self._peers.connect(settings_hash(settings_to_match(self._config, dataset)))
@@ -115,7 +115,7 @@ class Supervisor:
             raise JobError(Exit.TRY_AGAIN, "port-taken", message, "stop the process that uses the port") from error
 
     def _precheck(self) -> Outcome | None:
-        """How rank 0 ends without training: the run is published, or its folder unusable. None: it has to train."""
+        """How rank 0 ends without training: the run is published, or its folder unusable. None if it has to train."""
         if self._cluster.rank > 0:
             return None
         outcome = self._run_process("job.supervisor.precheck", self._cluster, round_id="")
@@ -190,7 +190,7 @@ class Supervisor:
             watchdog.check()
 
     def _restart_after(self, outcome: Outcome) -> bool:
-        """Whether to start again after this outcome; waits until it is time to.
+        """Whether to start again after this outcome; waits for the delay before that.
 
         Raises:
             JobError: 75, the trainer was started often enough, or this worker received SIGTERM.

@@ -1,4 +1,4 @@
-"""Decides when a supervised process has to go, because it hangs, because its peers are lost, or on request."""
+"""Ends a supervised process that hangs, that has lost its peers, or that the supervisor wants to stop."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ STEPPING = {"training", "evaluating"}  # phases to which --stall-timeout applies
 BEFORE_STEPS = {"starting", "data", "joining", "restoring", "compiling"}  # phases in which there is nothing to save
 PATIENCE_S = 900.0  # for each of the other phases, which slow volumes and throttled CPUs may prolong
 GOODBYE_S = 10.0  # for the last all-reduce, which a disconnected peer would prolong
-# How long a peer may send no request, and a trainer that has joined no line. Both are due once a second, and
-# TensorFlow's own heartbeats allow as much. With a fifth of a CPU no two of them were more than 1.3 s apart.
+# How long a peer may go without a request, and a trainer that has joined without a line. Both are due once a second.
+# TensorFlow's own heartbeats allow as much. On a fifth of a CPU no two were more than 1.3 s apart.
 SILENT_S = 10.0
 JOIN_S = 60.0  # TensorFlow takes a second or two to connect workers that have all started to join
-PAUSED_S = 3.0  # between two calls of check(), which is called every second: this process itself was stopped
+PAUSED_S = 3.0  # between two calls of check(), due every second; longer if this process itself was stopped
 GONE_S = 5.0  # from SIGKILL to the exit, which a hung volume can prevent
 NEVER = float("inf")
 
@@ -48,7 +48,7 @@ class Ages:
 
 
 def find_hang(phase: str, ages: Ages, patience_s: float) -> Outcome | None:
-    """Why a process has to be killed, or None if it does not.
+    """Why a process has to be killed; None if it need not be.
 
     Args:
         phase: its phase.
