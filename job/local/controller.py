@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 class Controller:
-    """What is known of a run's workers.
-
-    Args:
-        workers: how many there are.
-    """
+    """What is known of a run's workers."""
 
     def __init__(self, workers: int) -> None:
         self._restarts = [RestartPolicy() for _ in range(workers)]

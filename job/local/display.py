@@ -35,10 +35,6 @@ class Lines:
     """Logfmt lines: rank 0's records, and of the other workers the first record of each phase.
 
     Used as a context manager around the run.
-
-    Args:
-        config: the run's settings.
-        run: the run's name.
     """
 
     def __init__(self, config: Config, run: str) -> None:
@@ -68,19 +64,19 @@ class Lines:
         self.note(rank, f"{describe_exit(code, record)}; started again")
 
     def failed(self, rank: int, code: int, record: Record | None) -> None:
-        """Print on standard error why the run failed.
-
-        Args:
-            rank: the worker that failed first.
-            code: its exit code.
-            record: the record in which it reported its failure, if it sent one.
-        """
+        """Print on standard error why the run failed, by the exit of the worker that failed first."""
         hint = f"; {record.hint}" if record and record.hint else ""
         telemetry.write_line(f"error: {self._prefix(rank)}{describe_exit(code, record)}{hint}", sys.stderr)
 
     def summary(self, code: int) -> None:
         """Print the published model's accuracy and where it and its report are; a rejection is an error."""
-        report = self._report()
+        verdict = read_json(self._config.output / "runs" / self._run / "verdict.json") or {}
+        self._show_result(read_json(self._model / "report.json") or {}, verdict)
+        if code == Exit.REJECTED:
+            message = f"{self._run} is published, but rejected: {verdict['reason']}; `latest` did not move"
+            telemetry.write_line(f"error: {message}", sys.stderr)
+
+    def _show_result(self, report: dict[str, Any], verdict: dict[str, Any]) -> None:
         low, high = report["test"]["accuracy_interval"]
         values = {
             "run": self._run,
@@ -88,27 +84,15 @@ class Lines:
             "accuracy": f"{report['test']['accuracy']:.4f}",
             "accuracy_low": f"{low:.4f}",
             "accuracy_high": f"{high:.4f}",
-            "verdict": self._verdict()["verdict"],
+            "verdict": verdict["verdict"],
             "seconds": f"{time.monotonic() - self._started:.1f}",
             "model": self._model / "saved_model" / "1",
             "report": self._model / "report.html",
         }
         telemetry.write_line(" ".join(f"{name}={telemetry.logfmt_value(value)}" for name, value in values.items()))
-        self._show_rejection(code)
-
-    def _show_rejection(self, code: int) -> None:
-        if code == Exit.REJECTED:
-            message = f"{self._run} is published, but rejected: {self._verdict()['reason']}"
-            telemetry.write_line(f"error: {message}; `latest` did not move", sys.stderr)
 
     def _prefix(self, rank: int) -> str:
         return f"worker {rank}: " if self._config.workers > 1 else ""
-
-    def _report(self) -> dict[str, Any]:
-        return read_json(self._model / "report.json") or {}
-
-    def _verdict(self) -> dict[str, Any]:
-        return read_json(self._config.output / "runs" / self._run / "verdict.json") or {}
 
 
 def describe_exit(code: int, record: Record | None) -> str:
@@ -203,9 +187,7 @@ class Terminal(Lines):
         self._progress.stop()
         super().failed(rank, code, record)
 
-    def summary(self, code: int) -> None:
-        """Print the result as a small table."""
-        report, verdict = self._report(), self._verdict()
+    def _show_result(self, report: dict[str, Any], verdict: dict[str, Any]) -> None:
         test, timing = report["test"], report["timing"]
         low, high = test["accuracy_interval"]
         interval = f"95% interval {low:.4f} to {high:.4f}, {test['correct']:,} of {test['examples']:,} test images"
@@ -218,7 +200,6 @@ class Terminal(Lines):
         table.add_row("report", Text(str(self._model / "report.html")))
         table.add_row("latest", f"{verdict['verdict']}: {verdict['reason']}")
         self._console.print(table)
-        self._show_rejection(code)
 
 
 def training_figures(record: Record, *, with_accuracy: bool) -> str:

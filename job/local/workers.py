@@ -84,11 +84,6 @@ def reserve_addresses(count: int) -> Iterator[tuple[str, ...]]:
 class Workers:
     """The processes of the workers' supervisors. From its construction on, signals to this process are events.
 
-    Args:
-        config: the run's settings.
-        name: the run's name.
-        supervisors: the supervisors' addresses.
-
     Attributes:
         events: what comes from the workers, and JobError after a signal.
     """
@@ -169,14 +164,8 @@ def choose_gpu(rank: int, visible: str | None) -> str:
 def follow(workers: int, events: Events, display: Lines, start: Callable[[int], None]) -> int:
     """Show the workers' records until all have exited; start those again that may succeed then.
 
-    Args:
-        workers: how many there are.
-        events: what comes from them.
-        display: shows it.
-        start: starts a worker again.
-
     Returns:
-        Rank 0's exit code if it published, else that of the worker that failed first.
+        The exit code, as run() does.
 
     Raises:
         JobError: what this process has to exit with.
