@@ -74,9 +74,9 @@ def job_result(output: Path, seconds: float) -> Result:
     )
 
 
-def environment(around: Mapping[str, str], threads: int) -> dict[str, str]:
+def environment(variables: Mapping[str, str], threads: int) -> dict[str, str]:
     """The environment of a timed program, which is the same for all programs with this number of threads."""
-    kept = {name: value for name, value in around.items() if not name.startswith(FOREIGN)}
+    kept = {name: value for name, value in variables.items() if not name.startswith(FOREIGN)}
     limits = {"OPENBLAS_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     return kept | limits | {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
 

@@ -150,10 +150,10 @@ def checkpoints(data: Path, rounds: int, epochs: int) -> list[Figure]:
             waits = json.loads((folder / "waits.json").read_bytes())
         shares.append(100 * sum(waits) / training_s)
         longest.append(1000 * max(waits))
-        said = (
+        measured = (
             f"{len(waits)} checkpoints, {1000 * sum(waits):.1f} ms in {training_s:.1f} s, longest {longest[-1]:.2f} ms"
         )
-        print(f"round {number + 1} of {rounds}, 2 workers: {said}", flush=True)
+        print(f"round {number + 1} of {rounds}, 2 workers: {measured}", flush=True)
     return [
         Figure("checkpoints' share of the training time", "%", shares, 1.0),
         Figure("longest wait for a checkpoint", "ms", longest, 5.0, worst=True),
@@ -170,8 +170,8 @@ def supervisors(data: Path, rounds: int, seconds: float) -> Figure:
             own = sum(cpu_s(worker.process.pid) for worker in team.workers.values())
             trainers = sum(cpu_s(worker.trainer()) for worker in team.workers.values())
         shares.append(100 * own / trainers)
-        said = f"supervisors {own:.2f} s of CPU time, trainers {trainers:.1f} s, in {seconds:.0f} s"
-        print(f"round {number + 1} of {rounds}, 2 workers: {said}", flush=True)
+        measured = f"supervisors {own:.2f} s of CPU time, trainers {trainers:.1f} s, in {seconds:.0f} s"
+        print(f"round {number + 1} of {rounds}, 2 workers: {measured}", flush=True)
     return Figure("supervisors' CPU time, as a share of the trainers'", "%", shares, 0.5)
 
 

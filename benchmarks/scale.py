@@ -182,9 +182,9 @@ def costs_of(wholes: Sequence[Whole], fits: Sequence[Fit]) -> Costs:
     rows = np.ones((64, VECTOR), np.float32)
     times = []
     for _ in range(50):
-        began = time.perf_counter()
+        start = time.perf_counter()
         rows.sum(axis=0)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return Costs(
         compute_s=compute_s,
         hop_s=two.us_per_step / 1e6 - compute_s,

@@ -116,9 +116,9 @@ def test_a_loss_that_is_not_finite_is_read_back() -> None:
     for text in ("nan", "inf", "-inf"):
         record = Record(time=1.0, run="r", rank=0, phase="training", loss=float(text))
         for line in (telemetry.to_json(record), telemetry.to_logfmt(record)):
-            found = telemetry.parse(line)
-            assert found
-            assert str(found.loss) == text
+            parsed = telemetry.parse(line)
+            assert parsed
+            assert str(parsed.loss) == text
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:

@@ -34,8 +34,8 @@ def raised(error: Exception) -> Exception:
 @pytest.mark.parametrize("message", [REMOTE, SYSTEM])
 def test_a_peer_lost_by_nccl_is_no_bug(message: str) -> None:
     """On GPUs NCCL reports a lost worker; the others try again."""
-    found = failure_of(raised(tf.errors.InternalError(None, None, message)), 2)
-    assert (found.code, found.reason, found.message) == (
+    failure = failure_of(raised(tf.errors.InternalError(None, None, message)), 2)
+    assert (failure.code, failure.reason, failure.message) == (
         Exit.TRY_AGAIN,
         "peer-lost",
         f"a peer was lost: InternalError: {message}",
@@ -57,8 +57,8 @@ def test_an_error_of_this_worker_is_a_bug(message: str, workers: int) -> None:
 )
 def test_an_allocation_that_fails_is_out_of_memory(error: Exception, words: str) -> None:
     """NumPy's or the GPU's allocation, with the exit code of a worker that the kernel kills."""
-    found = failure_of(raised(error), 2)
-    assert (found.code, found.reason, str(found)) == (
+    failure = failure_of(raised(error), 2)
+    assert (failure.code, failure.reason, str(failure)) == (
         Exit.OUT_OF_MEMORY,
         "out-of-memory",
         f"memory ran out: {words}; give it more memory, or a smaller --batch-size",

@@ -31,8 +31,8 @@ loaded = tf.saved_model.load(sys.argv[1])
 images = np.load(sys.argv[2])
 signatures = {}
 for name, signature in loaded.signatures.items():
-    _, given = signature.structured_input_signature
-    (key, spec), = given.items()
+    _, inputs = signature.structured_input_signature
+    (key, spec), = inputs.items()
     outputs = signature(images=tf.constant(images))
     signatures[name] = {
         "input": [key, spec.dtype.name, spec.shape.as_list()],
@@ -62,7 +62,7 @@ def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     expected = samples.forward(model, images)
     classes = expected.argmax(axis=1).tolist()
     signature = {
@@ -71,9 +71,9 @@ def test_plain_tensorflow_loads_and_runs_it(tmp_path: Path) -> None:
         "class": classes,
         "one": classes[:1],
     }
-    for each in found["signatures"].values():
+    for each in printed["signatures"].values():
         np.testing.assert_allclose(each.pop("probabilities"), expected, atol=1e-6)
-    assert found == {"project": False, "signatures": {"classify": signature, "serving_default": signature}}
+    assert printed == {"project": False, "signatures": {"classify": signature, "serving_default": signature}}
 
 
 def test_model_that_does_not_fit_on_the_volume_is_73(volume: Mount) -> None:

@@ -15,12 +15,12 @@ def test_packing_is_undone_by_unpacking() -> None:
     params = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     packing = Packing.of(params)
     vector = packing.pack({name: tf.constant(value) for name, value in params.items()})
-    found = packing.unpack(vector)
-    assert list(found) == sorted(shapes)
+    unpacked = packing.unpack(vector)
+    assert list(unpacked) == sorted(shapes)
     for name, value in params.items():
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(unpacked[name], value)
         np.testing.assert_array_equal(packing.arrays(vector)[name], value, strict=True)
-    np.testing.assert_array_equal(packing.pack(found), vector)
+    np.testing.assert_array_equal(packing.pack(unpacked), vector)
 
 
 def test_packing_is_in_name_order_with_matrices_transposed() -> None:

@@ -68,14 +68,14 @@ def test_no_gpu_is_visible_with_device_cpu(calls: Calls) -> None:
 @pytest.mark.parametrize(("device", "implementation"), [("gpu", NCCL), ("cpu", RING)])
 def test_gpus_communicate_by_nccl(device: str, implementation: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL between GPUs, a ring of sockets between CPUs."""
-    made: list[Any] = []
+    implementations: list[Any] = []
 
     def make(*, communication_options: Any) -> None:
-        made.append(communication_options.implementation)
+        implementations.append(communication_options.implementation)
 
     monkeypatch.setenv("TF_CONFIG", "")  # which join() sets
     monkeypatch.setattr(strategy, "configure", lambda *_: None)
     monkeypatch.setattr(internals, "limit_wait_for_peers", lambda *_: None)
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", make)
     strategy.join(Cluster("demo", "uid", 0, HOSTS, HOSTS), device, 1, 5)
-    assert made == [implementation]
+    assert implementations == [implementation]

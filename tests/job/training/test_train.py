@@ -90,8 +90,8 @@ class Run:
 
 def started(output: Path, data: Path, name: str, flags: Mapping[str, Any], project: Path = processes.ROOT) -> Run:
     """Run the command to its end."""
-    given = {"name": name, "data": data, "output": output, **flags}
-    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    options = {"name": name, "data": data, "output": output, **flags}
+    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     ended = processes.run(*arguments, cwd=project)
     return Run(name, output, ended.code, ended.stdout, ended.stderr)
 
@@ -197,19 +197,21 @@ def test_sync_every_above_1_is_local_sgd(runs: Runs, dataset: Dataset) -> None:
     flags = {"workers": 2, "sync_every": 4}
     run = runs("averaged", **flags)
     assert_same(run.params(), reference(dataset, **flags))
-    found = run.json("report.json")
-    assert (found["settings"]["sync_every"], found["settings"]["workers"]) == (4, 2)
-    assert [point["step"] for point in found["curve"]] == [4, 8, 10, 14, 18, 20, 24, 28, 30]
+    report = run.json("report.json")
+    assert (report["settings"]["sync_every"], report["settings"]["workers"]) == (4, 2)
+    assert [point["step"] for point in report["curve"]] == [4, 8, 10, 14, 18, 20, 24, 28, 30]
 
 
 @pytest.mark.parametrize("name", ["alone", "pair"])
 def test_report_follows_its_schema_and_describes_the_run(runs: Runs, dataset: Dataset, name: str) -> None:
     """report.json is valid and describes this run, and its curve has a point for each record."""
     run = runs.alone() if name == "alone" else runs.pair()
-    found, config = run.json("report.json"), run.json("config.json")
-    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
+    report, config = run.json("report.json"), run.json("config.json")
+    jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
     workers = 1 if name == "alone" else 2
-    assert {key: found[key] for key in ("run", "dataset", "workers", "replicas", "device", "settings", "versions")} == {
+    assert {
+        key: report[key] for key in ("run", "dataset", "workers", "replicas", "device", "settings", "versions")
+    } == {
         "run": {"name": name, "job_uid": "local", "started": config["started"]},
         "dataset": dataset.fingerprint,
         "workers": workers,
@@ -219,12 +221,12 @@ def test_report_follows_its_schema_and_describes_the_run(runs: Runs, dataset: Da
         "versions": config["versions"],
     }
     ends = [(epoch, 10 * (epoch - 1) + step) for epoch in (1, 2, 3) for step in (4, 8, 10)]
-    assert [(point["epoch"], point["step"]) for point in found["curve"]] == ends
-    shown = [point["step"] for point in found["curve"] if point["accuracy"] is not None]
+    assert [(point["epoch"], point["step"]) for point in report["curve"]] == ends
+    shown = [point["step"] for point in report["curve"] if point["accuracy"] is not None]
     assert shown == [10, 20, 30]
-    assert found["curve"][-1]["accuracy"] == found["test"]["accuracy"]
-    assert found["timing"]["steps"] == 30
-    assert all(found["timing"].values())
+    assert report["curve"][-1]["accuracy"] == report["test"]["accuracy"]
+    assert report["timing"]["steps"] == 30
+    assert all(report["timing"].values())
 
 
 @pytest.mark.parametrize("name", ["alone", "pair", "three"])
@@ -268,8 +270,8 @@ def test_reported_loss_is_the_mean_training_loss(runs: Runs, dataset: Dataset) -
 def test_config_json_is_the_manifest_of_the_run(runs: Runs, dataset: Dataset, prepared: Path) -> None:
     """All of its content."""
     run = runs.pair()
-    found = run.json("config.json")
-    started_at = dt.datetime.fromisoformat(found.pop("started"))
+    content = run.json("config.json")
+    started_at = dt.datetime.fromisoformat(content.pop("started"))
     assert started_at.utcoffset() == dt.timedelta(0)
     assert dt.timedelta(0) < dt.datetime.now(dt.UTC) - started_at < dt.timedelta(minutes=30)
     must_match = {
@@ -287,11 +289,11 @@ def test_config_json_is_the_manifest_of_the_run(runs: Runs, dataset: Dataset, pr
         if any(True for _ in metadata.distributions(name=library)):
             versions[library] = metadata.version(library)
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    given = {"name": "pair", "workers": 2, "threads": 1, "data": str(prepared), "output": str(run.output)}
-    assert found == {
+    options = {"name": "pair", "workers": 2, "threads": 1, "data": str(prepared), "output": str(run.output)}
+    assert content == {
         "run": "pair",
         "job_uid": "local",
-        "settings": defaults | FLAGS | given,
+        "settings": defaults | FLAGS | options,
         "settings_hash": settings_hash(must_match),
         "must_match": must_match,
         "versions": versions,
@@ -343,10 +345,10 @@ def test_tensorboard_reads_the_scalars(runs: Runs) -> None:
     board = EventAccumulator(str(run.folder / "tensorboard"))
     board.Reload()
     scalars = {tag: {event.step: event.value for event in board.Scalars(tag)} for tag in board.Tags()["scalars"]}
-    found = run.json("report.json")
-    losses = {point["step"]: pytest.approx(point["loss"], rel=1e-6) for point in found["curve"]}
+    report = run.json("report.json")
+    losses = {point["step"]: pytest.approx(point["loss"], rel=1e-6) for point in report["curve"]}
     accuracies = {
-        point["step"]: pytest.approx(point["accuracy"]) for point in found["curve"] if point["accuracy"] is not None
+        point["step"]: pytest.approx(point["accuracy"]) for point in report["curve"] if point["accuracy"] is not None
     }
     assert scalars.keys() == {"loss", "accuracy", "examples_per_s"}
     assert scalars["loss"] == losses
@@ -431,13 +433,13 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
         "out_weights": (128, 10),
         "out_bias": (10,),
     }
-    found = run.json("report.json")
-    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
-    assert found["test"]["accuracy"] > 0.5  # chance is 0.1
+    report = run.json("report.json")
+    jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
+    assert report["test"]["accuracy"] > 0.5  # chance is 0.1
     images, labels = dataset.test.take(np.arange(TESTING))
     hidden = np.maximum(images.reshape(TESTING, -1) / 255 @ params["hidden_weights"] + params["hidden_bias"], 0)
     predicted = (hidden @ params["out_weights"] + params["out_bias"]).argmax(axis=1)
-    assert found["test"]["correct"] == np.count_nonzero(predicted == labels)
+    assert report["test"]["correct"] == np.count_nonzero(predicted == labels)
     page = (run.model / "report.html").read_text()
     assert '<canvas id="pad"' in page
     assert re.findall(r'"activation": "(\w+)"', page) == ["relu", "linear"]
