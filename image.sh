@@ -30,7 +30,7 @@ done
 [ -n "$engine" ] || fail "no container engine answers: start docker or podman, or install buildah"
 
 build() {
-    version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+    version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
     revision=$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) || revision=unknown
     # Docker: BuildKit skips the stages of other targets; an attestation would give each build another digest.
     # Buildah: reuse layers, as the other engines do by default.

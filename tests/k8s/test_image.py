@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import job
 from job import cluster
 from job.config import Config
 from k8s.state import names as contract
@@ -171,8 +172,9 @@ def desk(tmp_path: Path) -> Desk:
 
 def built(engine: str, image: str) -> str:
     """How an engine is asked to build."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    labels = f"--label org.opencontainers.image.version={version} --label org.opencontainers.image.revision=HEAD"
+    labels = (
+        f"--label org.opencontainers.image.version={job.__version__} --label org.opencontainers.image.revision=HEAD"
+    )
     return f"{engine} build --tag {image} {labels} --target cpu ."
 
 
