@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -136,16 +137,14 @@ def read_log(
 def parse(line: str, rank: int, pod: str) -> Line | None:
     """A line that begins with its time, RFC 3339 in the node's time zone; None if it does not."""
     stamp, _, text = line.partition(" ")
-    whole, dot, rest = stamp.partition(".")
-    digits = rest.rstrip("Z").partition("+")[0].partition("-")[0] if dot else ""
-    zone = rest[len(digits) :]
     try:
-        moment = datetime.fromisoformat(whole + zone)
-        nanoseconds = int(digits.ljust(9, "0")[:9] or 0)
+        moment = datetime.fromisoformat(stamp)
     except ValueError:
         return None
     if moment.tzinfo is None:
         return None
+    fraction = re.search(r"\.([0-9]+)", stamp)  # datetime keeps only microseconds
+    nanoseconds = int(fraction[1].ljust(9, "0")[:9]) if fraction else 0
     return Line(rank, pod, stamp, text, (int(moment.timestamp()), nanoseconds))
 
 

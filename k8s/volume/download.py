@@ -10,7 +10,7 @@ from k8s.state.names import OUTPUT
 from k8s.volume.checksums import CHECKSUMS, incomplete, parse_checksums, refuse_links, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -37,7 +37,7 @@ def download(
     source = f"{OUTPUT}/models/{name}"
     text = _read_checksums(pod, name)
     checksums = parse_checksums(text)
-    sizes = _file_sizes(pod, name, source, list(checksums))
+    sizes = _file_sizes(pod, name, checksums.keys())
     try:
         refuse_links(folder, [*checksums, CHECKSUMS])
         missing = incomplete(folder, checksums)
@@ -67,20 +67,17 @@ def _read_checksums(pod: VolumePod, name: str) -> str:
     raise failure(f"there is no run {name} on the claim {pod.claim}", "name another claim with --claim")
 
 
-def _file_sizes(pod: VolumePod, name: str, source: str, paths: Sequence[str]) -> dict[str, int]:
-    """The sizes of a model's files, in bytes; refuses symbolic links, which could lead out of the model."""
-    files = [f"{source}/{path}" for path in paths]
-    code, content, errors = pod.output(["realpath", "--canonicalize-existing", "--zero", "--", *files])
-    if code:
-        raise failure(f"{name} is damaged on the volume: {errors}", "train it again under another name")
-    real_paths = content.decode(errors="replace").split("\0")[:-1]
-    if links := [path for path, file, real in zip(paths, files, real_paths, strict=True) if file != real]:
-        names = ", ".join(map(repr, links))
-        raise failure(f"{name} is not fetched, because these paths lead through symbolic links: {names}")
-    code, content, errors = pod.output(["stat", "--format=%s", "--", *files])
+def _file_sizes(pod: VolumePod, name: str, paths: Collection[str]) -> dict[str, int]:
+    """The sizes of a model's files, in bytes; files that symbolic links lead to are not the model's."""
+    code, content, errors = pod.output(["find", f"{OUTPUT}/models/{name}", "-type", "f", "-printf", r"%s %P\0"])
     if code:
         raise failure(f"{name} cannot be read on the volume: {errors}")
-    return dict(zip(paths, map(int, content.split()), strict=True))
+    entries = [entry.partition(" ") for entry in content.decode(errors="replace").split("\0")[:-1]]
+    sizes = {path: int(size) for size, _, path in entries if path in paths}
+    if lost := [path for path in paths if path not in sizes]:
+        message = f"{name} is damaged on the volume: missing, or reached through symbolic links: {', '.join(lost)}"
+        raise failure(message, "train it again under another name")
+    return sizes
 
 
 def _copy(pod: VolumePod, source: str, size: int, target: Path, checksum: str, advance: Callable[[int], None]) -> bool:

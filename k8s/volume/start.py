@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job.config import usage
 from k8s.api import permissions
@@ -17,15 +17,15 @@ from k8s.checks import storage
 from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.events import when
-from k8s.state.names import CLAIM, RUNS, claim_of, trainer_of
-from k8s.state.pods import ON_ITS_WAY, created
+from k8s.state.names import CLAIM, RUNS, claim_of, claims, trainer_of
+from k8s.state.pods import ON_ITS_WAY, created, is_over, is_scheduled
 from k8s.state.run import find_job
 from k8s.volume.pod import VolumePod
 from k8s.volume.template import VOLUME_PODS, base_template, volume_pod
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -60,7 +60,7 @@ def open_volume(
     permissions.require(cluster, NEEDED, role, ", which access to the volume needs")
     node = node_for(cluster, claim, new=new)
     for pod in cluster.select("Pod", VOLUME_PODS):  # those that ended by themselves
-        if pod["status"].get("phase") in ("Succeeded", "Failed"):
+        if is_over(pod):
             cluster.delete("Pod", pod["metadata"]["name"])
     with _signals_unwind():
         name = f"mnist-job-volume-{secrets.token_hex(4)}"  # known before it exists, so that it is deleted in any case
@@ -117,11 +117,9 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     return str(users[0]["spec"]["nodeName"]) if users else ""
 
 
-def uses(pod: Mapping[str, Any], claim: str) -> bool:
+def uses(pod: Object, claim: str) -> bool:
     """Whether a pod has a claim's volume mounted on its node."""
-    volumes = [volume.get("persistentVolumeClaim", {}) for volume in pod["spec"].get("volumes", [])]
-    ended = pod["status"].get("phase") in ("Succeeded", "Failed")
-    return not ended and "nodeName" in pod["spec"] and any(volume.get("claimName") == claim for volume in volumes)
+    return is_scheduled(pod) and not is_over(pod) and claim in [name for _, name in claims(pod)]
 
 
 def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> LauncherError | None:

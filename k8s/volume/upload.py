@@ -36,17 +36,14 @@ def dataset_name(folder: Path) -> str:
     Raises:
         JobError: 64, the folder holds none.
     """
-    path = folder / FINGERPRINT
     try:
-        name = str(json.loads(path.read_bytes())["dataset"])
-    except FileNotFoundError:
-        hint = "prepare it with `python -m job data`, and give the folder that this names, such as data/mnist"
-        raise usage(f"FOLDER {folder} is not a prepared dataset: it has no {FINGERPRINT}", hint) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise usage(f"FOLDER {folder} is not a prepared dataset: {path} cannot be read: {error}") from None
-    if not DATASET.fullmatch(name):
-        raise usage(f"FOLDER {folder} is not a prepared dataset: {path} names the dataset {name!r}")
-    return name
+        name = str(json.loads((folder / FINGERPRINT).read_bytes())["dataset"])
+        if DATASET.fullmatch(name):
+            return name
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    hint = "prepare one with `python -m job data`, and give the folder that this prints, such as data/mnist"
+    raise usage(f"FOLDER {folder} is not a prepared dataset: it has no valid {FINGERPRINT}", hint)
 
 
 def upload(
