@@ -1,4 +1,4 @@
-"""A worker's side of the rendezvous: asks rank 0 once a second, and passes its replies on."""
+"""A worker's side of the rendezvous: sends rank 0 a request once a second, and passes on its replies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ReplyEvent:
 
 
 class Client:
-    """Asks rank 0 once a second, in a thread; rank 0 asks itself in the same way.
+    """Sends a request to rank 0 once a second, in a thread; rank 0's client does the same.
 
     Args:
         cluster: this worker and its peers.
@@ -88,28 +88,29 @@ class Client:
         self.request = msgspec.structs.replace(self.request, phase=phase, restarts=restarts)
 
     def _ask_repeatedly(self) -> None:
-        leader = self._cluster.supervisors[0]
-        host, _, port = leader.rpartition(":")
-        target = leader
-        if needs_dns(host):
-            if self._cluster.rank == 0:
-                target = f"127.0.0.1:{port}"  # its own name may not be known yet
-            else:
-                time.sleep(DNS_DELAY_S)
+        if self._cluster.rank > 0 and needs_dns(self._cluster.supervisors[0].rpartition(":")[0]):
+            time.sleep(DNS_DELAY_S)
         while True:
-            request, asked_at = self.request, time.monotonic()
-            reply: Reply | str
-            try:
-                reply = ask(target, request, ANSWER_S)
-                self.answered_at = time.monotonic()
-            except Refused as error:
-                reply = str(error)
-            except OSError as error:
-                reply = f"worker 0 does not answer at {leader} ({error.strerror or error})"
-            self._events.put(ReplyEvent(request, reply))
-            # If rank 0 held its reply back, it is asked again at once.
+            asked_at = time.monotonic()
+            self._events.put(self._ask())
+            # If rank 0 held its reply back, the next request follows at once.
             self._new_attempt.wait(max(0.0, asked_at + EVERY_S - time.monotonic()))
             self._new_attempt.clear()
+
+    def _ask(self) -> ReplyEvent:
+        request, leader = self.request, self._cluster.supervisors[0]
+        host, _, port = leader.rpartition(":")
+        # Rank 0's own name may not be known yet.
+        address = f"127.0.0.1:{port}" if self._cluster.rank == 0 and needs_dns(host) else leader
+        reply: Reply | str
+        try:
+            reply = ask(address, request, ANSWER_S)
+            self.answered_at = time.monotonic()
+        except Refused as error:
+            reply = str(error)
+        except OSError as error:
+            reply = f"worker 0 does not answer at {leader} ({error.strerror or error})"
+        return ReplyEvent(request, reply)
 
 
 def ask(supervisor: str, request: Request, timeout_s: float) -> Reply:
@@ -118,7 +119,7 @@ def ask(supervisor: str, request: Request, timeout_s: float) -> Reply:
     Args:
         supervisor: host:port of rank 0's supervisor.
         request: what to send.
-        timeout_s: seconds for the connection and the whole reply; the look-up of the host's address may add to them.
+        timeout_s: seconds for the connection and the whole reply. The look-up of the host's address is not included.
 
     Raises:
         OSError: there is no reply, or not one that rank 0 sends.
@@ -144,7 +145,7 @@ def ask(supervisor: str, request: Request, timeout_s: float) -> Reply:
         reply = messages.decode(response.body, Reply)
     except HTTPTimeoutError:
         raise TimeoutError(f"no whole reply within {timeout_s:g} s") from None
-    except (HTTPClientError, UnsatisfiableReadError, ValueError) as error:  # it breaks off, is too long or not HTTP
+    except (HTTPClientError, UnsatisfiableReadError, ValueError) as error:  # it breaks off, is too long or is not HTTP
         raise OSError(f"no worker 0 is there: {error}") from None
     if len(reply.addresses) not in (0, request.workers):
         raise OSError(f"no worker 0 is there: {len(reply.addresses)} addresses of {request.workers} workers")
@@ -152,7 +153,7 @@ def ask(supervisor: str, request: Request, timeout_s: float) -> Reply:
 
 
 class _Resolver(Resolver):
-    """Looks addresses up in the present thread: one of Tornado's would keep the process from exiting if DNS hangs."""
+    """Looks up addresses in the calling thread; Tornado's own threads would delay the process's exit if DNS hangs."""
 
     async def resolve(
         self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC

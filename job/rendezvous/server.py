@@ -64,13 +64,13 @@ class Rendezvous:
             return self._reply(request)
 
     async def join_and_wait(self, request: Request, wait_s: float) -> Reply:
-        """Like join(), but the reply to a worker that waits comes when its round is complete or over, if that is soon.
+        """Like join(), but a worker that waits gets its reply when its round is complete, or after wait_s.
 
-        It does not come when another worker joins: N workers would then get N replies each.
+        A reply whenever another worker joins would make N replies for each of N workers.
 
         Args:
             request: what the worker sent.
-            wait_s: seconds until the reply comes in any case; less than FRESH_S.
+            wait_s: seconds, less than FRESH_S.
 
         Raises:
             Refused: as in join().
@@ -98,10 +98,10 @@ class Rendezvous:
             return rank, when
 
     def _check(self, request: Request) -> None:
-        theirs = {"run": request.run, "JOB_UID": request.job_uid, "WORKERS": request.workers}
+        sent = {"run": request.run, "JOB_UID": request.job_uid, "WORKERS": request.workers}
         for what, own in self._own.items():
-            if own != theirs[what]:
-                raise Refused(f"worker 0 there has the {what} {own!r}, and this worker has {theirs[what]!r}")
+            if own != sent[what]:
+                raise Refused(f"worker 0 there has the {what} {own!r}, and this worker has {sent[what]!r}")
         if request.settings != self._settings:
             raise Refused(
                 "worker 0 there has other settings: the flags or the dataset differ "
