@@ -1,4 +1,4 @@
-"""The launcher's command line: help, wrong flags, what is imported, and the edge where errors become sentences."""
+"""The launcher's command line: help, wrong flags, imports, and errors that become sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ended(code: str | int | None) -> int:
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command has a help that says what it does, where it looks, how it tells it, and the exit statuses."""
+    """The help of every command has a usage line, the flags of every command, and the exit statuses."""
     with pytest.raises(SystemExit) as caught:
         main([*([command] if command else []), "--help"])
     assert ended(caught.value.code) == 0
@@ -44,7 +44,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_imports_little() -> None:
-    """What talks to a cluster, reads YAML or trains is not imported for a help or a wrong flag: that takes its time."""
+    """Slow imports for clusters, YAML and training are left out for --help and wrong flags."""
     code = f"""
 import json, sys
 from k8s.__main__ import main
@@ -91,7 +91,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable gives a flag's default; the flag wins, and an empty variable is none."""
+    """A variable gives the default of a flag; the flag wins, and an empty variable counts as unset."""
     for name, value in (("NAMESPACE", "n"), ("CONTEXT", "c"), ("IMAGE", "i:1"), ("CLAIM", "o"), ("QUEUE", "")):
         monkeypatch.setenv(f"MNIST_JOB_{name}", value)
     found = parser(["submit"]).parse_args(["submit", "--claim=mine"])
@@ -99,7 +99,7 @@ def test_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_imports_no_tensorflow(tmp_path: Path) -> None:
-    """The launcher needs no TensorFlow: a command is refused by the cluster alone."""
+    """A command that contacts a cluster imports no TensorFlow and no NumPy."""
     code = """
 import sys
 from k8s.__main__ import main
@@ -143,7 +143,7 @@ sys.exit(status)
 def test_wrong_flags(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong flag, the launcher's or the training's, is one sentence before any cluster is asked."""
+    """A wrong flag of the launcher or the training is one sentence, and no cluster is contacted."""
     monkeypatch.setattr(entry, "connect", unreachable)
     assert main(words) == 64
     assert capsys.readouterr() == ("", f"error: {sentence}\n")
@@ -166,7 +166,7 @@ def unreachable(*_: object) -> None:
 def test_errors_at_the_edge(
     error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a command ends with is a sentence and an exit status, and no traceback."""
+    """An error is one sentence and an exit status, without a traceback."""
 
     def run(*_: object) -> int:
         raise error

@@ -51,12 +51,12 @@ class CheckedCluster(FakeCluster):
         return f"{verb} {kind}" + (f"/{subresource}" if subresource else "") not in self._may_not
 
     def get(self, kind: str, name: str) -> Object | None:
-        """An object, if it may be asked for."""
+        """An object, if this user may read it."""
         self._permit(kind, "get")
         return super().get(kind, name)
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
-        """All of a kind, if they may be asked for."""
+        """All objects of a kind, if this user may list them."""
         self._permit(kind, "list")
         if kind in self.listed:
             raise self.listed[kind]
@@ -78,7 +78,7 @@ class CheckedCluster(FakeCluster):
 
 
 def denied(verb: str, what: str) -> ApiError:
-    """What the API server says to a user who may not do something."""
+    """The API server's refusal of something that this user may not do."""
     return ApiError(403, "Forbidden", f'{what} is forbidden: User "u" cannot {verb} resource "{what}"', "ask")
 
 
@@ -110,7 +110,7 @@ def node(name: str, cpu: str = "4", gpus: int = 0, *, ready: bool = True, **spec
 
 
 def pod_on(where: str, cpu: str, name: str = "other") -> Object:
-    """A pod that takes up a node."""
+    """A pod that uses CPUs of a node."""
     spec = {"nodeName": where, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}
     return named("Pod", name, spec=spec)
 

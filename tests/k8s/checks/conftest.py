@@ -22,7 +22,7 @@ def rendered() -> dict[str, Object]:
 
 @pytest.fixture
 def job(rendered: dict[str, Object]) -> Object:
-    """A Job of two workers that each ask for half a CPU and 1 Gi of memory."""
+    """A Job of two workers that each request half a CPU and 1 Gi of memory."""
     return json.loads(json.dumps(rendered["cpu"]))  # type: ignore[no-any-return]
 
 

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     ],
 )
 def test_server_version(runs: tuple[int, int], check: Check) -> None:
-    """Kubernetes 1.31 is the first that knows all that the Job says."""
+    """Kubernetes 1.31 is the first version with every field of the Job."""
     assert access.version(CheckedCluster(runs=runs).given()) == check
 
 
 def test_namespace_missing(job: Object) -> None:
-    """A namespace that is not there is failed, and the pod's dry run in it says nothing."""
+    """A missing namespace fails its own check; the pod's dry run in it is not checked."""
     missing = ApiError(404, "NotFound", 'namespaces "here" not found', "post")
     cluster = CheckedCluster(refuses={"Pod": missing}).given()
     assert access.namespace(cluster) == Check(
@@ -61,7 +61,7 @@ def test_namespace_missing(job: Object) -> None:
     ],
 )
 def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
-    """Who may not create Jobs cannot run any; who may not read logs can."""
+    """A user who may not create Jobs fails the check; one who may not read logs gets a warning."""
     message = f"this user may not {lacking} in namespace here"
     remedy = "bind the role mnist-job-runner of k8s/manifests/rbac"
     assert access.permitted(CheckedCluster(may_not=may_not).given()) == Check("permissions", state, message, remedy)
@@ -75,7 +75,7 @@ def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
     ],
 )
 def test_a_role_allows_all_that_is_needed(role: str, needed: Sequence[Needed]) -> None:
-    """Each verb that a command asks about is one that its role gives."""
+    """A role allows everything that the commands check permissions for."""
     roles = {found["metadata"]["name"]: found["rules"] for found in kustomize(MANIFESTS / "rbac")}
     rules = roles[f"mnist-job-{role}"]
     given = {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}

@@ -73,7 +73,7 @@ def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any)
     ],
 )
 def test_quota(job: Object, found: Object, message: str | None) -> None:
-    """All workers together fit into each quota that counts them."""
+    """All workers together must fit into each quota that applies to them."""
     expected = Check("quota", "ok", "room for 2 workers")
     if message:
         expected = Check("quota", "failed", message, QUOTA)
@@ -144,13 +144,13 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
     ],
 )
 def test_nodes(job: Object, nodes: list[Object], one_node: bool, state: str, message: str, remedy: str) -> None:
-    """The nodes that take the job can hold all workers, now or later; one node must where the volume needs it."""
+    """The nodes that accept the job have room for all workers; a single node, if the volume needs that."""
     found = capacity.nodes(CheckedCluster(*nodes).given(), job, one_node=one_node)
     assert found == Check("nodes", state, message, remedy)
 
 
 def test_nodes_where_pods_may_not_be_asked_for(job: Object) -> None:
-    """What is free is not known then, but a node that is too small is."""
+    """If pods may not be listed, free room is not checked, but a node that is too small still fails."""
     message = 'pods is forbidden: User "u" cannot list resource "pods"'
     cluster = CheckedCluster(node("a"), forbidden=["Pod"]).given()
     told = f"the nodes are large enough; this user may not ask what is free on them: {message}"
@@ -203,7 +203,7 @@ def test_node_selector_and_tolerations(job: Object) -> None:
     ],
 )
 def test_gpus(gpu_job: Object, nodes: list[Object], state: str, message: str, remedy: str) -> None:
-    """Only GPUs on nodes that take the job count."""
+    """Only GPUs on nodes that accept the job count."""
     assert capacity.gpus(CheckedCluster(*nodes).given(), gpu_job) == Check("gpus", state, message, remedy)
 
 
@@ -219,7 +219,7 @@ def test_gpus(gpu_job: Object, nodes: list[Object], state: str, message: str, re
     ids=["the Cluster Autoscaler's", "Karpenter's", "unseen configmaps", "unseen pools", "none"],
 )
 def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forbidden: list[str], state: str) -> None:
-    """Where nothing fits yet, a sign of an autoscaler lets the run be submitted, as does that it cannot be seen."""
+    """Without a suitable node, an autoscaler makes it a warning; so does one that may exist but cannot be read."""
     cluster = CheckedCluster(*more, forbidden=forbidden).given()
     gpu = catalogue.remedy("gpu")
     expected = {
@@ -232,7 +232,7 @@ def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forb
 
 
 def test_nodes_without_karpenter(job: Object) -> None:
-    """An API that the cluster does not have is no sign of an autoscaler; an API server that fails is an error."""
+    """A missing API means no autoscaler; a failing API server is an error."""
     cluster = CheckedCluster()
     for code, raises in ((404, False), (500, True)):
         cluster.listed["NodePool"] = ApiError(code, "", "no", "list them")
@@ -241,7 +241,7 @@ def test_nodes_without_karpenter(job: Object) -> None:
 
 
 def test_nodes_of_a_queue(job: Object) -> None:
-    """In a queue it is Kueue that finds room."""
+    """For a run in a queue, missing room is a warning: Kueue finds it."""
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
     found = capacity.nodes(CheckedCluster(node("a", "100m")).given(), job, one_node=False)
     message = "no node that accepts this job has room for 1 worker (500m cpu, 1Gi memory)"
@@ -261,7 +261,7 @@ def test_nodes_of_a_queue(job: Object) -> None:
     ],
 )
 def test_memory(job: Object, limit: str | None, state: str, message: str) -> None:
-    """A limit in which TensorFlow cannot train is refused, and one that may not do is told."""
+    """A limit too low for TensorFlow fails; one that may be too low is a warning."""
     limits = trainer_of(job["spec"]["template"])["resources"]["limits"]
     del limits["memory"]
     limits |= {"memory": limit} if limit else {}

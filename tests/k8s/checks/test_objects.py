@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_name_taken(job: Object) -> None:
-    """A Job of the same name is another run."""
+    """A Job of the same name fails the check."""
     cluster = CheckedCluster(named("Job", "digits")).given()
     message, remedy = (
         "a Job named digits exists already",
@@ -29,7 +29,7 @@ def test_name_taken(job: Object) -> None:
 
 
 def test_name_of_a_schedule(job: Object) -> None:
-    """A schedule of the same name would be taken for the run."""
+    """A schedule of the same name fails the check."""
     message, remedy = (
         "a schedule named digits exists already",
         "give another --name, or run `mnist-job trigger digits -n here`",
@@ -40,7 +40,7 @@ def test_name_of_a_schedule(job: Object) -> None:
 
 
 def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
-    """It has the template's spec and the controller's labels; a ServiceAccount that is to be made is left out."""
+    """It has the template's spec and the controller's labels; a service account that does not exist yet is left out."""
     template = job["spec"]["template"]
     expected: Object = {
         "apiVersion": "v1",
@@ -73,7 +73,7 @@ def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
     ],
 )
 def test_pod_refused(job: Object, told: str, reason: str) -> None:
-    """What the API server has against the pods is said before there are any."""
+    """A refusal of the workers' pods is reported before there are any."""
     refused = ApiError(403, "Forbidden", f'pods "digits-0-x" is forbidden: {told}', "post")
     cluster = CheckedCluster(refuses={"Pod": refused}).given()
     message = f"the API server would refuse a worker's pod: {told}"
@@ -81,7 +81,7 @@ def test_pod_refused(job: Object, told: str, reason: str) -> None:
 
 
 def test_queue(job: Object) -> None:
-    """A queue that is asked for is there, or nothing would ever start the run."""
+    """The queue that the run names must exist, because nothing else starts the run."""
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
     there = Check("queue", "ok", "local queue night exists")
     assert objects.queue(CheckedCluster(named("LocalQueue", "night")).given(), job) == there

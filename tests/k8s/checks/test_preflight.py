@@ -28,7 +28,7 @@ EACH = "(500m cpu, 1Gi memory each)"
 
 
 def test_everything_is_well(job: Object) -> None:
-    """Each check is a line, in the order in which a user would see to them."""
+    """The checks come in the order in which a user would fix them."""
     cluster = ready_cluster()
     assert preflight.check_all(cluster.given(), job, None) == [
         Check("server version", "ok", "1.35"),
@@ -50,7 +50,7 @@ def test_everything_is_well(job: Object) -> None:
 
 
 def test_what_may_not_be_asked(job: Object) -> None:
-    """A check that this user may not make is not checked, and keeps no run from being submitted."""
+    """A question that this user may not ask is not checked, and does not prevent a submission."""
     forbidden = ["Namespace", "StorageClass", "ResourceQuota", "Node"]
     cluster = ready_cluster(forbidden=forbidden, refuses={"Pod": denied("create", "pods")})
     found = {check.name: check for check in preflight.check_all(cluster.given(), job, claim("ReadWriteOnce"))}
@@ -66,7 +66,7 @@ def test_what_may_not_be_asked(job: Object) -> None:
 
 
 def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
-    """It is not checked either, and taken to need one node."""
+    """A claim that this user may not read is not checked, and is assumed to need one node."""
     cluster = ready_cluster(forbidden=["PersistentVolumeClaim"]).given()
     rendered, claim = submit.prepare(cluster, Submission("digits"))
     assert rendered == record_submission(render.job(Submission("digits", components=("one-node",))))
@@ -77,7 +77,7 @@ def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
 
 
 def test_an_error_is_no_check(job: Object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An API server that fails is the command's error, and no line among the others."""
+    """A failing API server is the command's error, not a check's result."""
     cluster = ready_cluster()
 
     def broken() -> tuple[int, int]:
@@ -89,7 +89,7 @@ def test_an_error_is_no_check(job: Object, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_node_by_an_affinity(job: Object) -> None:
-    """Where an affinity keeps the workers together, one node must hold them, whatever the claim."""
+    """An affinity that keeps the workers together needs a single node with room, whatever the claim."""
     job["spec"]["template"]["spec"]["affinity"] = {
         "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}
     }
@@ -106,7 +106,7 @@ def run(cluster: FakeCluster, *flags: str) -> int:
 
 
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line for each check with its remedy; warnings alone are no failure."""
+    """The command prints a line for each check, with its remedy; warnings alone do not fail."""
     assert run(ready_cluster(may_not=["list Event"])) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 14
@@ -122,7 +122,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same as a list, and the exit status of a refusal where a check failed."""
+    """JSON output is a list of the checks; a failed check gives the exit status of a refusal."""
     assert run(ready_cluster(runs=(1, 29)), "--output=json") == 2
     found = json.loads(capsys.readouterr().out)
     assert found[0] == {

@@ -45,12 +45,12 @@ def alone(job: Object) -> Object:
     ],
 )
 def test_volume(job: Object, found: Object, state: str, message: str, remedy: str) -> None:
-    """The access mode fits the number of workers, or it is said."""
+    """An access mode that does not fit the number of workers fails the check."""
     assert storage.volume(job, found) == Check("volume", state, f"the claim {CLAIM} {message}", remedy)
 
 
 def test_volume_of_one_worker(job: Object) -> None:
-    """One worker may have a claim for itself."""
+    """A ReadWriteOncePod claim serves one worker."""
     check = storage.volume(alone(job), claim("ReadWriteOncePod"))
     assert check == Check("volume", "ok", f"the claim {CLAIM} is ReadWriteOncePod")
 
@@ -82,7 +82,7 @@ def test_volume_of_one_worker(job: Object) -> None:
     ],
 )
 def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, str, str]) -> None:
-    """The claim with the dataset is there, filled as far as can be seen, and can be read by all workers."""
+    """The dataset's claim must exist, have a volume, and be readable by all workers."""
     spec = {"spec": {"accessModes": [mode]}, "status": {"phase": phase}}
     there = [named("PersistentVolumeClaim", "data", **spec)] if mode else []
     render.mount_data(job["spec"]["template"], "data")
@@ -92,7 +92,7 @@ def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, s
 
 
 def test_claim_missing(job: Object) -> None:
-    """A claim of the user's own is not made for him."""
+    """A claim that the user names is not created by submit."""
     render.set_claim(job["spec"]["template"], "mine")
     missing = catalogue.remedy("claim-missing")
     assert storage.volume(job, None) == Check("volume", "failed", "the claim mine does not exist", missing)
@@ -138,6 +138,6 @@ def test_claim_missing(job: Object) -> None:
     ],
 )
 def test_storage_class(job: Object, found: Object | None, state: str, message: str, remedy: str) -> None:
-    """A claim without a volume is fine only where its class waits for a pod that wants it."""
+    """A claim without a volume passes only if its class waits for the first pod."""
     cluster = CheckedCluster(storage_class("fast"), storage_class("late", binding="WaitForFirstConsumer")).given()
     assert storage.storage_class(cluster, job, found) == Check("storage class", state, message, remedy)

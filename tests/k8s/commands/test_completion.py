@@ -1,4 +1,4 @@
-"""completion: what a shell offers after a few letters."""
+"""completion: what a shell offers for the words typed so far."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ print -r -- $shown
     ids=["commands", "a command", "a flag", "a choice"],
 )
 def test_zsh(words: str, shown: list[str], tmp_path: Path) -> None:
-    """Zsh offers the same, as the README has it set up."""
+    """Zsh offers the same."""
     if not shutil.which("zsh"):
         pytest.skip("there is no zsh")
     (tmp_path / "completion").write_text(script("zsh"))

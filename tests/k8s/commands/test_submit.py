@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_a_submission_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Submit says what failed, with its remedy, and leaves nothing behind: no setup either."""
+    """A failed check is reported with its remedy, and nothing is created, not even the setup."""
     cluster = ready_cluster(runs=(1, 29))
     with pytest.raises(LauncherError, match=r"^digits was not submitted; see above$"):
         submit.submit(cluster.given(), Submission("digits"))
@@ -37,7 +37,7 @@ def test_a_submission_that_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_submission() -> None:
-    """Submit sends what it rendered, unchanged, after a dry run; what is absent of the setup is made before it."""
+    """After a dry run, missing objects of the setup are created, then the Job as it was rendered."""
     cluster = ready_cluster()
     [account] = [found for found in render.setup() if found["kind"] == "ServiceAccount"]
     cluster.objects["ServiceAccount", APP] = account
@@ -55,7 +55,7 @@ def test_a_submission() -> None:
 
 
 def test_a_setup_that_this_user_may_not_make() -> None:
-    """What is absent and may not be made is told with who can make it; the Job is not sent."""
+    """If this user may not create the setup, the error says who can, and the Job is not created."""
     cluster = ready_cluster(refuses={"PersistentVolumeClaim": denied("create", "persistentvolumeclaims")})
     with pytest.raises(LauncherError) as caught:
         submit.submit(cluster.given(), Submission("digits"))
@@ -68,7 +68,7 @@ def test_a_setup_that_this_user_may_not_make() -> None:
 
 
 def test_a_setup_that_this_user_may_not_look_at() -> None:
-    """It is taken to be there, and the Job is sent."""
+    """A setup that this user may not read is assumed to exist, and the Job is created."""
     cluster = ready_cluster(forbidden=["ServiceAccount", "Service", "NetworkPolicy", "PersistentVolumeClaim"])
     submit.submit(cluster.given(), Submission("digits"))
     assert [(verb, kind) for verb, kind, _ in cluster.asked] == [
@@ -79,14 +79,14 @@ def test_a_setup_that_this_user_may_not_look_at() -> None:
 
 
 def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace:
-    """What the command line of submit comes to."""
+    """The parsed command line of submit."""
     found = parser().parse_args(["submit", "--name=digits", *flags])
     found.training = training
     return found
 
 
 def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The YAML of a dry run is what submit then sends, in its namespace, and sends nothing."""
+    """A dry run prints exactly what submit then sends, and sends nothing."""
     monkeypatch.setattr("k8s.checks.preflight.check_all", lambda *_: [])
     [account] = [new for new in render.setup() if new["kind"] == "ServiceAccount"]
     cluster, training = FakeCluster(account), ("--epochs=3", "--dataset=fashion_mnist")
@@ -104,12 +104,12 @@ def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def no_cluster() -> Cluster:
-    """Nothing is to be asked."""
+    """In place of a cluster that must not be contacted."""
     raise AssertionError
 
 
 def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is what would be sent to a cluster that has nothing yet, in the namespace that is named, if one is."""
+    """A client dry run prints what an empty cluster would be sent, in the namespace that was named, if any."""
     assert submit.run(arguments("--dry-run", "--workers=3"), FakeCluster().given) == 0
     asked = list(yaml.safe_load_all(capsys.readouterr().out))
     assert submit.run(arguments("--dry-run=client", "--workers=3", "--namespace=here"), no_cluster) == 0
@@ -126,7 +126,7 @@ def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     ids=["to be made", "once", "many"],
 )
 def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
-    """All workers are put on one node exactly where the claim needs it."""
+    """All workers are placed on one node if, and only if, the claim needs that."""
     cluster = FakeCluster(*found)
     job, _ = submit.prepare(cluster.given(), Submission("digits"))
     components = ("one-node",) if one_node else ()
@@ -135,7 +135,7 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
 
 @pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
 def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
-    """The claim with the dataset may need it too; it is only read."""
+    """The dataset's claim may need one node too, unless many nodes can read it."""
     cluster = FakeCluster(claim("ReadWriteMany"), named("PersistentVolumeClaim", "data", spec={"accessModes": [mode]}))
     job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
     components = ("one-node",) if one_node else ()

@@ -1,4 +1,4 @@
-"""The manifests: valid for every Kubernetes that is supported, and of one mind with job/."""
+"""The manifests are valid for every supported Kubernetes version, and agree with job/."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LABELS = {"batch.kubernetes.io/controller-uid": "uid-1", INDEX_LABEL: "1"}
 
 
 def job(overlay: str = "cpu", *components: str) -> Object:
-    """The Job that `kubectl apply -k` sends: what the folders say, and nothing of the launcher's."""
+    """The Job that `kubectl apply -k` sends, without the launcher's changes."""
     folders = [MANIFESTS / "components" / component for component in components]
     [found] = kustomize(MANIFESTS / "overlays" / overlay, *folders)
     return found
@@ -76,7 +76,7 @@ def setup() -> dict[str, Object]:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_every_overlay_is_valid(name: str) -> None:
-    """The Job of an overlay with none, each two and all of the components fits the schemas of every version."""
+    """Every overlay, with no, any two and all components, fits the schemas of every version."""
     chosen = [(), *combinations(COMPONENTS, 2), tuple(COMPONENTS)]
     for components in chosen:
         check_schemas(job(name, *components))
@@ -84,7 +84,7 @@ def test_every_overlay_is_valid(name: str) -> None:
 
 @pytest.mark.parametrize("folder", ["setup", "data", "rbac"])
 def test_everything_else_is_valid(folder: str) -> None:
-    """Every object of the other folders fits the schemas of every version."""
+    """Every object in the other folders fits the schemas of every version."""
     for found in kustomize(MANIFESTS / folder):
         check_schemas(found)
 
@@ -95,7 +95,7 @@ def test_volume_pod_is_valid() -> None:
 
 
 def check_schemas(found: Object) -> None:
-    """An object has no field that some version does not know, and none of a wrong type."""
+    """Fail for a field that some version does not know or that has the wrong type."""
     for version in VERSIONS:
         assert kubernetes_validate.validate(found, version, strict=True) == version
 
@@ -110,7 +110,7 @@ def test_an_invalid_object_is_noticed() -> None:
 
 
 def test_one_object_a_file() -> None:
-    """Each file holds one object, its kustomization names it, and nothing lies about that none names."""
+    """Each file holds one object, and its kustomization names it."""
     for kustomization in MANIFESTS.rglob("kustomization.yaml"):
         content = yaml.safe_load(kustomization.read_text())
         named = set(content.get("resources", [])) | {p["path"] for p in content.get("patches", []) if "path" in p}
@@ -121,7 +121,7 @@ def test_one_object_a_file() -> None:
 
 
 def test_fatal_exit_codes(overlay: Object) -> None:
-    """The Job fails at once with the codes that would come again, in order; a disruption is judged before them."""
+    """The Job fails at once for the final exit codes, in ascending order; disruptions are ignored first."""
     assert overlay["spec"]["podFailurePolicy"]["rules"] == [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
@@ -132,7 +132,7 @@ def test_fatal_exit_codes(overlay: Object) -> None:
 
 
 def test_how_a_run_goes_on_and_ends(overlay: Object) -> None:
-    """The Job's spec, without its pods, is what the supervisors count on."""
+    """The Job's spec, without its pods, is what the supervisors rely on."""
     spec = {key: value for key, value in overlay["spec"].items() if key not in ("template", "podFailurePolicy")}
     assert spec == {
         "completionMode": "Indexed",
@@ -156,7 +156,7 @@ def test_number_of_workers(overlay: Object) -> None:
 
 
 def test_ports(overlay: Object, setup: dict[str, Object]) -> None:
-    """Container and Service name the ports on which TensorFlow and the supervisor listen, and probes ask the latter."""
+    """The container and the Service name the ports of TensorFlow and the supervisor; probes use the supervisor's."""
     trainer = trainer_of(overlay["spec"]["template"])
     ports = {"tensorflow": TENSORFLOW_PORT, "supervisor": SUPERVISOR_PORT}
     assert {port["name"]: port["containerPort"] for port in trainer["ports"]} == ports
@@ -197,7 +197,7 @@ def test_identity(run: str, job_name: str, overlay: Object, setup: dict[str, Obj
 
 
 def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
-    """Jobs and their pods have the labels that select them; the setup only belongs to the app."""
+    """Jobs and their pods have the labels that select them; the setup has those of the app."""
     template = overlay["spec"]["template"]
     labels = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"}
     assert overlay["metadata"]["labels"] == labels
@@ -216,7 +216,7 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
 
 
 def test_mounts(overlay: Object, setup: dict[str, Object]) -> None:
-    """The claim is mounted where the training's flags say that the output goes; besides, only /tmp can be written."""
+    """The claim is mounted at the training's output folder; besides, only /tmp is writable."""
     spec, trainer = pod_spec(overlay), trainer_of(overlay["spec"]["template"])
     mounts = {mount["name"]: mount["mountPath"] for mount in trainer["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -246,13 +246,13 @@ def test_the_image_runs_what_the_arguments_say() -> None:
 
 
 def test_grace_period(overlay: Object) -> None:
-    """The pod is given longer to leave than the supervisor gives its trainer and its last lines."""
+    """The pod's grace period is longer than the supervisor needs for its trainer and its last lines."""
     needed = supervisor.STOP_S + supervisor.FLUSH_S
     assert pod_spec(overlay)["terminationGracePeriodSeconds"] > needed
 
 
 def test_restricted_pod_security() -> None:
-    """Workers and the volume pod are what Pod Security `restricted` asks for, with a read-only root and no token."""
+    """Workers and the volume pod meet Pod Security `restricted`, with a read-only root and no token."""
     for found in [volume_pod(base_template("mine:1"), "v"), *(job(name, *COMPONENTS) for name in OVERLAYS)]:
         spec = pod_spec(found)
         user = 65532
@@ -278,7 +278,7 @@ def test_restricted_pod_security() -> None:
 
 
 def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
-    """The ServiceAccount of all pods, which may bring a pull secret, is the setup's, and no role is bound to it."""
+    """All pods use the setup's service account, which has no token and no role."""
     account = setup["ServiceAccount"]
     assert pod_spec(job())["serviceAccountName"] == account["metadata"]["name"]
     assert account["automountServiceAccountToken"] is False
@@ -286,7 +286,7 @@ def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
 
 
 def test_one_node() -> None:
-    """The component keeps the workers of one run together, and not with another run's."""
+    """The component places the workers of one run on one node, independently of other runs."""
     [term] = pod_spec(job("cpu", "one-node"))["affinity"]["podAffinity"][
         "requiredDuringSchedulingIgnoredDuringExecution"
     ]
@@ -299,7 +299,7 @@ def test_one_node() -> None:
 
 
 def test_gpu() -> None:
-    """The component gives each worker one GPU, the flag that uses it, and a place on nodes that are kept for GPUs."""
+    """The component gives each worker a GPU, the flag that uses it, and a toleration of GPU nodes' taint."""
     found, plain = job("cpu", "gpu"), job()
     assert found == job("gpu")
     trainer = trainer_of(found["spec"]["template"])
@@ -311,7 +311,7 @@ def test_gpu() -> None:
 
 
 def test_kueue() -> None:
-    """The component leaves the start to Kueue, and names the queue where the launcher names another."""
+    """The component suspends the Job for Kueue, and labels it with a queue."""
     found = job("cpu", "kueue")
     assert found["spec"]["suspend"] is True
     assert found["metadata"]["labels"][QUEUE_LABEL] == APP
@@ -319,7 +319,7 @@ def test_kueue() -> None:
 
 
 def test_a_lost_node_is_left_soon(overlay: Object) -> None:
-    """Pods are replaced 30 s after their node went away, in place of Kubernetes' own 5 minutes."""
+    """Pods are replaced 30 s after their node is lost, instead of Kubernetes' default of 5 minutes."""
     assert pod_spec(overlay)["tolerations"][:2] == [
         {
             "key": f"node.kubernetes.io/{what}",

@@ -1,4 +1,4 @@
-"""Flags and manifests become exactly the objects that are sent; wrong flags become a sentence."""
+"""Flags and manifests become exactly the objects that are sent; wrong flags are refused with a sentence."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def probe(period_s: int, timeout_s: int, failures: int) -> Object:
 
 
 def kept_for(key: str) -> Object:
-    """The toleration of a node that went away."""
+    """The toleration of a lost node."""
     return {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
 
 
 def test_a_job_with_every_flag() -> None:
-    """Every flag stands where it belongs, and all else is the manifests'."""
+    """Every flag sets its field, and everything else comes from the manifests."""
     submission = Submission(
         name="digits",
         overlay="cpu",
@@ -236,14 +236,14 @@ def test_rendering_twice() -> None:
 
 
 def test_gpus_by_overlay_or_flag() -> None:
-    """One GPU a worker, whichever way it is asked for."""
+    """The overlay, the component and the flag all give each worker one GPU."""
     assert render.job(Submission("digits", gpus=1)) == render.job(Submission("digits", overlay="gpu"))
     assert render.job(Submission("digits", overlay="gpu", gpus=1)) == render.job(Submission("digits", overlay="gpu"))
     assert render.job(Submission("digits", gpus=0)) == render.job(Submission("digits"))
 
 
 def test_an_overlay_of_the_users_own(tmp_path: Path) -> None:
-    """A folder with a slash in it is an overlay, or a component, wherever it lies, by a link too."""
+    """A path with a slash in it is an overlay or a component of the user's own, also through a link."""
     shutil.copytree(MANIFESTS / "run", tmp_path / "run")
     for name, kind, content in (
         ("mine", "Kustomization", {"resources": ["../run"]}),
@@ -326,14 +326,14 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
     ],
 )
 def test_refusals(fields: dict[str, Any], sentence: str) -> None:
-    """A wrong flag is refused before anything is rendered, by a sentence that names the value."""
+    """A wrong flag is refused before rendering, with a sentence that names the value."""
     with pytest.raises(JobError) as caught:
         Submission(**{"name": "digits", **fields})
     assert (str(caught.value), caught.value.code) == (sentence, Exit.USAGE)
 
 
 def test_unknown_folders() -> None:
-    """An overlay or component that is not there is refused with those that are."""
+    """An unknown overlay or component is refused with the names of the known ones."""
     fields: dict[str, Any]
     for one, fields in (("overlay", {"overlay": "x"}), ("component", {"components": ("x",)})):
         with pytest.raises(JobError) as caught:
@@ -344,7 +344,7 @@ def test_unknown_folders() -> None:
 
 
 def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of the user's own that is wrong is told in kubectl's words; so is that there is no kubectl."""
+    """A folder that kubectl cannot render is refused in kubectl's words; a missing kubectl is refused too."""
     (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]")
     with pytest.raises(JobError, match=rf"^kubectl cannot render {tmp_path}: .*nowhere\.yaml.*$") as caught:
         render.job(Submission("digits", overlay=str(tmp_path)))
@@ -355,7 +355,7 @@ def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_data_on_a_claim() -> None:
-    """It is mounted read-only in place of the image's, also where there was one, and the output's claim stays."""
+    """The dataset's claim is mounted read-only, in place of an earlier one; the output's claim stays."""
     plain, job = render.job(Submission("digits")), render.job(Submission("digits", data="first", claim="mine"))
     render.mount_data(job["spec"]["template"], "second")
     spec = job["spec"]["template"]["spec"]
@@ -368,7 +368,7 @@ def test_data_on_a_claim() -> None:
 
 
 def test_one_node_once() -> None:
-    """A Job that the component keeps on one node stays as it is, and an affinity of the user's own is kept."""
+    """put_on_one_node() adds its term once, and keeps an affinity of the user's own."""
     on_one = render.job(Submission("digits", overlay="local"))
     render.put_on_one_node(on_one)
     assert on_one == render.job(Submission("digits", overlay="local"))
@@ -392,7 +392,7 @@ def test_one_node_once() -> None:
     ],
 )
 def test_an_overlay_that_is_no_run(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
-    """An overlay of one's own that makes something else is refused, and what it lacks is named."""
+    """An overlay that is not a run is refused, and what it lacks is named."""
     folders = {"SETUP": "setup", "RUN": "run"}
     base = [os.path.relpath(MANIFESTS / folders[name], tmp_path.resolve()) for name in content["resources"]]
     (tmp_path / "kustomization.yaml").write_text(json.dumps({**content, "resources": base}), encoding="utf-8")
