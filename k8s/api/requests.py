@@ -60,37 +60,51 @@ class Api:
 
         lost is set once a response may have been lost: the API server may have done what was requested.
         """
-        began, wait_s = time.monotonic(), 0.2
+        began, pause_s = time.monotonic(), 0.2
         while True:
             try:
-                response = self.logged_in(
-                    lambda client: send(client, method, path, query or {}, body, content_type, self._timeout_s)
-                )
-                text: bytes = response.data
-                if response.status < 400:
-                    self._warned = False
-                    return self._read(text)
-                refused = refusal(response.status, text, f"{method.lower()} {path}")
-                if not is_temporary(refused, method):
-                    raise refused
-                why = refused.message
+                return self._attempt(method, path, query or {}, body, content_type)
+            except ApiError as error:
+                if not is_temporary(error, method):
+                    raise
+                refused, reason = error, error.message
             except OSError as error:
-                refused, why = None, in_words(error)
+                refused, reason = None, in_words(error)
             if lost and not (refused and refused.code in (409, 429)):
                 lost.set()
-            passed = time.monotonic() - began
-            if passed > self.patience_s:
-                if refused and refused.code not in UNAVAILABLE:
-                    raise refused
-                host = self._client.configuration.host
-                message = f"the API server at {host} does not answer: {why}"
-                hint = "check that the cluster is up, and the server's address in the kubeconfig"
-                raise LauncherError(Status.UNREACHED, message, hint) from None
-            if passed > SILENT_S and not self._warned:
-                self._warned = True
-                self._say(f"the API server has not answered for {passed:.0f} s ({why}); still trying")
-            time.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-            wait_s = min(2 * wait_s, 5.0)
+            self._be_patient(time.monotonic() - began, refused, reason)
+            time.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            pause_s = min(2 * pause_s, 5.0)
+
+    def _attempt(
+        self, method: str, path: str, query: Mapping[str, str], body: Object | None, content_type: str
+    ) -> Object:
+        """The whole response to a request that is sent once."""
+        response = self.logged_in(lambda client: send(client, method, path, query, body, content_type, self._timeout_s))
+        if response.status >= 400:
+            raise refusal(response.status, response.data, f"{method.lower()} {path}")
+        self._warned = False
+        try:
+            content: Object = json.loads(response.data or b"{}")
+        except ValueError:  # a proxy's own page, for example
+            raise self.not_kubernetes() from None
+        return content
+
+    def _be_patient(self, passed_s: float, refused: ApiError | None, reason: str) -> None:
+        """Tell the user once that the API server does not answer.
+
+        Raises:
+            LauncherError: the patience is used up.
+        """
+        if passed_s > self.patience_s:
+            if refused and refused.code not in UNAVAILABLE:
+                raise refused
+            message = f"the API server at {self._client.configuration.host} does not answer: {reason}"
+            hint = "check that the cluster is up, and the server's address in the kubeconfig"
+            raise LauncherError(Status.UNREACHED, message, hint) from None
+        if passed_s > SILENT_S and not self._warned:
+            self._warned = True
+            self._say(f"the API server has not answered for {passed_s:.0f} s ({reason}); still trying")
 
     def stream(
         self, path: str, query: Mapping[str, str], silence_s: float | None, *, torn: bool = False
@@ -153,13 +167,6 @@ class Api:
         """The error for a response that no API server gives."""
         message = f"{self._client.configuration.host} does not answer like a Kubernetes API server"
         return LauncherError(Status.UNREACHED, message, "check the server's address in the kubeconfig")
-
-    def _read(self, text: bytes) -> Object:
-        try:
-            content: Object = json.loads(text or b"{}")
-        except ValueError:  # a proxy's own page, for example
-            raise self.not_kubernetes() from None
-        return content
 
 
 def is_temporary(refused: ApiError, method: str) -> bool:
