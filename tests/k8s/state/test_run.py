@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 
 from job.errors import Exit
-from k8s.state.names import CANCELLED, QUEUE_LABEL
-from k8s.state.run import Run, State, own_pods, state
+from k8s.state.names import CANCELLED, JOB_NAME_LABEL, QUEUE_LABEL, RUN_LABEL, UID_LABEL
+from k8s.state.run import Run, State, gather, gather_every, own_pods, state
+from tests.k8s import fakes
+from tests.k8s.fakes import FakeCluster
 from tests.k8s.objects import cut_off, ended, job, pod, record, running, termination, unscheduled, waiting
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
 
 BOTH = (running(0), running(1))
 NO_ROOM = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate."
@@ -126,3 +132,31 @@ def test_pods_of_a_job_before_are_none_of_its_own() -> None:
     new["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "job"
     old["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "before"
     assert own_pods(job(), [old, new]) == (new,)
+
+
+def jobs_of_digits() -> list[Object]:
+    """The Jobs of the run `digits` while `retry` replaces the first one, and that of another run."""
+    first, second, other = fakes.job("digits"), fakes.job("digits-2"), fakes.job("letters")
+    second["metadata"]["labels"][RUN_LABEL] = "digits"
+    second["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    return [second, first, other]
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-2"])
+def test_the_newest_job_of_a_run(name: str) -> None:
+    """A run is found by its name and by that of any of its Jobs; a Job that is being deleted counts last."""
+    second, first, other = jobs_of_digits()
+    run = gather(FakeCluster(second, first, other).given(), name)
+    assert (run.name, run.job["metadata"]["name"]) == ("digits", "digits-2")
+    assert gather(FakeCluster(first, other).given(), "digits").job == first
+    second["metadata"]["deletionTimestamp"] = "2026-01-03T00:00:00Z"
+    assert gather(FakeCluster(second, first, other).given(), "digits").job == first
+
+
+def test_every_run_once() -> None:
+    """A run with two Jobs is listed once, with the pods of its newest Job."""
+    pods = [fakes.pod("digits-0-x", 0), fakes.pod("digits-2-0-x", 0)]
+    pods[1]["metadata"]["labels"] |= {JOB_NAME_LABEL: "digits-2", UID_LABEL: "digits-2-uid"}
+    runs = gather_every(FakeCluster(*jobs_of_digits(), *pods).given())
+    assert [run.name for run in runs] == ["digits", "letters"]
+    assert runs[0].pods == (pods[1],)
