@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.config import usage
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import failed
 from k8s.commands import flags
 from k8s.state.names import OUTPUT
 from k8s.view.output import note
@@ -59,5 +59,5 @@ def save(page: Path, content: bytes) -> None:
         page.write_bytes(content)
     except OSError as error:
         message = f"{page} cannot be written: {error.strerror or error}"
-        raise LauncherError(Status.FAILED, message, "name another file with --html") from None
+        raise failed(message, "name another file with --html") from None
     note(f"the comparison is in {page}")

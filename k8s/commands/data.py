@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k8s.api.errors import ApiError, LauncherError, Status
+from k8s.api.errors import ApiError, failed, refused
 from k8s.checks import storage
 from k8s.commands.flags import variable
 from k8s.render.kustomize import MANIFESTS, kustomize
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
             counts = upload(pod, folder, name, progress_bar)
     except OSError as error:
         message = f"{error.filename or folder} cannot be read: {error.strerror or error}"
-        raise LauncherError(Status.FAILED, message, "make it readable, and run the same command again") from None
+        raise failed(message, "make it readable, and run the same command again") from None
     if arguments.output == "json":
         print(json.dumps({"dataset": name, "claim": claim, **counts}))
         return 0
@@ -80,6 +80,6 @@ def create_claim(cluster: Cluster, name: str) -> None:
             return
         message = f"the claim {name} cannot be created: {error.message}"
         hint = "ask an administrator for a claim, and name it with --claim"
-        raise LauncherError(Status.REFUSED, message, hint) from None
+        raise refused(message, hint) from None
     size, [mode] = claim["spec"]["resources"]["requests"]["storage"], claim["spec"]["accessModes"]
     note(f"created the claim {name}: {size}, {mode}; workers on several nodes need a ReadWriteMany claim instead")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.config import check_name
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import failed
 from k8s.commands import flags
 from k8s.view.output import note
 from k8s.view.progress import progress_bar
@@ -73,10 +73,10 @@ def promoted_run(pod: VolumePod) -> str:
     target = pod.latest()
     if not target:
         message = f"no model is promoted yet: there is no `{LATEST}` on the claim {pod.claim}"
-        raise LauncherError(Status.FAILED, message, "fetch a run by its name")
+        raise failed(message, "fetch a run by its name")
     folder, _, name = target.rpartition("/")
     if folder != "models":
         message = f"`{LATEST}` on the claim {pod.claim} leads to {target!r}, which is not a model"
-        raise LauncherError(Status.FAILED, message, "promote a published run to replace it")
+        raise failed(message, "promote a published run to replace it")
     check_name(name, 1, f"the run that `{LATEST}` leads to")
     return name

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ def parse_checksums(text: str) -> dict[str, str]:
         match = LINE.fullmatch(line)
         if match is None or match[2] in checksums:
             problem = "is not a line of `sha256sum`" if match is None else "names a path for the second time"
-            raise LauncherError(Status.FAILED, f"{CHECKSUMS} is damaged: {line!r} {problem}")
+            raise failed(f"{CHECKSUMS} is damaged: {line!r} {problem}")
         checksums[match[2]] = match[1]
     # A path below another one would need a file that is a folder too.
     folders = {str(parent): path for path in checksums for parent in list(PurePosixPath(path).parents)[:-1]}
@@ -38,9 +38,9 @@ def parse_checksums(text: str) -> dict[str, str]:
     refused += [path for folder, path in folders.items() if folder in checksums]
     if refused:
         names = ", ".join(map(repr, dict.fromkeys(refused)))
-        raise LauncherError(Status.FAILED, f"{CHECKSUMS} names unsafe paths: {names}", "nothing was written")
+        raise failed(f"{CHECKSUMS} names unsafe paths: {names}", "nothing was written")
     if not checksums:
-        raise LauncherError(Status.FAILED, f"{CHECKSUMS} is empty")
+        raise failed(f"{CHECKSUMS} is empty")
     return checksums
 
 
@@ -64,7 +64,7 @@ def refuse_links(folder: Path, paths: Iterable[str]) -> None:
         places |= {folder / parent for parent in PurePosixPath(path).parents}
     if links := sorted(str(place) for place in places if place.is_symlink()):
         message = f"these are symbolic links, and nothing is written through one: {', '.join(links)}"
-        raise LauncherError(Status.FAILED, message, "remove them, or name another DIR")
+        raise failed(message, "remove them, or name another DIR")
 
 
 def incomplete(folder: Path, checksums: Mapping[str, str]) -> list[str]:

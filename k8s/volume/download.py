@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import failed
 from k8s.state.names import OUTPUT
 from k8s.volume.checksums import CHECKSUMS, incomplete, parse_checksums, refuse_links, sha256
 
@@ -44,15 +44,15 @@ def download(
         with progress(sum(sizes[path] for path in missing)) as advance:
             for path in missing:
                 if not _copy(pod, f"{source}/{path}", sizes[path], folder / path, checksums[path], advance):
-                    raise failure(f"{path} of {name} is damaged: its SHA-256 is not what {CHECKSUMS} says")
+                    raise failed(f"{path} of {name} is damaged: its SHA-256 is not what {CHECKSUMS} says")
         if changed := incomplete(folder, checksums):
-            raise failure(f"{', '.join(changed)} changed here while {name} was being fetched", "fetch it again")
+            raise failed(f"{', '.join(changed)} changed here while {name} was being fetched", "fetch it again")
         part = _part_of(folder / CHECKSUMS)
         part.write_text(text, encoding="utf-8")
         part.replace(folder / CHECKSUMS)
     except OSError as error:
         place = error.filename or folder
-        raise failure(f"{place} cannot be written: {error.strerror or error}", "name another DIR") from None
+        raise failed(f"{place} cannot be written: {error.strerror or error}", "name another DIR") from None
     return {"files": len(sizes), "bytes": sum(sizes.values()), "fetched": len(missing)}
 
 
@@ -61,22 +61,22 @@ def _read_checksums(pod: VolumePod, name: str) -> str:
     if code == 0:
         return content.decode(errors="replace")
     if "No such file" not in errors:
-        raise failure(f"{name} cannot be read on the claim {pod.claim}: {errors}", "check the volume")
+        raise failed(f"{name} cannot be read on the claim {pod.claim}: {errors}", "check the volume")
     if pod.output(["test", "-d", f"{OUTPUT}/runs/{name}"])[0] == 0:
-        raise failure(f"{name} has not published a model yet", f"`mnist-job status {name}` shows its progress")
-    raise failure(f"there is no run {name} on the claim {pod.claim}", "name another claim with --claim")
+        raise failed(f"{name} has not published a model yet", f"`mnist-job status {name}` shows its progress")
+    raise failed(f"there is no run {name} on the claim {pod.claim}", "name another claim with --claim")
 
 
 def _file_sizes(pod: VolumePod, name: str, paths: Collection[str]) -> dict[str, int]:
     """The sizes of a model's files, in bytes; files that symbolic links lead to are not the model's."""
     code, content, errors = pod.output(["find", f"{OUTPUT}/models/{name}", "-type", "f", "-printf", r"%s %P\0"])
     if code:
-        raise failure(f"{name} cannot be read on the volume: {errors}")
+        raise failed(f"{name} cannot be read on the volume: {errors}")
     entries = [entry.partition(" ") for entry in content.decode(errors="replace").split("\0")[:-1]]
     sizes = {path: int(size) for size, _, path in entries if path in paths}
     if lost := [path for path in paths if path not in sizes]:
         message = f"{name} is damaged on the volume: missing, or reached through symbolic links: {', '.join(lost)}"
-        raise failure(message, "train it again under another name")
+        raise failed(message, "train it again under another name")
     return sizes
 
 
@@ -116,7 +116,7 @@ def _append(pod: VolumePod, source: str, size: int, part: Path, advance: Callabl
             try:
                 code, errors = pod.run_once(["tail", f"--bytes=+{copied + 1}", "--", source], write)
                 if code:
-                    raise failure(f"{source} cannot be read: {errors}")
+                    raise failed(f"{source} cannot be read: {errors}")
             except ConnectionError as error:
                 problem = error
             if file.tell() < size:
@@ -126,8 +126,3 @@ def _append(pod: VolumePod, source: str, size: int, part: Path, advance: Callabl
 def _part_of(target: Path) -> Path:
     """Where a file is while it is being copied."""
     return target.with_name(f".{target.name}.part")
-
-
-def failure(message: str, hint: str = "") -> LauncherError:
-    """The error of a model that cannot be copied."""
-    return LauncherError(Status.FAILED, message, hint)

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from job.errors import Exit
-from k8s.api.errors import ApiError, LauncherError, Status
+from k8s.api.errors import ApiError, LauncherError, Status, failed
 from k8s.state.names import OUTPUT
 from k8s.volume.template import CONTAINER
 
@@ -69,7 +69,7 @@ class VolumePod:
             if error.code != 404:
                 raise
             message = f"the pod {self.name} was deleted by someone else"
-            raise LauncherError(Status.FAILED, message, "run the same command again") from None
+            raise failed(message, "run the same command again") from None
         return code, errors.strip()
 
     def wait_to_retry(self, since: float, error: OSError) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from job.config import usage
 from k8s.api import permissions
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import LauncherError, failed, refused
 from k8s.checks import storage
 from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.events import when
 from k8s.state.names import CLAIM, RUNS, claim_of, claims, trainer_of
-from k8s.state.pods import ON_ITS_WAY, created, is_over, is_scheduled
+from k8s.state.pods import NO_IMAGE, ON_ITS_WAY, created, is_over, is_scheduled, pod_condition
 from k8s.state.run import find_job
 from k8s.volume.pod import VolumePod
 from k8s.volume.template import VOLUME_PODS, base_template, volume_pod
@@ -103,17 +103,17 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     found = storage.read_claim(cluster, claim)
     if found is None:
         message = f"there is no claim {claim} in namespace {cluster.namespace}"
-        raise LauncherError(Status.REFUSED, message, "name the claim that the run wrote to with --claim")
+        raise refused(message, "name the claim that the run wrote to with --claim")
     if found is not storage.UNREADABLE and found.get("status", {}).get("phase") != "Bound" and not new:
         message = f"the claim {claim} has no volume yet, so there is nothing on it"
-        raise LauncherError(Status.REFUSED, message, "submit a run first")
+        raise refused(message, "submit a run first")
     modes = set(found["spec"]["accessModes"])  # empty if they may not be read: treated like ReadWriteOnce
     if modes & storage.READ_BY_MANY:
         return ""
     users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
     if users and modes == {"ReadWriteOncePod"}:
         message = f"only one pod can use the claim {claim}, and {users[0]['metadata']['name']} does"
-        raise LauncherError(Status.REFUSED, message, "try again once that pod has ended")
+        raise refused(message, "try again once that pod has ended")
     return str(users[0]["spec"]["nodeName"]) if users else ""
 
 
@@ -130,30 +130,27 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         events: its own, the oldest first.
         waited_s: the seconds since it was created.
     """
-    status = pod["status"]
-    containers = status.get("containerStatuses", [{}])
-    waiting: Object = containers[0].get("state", {}).get("waiting", {})
+    status, spec = pod["status"], pod["spec"]
+    [container] = status.get("containerStatuses") or [{}]
+    waiting: Object = container.get("state", {}).get("waiting", {})
     reason, detail = waiting.get("reason", ""), waiting.get("message", "")
-    image = pod["spec"]["containers"][0]["image"]
-
-    def failure(why: str, hint: str) -> LauncherError:
-        return LauncherError(Status.FAILED, f"the volume pod does not start: {why}", hint)
-
+    unscheduled = pod_condition(pod, "PodScheduled", "False")
     if status.get("phase") == "Failed":
-        return failure(status.get("message") or status.get("reason") or "it failed", remedy("refused"))
-    if reason == "InvalidImageName" or "Image" in reason:
-        return failure(f"its image {image} is not available ({detail or reason})", remedy("image"))
-    if reason not in ON_ITS_WAY:
-        return failure(f"{reason}: {detail}", remedy("refused"))
-    conditions = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "False"}
-    if "PodScheduled" in conditions and waited_s > UNSCHEDULED_S:
-        why = conditions["PodScheduled"].get("message", "")
-        return failure(f"no node fits: {why}", "change what the sentence names")
-    if waited_s > START_S:
+        why, hint = status.get("message") or status.get("reason") or "it failed", remedy("refused")
+    elif reason in NO_IMAGE:
+        why = f"its image {spec['containers'][0]['image']} is not available ({detail or reason})"
+        hint = remedy("image")
+    elif reason not in ON_ITS_WAY:
+        why, hint = f"{reason}: {detail}", remedy("refused")
+    elif unscheduled and waited_s > UNSCHEDULED_S:
+        why, hint = f"no node fits: {unscheduled.get('message', '')}", "change what the sentence names"
+    elif waited_s > START_S:
         warnings = [event["message"] for event in events if event.get("type") == "Warning"]
         why = f"{START_S:.0f} s have passed" + (f"; {warnings[-1]}" if warnings else "")
-        return failure(why, remedy("volume", pod=pod["metadata"]["name"], flags=f"-n {pod['metadata']['namespace']}"))
-    return None
+        hint = remedy("volume", pod=pod["metadata"]["name"], flags=f"-n {pod['metadata']['namespace']}")
+    else:
+        return None
+    return failed(f"the volume pod does not start: {why}", hint)
 
 
 def _wait_until_running(cluster: Cluster, name: str) -> None:
@@ -162,7 +159,7 @@ def _wait_until_running(cluster: Cluster, name: str) -> None:
         pod = cluster.get("Pod", name)
         if pod is None:
             message = f"the volume pod {name} was deleted before it had started"
-            raise LauncherError(Status.FAILED, message, "run the same command again")
+            raise failed(message, "run the same command again")
         if pod["status"]["phase"] == "Running":
             return
         waited_s = time.monotonic() - created_at

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from job.config import DATASET, usage
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import LauncherError, failed
 from k8s.state.names import OUTPUT
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def upload(
     if pod.output(["test", "-e", target])[0] == 0:
         if pod.output(["cat", f"{target}/{FINGERPRINT}"])[1] != (folder / FINGERPRINT).read_bytes():
             message = f"the claim {pod.claim} already holds another dataset {name}, and a dataset is never changed"
-            raise failure(message, "name another claim with --claim")
+            raise failed(message, "name another claim with --claim")
         _verify(pod, OUTPUT, name)
         return counts | {"copied": 0}
     incoming = f"{OUTPUT}/.{name}.incoming"
@@ -100,7 +100,7 @@ def _copy(pod: VolumePod, path: Path, size: int, target: str, advance: Callable[
         with path.open("rb") as file:
             while sent < size:
                 if not (chunk := file.read(min(CHUNK, size - sent))):
-                    raise failure(f"{path} became shorter while it was being copied", "copy it again")
+                    raise failed(f"{path} became shorter while it was being copied", "copy it again")
                 yield chunk
                 sent += len(chunk)
                 advance(len(chunk))
@@ -115,16 +115,11 @@ def _verify(pod: VolumePod, parent: str, name: str) -> None:
         sentence = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit code {code}"
         problem = sentence.rpartition("; ")[0] or sentence  # its remedy is one for a folder on this machine
         message = f"the dataset on the claim {pod.claim} was not verified: {problem}"
-        raise failure(message, "verify yours with `python -m job data`, and copy it to a claim without one")
+        raise failed(message, "verify yours with `python -m job data`, and copy it to a claim without one")
 
 
 def _run(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:
     code, _, errors = pod.output(command, stdin)
     if code:
         problem = errors.partition("\n")[0]
-        raise failure(f"the claim {pod.claim} cannot be written: {problem}", "make room on it, or name another claim")
-
-
-def failure(message: str, hint: str) -> LauncherError:
-    """The error of a dataset that cannot be copied."""
-    return LauncherError(Status.FAILED, message, hint)
+        raise failed(f"the claim {pod.claim} cannot be written: {problem}", "make room on it, or name another claim")
