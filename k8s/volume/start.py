@@ -21,7 +21,7 @@ from k8s.state.names import CLAIM, RUNS, claim_of, claims, trainer_of
 from k8s.state.pods import NO_IMAGE, ON_ITS_WAY, created, is_over, is_scheduled, pod_condition
 from k8s.state.run import find_job
 from k8s.volume.pod import VolumePod
-from k8s.volume.template import VOLUME_PODS, base_template, volume_pod
+from k8s.volume.template import CONTAINER, VOLUME_PODS, base_template, volume_pod
 
 if TYPE_CHECKING:
     import argparse
@@ -100,14 +100,14 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     Raises:
         LauncherError: no pod can mount it now.
     """
-    found = storage.read_claim(cluster, claim)
-    if found is None:
+    current = storage.read_claim(cluster, claim)
+    if current is None:
         message = f"there is no claim {claim} in namespace {cluster.namespace}"
         raise refused(message, "name the claim that the run wrote to with --claim")
-    if found is not storage.UNREADABLE and found.get("status", {}).get("phase") != "Bound" and not new:
+    if current is not storage.UNREADABLE and current.get("status", {}).get("phase") != "Bound" and not new:
         message = f"the claim {claim} has no volume yet, so there is nothing on it"
         raise refused(message, "submit a run first")
-    modes = set(found["spec"]["accessModes"])  # empty if they may not be read: treated like ReadWriteOnce
+    modes = set(current["spec"]["accessModes"])  # empty if they may not be read: treated like ReadWriteOnce
     if modes & storage.READ_BY_MANY:
         return ""
     users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
@@ -131,8 +131,8 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         waited_s: the seconds since it was created.
     """
     status, spec = pod["status"], pod["spec"]
-    [container] = status.get("containerStatuses") or [{}]
-    waiting: Object = container.get("state", {}).get("waiting", {})
+    states = {container["name"]: container["state"] for container in status.get("containerStatuses", [])}
+    waiting: Object = states.get(CONTAINER, {}).get("waiting", {})
     reason, detail = waiting.get("reason", ""), waiting.get("message", "")
     unscheduled = pod_condition(pod, "PodScheduled", "False")
     if status.get("phase") == "Failed":
