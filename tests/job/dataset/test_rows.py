@@ -1,4 +1,4 @@
-"""A prepared dataset: both sources give the same rows, and nothing damaged or foreign is taken for it."""
+"""Tests of a prepared dataset: memory and disk give the same rows, and damaged or other data is refused."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SIZE = (600 + 200) * (28 * 28 + 1)
 
 @pytest.fixture
 def copy(prepared: Path, tmp_path: Path) -> Path:
-    """A data folder of its own, to be damaged."""
+    """A copy of the data folder, to be damaged."""
     shutil.copytree(prepared, tmp_path / "data")
     return tmp_path / "data"
 
 
 def failure(folder: Path, name: str = "mnist", **options: int) -> JobError:
-    """The error that loading ends with."""
+    """The error of loading."""
     with pytest.raises(JobError) as caught:
         load_dataset(folder, name, **options)
     return caught.value
 
 
 def test_both_sources_give_the_same_rows(prepared: Path) -> None:
-    """Rows taken in any order, some twice, are the same uint8 images and int32 labels from memory and from disk."""
+    """In any order, some rows twice: the same uint8 images and int32 labels from memory and from disk."""
     memory, disk = load_dataset(prepared, "mnist"), load_dataset(prepared, "mnist", memory_limit=0)
     for split, count in (("train", 600), ("test", 200)):
         indices = np.random.RandomState(1).randint(0, count, 2 * count)
@@ -51,8 +51,8 @@ def test_both_sources_give_the_same_rows(prepared: Path) -> None:
     assert (memory.name, memory.classes, memory.fingerprint) == (disk.name, disk.classes, disk.fingerprint)
 
 
-def test_memory_source_holds_the_arrays_that_it_takes_from(prepared: Path) -> None:
-    """Where rows are in memory they are there as arrays too; from disk there are none."""
+def test_rows_in_memory_are_arrays_too(prepared: Path) -> None:
+    """Rows on disk have no arrays."""
     memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
     assert memory.images is not None
     assert memory.labels is not None
@@ -71,20 +71,20 @@ def test_taking_no_rows_gives_no_rows(prepared: Path) -> None:
 
 @pytest.mark.parametrize(("limit", "in_memory"), [(SIZE, True), (SIZE - 1, False)])
 def test_the_limit_decides_where_rows_come_from(prepared: Path, limit: int, in_memory: bool) -> None:
-    """Rows are held in memory exactly when those of both splits are not above the limit."""
+    """Rows are held in memory if those of both splits together fit the limit."""
     found = load_dataset(prepared, "mnist", memory_limit=limit)
     assert decoded_bytes(found.fingerprint) == SIZE
     assert [rows.images is not None for rows in (found.train, found.test)] == [in_memory] * 2
 
 
-def test_rows_come_from_disk_where_none_are_decoded(copy: Path) -> None:
+def test_rows_come_from_disk_if_none_are_decoded(copy: Path) -> None:
     """A dataset that was too large to be decoded is read from its example files."""
     shutil.rmtree(copy / "mnist/decoded")
     assert load_dataset(copy, "mnist").train.images is None
 
 
 def test_the_fingerprint_is_over_images_then_labels(prepared: Path) -> None:
-    """A split's SHA-256 is that of all its images' bytes, then one byte for each label."""
+    """The SHA-256 of a split is over the bytes of all images, then one byte for each label."""
     found = load_dataset(prepared, "mnist", memory_limit=0)
     for split in ("train", "test"):
         rows = getattr(found, split)
@@ -94,7 +94,7 @@ def test_the_fingerprint_is_over_images_then_labels(prepared: Path) -> None:
 
 
 def test_loading_into_memory_imports_neither_tensorflow_nor_tfds(prepared: Path) -> None:
-    """The path that every start takes needs NumPy alone."""
+    """The usual path of a start needs only NumPy."""
     program = (
         "import sys, pathlib, job.dataset.rows\n"
         f"job.dataset.rows.load_dataset(pathlib.Path({str(prepared)!r}), 'mnist')\n"
@@ -105,7 +105,7 @@ def test_loading_into_memory_imports_neither_tensorflow_nor_tfds(prepared: Path)
 
 
 def test_a_missing_dataset_is_66_with_the_remedy(tmp_path: Path) -> None:
-    """Where nothing is, the error names the folder and the command that prepares it."""
+    """The sentence names the folder and the command that prepares the dataset."""
     error = failure(tmp_path / "my data", "kmnist")
     assert (error.code, str(error)) == (
         Exit.DATA_MISSING,
@@ -117,7 +117,7 @@ def test_a_missing_dataset_is_66_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_a_missing_dataset_that_nothing_can_prepare_is_64(prepared: Path) -> None:
-    """A name that is neither there nor known is a wrong flag, and the known ones are listed."""
+    """The name is a wrong flag; the known ones are listed."""
     error = failure(prepared, "mnits")
     assert (error.code, str(error)) == (
         Exit.USAGE,
@@ -126,7 +126,7 @@ def test_a_missing_dataset_that_nothing_can_prepare_is_64(prepared: Path) -> Non
 
 
 def test_a_folder_without_fingerprint_is_65_with_the_remedy(copy: Path) -> None:
-    """A folder that only TensorFlow Datasets prepared is refused until it is fingerprinted."""
+    """A folder of TensorFlow Datasets is refused until it is fingerprinted."""
     (copy / "mnist/fingerprint.json").unlink()
     error = failure(copy)
     assert (error.code, str(error)) == (
@@ -136,7 +136,7 @@ def test_a_folder_without_fingerprint_is_65_with_the_remedy(copy: Path) -> None:
 
 
 def test_another_dataset_in_the_place_is_65(copy: Path) -> None:
-    """A folder that was renamed is not taken for the dataset of its new name."""
+    """A renamed folder does not count as the dataset of its new name."""
     (copy / "mnist").rename(copy / "kmnist")
     error = failure(copy, "kmnist")
     assert (error.code, error.message) == (Exit.DATA_DAMAGED, f"{copy}/kmnist holds the dataset 'mnist', not 'kmnist'")
@@ -150,22 +150,22 @@ def flip(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    """Cut a file's last byte off."""
+    """Remove the last byte of a file."""
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def empty(path: Path) -> None:
-    """Leave nothing of a file."""
+    """Empty a file."""
     path.write_bytes(b"")
 
 
 def longer(path: Path) -> None:
-    """Put an array of another shape in an array's place."""
+    """Replace an array by one of another shape."""
     np.save(path, np.zeros((601, 28, 28), np.uint8))
 
 
 def objects(path: Path) -> None:
-    """Put an array of Python objects, which could run code, in an array's place."""
+    """Replace an array by one of Python objects, which could run code."""
     np.save(path, np.array([{}] * 600), allow_pickle=True)
 
 
@@ -191,7 +191,7 @@ def objects(path: Path) -> None:
     ],
 )
 def test_damaged_arrays_are_65(copy: Path, damage: Callable[[Path], None], file: str, words: str) -> None:
-    """A changed bit, a missing byte, another array or a missing file is found and named on loading."""
+    """A changed bit, a missing byte, another array or a missing file is found and named."""
     place = copy / "mnist"
     damage(place / file)
     error = failure(copy)
@@ -227,7 +227,7 @@ def change(content: dict[str, Any], path: str, value: object) -> None:
     ],
 )
 def test_a_damaged_fingerprint_is_65(copy: Path, path: str, value: object) -> None:
-    """A fingerprint that lacks a value, or has one of the wrong kind, is refused before anything is made of it."""
+    """A missing value, or one of the wrong type, is found on reading."""
     file = copy / "mnist/fingerprint.json"
     content = json.loads(file.read_bytes())
     change(content, path, value)
@@ -237,7 +237,7 @@ def test_a_damaged_fingerprint_is_65(copy: Path, path: str, value: object) -> No
 
 
 def test_a_wrong_count_in_the_fingerprint_is_65(copy: Path) -> None:
-    """A fingerprint with another number of examples than are there is refused by both sources."""
+    """It is found with rows in memory and on disk."""
     file = copy / "mnist/fingerprint.json"
     content = json.loads(file.read_bytes())
     change(content, "test/count", 199)
@@ -250,7 +250,7 @@ def test_a_wrong_count_in_the_fingerprint_is_65(copy: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
 def test_damaged_example_files_are_65(copy: Path, damage: Callable[[Path], None]) -> None:
-    """Where rows come from disk, it is the example files that are verified."""
+    """For rows on disk, the example files are verified."""
     file = next((copy / "mnist/3.0.1").glob("mnist-train.array_record*"))
     damage(file)
     error = failure(copy, memory_limit=0)
@@ -258,15 +258,15 @@ def test_damaged_example_files_are_65(copy: Path, damage: Callable[[Path], None]
     assert error.message.startswith(f"{file} ")
 
 
-def test_damaged_metadata_is_65_where_rows_come_from_disk(copy: Path) -> None:
-    """What TensorFlow Datasets cannot open is said in one sentence."""
+def test_damaged_metadata_is_65_for_rows_on_disk(copy: Path) -> None:
+    """One sentence says that TensorFlow Datasets cannot open it."""
     (copy / "mnist/3.0.1/features.json").write_text("{")
     error = failure(copy, memory_limit=0)
     assert error.code == Exit.DATA_DAMAGED
     assert error.message.startswith(f"{copy}/mnist/3.0.1 cannot be read as a dataset (")
 
 
-def test_files_without_random_access_are_65_where_rows_come_from_disk(copy: Path) -> None:
+def test_files_without_random_access_are_65_for_rows_on_disk(copy: Path) -> None:
     """TFRecord files can be adopted, but only into memory."""
     file = copy / "mnist/fingerprint.json"
     file.write_text(file.read_text().replace('"format": "array_record"', '"format": "tfrecord"'))
@@ -285,10 +285,10 @@ def test_files_without_random_access_are_65_where_rows_come_from_disk(copy: Path
         (errno.ESTALE, Exit.TRY_AGAIN, "{place} could not be read: Stale file handle"),
     ],
 )
-def test_what_the_system_refuses_has_its_own_code(
+def test_refusals_of_the_system_have_their_own_codes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, message: str
 ) -> None:
-    """A file that may not be read is 66; a volume that fails is 75, for it may be back soon."""
+    """A file that may not be read is 66; a failing volume is 75, since it may recover."""
     place = prepared / "mnist"
 
     def refuse(path: Path) -> bytes:

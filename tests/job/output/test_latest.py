@@ -43,14 +43,6 @@ def test_latest_stays_if_the_verdict_says_so(tmp_path: Path, accuracy: float, st
     assert output.model.is_dir()
 
 
-def test_better_model_takes_over(tmp_path: Path) -> None:
-    """`latest` moves to the better model, and no temporary link is left."""
-    published(tmp_path, "first").promote()
-    published(tmp_path, "second", 0.95, 2).promote()
-    assert latest(tmp_path) == "models/second"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".promotion-lock", "latest", "models", "runs"]
-
-
 def test_verdict_is_decided_only_once(tmp_path: Path) -> None:
     """A repeated promotion returns the first verdict, even beside another latest, and changes nothing."""
     published(tmp_path, "first").promote()

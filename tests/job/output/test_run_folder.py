@@ -127,11 +127,14 @@ def test_take_over_continues_the_run_of_another_job(tmp_path: Path) -> None:
     assert output.published_verdict() == RunFolder(tmp_path, "a", "0f6e").published_verdict()
 
 
-@pytest.mark.parametrize("job_uid", ["", "../a", "a/b", ".", "a\n"])
-def test_job_uid_cannot_leave_the_folder(tmp_path: Path, job_uid: str) -> None:
-    """It becomes part of a temporary name, so it is checked."""
+@pytest.mark.parametrize(
+    ("name", "job_uid"),
+    [*((name, "local") for name in ("../a", "a/b", "", ".a")), ("a", ""), ("a", "../a"), ("a", "a\n")],
+)
+def test_names_cannot_leave_the_folder(tmp_path: Path, name: str, job_uid: str) -> None:
+    """A run's name and a Job's UID become parts of paths, so they are checked."""
     with pytest.raises(JobError) as caught:
-        RunFolder(tmp_path, "a", job_uid)
+        RunFolder(tmp_path, name, job_uid)
     assert caught.value.code == Exit.USAGE
 
 
@@ -178,14 +181,6 @@ def test_job_waits_for_the_lock_of_its_run(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(time, "sleep", lambda _: holder.close())
         with second.begin(manifest("0f6e")) as verdict:
             assert verdict is None
-
-
-def test_name_cannot_leave_the_folder(tmp_path: Path) -> None:
-    """A run's name is checked before it becomes a path."""
-    for name in ("../a", "a/b", "", ".a"):
-        with pytest.raises(JobError) as caught:
-            RunFolder(tmp_path, name, "local")
-        assert caught.value.code == Exit.USAGE
 
 
 @pytest.mark.parametrize("root", ["", "absent", "absent/deeper"])

@@ -1,4 +1,4 @@
-"""Tests of the way from any picture to 28x28 pixels."""
+"""Tests of the conversion of any picture to 28x28 pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def seven(height: int = 120, width: int = 90) -> digit.Pixels:
-    """A clear 7, light on dark, off the middle of its picture."""
+    """A clear 7, light on dark, not in the middle of the picture."""
     grey = np.zeros((height, width), np.uint8)
     grey[20:30, 15:60] = 255
     for row in range(30, 100):
@@ -38,7 +38,7 @@ def test_longer_side_fills_the_box_and_the_mass_is_in_the_middle() -> None:
 def test_shrinking_averages_by_area() -> None:
     """From 30 columns to 20, each new pixel covers one and a half old ones; halves round up."""
     ink = np.zeros((30, 30))
-    ink[:, ::3] = 1  # of three old columns, the first: two thirds of one new column and nothing of the next
+    ink[:, ::3] = 1  # the first of each three old columns: two thirds of one new column and nothing of the next
     ink[:, 29] = 1
     row = digit.normalise(ink)[14]
     begin = int(np.flatnonzero(row)[0])
@@ -46,7 +46,7 @@ def test_shrinking_averages_by_area() -> None:
 
 
 def test_dataset_images_come_back_unchanged() -> None:
-    """What is normalised already stays as it is, wherever it stands and as many times larger as it may be."""
+    """A normalised image stays unchanged, also if it is enlarged and moved."""
     for picture in samples.images(20):
         np.testing.assert_array_equal(digit.normalise(picture / 255), picture)
         larger = np.pad(picture.repeat(7, axis=0).repeat(7, axis=1), ((5, 40), (60, 0)))
@@ -54,7 +54,7 @@ def test_dataset_images_come_back_unchanged() -> None:
 
 
 def test_mass_at_the_edge_never_pushes_ink_off() -> None:
-    """A heavy foot under a thin stem would go up beyond the first row: it stops there."""
+    """A heavy foot would push the stem above the first row: the shift stops there."""
     ink = np.zeros((200, 200))
     ink[:, 99:102] = 0.2
     ink[190:, :] = 1
@@ -64,18 +64,18 @@ def test_mass_at_the_edge_never_pushes_ink_off() -> None:
 
 
 def test_no_ink_is_a_blank_field() -> None:
-    """Nothing is divided by zero where there is nothing."""
+    """There is no division by zero."""
     assert not digit.normalise(np.zeros((50, 50))).any()
 
 
 def pictures() -> dict[str, Image.Image]:
-    """The same 7 in every way that a picture may hold it."""
+    """The same 7 in each kind of picture."""
     light = seven()
     alpha = Image.fromarray(light)
     red_on_blue = np.where(light[..., None] > 0, np.array([255, 0, 0]), np.array([0, 0, 60])).astype(np.uint8)
     black = Image.new("L", alpha.size, 0)
     rotated = Image.fromarray(light).transpose(Image.Transpose.ROTATE_90)
-    rotated.getexif()[0x0112] = 6  # to be turned by 90 degrees clockwise
+    rotated.getexif()[0x0112] = 6  # rotate by 90 degrees clockwise
     return {
         "light on dark": Image.fromarray(light),
         "dark on light": Image.fromarray(255 - light),
@@ -98,8 +98,8 @@ def test_every_kind_of_picture_is_read_alike(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(digit.read_picture(tmp_path / "seven.png"), digit.normalise(seven() / 255))
 
 
-def test_picture_of_28_by_28_passes_as_it_is(tmp_path: Path) -> None:
-    """A test image exported as PNG gives its very pixels, also where it fills its field or is turned over."""
+def test_picture_of_28_by_28_is_unchanged(tmp_path: Path) -> None:
+    """A test image exported as PNG gives its own pixels, also if it fills the field or is inverted."""
     whole = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
     whole[0, 0] = 0
     for name, picture, expected in (
@@ -112,21 +112,21 @@ def test_picture_of_28_by_28_passes_as_it_is(tmp_path: Path) -> None:
 
 
 def test_photograph_is_read_like_a_small_picture() -> None:
-    """Of 3,600 by 4,800 pixels the same 28x28 are made, within what averaging in bytes costs."""
+    """3,600 by 4,800 pixels become the same 28x28, up to the rounding of averages to bytes."""
     photograph = Image.fromarray(255 - seven().repeat(40, axis=0).repeat(40, axis=1))
     difference = digit.picture_to_pixels(photograph).astype(int) - digit.normalise(seven() / 255)
     assert np.abs(difference).max() <= 2
 
 
 def test_grain_of_the_paper_is_not_ink() -> None:
-    """Noise below a tenth of the contrast neither widens the crop nor greys the field."""
+    """Noise below a tenth of the contrast does not widen the crop or darken the field."""
     noise = np.random.default_rng(0).integers(0, 20, seven().shape, dtype=np.uint8)
     noisy = np.where(seven() > 0, 255, noise).astype(np.uint8)
     np.testing.assert_array_equal(digit.picture_to_pixels(Image.fromarray(noisy)), digit.normalise(seven() / 255))
 
 
-def test_what_is_no_readable_picture_is_said_in_a_sentence(tmp_path: Path) -> None:
-    """Missing, a folder, another file, cut short, and blank: each with its exit code and its name."""
+def test_unreadable_pictures_are_refused(tmp_path: Path) -> None:
+    """A missing file, a folder, a text, a truncated and a blank picture: each has its exit code and is named."""
     (tmp_path / "text.png").write_text("no picture")
     Image.fromarray(seven()).resize((900, 1200)).save(tmp_path / "whole.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])

@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Test images as files: as they are, and enlarged as dark ink on white paper."""
+    """Test images as files: one unchanged, two enlarged as dark ink on white paper."""
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     Image.fromarray(PICTURES[0]).save(paths[0])
     for path, picture in zip(paths[1:], PICTURES[1:], strict=True):
@@ -52,10 +52,10 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_pictures_are_classified_as_the_model_classifies_their_pixels(
+def test_pictures_are_classified_by_their_pixels(
     model: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole JSON, for a test image as it is and for two brought back to 28x28 from something larger."""
+    """The whole JSON, for an unchanged test image and for two that are scaled to 28x28."""
     predict.run(model, files, as_json=True)
     pixels = np.stack([digit.read_picture(path) for path in files])
     np.testing.assert_array_equal(pixels[0], PICTURES[0])
@@ -74,7 +74,7 @@ def test_pictures_are_classified_as_the_model_classifies_their_pixels(
 
 
 def test_table_has_a_line_for_each_picture(model: Path, files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """The class's name and every probability, and a file's name as it is, brackets and all."""
+    """It has the class's name, each probability, and the file's name unchanged, even with brackets."""
     odd = files[0].rename(files[0].with_name("[bold]x.png"))
     predict.run(model, [odd, files[1]])
     header, first, second = capsys.readouterr().out.splitlines()
@@ -86,8 +86,8 @@ def test_table_has_a_line_for_each_picture(model: Path, files: list[Path], capsy
         assert cells == [*name, *(f"{100 * share:.1f}%" for share in row)]
 
 
-def test_output_is_the_answer_alone(model: Path, files: list[Path]) -> None:
-    """A fresh process prints JSON, and TensorFlow's own messages stay away."""
+def test_output_has_nothing_but_the_result(model: Path, files: list[Path]) -> None:
+    """A new process prints JSON, and no message of TensorFlow."""
     call = f"predict.run(Path({str(model)!r}), [Path({str(files[0])!r})], as_json=True)"
     code = f"from pathlib import Path; from job.predict import predict; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -108,7 +108,7 @@ def test_missing_model_or_picture_is_66(model: Path, files: list[Path], tmp_path
 
 
 def test_damaged_model_is_65(model: Path, files: list[Path], tmp_path: Path) -> None:
-    """A model without its graph, or without its report."""
+    """Its graph or its report is missing."""
     (tmp_path / "m" / "saved_model" / "1").mkdir(parents=True)
     for content in (None, "{}", (model / "report.json").read_text()):
         if content:

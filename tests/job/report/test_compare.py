@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def right(*wrong: range) -> NDArray[np.bool_]:
-    """Which of 1,000 examples are classified correctly: all but those."""
+    """Which of 1,000 examples are correct: all but those."""
     found = np.ones(1000, bool)
     for part in wrong:
         found[list(part)] = False
@@ -41,7 +41,7 @@ def right(*wrong: range) -> NDArray[np.bool_]:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Five published runs: the latest, a clearly worse one, one like it, and two trained or tested on other data."""
+    """Five published runs: the latest, a clearly worse one, a similar one, and two trained or tested on other data."""
     samples.publish(tmp_path, "base", right(range(100)))
     samples.publish(
         tmp_path,
@@ -70,7 +70,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_runs_are_compared_with_latest(output: Path) -> None:
-    """Newest first; differences on the same test examples, corrected for their number; the rest is named."""
+    """Newest first; differences on the same test examples, with corrected p-values; other runs are named."""
     found = compare.compare_folder(output)
     assert [(one.name, one.verdict, one.latest) for one in found.runs] == [
         ("twin", "kept", False),
@@ -117,7 +117,7 @@ other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  ▁█
 
 
 def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One object, with every run's settings and its difference from the reference."""
+    """One object, with the settings of each run and its difference from the reference."""
     compare.run(output, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     slow = next(one for one in printed["runs"] if one["name"] == "slow")
@@ -134,11 +134,11 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
     }
 
 
-def test_learning_curve_in_letters(tmp_path: Path) -> None:
-    """One for each epoch, at most ten and the last among them, on one scale for all runs."""
-    courses = {"long": [0.5 + step / 100 for step in range(25)], "flat": [0.5, 0.5], "none": []}
-    for name, course in courses.items():
-        curve = [{"epoch": 1, "step": at, "loss": 1.0, "accuracy": value} for at, value in enumerate(course)]
+def test_learning_curve_in_blocks(tmp_path: Path) -> None:
+    """One block for each epoch, at most ten and always the last, on one scale for all runs."""
+    curves = {"long": [0.5 + step / 100 for step in range(25)], "flat": [0.5, 0.5], "none": []}
+    for name, accuracies in curves.items():
+        curve = [{"epoch": 1, "step": at, "loss": 1.0, "accuracy": value} for at, value in enumerate(accuracies)]
         samples.publish(tmp_path, name, right(), curve=curve)
     found = compare.compare_folder(tmp_path)
     assert block_curves(found.runs) == {
@@ -154,8 +154,8 @@ def page_of(output: Path) -> str:
     return (output / "page.html").read_text(encoding="utf-8")
 
 
-def test_page_holds_all_and_needs_nothing(output: Path) -> None:
-    """Every run's figures are in it, which is latest, why one is not, and what was trained on which data."""
+def test_page_is_complete_and_self_contained(output: Path) -> None:
+    """It has the figures of each run, which run is latest, the reasons of verdicts, and the data."""
     page = page_of(output)
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
     for told in (
@@ -177,7 +177,7 @@ def test_page_holds_all_and_needs_nothing(output: Path) -> None:
 
 
 def test_page_that_cannot_be_written(output: Path) -> None:
-    """73 and a sentence, and nothing half-written."""
+    """It ends with 73 and one sentence."""
     with pytest.raises(JobError, match=r"nowhere/page\.html cannot be written: No such file") as caught:
         compare.run(output, html=output / "nowhere" / "page.html")
     assert caught.value.code == Exit.OUTPUT
@@ -185,7 +185,7 @@ def test_page_that_cannot_be_written(output: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_legible_quiet_and_fits(output: Path, visit: Callable[..., webdriver.Chrome], scheme: str) -> None:
-    """In Chromium: contrast of at least 4.5 to 1, nothing on the console, no wider than a phone; names never run."""
+    """In Chromium: contrast of at least 4.5 to 1, an empty console, no wider than a phone; markup in names is text."""
     name = "<img src=x onerror=alert(1)>"
     samples.publish(output, name, right(range(90)), "kept", started="2026-11-26T01:00:00+00:00")
     page_of(output)
@@ -200,7 +200,7 @@ def test_page_is_legible_quiet_and_fits(output: Path, visit: Callable[..., webdr
 
 
 def test_without_latest_the_most_accurate_is_the_reference(output: Path) -> None:
-    """A missing or dangling `latest` is no error."""
+    """A dangling `latest` is no error."""
     (output / "latest").unlink()
     (output / "latest").symlink_to("models/gone")
     found = compare.compare_folder(output)
@@ -209,7 +209,7 @@ def test_without_latest_the_most_accurate_is_the_reference(output: Path) -> None
 
 
 def test_folder_without_runs_is_66(tmp_path: Path) -> None:
-    """No folder, an empty one, and one where a run is only begun."""
+    """The folder may be missing, or hold a run that is not published."""
     (tmp_path / "begun" / "runs" / "first").mkdir(parents=True)
     for folder, told in (("absent", ""), ("begun", "; begun and not published: first")):
         with pytest.raises(JobError) as caught:
@@ -235,7 +235,7 @@ def test_folder_without_runs_is_66(tmp_path: Path) -> None:
 def test_damaged_run_is_named_after_the_others_are_shown(
     output: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | str | None, told: str
 ) -> None:
-    """65 with a sentence, and the sound runs are still compared; it is named among them, on the page too."""
+    """65 and one sentence; the other runs are still compared, and the damaged one is named with them."""
     damaged = output / "models" / "slow" / file
     if isinstance(content, str):  # a sound report that began then
         content = damaged.read_bytes().replace(b"2026-11-24T01:00:00+00:00", content.encode())
@@ -256,7 +256,7 @@ def test_damaged_run_is_named_after_the_others_are_shown(
 
 
 def test_damaged_latest_is_named(output: Path) -> None:
-    """And not called none: the others are compared with the most accurate one."""
+    """The others are compared with the most accurate run."""
     (output / "models" / "base" / "report.json").unlink()
     found = compare.compare_folder(output)
     assert (found.reference.name, found.latest) == ("other", "base")
@@ -279,10 +279,10 @@ def page_of_damaged(output: Path) -> str:
         (errno.EACCES, Exit.OUTPUT, "the output folder cannot be read at {}: Permission denied"),
     ],
 )
-def test_what_cannot_be_read_is_not_called_damaged(
+def test_failing_file_system_is_not_damage(
     output: Path, monkeypatch: pytest.MonkeyPatch, file: str, number: int, code: Exit, told: str
 ) -> None:
-    """The codes are those of the other commands, and no run is slandered."""
+    """The exit codes are those of the other commands."""
     original = io.open
 
     def refused(path: Any, *arguments: Any, **options: Any) -> Any:
@@ -296,8 +296,8 @@ def test_what_cannot_be_read_is_not_called_damaged(
     assert (caught.value.code, caught.value.message) == (code, told.format(output / file))
 
 
-def test_run_that_is_pruned_meanwhile_is_left_out(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no damaged one, and the last that goes leaves none to compare."""
+def test_run_that_is_pruned_during_the_comparison_is_left_out(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not count as damaged; without any run left there is nothing to compare."""
     original = published_run._read_run
 
     def read(folder: Path, *arguments: Any, **options: Any) -> published_run.PublishedRun:
@@ -315,7 +315,7 @@ def test_run_that_is_pruned_meanwhile_is_left_out(output: Path, monkeypatch: pyt
 
 
 def test_page_says_how_many_curves_it_draws(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All, or the newest and latest."""
+    """It draws all curves, or those of the newest runs and of latest."""
     assert "A line for each run." in page_of(output)
     monkeypatch.setattr("job.report.compare_page.CURVES", 3)
     said = "a line for each of the newest 3 of 5 runs, and for latest"
@@ -323,7 +323,7 @@ def test_page_says_how_many_curves_it_draws(output: Path, monkeypatch: pytest.Mo
 
 
 def test_predictions_of_another_run_are_damage(output: Path) -> None:
-    """Predictions that do not give the report's accuracy are not compared."""
+    """Predictions that do not match the report's accuracy are not compared."""
     (output / "models" / "twin" / "predictions.npz").write_bytes(
         (output / "models" / "slow" / "predictions.npz").read_bytes()
     )
@@ -331,7 +331,7 @@ def test_predictions_of_another_run_are_damage(output: Path) -> None:
 
 
 def test_nothing_readable_is_65(tmp_path: Path) -> None:
-    """Where every published run is damaged there is no table, and each is named."""
+    """If all published runs are damaged there is no table, and each is named."""
     samples.publish(tmp_path, "only", right()).joinpath("report.json").unlink()
     with pytest.raises(JobError) as caught:
         compare.run(tmp_path)

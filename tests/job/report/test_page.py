@@ -1,4 +1,4 @@
-"""Tests of report.html: what stands in the file, and what it does in headless Chromium."""
+"""Tests of report.html: its content, and its behaviour in headless Chromium."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODELS = {
     "tanh": samples.layers(784, 24, 10, activation="tanh"),
     "sigmoid": samples.layers(784, 24, 16, 10, activation="sigmoid"),
 }
-# Shares of the pad's width from its middle: each list is one stroke.
+# In shares of the pad's width from its middle; each list is a stroke.
 DRAWINGS = {
     "seven": [[(-0.2, -0.3), (0.15, -0.32), (-0.05, 0.3)]],
     "bar": [[(0.0, -0.3), (0.0, 0.3)]],
@@ -44,13 +44,13 @@ DRAWINGS = {
 
 
 def write(folder: Path, model: list[Layer] | None, **changes: Any) -> Path:
-    """A report's page on that model."""
+    """Write a report on that model; returns its page."""
     samples.write(folder, samples.run(**changes), model, PICTURES)
     return folder / "report.html"
 
 
 def test_page_holds_what_the_model_allows(tmp_path: Path) -> None:
-    """Ten weight images for [pixels, classes] alone; a pad for dense layers it can run; neither without layers."""
+    """Ten weight images only for [pixels, classes]; a pad if it can run the layers; neither without layers."""
     seen = {}
     unknown = [(weights, bias, "softplus") for weights, bias, _ in MODELS["relu"]]
     for name, model in {**MODELS, "none": None, "unknown": unknown}.items():
@@ -78,7 +78,7 @@ def test_page_embeds_the_weights_as_they_are(tmp_path: Path) -> None:
 
 
 def test_page_is_small_and_refers_to_nothing_outside(tmp_path: Path) -> None:
-    """No address but XML's namespaces, and less than a megabyte."""
+    """It has no address but XML namespaces, and less than 300 kB."""
     page = write(tmp_path, MODELS["softmax"]).read_text()
     assert set(re.findall(r"https?://[^\s\"'<)]+", page)) <= {
         "http://www.w3.org/1999/xlink",
@@ -88,8 +88,8 @@ def test_page_is_small_and_refers_to_nothing_outside(tmp_path: Path) -> None:
     assert len(page) < 300_000
 
 
-def test_ids_are_unique_and_figures_are_told(tmp_path: Path) -> None:
-    """Two plots in one page share no id; the page names what report.json holds."""
+def test_ids_are_unique_and_figures_are_shown(tmp_path: Path) -> None:
+    """No id is used twice; the page shows the figures of report.json."""
     page = write(tmp_path, MODELS["softmax"], settings={"sync_every": 100, "min_accuracy": 0.9}).read_text()
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -127,7 +127,7 @@ def canvas(browser: webdriver.Chrome, name: str) -> NDArray[np.uint8]:
 
 
 def probabilities(browser: webdriver.Chrome) -> list[float]:
-    """Those that the page shows, in full precision."""
+    """The probabilities that the page shows, in full precision."""
     values = browser.execute_script(
         "return [...document.querySelectorAll('#probabilities data')].map((data) => data.value)"
     )
@@ -149,13 +149,13 @@ def draw(browser: webdriver.Chrome, strokes: list[list[tuple[float, float]]]) ->
 
 
 def as_python(browser: webdriver.Chrome, model: list[Layer]) -> tuple[NDArray[np.uint8], list[float]]:
-    """What job/predict/digit.py and NumPy make of the pixels on the pad."""
+    """The 28x28 pixels and probabilities that Python calculates from the pad."""
     pixels = digit.normalise(canvas(browser, "pad") / 255)
     return pixels, samples.forward(model, pixels[None])[0].astype(float).tolist()
 
 
 def test_page_is_quiet_and_alone(tmp_path: Path, visit: Callable[..., webdriver.Chrome]) -> None:
-    """Opened and drawn on: nothing on the console, and no request but for the file itself and its data URLs."""
+    """Opening and drawing print nothing on the console and request only the file itself and its data URLs."""
     page = write(tmp_path, MODELS["softmax"])
     browser = visit(page)
     draw(browser, DRAWINGS["seven"])
@@ -166,8 +166,8 @@ def test_page_is_quiet_and_alone(tmp_path: Path, visit: Callable[..., webdriver.
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_drawing_is_seen_as_python_sees_it(tmp_path: Path, visit: Callable[..., webdriver.Chrome], kind: str) -> None:
-    """The same 28x28 pixels to the last bit, and the same probabilities within 1e-5, for every kind of stroke."""
+def test_drawing_gives_the_pixels_of_python(tmp_path: Path, visit: Callable[..., webdriver.Chrome], kind: str) -> None:
+    """The same 28x28 pixels and, within 1e-5, the same probabilities, for each kind of stroke."""
     browser = visit(write(tmp_path, MODELS[kind]), width=360 if kind == "tanh" else 1100)
     clear = browser.find_element(By.ID, "clear")
     for strokes in DRAWINGS.values():
@@ -208,7 +208,7 @@ def test_test_image_on_the_pad_is_classified_as_by_the_model(
 
 
 def test_pad_works_from_the_keyboard(tmp_path: Path, visit: Callable[..., webdriver.Chrome]) -> None:
-    """Tab reaches it, its focus shows, Space lowers the pen, arrows draw, Delete clears; the button says which."""
+    """Tab reaches it, its focus is visible, Space lowers the pen, arrows draw, Delete clears; the button shows it."""
     browser = visit(write(tmp_path, MODELS["softmax"]))
     keys = ActionChains(browser)
     for _ in range(20):
@@ -236,7 +236,7 @@ def test_pad_works_from_the_keyboard(tmp_path: Path, visit: Callable[..., webdri
 
 
 def test_finger_draws_and_does_not_scroll(tmp_path: Path, visit: Callable[..., webdriver.Chrome]) -> None:
-    """On a phone, a touch that moves down the pad is a stroke, and the page stays where it is."""
+    """On a phone, a touch that moves down the pad is a stroke, and the page does not scroll."""
     browser = visit(write(tmp_path, MODELS["softmax"]), width=360)
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     pad = browser.find_element(By.ID, "pad")
@@ -256,14 +256,14 @@ def test_finger_draws_and_does_not_scroll(tmp_path: Path, visit: Callable[..., w
 
 
 def test_nothing_overflows_on_a_phone(tmp_path: Path, visit: Callable[..., webdriver.Chrome]) -> None:
-    """At 360 pixels the page is no wider than the screen, with long class names and a long run name too."""
+    """At 360 pixels the page is no wider than the screen, even with long names of classes and run."""
     browser = visit(write(tmp_path, MODELS["softmax"], name="n" * 62, classes=samples.LONG_NAMES), width=360)
     browser.find_element(By.TAG_NAME, "summary").click()
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
 
 
 def test_names_are_shown_and_never_run(tmp_path: Path, visit: Callable[..., webdriver.Chrome]) -> None:
-    """Names that hold markup appear as they are; no script but the page's own runs."""
+    """Markup in names is shown as text; no script but the page's own runs."""
     name = "</script></style><script>document.title='run'</script>\"'><img src=x onerror=\"document.title='run'\">"
     browser = visit(write(tmp_path, MODELS["softmax"], name=name, classes=[f"{name}{i}" for i in range(10)]))
     draw(browser, DRAWINGS["seven"])
@@ -273,7 +273,7 @@ def test_names_are_shown_and_never_run(tmp_path: Path, visit: Callable[..., webd
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
-# Every visible text's contrast with what is painted behind it (WCAG 2.2, relative luminance), worst first.
+# The contrast of each visible text with its background (WCAG 2.2, relative luminance), lowest first.
 CONTRASTS = """
 const colour = (text) => {
   const n = text.match(/[\\d.]+(e-?\\d+)?/g).map(Number), unit = text.startsWith('color(') ? 1 : 255;
@@ -303,7 +303,7 @@ return found.sort((x, y) => x[0] - y[0]);
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_legible_in_both_schemes(tmp_path: Path, visit: Callable[..., webdriver.Chrome], scheme: str) -> None:
-    """Every text has a contrast of at least 4.5 to 1 (WCAG 2.2 AA), in tables, plots and on the pressed button too."""
+    """Each text has a contrast of at least 4.5 to 1 (WCAG 2.2 AA), also in tables, plots and on the pressed button."""
     browser = visit(write(tmp_path, MODELS["softmax"], settings={"min_accuracy": 0.9}), scheme=scheme)
     browser.find_element(By.ID, "pen").click()
     browser.find_element(By.TAG_NAME, "summary").click()
@@ -315,7 +315,7 @@ def test_text_is_legible_in_both_schemes(tmp_path: Path, visit: Callable[..., we
 
 
 def test_parts_have_names(tmp_path: Path, visit: Callable[..., webdriver.Chrome]) -> None:
-    """Pictures have an alternative, tables a caption and headers with a scope, sections a heading; levels skip none."""
+    """Pictures have alternatives, tables captions and scoped headers, sections headings; no level is skipped."""
     browser = visit(write(tmp_path, MODELS["softmax"]))
     nameless = browser.execute_script("""
         const all = (selector) => [...document.querySelectorAll(selector)];

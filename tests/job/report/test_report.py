@@ -1,4 +1,4 @@
-"""Tests of report.json and of what is written beside it."""
+"""Tests of report.json and the files beside it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def test_report_holds_every_figure_of_the_run() -> None:
-    """The whole report.json of four examples, worked out by hand."""
+    """The whole report.json of four examples, calculated by hand."""
     probabilities = np.array([[0.8, 0.2], [0.4, 0.6], [0.7, 0.3], [0.1, 0.9]], np.float32)
     run = samples.run(classes=["no", "yes"], settings={"min_accuracy": 0.8})
     built = report.build_report(run, report.Evaluation(np.array([0, 1, 1, 1], np.int32), probabilities))
@@ -57,7 +57,7 @@ def test_report_holds_every_figure_of_the_run() -> None:
 
 @pytest.mark.parametrize("model", [None, samples.layers(784, 10), samples.layers(784, 16, 10)])
 def test_written_report_follows_the_schema(tmp_path: Path, model: list[Layer] | None) -> None:
-    """report.json on disk is what was built, and valid, whatever the model is."""
+    """report.json on disk is what was built, and valid, for each kind of model."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     built = samples.write(tmp_path, samples.run(), model, samples.images(40))
     read = json.loads((tmp_path / "report.json").read_bytes())
