@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.config import settings_hash, settings_to_match
-from job.dataset import fingerprint
+from job.dataset.fingerprint import read_fingerprint
 from job.errors import PUBLISHED, Exit, JobError
 from job.rendezvous.client import EVERY_S, ReplyEvent
 from job.rendezvous.http import serve
@@ -81,7 +81,7 @@ class Supervisor:
             JobError: why this worker cannot continue.
         """
         try:
-            dataset = fingerprint.read_fingerprint(self._config.data, self._config.dataset)
+            dataset = read_fingerprint(self._config.data, self._config.dataset)
         except JobError:
             outcome = self._precheck()
             if outcome and self._status.phase == "published":  # a published run needs no dataset

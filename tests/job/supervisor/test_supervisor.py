@@ -310,8 +310,8 @@ def test_orphans_are_reaped(prepared: Path, trainer: Callable[[str], None]) -> N
 
 
 def test_it_imports_no_more_than_it_needs() -> None:
-    """No TensorFlow at all, and the HTTP server and the metrics, half of its start, only for the first request."""
-    heavy = {"tensorflow", "http.server", "prometheus_client"}
+    """No TensorFlow, no NumPy and no display; the metrics' library only once somebody asks for them."""
+    heavy = {"tensorflow", "numpy", "rich", "prometheus_client"}
     script = f"import sys, job.supervisor.supervisor; print({heavy} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"
