@@ -7,31 +7,27 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO, cast
+from typing import TYPE_CHECKING, Any, Self
 
-from job import telemetry
 from tests.job import processes
+from tests.job.processes import DEADLINE_S, RunningCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from job.telemetry import Record
 
 RUN = "run"
 BEFORE = "before"  # one that was published earlier
-DEADLINE_S = 90.0
 # 50 epochs of 60 steps: two to three seconds of training for two workers, in which a moment can be chosen.
 EPOCHS, STEPS = 50, 3000
 FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learning-rate=0.5")
 
 
-class Worker:
-    """One supervisor, its records and what it wrote on standard error. Killed at the end of a `with`.
+class Worker(RunningCommand):
+    """One supervisor. Killed with its trainer at the end of a `with`.
 
     wrapper is a command that execs the one that follows it.
     """
@@ -39,61 +35,9 @@ class Worker:
     def __init__(
         self, rank: int, arguments: list[str], variables: Mapping[str, str], wrapper: tuple[str, ...] = ()
     ) -> None:
+        words = [*wrapper, *processes.command(*arguments)]
+        super().__init__(words, processes.environment(variables), start_new_session=True)
         self.rank = rank
-        self.records: list[Record] = []
-        self.errors: list[str] = []
-        self._news = threading.Condition()
-        self._over = False
-        self.process = subprocess.Popen(
-            [*wrapper, sys.executable, "-m", "job", "train", *arguments],
-            cwd=processes.ROOT,
-            env=processes.environment(variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
-        for reader in self._readers:
-            reader.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        for reader in self._readers:
-            reader.join(DEADLINE_S)
-        cast("TextIO", self.process.stdout).close()
-        cast("TextIO", self.process.stderr).close()
-
-    def _read(self) -> None:
-        for record in telemetry.read_records(cast("TextIO", self.process.stdout)):
-            with self._news:
-                self.records.append(record)
-                self._news.notify_all()
-        with self._news:
-            self._over = True
-            self._news.notify_all()
-
-    def _read_errors(self) -> None:
-        self.errors.extend(cast("TextIO", self.process.stderr))
-
-    def until(self, wanted: Callable[[Record], object], after: int = 0) -> int:
-        """Wait for a record that is wanted, not counting the first `after`; gives its place in records, from 1."""
-        deadline = time.monotonic() + DEADLINE_S
-        with self._news:
-            while True:
-                for place in range(after, len(self.records)):
-                    if wanted(self.records[place]):
-                        return place + 1
-                after = len(self.records)
-                assert not self._over, f"worker {self.rank} ended: {self.records[-3:]} {self.errors[-5:]}"
-                left = deadline - time.monotonic()
-                assert left > 0, f"worker {self.rank} did not get there: {self.records[-3:]} {self.errors[-5:]}"
-                self._news.wait(left)
 
     def until_phase(self, phase: str, after: int = 0) -> int:
         """Wait for a phase."""
@@ -125,13 +69,6 @@ class Worker:
     def terminate(self) -> None:
         """Send the supervisor SIGTERM, as a drain does."""
         self.process.terminate()
-
-    def code(self, seconds: float = DEADLINE_S) -> int:
-        """Its exit code, below 0 the signal that killed it; waits for its end."""
-        code = self.process.wait(seconds)
-        for reader in self._readers:
-            reader.join(DEADLINE_S)
-        return code
 
     def failure(self) -> tuple[int, str, str]:
         """Its exit code, and the reason and the sentence of its last record, which has the same code."""

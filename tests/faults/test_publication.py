@@ -13,9 +13,9 @@ import pytest
 
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
-from tests.faults.team import BEFORE, DEADLINE_S, RUN, Team, assert_published, assert_same
+from tests.faults.team import BEFORE, RUN, Team, assert_published, assert_same
 from tests.fixtures import CLASSES, synthetic, write_idx
-from tests.job.processes import contents
+from tests.job.processes import DEADLINE_S, contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.errors import Exit
-from tests.faults.team import DEADLINE_S, RUN, STEPS, Team, assert_same
+from tests.faults.team import RUN, STEPS, Team, assert_same
+from tests.job.processes import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

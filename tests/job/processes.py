@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO, cast
 
 from job import telemetry
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = ("PEERS", "TF_CONFIG", "RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE")
-DEADLINE_S = 60.0
+DEADLINE_S = 90.0
 
 
 class Ended(NamedTuple):
@@ -60,23 +60,27 @@ def run(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path = RO
 
 
 class RunningCommand:
-    """A running `python -m job train` whose output is read continuously. Killed at the end of a `with`."""
+    """A running command whose output is read continuously. Killed at the end of a `with`.
 
-    def __init__(self, *arguments: object) -> None:
+    Args:
+        words: the command.
+        env: its environment.
+        options: more arguments of subprocess.Popen.
+
+    Attributes:
+        records: the records on its standard output so far.
+        errors: the lines on its standard error so far.
+    """
+
+    def __init__(self, words: list[str], env: Mapping[str, str], **options: Any) -> None:
+        self.records: list[Record] = []
+        self.errors: list[str] = []
+        self._changed = threading.Condition()
+        self._is_read = False
         self.process = subprocess.Popen(
-            command(*arguments),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # nohup makes the tests ignore the signal, and their child processes would inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - it starts no thread
+            words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._errors: list[str] = []
-        streams = ((self.process.stdout, self._lines.put), (self.process.stderr, self._errors.append))
-        self._readers = [threading.Thread(target=self._read, args=stream, daemon=True) for stream in streams]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
         for reader in self._readers:
             reader.start()
 
@@ -84,41 +88,75 @@ class RunningCommand:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        for reader in self._readers:
-            reader.join()
+        if self.process.poll() is None:
+            self.kill()
+        self.code()
         cast("TextIO", self.process.stdout).close()
         cast("TextIO", self.process.stderr).close()
 
-    def _read(self, stream: TextIO, take: Callable[[str], None]) -> None:
-        for line in stream:
-            take(line)
-        if stream is self.process.stdout:
-            self._lines.put(None)
+    def _read(self) -> None:
+        for record in telemetry.read_records(cast("TextIO", self.process.stdout)):
+            with self._changed:
+                self.records.append(record)
+                self._changed.notify_all()
+        with self._changed:
+            self._is_read = True
+            self._changed.notify_all()
+
+    def _read_errors(self) -> None:
+        self.errors.extend(cast("TextIO", self.process.stderr))
+
+    def until(self, is_expected: Callable[[Record], object], after: int = 0) -> int:
+        """Wait for an expected record, not counting the first `after`; returns its place in records, from 1."""
+        deadline = time.monotonic() + DEADLINE_S
+        with self._changed:
+            while True:
+                for place in range(after, len(self.records)):
+                    if is_expected(self.records[place]):
+                        return place + 1
+                after = len(self.records)
+                remaining_s = deadline - time.monotonic()
+                last = f"{self.records[-3:]} {self.errors[-5:]}"
+                assert not self._is_read, f"{self.process.args!r} ended before the expected record: {last}"
+                assert remaining_s > 0, f"{self.process.args!r} sent no expected record in time: {last}"
+                self._changed.wait(remaining_s)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.process.kill()
+
+    def code(self, seconds: float = DEADLINE_S) -> int:
+        """Its exit code, negative if a signal killed it; waits for its exit."""
+        code = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        return code
+
+
+class LocalRun(RunningCommand):
+    """A running `python -m job train` in local mode."""
+
+    def __init__(self, *arguments: object) -> None:
+        # nohup makes the tests ignore SIGHUP, and their child processes would inherit that.
+        restore = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        super().__init__(command(*arguments), environment(), preexec_fn=restore)
 
     def wait_for(self, *phases: tuple[int, str]) -> None:
         """Wait until each of these ranks has reported this phase."""
         missing = set(phases)
-        while missing:
-            line = self._lines.get(timeout=DEADLINE_S)
-            assert line is not None, f"ended before {missing}: {self._errors}"
-            record: Record | None = telemetry.parse(line)
-            if record:
-                missing.discard((record.rank, record.phase))
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the command's process alone."""
-        os.kill(self.process.pid, number)
+        def is_last(record: Record) -> bool:
+            missing.discard((record.rank, record.phase))
+            return not missing
+
+        self.until(is_last)
 
     def wait(self) -> tuple[int, str, float]:
         """Its exit code, standard error, and the seconds from this call to its exit."""
         started = time.monotonic()
-        code = self.process.wait(DEADLINE_S)
+        self.process.wait(DEADLINE_S)
         seconds = time.monotonic() - started
-        for reader in self._readers:
-            reader.join(DEADLINE_S)
-        return code, "".join(self._errors), seconds
+        return self.code(), "".join(self.errors), seconds
 
     def supervisors(self) -> list[int]:
         """The process ids of the supervisors, in the order of their ranks."""

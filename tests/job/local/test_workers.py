@@ -22,7 +22,7 @@ from job.local.display import Lines
 from job.supervisor.restart_policy import MAX_RESTARTS
 from job.telemetry import Record
 from tests.job import processes
-from tests.job.processes import RunningCommand, contents, descendants, surviving
+from tests.job.processes import LocalRun, contents, descendants, surviving
 
 if TYPE_CHECKING:
     from tests.job.conftest import Trained
@@ -59,12 +59,12 @@ def test_a_signal_while_the_workers_start_ends_them(
     number: int, code: Exit, sentence: str, endless: list[object], tmp_path: Path
 ) -> None:
     """Within 2 s of Ctrl-C or SIGTERM, with one sentence, before anything is written."""
-    with RunningCommand(*endless) as run:
+    with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         assert len(below) == 4
         assert all(os.getsid(pid) == pid for pid in run.supervisors())  # a terminal does not send them Ctrl-C
-        run.signal(number)
+        run.process.send_signal(number)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()
     assert (exit_code, errors) == (code, sentence)
@@ -74,11 +74,11 @@ def test_a_signal_while_the_workers_start_ends_them(
 
 def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Path) -> None:
     """130 within 2 s, no process left, nothing published, and a run that can be continued."""
-    with RunningCommand(*endless) as run:
+    with LocalRun(*endless) as run:
         run.wait_for(*BOTH_TRAINING)
         below = descendants(run.process.pid)
         assert len(below) == 4
-        run.signal(signal.SIGINT)
+        run.process.send_signal(signal.SIGINT)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()
     assert (exit_code, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
@@ -104,18 +104,18 @@ def pending(pid: int, number: int) -> bool:
 @pytest.mark.parametrize("times", [1, 2])
 def test_workers_that_do_not_exit_are_killed(times: int, endless: list[object]) -> None:
     """A worker that hangs delays the end after Ctrl-C by 1.5 s, and a second Ctrl-C ends it at once."""
-    with RunningCommand(*endless) as run:
+    with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         supervisors = run.supervisors()
         for pid in supervisors:
             os.kill(pid, signal.SIGSTOP)
-        run.signal(signal.SIGINT)
+        run.process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + CTRL_C_S
         while not all(pending(pid, signal.SIGTERM) for pid in supervisors) and time.monotonic() < deadline:
             os.sched_yield()
         if times == 2:
-            run.signal(signal.SIGINT)
+            run.process.send_signal(signal.SIGINT)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()
     assert (exit_code, errors) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
@@ -124,12 +124,12 @@ def test_workers_that_do_not_exit_are_killed(times: int, endless: list[object]) 
 
 def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None:
     """A service manager waits longer than a person, so that a slow worker can still write its checkpoint."""
-    with RunningCommand(*endless) as run:
+    with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         supervisors = run.supervisors()
         for pid in supervisors:
             os.kill(pid, signal.SIGSTOP)
-        run.signal(signal.SIGTERM)
+        run.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 2 * workers.CTRL_C_S
         while time.monotonic() < deadline:
             assert all(not pending(pid, signal.SIGKILL) for pid in supervisors)
@@ -146,11 +146,11 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> None:
     """Killed outright or by the end of its terminal, it takes supervisors and trainers with it."""
-    with RunningCommand(*endless) as run:
+    with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         assert len(below) == 4
-        run.signal(number)
+        run.process.send_signal(number)
         assert run.wait()[0] == -number
         assert surviving(below) == set()
 
@@ -159,7 +159,7 @@ def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> N
 def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
     """Its trainer does not outlive it, one line names the cause, and the run succeeds."""
     flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
-    with RunningCommand("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
+    with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
         supervisor = run.supervisors()[rank]
         below = descendants(supervisor)
@@ -174,7 +174,7 @@ def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) 
 def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path) -> None:
     """After three restarts without a new step, with one sentence that names the worker."""
     flags = ["--name=run", "--workers=2", "--epochs=1000000"]
-    with RunningCommand("--data", prepared, "--output", tmp_path, *flags) as run:
+    with LocalRun("--data", prepared, "--output", tmp_path, *flags) as run:
         for _ in range(MAX_RESTARTS + 1):
             deadline = time.monotonic() + processes.DEADLINE_S
             while len(run.supervisors()) < 2 and time.monotonic() < deadline:
