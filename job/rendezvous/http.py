@@ -46,7 +46,7 @@ def serve(host: str, port: int, metrics: Callable[[], bytes], rendezvous: Rendez
         rendezvous: answers /join; None above rank 0.
 
     Raises:
-        OSError: the port is in use.
+        OSError: the port is in use, or the process may open no more files.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not host and socket.has_dualstack_ipv6():
@@ -87,7 +87,16 @@ class Server(AbstractContextManager["Server"]):
             server.stop()
             await server.close_all_connections()
 
-        self._thread = threading.Thread(target=lambda: asyncio.run(answer()), name="http", daemon=True)
+        def run() -> None:
+            try:
+                with asyncio.Runner() as runner:
+                    runner.run(answer())
+            except OSError as error:  # an event loop needs files too
+                if started.done():
+                    raise
+                started.set_exception(error)
+
+        self._thread = threading.Thread(target=run, name="http", daemon=True)
         self._thread.start()
         self._loop = started.result()
 

@@ -29,14 +29,16 @@ OK = b"HTTP/1.0 200 OK\r\n\r\n"
 
 @contextmanager
 def server(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The address of a server that reads a little, writes these chunks and closes the connection."""
+    """The address of a server that reads a request, writes these chunks and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
             with suppress(OSError):
                 connection, _ = listening.accept()
                 with connection:
-                    connection.recv(2**16)
+                    request = b""
+                    while not request.endswith(b"}"):  # closed before that, the connection would be reset
+                        request += connection.recv(2**16)
                     for chunk in chunks:
                         connection.sendall(chunk)
 

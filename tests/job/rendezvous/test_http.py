@@ -293,6 +293,17 @@ def test_a_port_in_use_is_an_error() -> None:
         assert again.port == server.port
 
 
+def test_an_event_loop_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller does not wait for it."""
+
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(http._BoundedServer, "add_socket", fail)
+    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(OSError, match="Too many open files"):
+        Server(listening, lambda: b"", None)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_port_that_the_launcher_holds_can_be_used(host: str) -> None:
     """One supervisor after the other can listen on it."""
