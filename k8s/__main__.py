@@ -101,7 +101,7 @@ def parser(names: Collection[str] = COMMANDS.keys()) -> Parser:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=STATUSES)
         if name in names:
-            command.examples = getattr(module(name), "EXAMPLES", ())
+            command.examples = module(name).EXAMPLES
             module(name).add_flags(command)
             flags.add_connection(command, getattr(module(name), "OUTPUTS", flags.OUTPUTS))
             command.usage = command.usage or usage_of(command, name)

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
     from k8s.state.run import Run
 
-EXAMPLES = ("mnist-job retry digits --wait", "mnist-job retry digits --workers 4 --memory 4Gi -- --learning-rate 0.05")
+EXAMPLES = (
+    "mnist-job retry digits --wait",
+    "mnist-job retry digits --workers 4 --memory 4Gi -- --checkpoint-every 100",
+)
 CONTINUE = "--continue"
 
 

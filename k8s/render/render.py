@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from k8s.render.submission import Submission
 
 GPU = "nvidia.com/gpu"
+INSTANCE_LABEL = "app.kubernetes.io/instance"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "mnist-job"}
 VERSION = {"app.kubernetes.io/version": __version__}
 
@@ -68,7 +69,7 @@ def fill(job: Object, submission: Submission) -> Object:
     trainer = trainer_of(template)
     job["metadata"]["name"] = submission.name
     for metadata in (job["metadata"], template["metadata"]):
-        metadata["labels"] |= MANAGED_BY | VERSION
+        metadata["labels"] |= {INSTANCE_LABEL: submission.name} | MANAGED_BY | VERSION
     if submission.workers is not None:
         spec["completions"] = spec["parallelism"] = submission.workers
     config.check_name(submission.name, spec["completions"])

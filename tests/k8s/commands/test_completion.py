@@ -78,7 +78,7 @@ print -r -- $shown
     [
         ("", [rf"{name} +-- [A-Z]" for name in COMMANDS]),
         ("res", ["<mnist-job resume>"]),
-        ("logs --r", ["--rank +-- only"]),
+        ("logs --r", ["--rank +-- ", "--request-timeout +-- "]),
         ("completion z", ["<mnist-job completion zsh>"]),
     ],
     ids=["commands", "a command", "a flag", "a choice"],

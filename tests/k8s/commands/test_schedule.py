@@ -20,7 +20,7 @@ from k8s.commands import replace, schedule
 from k8s.render import render
 from k8s.render.attempt import record_submission
 from k8s.render.kustomize import MANIFESTS, kustomize
-from k8s.render.render import MANAGED_BY, VERSION
+from k8s.render.render import INSTANCE_LABEL, MANAGED_BY, VERSION
 from k8s.render.submission import Submission
 from k8s.state.names import APP, NAME_LABEL, PART_OF_LABEL, QUEUE_LABEL, SCHEDULE_LABEL, SINCE
 from tests.k8s.fakes import FakeCluster, job
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 NAME = "nightly"
 FIRST = ("activeDeadlineSeconds", "backoffLimitPerIndex", "completionMode", "completions", "maxFailedIndexes")
-LABELS = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"} | MANAGED_BY | VERSION
+LABELS = (
+    {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer", INSTANCE_LABEL: NAME}
+    | MANAGED_BY
+    | VERSION
+)
 
 
 class Known(FakeCluster):

@@ -36,6 +36,7 @@ LABELS = {
     "app.kubernetes.io/part-of": "mnist-job",
     "app.kubernetes.io/managed-by": "mnist-job",
     "app.kubernetes.io/version": __version__,
+    "app.kubernetes.io/instance": "digits",
 }
 USER = 65532
 SMALL = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
