@@ -209,9 +209,9 @@ def settings_hash(values: Mapping[str, Any]) -> str:
 
 
 def settings_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name each of settings_to_match() that differs, with both values: `seed 0 and now 3, epochs 5 and now 10`."""
+    """Name each of settings_to_match() that differs, with both values: "seed was 0 and is now 3"."""
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {before.get(name)} and now {now.get(name)}" for name in names)
+    return ", ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names)
 
 
 def parse(arguments: Sequence[str]) -> Config:

@@ -83,7 +83,7 @@ def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[st
             raise JobError(
                 Exit.SETTINGS,
                 "other-settings",
-                f"the checkpoint {path} was made with {settings_differences(checkpoint.settings, settings)}",
+                f"the checkpoint {path} has other settings: {settings_differences(checkpoint.settings, settings)}",
                 "give the same flags again, or another --name",
             )
         return checkpoint

@@ -42,7 +42,7 @@ class PrunableRun:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What is pruned, as JSON shows it; see Retention. left are the bytes that a killed prune left; they always go."""
+    """What is pruned, as JSON shows it; see Retention. `left` are bytes of a killed prune, which are always deleted."""
 
     before: str | None
     prune: Sequence[PrunableRun]
@@ -157,7 +157,7 @@ def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
         if not parts:
             return None
         renamed = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=pruned))
-        # The model goes first. A run without its model makes it again; a model without its run belongs to nobody.
+        # The model goes first: a run without its model can make it again, but a model without its run has no owner.
         for path in parts:
             path.rename(renamed / (path.parent.name if path.name == name else path.name))
             sync(path.parent)

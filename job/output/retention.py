@@ -22,10 +22,12 @@ IDLE_S = 1200.0
 class Retention:
     """What goes and what stays.
 
-    prune are the runs that go, the oldest first. before is the time, UTC in ISO 8601, since which every run stays; None
-    if there are too few models to prune any. kept has all other runs with the reason why each stays, empty if the
-    reason is its age or that other runs were named. without_model are those of them that stay because --keep alone
-    prunes no run without a model. unknown are names that were given and belong to no run.
+    Attributes:
+        prune: the runs that go, the oldest first.
+        before: the time, UTC in ISO 8601, since which every run stays; None if there are too few models to prune any.
+        kept: all other runs, each with the reason why it stays; empty for its age, or if other runs were named.
+        without_model: the runs in `kept` that stay because --keep alone prunes no run without a model.
+        unknown: names that were given and are not those of runs.
     """
 
     prune: Sequence[StoredRun]

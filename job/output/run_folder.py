@@ -1,4 +1,4 @@
-"""A run's folder: who owns it, what it was begun with, and what rank 0 does to it. layout.py lists its files."""
+"""A run's folder: who owns it, its manifest, and what rank 0 does to it. layout.py lists its files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class RunFolder:
 
         Raises:
             JobError: 64 if another Job began it, or another process here trains it; 75 if another process of the Job
-                still does; 65 if it was begun on other data, 78 with other settings; 73 or 75 from the file system.
+                still does; 65 if it was started on other data, 78 with other settings; 73 or 75 from the file system.
         """
         with contextlib.ExitStack() as held:
             with self.errors():
@@ -166,8 +166,8 @@ class RunFolder:
         if before == now:
             return
         if any(before.get(split) != now[split] for split in ("train", "test")):
-            message = f"run {self.run!r} was begun on other data"
+            message = f"run {self.run!r} was started on other data"
             hint = "give it that data again, or use another --name"
             raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, hint)
-        message = f"run {self.run!r} was begun with {settings_differences(before, now)}"
+        message = f"run {self.run!r} has other settings: {settings_differences(before, now)}"
         raise JobError(Exit.SETTINGS, "other-settings", message, "give the same flags again, or another --name")

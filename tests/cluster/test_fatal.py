@@ -116,5 +116,8 @@ def test_other_settings(shared: Lab) -> None:
     until(lambda: not shared.pods("run"), "the pods' end")
     other = shared.render("run", "--epochs=2", "--continue")
     fails(
-        shared, other, 78, r"worker 0 exited with 78 \(other-settings\): run 'run' was begun with epochs 2000 and now 2"
+        shared,
+        other,
+        78,
+        r"worker 0 exited with 78 \(other-settings\): run 'run' has other settings: epochs was 2000 and is now 2",
     )

@@ -153,7 +153,7 @@ def test_other_settings_on_a_resumed_run(digits: Path, tmp_path: Path, interrupt
     with Team(digits, tmp_path / "output", 1, ("--seed=1", "--batch-size=50")) as team:
         before = sound(team)
         team.start()
-        message = "run 'run' was begun with batch_size 100 and now 50, seed 0 and now 1"
+        message = "run 'run' has other settings: batch_size was 100 and is now 50, seed was 0 and is now 1"
         assert team[0].failure() == (78, "other-settings", message)
         assert sound(team) == before
 

@@ -231,8 +231,8 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
         restore_newest(tmp_path, SETTINGS | {"batch_size": 64, "learning_rate": 0.2, "momentum": 0.9}, silent)
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
     assert caught.value.message == (
-        f"the checkpoint {tmp_path / '2.safetensors'} was made with "
-        "batch_size 100 and now 64, learning_rate 0.1 and now 0.2, momentum None and now 0.9"
+        f"the checkpoint {tmp_path / '2.safetensors'} has other settings: "
+        "batch_size was 100 and is now 64, learning_rate was 0.1 and is now 0.2, momentum was None and is now 0.9"
     )
 
 

@@ -74,7 +74,8 @@ def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
         pytest.fail("begun")
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
     assert caught.value.message == (
-        "run 'a' was begun with batch_size 100 and now 64, seed 0 and now 3, learning_rate 1.0 and now 0.5"
+        "run 'a' has other settings: batch_size was 100 and is now 64, seed was 0 and is now 3, "
+        "learning_rate was 1.0 and is now 0.5"
     )
     assert tree(tmp_path) == before
 
@@ -90,7 +91,7 @@ def test_run_of_other_data_is_65(tmp_path: Path) -> None:
         with pytest.raises(JobError) as caught, RunFolder(tmp_path, "a", "local").begin(changed):
             pytest.fail("begun")
         assert (caught.value.code, caught.value.reason) == (Exit.DATA_DAMAGED, "dataset-other")
-        assert str(caught.value) == "run 'a' was begun on other data; give it that data again, or use another --name"
+        assert str(caught.value) == "run 'a' was started on other data; give it that data again, or use another --name"
     assert tree(tmp_path) == before
 
 
