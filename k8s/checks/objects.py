@@ -9,8 +9,8 @@ from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
 from k8s.diagnose import catalogue
+from k8s.state.find import find_job, get_if_allowed
 from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL, run_name
-from k8s.state.run import find_job, optional
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
@@ -26,7 +26,7 @@ def name(cluster: Cluster, job: Object) -> Check:
     if existing := find_job(cluster, run) or cluster.get("Job", run):
         remedy = f"give another --name, or run `mnist-job retry {run_name(existing)} {cluster.flags}`"
         return Check("name", "failed", f"a Job named {existing['metadata']['name']} exists already", remedy)
-    if optional(cluster, "CronJob", run):
+    if get_if_allowed(cluster, "CronJob", run):
         remedy = f"give another --name, or run `mnist-job trigger {run} {cluster.flags}`"
         return Check("name", "failed", f"a schedule named {run} exists already", remedy)
     return Check("name", "ok", run)

@@ -13,8 +13,9 @@ from k8s.api.errors import ApiError, refused
 from k8s.commands import replace
 from k8s.render import attempt
 from k8s.state import schedule as schedules
+from k8s.state.find import gather
 from k8s.state.names import CANCELLED, QUEUE_LABEL, RUNS, SCHEDULE_LABEL, SINCE, schedule_of
-from k8s.state.run import Run, gather, state
+from k8s.state.run import Run, state
 from k8s.state.schedule import Schedule, is_made_by_cronjob, is_unfinished, next_start, rfc3339
 from k8s.view.output import print_result
 

@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from job.config import parse_duration, usage
-from k8s.state.run import Run, is_settled, job_of
+from k8s.state.find import job_of
+from k8s.state.run import Run, is_settled
 from k8s.view.output import note
 from k8s.view.run_logs import RunLogs
 

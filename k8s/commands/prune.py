@@ -15,9 +15,10 @@ from job.config import add_prune_flags
 from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from k8s.api import permissions
 from k8s.commands import flags
+from k8s.state.find import newest_jobs
 from k8s.state.names import OUTPUT, RUNS, claim_of
 from k8s.state.pods import created
-from k8s.state.run import Run, is_settled, newest_jobs, state
+from k8s.state.run import Run, is_settled, state
 from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import LauncherError, refused
 from k8s.render import attempt
+from k8s.state.find import is_ours, jobs_of
 from k8s.state.names import pods_of, run_name
-from k8s.state.run import is_ours, jobs_of
 from k8s.view.output import note
 
 if TYPE_CHECKING:

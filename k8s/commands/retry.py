@@ -19,8 +19,9 @@ from k8s.commands.replace import free_name, replace_job, until_pods_ended
 from k8s.commands.trigger import KEPT_S
 from k8s.render import attempt, render
 from k8s.render.submission import Submission
+from k8s.state.find import gather
 from k8s.state.names import QUEUE_LABEL, schedule_of, trainer_of
-from k8s.state.run import gather, state
+from k8s.state.run import state
 from k8s.view import follow
 from k8s.view.output import print_result, where_to_look
 

@@ -17,8 +17,8 @@ from k8s.commands.replace import until_deleted
 from k8s.render.attempt import record_submission
 from k8s.render.submission import training_settings
 from k8s.state import cron
+from k8s.state.find import is_being_deleted, is_ours
 from k8s.state.names import APP, QUEUE_LABEL, SCHEDULE_LABEL, SINCE, SUBMITTED
-from k8s.state.run import is_being_deleted, is_ours
 from k8s.state.schedule import Schedule, next_start, rfc3339
 from k8s.view.output import print_result
 

@@ -20,9 +20,10 @@ from job.config import usage
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
+from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
 from k8s.state.names import CONTAINER, RUNS, pods_of, run_name
 from k8s.state.pods import created
-from k8s.state.run import Run, gather_every, job_of, last_record, newest_jobs, state
+from k8s.state.run import Run, state
 from k8s.view.output import as_yaml
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
 from k8s.view.tables import Style, draw, state_text
@@ -137,7 +138,7 @@ def with_record(cluster: Cluster, run: Run) -> Run:
     if state(run).ended or run.job["spec"].get("suspend"):
         return run
     there = cluster.in_namespace(run.namespace) if run.namespace else cluster
-    return dataclasses.replace(run, record=last_record(there, run))
+    return dataclasses.replace(run, record=newest_record(there, run))
 
 
 def restart_reasons(cluster: Cluster, run: Run) -> dict[int, Counter[str]]:

@@ -11,13 +11,14 @@ from job.errors import Exit
 from k8s.api.errors import ApiError
 from k8s.diagnose.explain import explain_run
 from k8s.state import events
+from k8s.state.find import gather, get_if_allowed, newest_record
 from k8s.state.names import CONTAINER, claim_of
-from k8s.state.run import Run, gather, last_record, optional
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
     from k8s.diagnose.explanation import Explanation
+    from k8s.state.run import Run
 
 SHOWN_LINES, READ_LINES = 8, 40
 # The kubelet's replacement for a log that was deleted, and TensorFlow's own notes.
@@ -44,8 +45,8 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
     return dataclasses.replace(
         run,
         events=events.of_run(all_events, run.job, run.pods, claim),
-        record=last_record(cluster, run),
-        claim=optional(cluster, "PersistentVolumeClaim", claim),
+        record=newest_record(cluster, run),
+        claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim),
         down=down,
         flags=cluster.flags,
     )

@@ -20,8 +20,8 @@ from k8s.diagnose.remedies import remedy_for
 from k8s.state import events
 from k8s.state.exits import REASON_OF_CODE, SECONDARY, container_exits, describe_code, first_cause, kebab_case
 from k8s.state.names import QUEUE_LABEL
-from k8s.state.pods import is_over, stage, started
-from k8s.state.run import DONE, FAILED, Run, culprit, fatal_pod, state, used_up
+from k8s.state.pods import has_finished, stage, started
+from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, state
 
 if TYPE_CHECKING:
     from k8s.state.exits import ContainerExit
@@ -59,11 +59,11 @@ def explain_failure(run: Run) -> Explanation:
     reason, message, when = (condition.get(key, "") for key in ("reason", "message", "lastTransitionTime"))
     if reason == "DeadlineExceeded":
         return explain_deadline(run, when)
-    if used_up(run):
+    if exhausted_ranks(run):
         return explain_replaced_too_often(run, when)
-    if first := culprit(run):
+    if first := decisive_exit(run):
         return explain_exit(run, first)
-    if fatal := fatal_pod(run):
+    if fatal := failing_pod(run):
         return explain_deleted_pod(run, *fatal, when)
     return Explanation(kebab_case(reason), f"the Job failed: {message or reason}", when=when)
 
@@ -87,7 +87,7 @@ def explain_deadline(run: Run, when: str) -> Explanation:
     if first:
         # A worker that exited may have been replaced and have run for long since.
         sentence += f"; {'before that' if failure else 'cause'}: {first.sentence}"
-    elif events.last(run.events, "Started"):
+    elif events.newest(run.events, "Started"):
         sentence += f"; its workers were running: runs/{run.name}/events.jsonl on its volume shows how far they got"
     else:
         sentence += f"; {PODS_DELETED}"
@@ -98,27 +98,27 @@ def explain_deadline(run: Run, when: str) -> Explanation:
 
 def explain_from_events(run: Run) -> Explanation | None:
     """Why pods that were deleted had not started, from their events."""
-    event = events.last(run.events, "Started", "FailedScheduling", "Failed", *VOLUME_EVENTS)
+    event = events.newest(run.events, "Started", "FailedScheduling", "Failed", *VOLUME_EVENTS)
     if not event or event["reason"] == "Started":
         return None
-    template, message, pod = run.job["spec"]["template"], events.message(event), events.about(event)
+    template, message, pod = run.job["spec"]["template"], events.message(event), events.object_name(event)
     if event["reason"] == "FailedScheduling":
         reason, text = scheduling_problem(run, template, message)
     elif event["reason"] == "Failed":
-        first = next(each for each in run.events if each.get("reason") == "Failed" and events.about(each) == pod)
+        first = next(each for each in run.events if each.get("reason") == "Failed" and events.object_name(each) == pod)
         reason, text = "image", f"could not start: {image_error(events.message(first))}"
     else:
         reason, text = volume_error(template, message)
         text = f"could not mount a volume: {text}"
-    return Explanation(reason, f"a worker {text}", remedy_for(run, reason, pod=pod), when=events.when(event))
+    return Explanation(reason, f"a worker {text}", remedy_for(run, reason, pod=pod), when=events.last_seen(event))
 
 
 def explain_replaced_too_often(run: Run, when: str) -> Explanation:
     """Why a worker failed more often than the Job allows; Kubernetes says no more than that."""
-    ranks = sorted(used_up(run))
+    ranks = sorted(exhausted_ranks(run))
     failures = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
     sentence = f"{list_workers(ranks)} failed {failures} times, the most that the Job allows"
-    first = culprit(run)
+    first = decisive_exit(run)
     if first is None:
         remedy = remedy_for(run, "restarts-used-up", rank=str(ranks[0]))
         return Explanation("restarts-used-up", f"{sentence}; {PODS_DELETED}", remedy, ranks[0], when=when)
@@ -151,7 +151,7 @@ def explain_exit(run: Run, ended: ContainerExit) -> Explanation:
 
 def failed_probe(run: Run, pod: str) -> str:
     """The kubelet's message about a container that it killed because a probe failed; empty for another pod."""
-    event = events.last(run.events, "Killing", of=pod)
+    event = events.newest(run.events, "Killing", of=pod)
     return events.message(event) if event and "probe" in events.message(event) else ""
 
 
@@ -195,11 +195,11 @@ def explain_missing_worker(run: Run) -> Explanation | None:
     """The first worker that the others wait for, if nothing is known to prevent it from starting."""
     for rank in range(run.workers):
         pod = run.newest.get(rank)
-        if pod is not None and started(pod) and not is_over(pod):
+        if pod is not None and started(pod) and not has_finished(pod):
             continue
         if pod is None:
             status = "which has no pod yet"
-        elif is_over(pod):
+        elif has_finished(pod):
             status = f"whose pod {pod['metadata']['name']} ended and is about to be replaced"
         else:
             status = f"whose pod {pod['metadata']['name']} {stage(pod)}"

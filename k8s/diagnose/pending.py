@@ -13,14 +13,14 @@ from k8s.state import events
 from k8s.state.exits import clean_message, kebab_case
 from k8s.state.names import claim_of, data_claim_of, rank_of, trainer_of
 from k8s.state.pods import (
-    NO_IMAGE,
+    IMAGE_PROBLEMS,
     container_state,
     created,
-    hindrance,
+    has_finished,
     is_cut_off,
-    is_over,
     is_scheduled,
     pod_condition,
+    start_problem,
     started,
 )
 
@@ -51,7 +51,7 @@ class Obstacle(NamedTuple):
 def pending_causes(run: Run) -> Iterator[Explanation]:
     """What keeps a run from going on, the most telling first."""
     yield from refused_pods(run)
-    pods = [pod for pod in run.newest.values() if not is_over(pod)]
+    pods = [pod for pod in run.newest.values() if not has_finished(pod)]
     yield from by_cause(run, pods, lambda pod: on_unreachable_node(run, pod))
     yield from by_cause(run, [pod for pod in pods if not is_scheduled(pod)], lambda pod: not_scheduled(run, pod))
     scheduled = [pod for pod in pods if is_scheduled(pod) and not started(pod)]
@@ -82,10 +82,14 @@ def list_workers(ranks: Sequence[int]) -> str:
 
 def refused_pods(run: Run) -> Iterator[Explanation]:
     """Pods that the API server does not let the Job controller create."""
-    refusal = events.last(run.events, "FailedCreate")
-    success = events.last(run.events, "SuccessfulCreate")
+    refusal = events.newest(run.events, "FailedCreate")
+    success = events.newest(run.events, "SuccessfulCreate")
     existing = [pod for pod in run.newest.values() if pod["status"].get("phase") != "Failed"]
-    if not refusal or len(existing) >= run.workers or (success and events.when(success) > events.when(refusal)):
+    if (
+        not refusal
+        or len(existing) >= run.workers
+        or (success and events.last_seen(success) > events.last_seen(refusal))
+    ):
         return
     message = re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", events.message(refusal))
     reason, account = refusal_reason(message), re.search(r"service account [^/\s]+/([^:\s]+)", message)
@@ -98,7 +102,7 @@ def refused_pods(run: Run) -> Iterator[Explanation]:
         message = f"in quota {exceeded[1]}, {', '.join(parts)}"
     sentence = f"the API server refuses the run's pods: {message}"
     remedy = remedy_for(run, reason, **({"account": account[1]} if account else {}))
-    yield Explanation(reason, sentence, remedy, when=events.when(refusal))
+    yield Explanation(reason, sentence, remedy, when=events.last_seen(refusal))
 
 
 def on_unreachable_node(run: Run, pod: Object) -> Obstacle | None:
@@ -133,7 +137,7 @@ def scheduling_problem(run: Run, pod: Object, message: str) -> tuple[str, str]:
     """The reason for which a pod has no node, and the rest of a sentence, by what the scheduler says."""
     problem = scheduling.parse_message(message)
     if problem.reason == "claim-unbound":
-        failure = events.last(run.events, "ProvisioningFailed", "FailedBinding")
+        failure = events.newest(run.events, "ProvisioningFailed", "FailedBinding")
         lost = run.claim is not None and run.claim.get("status", {}).get("phase") == "Lost"
         state = "has lost its volume" if lost else "has no volume" + (f": {events.message(failure)}" if failure else "")
         return problem.reason, f"cannot be scheduled: the claim {claims_of(pod)} {state}"
@@ -157,21 +161,23 @@ def list_requests(pod: Object) -> str:
 
 def not_started(run: Run, pod: Object) -> Obstacle | None:
     """A pod whose container does not start."""
-    name, hindered = pod["metadata"]["name"], hindrance(pod)
+    name, hindered = pod["metadata"]["name"], start_problem(pod)
     message = container_state(pod).get("waiting", {}).get("message", "")
-    own = [event for event in run.events if events.about(event) == name and TEMPORARY not in events.message(event)]
-    if hindered in NO_IMAGE:
+    own = [
+        event for event in run.events if events.object_name(event) == name and TEMPORARY not in events.message(event)
+    ]
+    if hindered in IMAGE_PROBLEMS:
         first = next((event for event in own if event.get("reason") in ("Failed", "InspectFailed", hindered)), None)
         text = f"cannot pull the image {trainer_of(pod)['image']}: {image_error(message or hindered)}"
         return Obstacle("image", text, (first or {}).get("firstTimestamp") or created(pod))
     if hindered:
         reason = "configuration" if hindered in CONFIGURATION else kebab_case(hindered)
         return Obstacle(reason, f"cannot start ({hindered}): {clean_message(message)}", created(pod))
-    if event := events.last(own, *VOLUME_EVENTS):
+    if event := events.newest(own, *VOLUME_EVENTS):
         reason, text = volume_error(pod, events.message(event))
-        return Obstacle(reason, f"cannot mount a volume: {text}", events.when(event))
-    if event := events.last(own, "FailedCreatePodSandBox"):
-        return Obstacle("refused", f"cannot start: {clean_message(events.message(event))}", events.when(event))
+        return Obstacle(reason, f"cannot mount a volume: {text}", events.last_seen(event))
+    if event := events.newest(own, "FailedCreatePodSandBox"):
+        return Obstacle("refused", f"cannot start: {clean_message(events.message(event))}", events.last_seen(event))
     return None
 
 

@@ -39,8 +39,8 @@ def explain_no_start(schedule: Schedule, now: datetime, flags: str) -> Explanati
 
 def explain_missed_start(schedule: Schedule, due: datetime) -> tuple[str, str]:
     """The reason for which a run was not started, and the sentence."""
-    since = [each for each in schedule.events if (at := events.when(each)) and datetime.fromisoformat(at) >= due]
-    event = events.last(since, *NOT_STARTED)
+    since = [each for each in schedule.events if (at := events.last_seen(each)) and datetime.fromisoformat(at) >= due]
+    event = events.newest(since, *NOT_STARTED)
     reason, within_s = "schedule-missed", schedule.cronjob["spec"].get("startingDeadlineSeconds")
     if event and event["reason"] == "JobAlreadyActive":
         reason, cause = "schedule-overlap", "another run had not ended"

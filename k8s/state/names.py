@@ -1,4 +1,4 @@
-"""The names that the launcher, the manifests and the job agree on; a test reads all three."""
+"""Names that the launcher, the manifests and the job agree on; a test reads all three."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ APP = "mnist-job"  # the label app.kubernetes.io/name of Jobs and pods, the Serv
 CONTAINER = "trainer"
 OUTPUT = "/output"
 DATA = "/data"
-DATA_VOLUME = "data"  # the name of the volume there, where it is not the image's own
+DATA_VOLUME = "data"  # the volume's name, if the dataset is not the image's own
 CLAIM = "mnist-job-output"
 
 NAME_LABEL = "app.kubernetes.io/name"
@@ -56,7 +56,7 @@ def rank_of(pod: Mapping[str, Any]) -> int:
 
 
 def trainer_of(template_or_pod: Mapping[str, Any]) -> Object:
-    """The trainer's container in a pod, or in a Job's template."""
+    """The trainer's container in a pod or in a Job's template."""
     found: Object = next(c for c in template_or_pod["spec"]["containers"] if c["name"] == CONTAINER)
     return found
 
@@ -67,12 +67,12 @@ def claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
 
 
 def data_claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
-    """The name of the claim that holds the dataset; None where that is the image's."""
+    """The name of the claim that holds the dataset; None if the image holds it."""
     return next((name for volume, name in claims(template_or_pod) if volume == DATA_VOLUME), None)
 
 
 def claims(template_or_pod: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The volumes that are claims, by the volume's name and the claim's."""
+    """The volumes that are claims, as pairs of the volume's name and the claim's."""
     volumes = template_or_pod["spec"].get("volumes", [])
     return [
         (v.get("name", ""), v["persistentVolumeClaim"]["claimName"]) for v in volumes if "persistentVolumeClaim" in v

@@ -1,4 +1,4 @@
-"""What a worker's pod shows of itself. Pure."""
+"""The state of a worker's pod, from its status. Pure."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from k8s.state.names import CONTAINER
 if TYPE_CHECKING:
     from k8s.api.objects import Object
 
-# Reasons for which a container waits that are just its way to run.
-ON_ITS_WAY = {"ContainerCreating", "PodInitializing", ""}
-# And those for which it waits for an image in vain.
-NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
+# The kubelet's reasons for which a container waits in the normal course of a start, and because of its image.
+NORMAL_WAITS = {"ContainerCreating", "PodInitializing", ""}
+IMAGE_PROBLEMS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
 
 
 def container_state(pod: Object) -> Object:
-    """The state of a pod's trainer; empty before there is one."""
+    """The state of a pod's trainer; empty before it exists."""
     statuses = pod["status"].get("containerStatuses", [])
     return next((status["state"] for status in statuses if status["name"] == CONTAINER), {})
 
 
-def waits_for(pod: Object) -> str:
-    """The reason for which a pod's container waits; empty if it does not, or the kubelet has not said one."""
+def waiting_reason(pod: Object) -> str:
+    """The kubelet's reason for which a pod's container waits; empty if it does not wait or the reason is unknown."""
     return str(container_state(pod).get("waiting", {}).get("reason", ""))
 
 
-def hindrance(pod: Object) -> str:
-    """Why a pod's container cannot begin, in the kubelet's word; empty where it began or is on its way."""
-    reason = waits_for(pod)
-    return "" if reason in ON_ITS_WAY else reason
+def start_problem(pod: Object) -> str:
+    """Why a pod's container cannot start, as the kubelet's reason; empty if it has started or is about to."""
+    reason = waiting_reason(pod)
+    return "" if reason in NORMAL_WAITS else reason
 
 
 def started(pod: Object) -> bool:
-    """Whether a pod's container has begun."""
+    """Whether a pod's container has started."""
     return bool({"running", "terminated"} & container_state(pod).keys())
 
 
-def is_over(pod: Object) -> bool:
-    """Whether a pod will do nothing any more."""
+def has_finished(pod: Object) -> bool:
+    """Whether a pod has finished, well or not."""
     return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
@@ -48,7 +47,7 @@ def is_scheduled(pod: Object) -> bool:
 
 
 def is_pulling(pod: Object) -> bool:
-    """Whether a pod has all that its container needs but the image: volumes, and a sandbox with an address."""
+    """Whether a pod has its volumes and its address, and only waits for the image."""
     return is_scheduled(pod) and not started(pod) and pod_condition(pod, "PodReadyToStartContainers") is not None
 
 
@@ -59,33 +58,33 @@ def pod_condition(pod: Object, kind: str, status: str = "True") -> Object | None
 
 
 def is_cut_off(pod: Object) -> bool:
-    """Whether a pod's node does not answer: then the cluster alone says that it is not ready, and not its kubelet."""
+    """Whether a pod's node does not answer: the cluster has marked the pod as not ready, and the kubelet has not."""
     unready, containers = pod_condition(pod, "Ready", "False"), pod_condition(pod, "ContainersReady")
-    return not is_over(pod) and unready is not None and containers is not None
+    return not has_finished(pod) and unready is not None and containers is not None
 
 
 def disruption(pod: Object) -> str:
-    """Why the cluster ended a pod, or is about to, as EvictionByEvictionAPI; the Job does not count such an end."""
+    """Why the cluster stops a pod, such as EvictionByEvictionAPI; the Job does not count that as a failure."""
     return str((pod_condition(pod, "DisruptionTarget") or {}).get("reason", ""))
 
 
 def created(pod: Object) -> str:
-    """When an object was made, RFC 3339: sorts as time does."""
+    """When an object was created, in RFC 3339, which sorts in the order of time."""
     return str(pod["metadata"]["creationTimestamp"])
 
 
 def stage(pod: Object) -> str:
-    """How far a pod is on its way, for a sentence that begins with its name."""
+    """How far a pod has come, for a sentence that begins with its name."""
     if not is_scheduled(pod):
         return "has no node yet"
-    if reason := hindrance(pod):
+    if reason := start_problem(pod):
         return f"cannot start on {pod['spec']['nodeName']} ({reason})"
     doing = "runs" if started(pod) else "gets its image" if is_pulling(pod) else "is being set up"
     return f"{doing} on {pod['spec']['nodeName']}"
 
 
 def failures(pod: Object) -> int:
-    """How many pods of its rank had failed before this one was made, counted by the Job or not."""
+    """How many pods of the same rank failed before this one was created, whether or not the Job counted them."""
     annotations = pod["metadata"].get("annotations", {})
     kinds = ("failure-count", "ignored-failure-count")
     return sum(int(annotations.get(f"batch.kubernetes.io/job-index-{kind}", 0)) for kind in kinds)

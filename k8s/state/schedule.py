@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from job.errors import JobError
 from k8s.api.errors import ApiError, refused
 from k8s.state import cron, events
+from k8s.state.find import gather_every, is_being_deleted, is_ours, newest_record
 from k8s.state.names import RUNS, SINCE, schedule_of
 from k8s.state.pods import created
-from k8s.state.run import Run, gather_every, is_being_deleted, is_ours, last_record, state
+from k8s.state.run import Run, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -159,13 +160,13 @@ def gather(cluster: Cluster, cronjob: Object) -> Schedule:
     """A schedule with its runs, their newest records, and its events."""
     name, uid = cronjob["metadata"]["name"], cronjob["metadata"]["uid"]
     runs = [run for run in gather_every(cluster) if schedule_of(run.job) == name]
-    runs = [run if has_ended(run) else replace(run, record=last_record(cluster, run)) for run in runs]
+    runs = [run if has_ended(run) else replace(run, record=newest_record(cluster, run)) for run in runs]
     try:
         named = cluster.select("Event", "", f"involvedObject.name={name}")
     except ApiError:
         named = []
     own = [event for event in named if event["involvedObject"].get("uid") == uid]
-    return Schedule(cronjob, tuple(runs), tuple(sorted(own, key=events.when)))
+    return Schedule(cronjob, tuple(runs), tuple(sorted(own, key=events.last_seen)))
 
 
 def gather_every_schedule(

@@ -17,8 +17,9 @@ from job.local import display as progress
 from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
+from k8s.state.find import own_pods
 from k8s.state.names import CONTAINER, claim_of, pods_of, rank_of
-from k8s.state.run import Run, is_settled, own_pods, state
+from k8s.state.run import Run, is_settled, state
 from k8s.view.loglines import has_ended
 from k8s.view.output import note
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from k8s.state import events
 from k8s.state.exits import container_exit, container_exits
 from k8s.state.names import claim_of, trainer_of
-from k8s.state.pods import created, failures, hindrance, is_pulling, is_scheduled
+from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem
 from k8s.state.run import Run, age_s, state
 from k8s.state.schedule import Schedule, state_of
 
@@ -99,8 +99,8 @@ def template_fields(template: Object) -> dict[str, Any]:
 
 def event_fields(event: Object) -> dict[str, Any]:
     """An event."""
-    about, reason = events.about(event), event.get("reason")
-    return {"when": events.when(event), "about": about, "reason": reason, "message": events.message(event)}
+    about, reason = events.object_name(event), event.get("reason")
+    return {"when": events.last_seen(event), "about": about, "reason": reason, "message": events.message(event)}
 
 
 def rank_fields(run: Run, rank: int, exits: list[ContainerExit], restarted: Reasons) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def rank_phase(run: Run, rank: int) -> str:
         return "ended" if ended.code is None else f"ended with {ended.code}"
     if not is_scheduled(pod):
         return "waits for a node"
-    if reason := hindrance(pod):
+    if reason := start_problem(pod):
         return reason
     if pod["status"].get("phase") != "Running":
         return "pulling" if is_pulling(pod) else "starting"

@@ -16,10 +16,10 @@ from k8s.api.errors import LauncherError, failed, refused
 from k8s.checks import storage
 from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
-from k8s.state.events import when
+from k8s.state.events import last_seen
+from k8s.state.find import find_job
 from k8s.state.names import CLAIM, RUNS, claim_of, claims, trainer_of
-from k8s.state.pods import NO_IMAGE, ON_ITS_WAY, created, is_over, is_scheduled, pod_condition
-from k8s.state.run import find_job
+from k8s.state.pods import IMAGE_PROBLEMS, NORMAL_WAITS, created, has_finished, is_scheduled, pod_condition
 from k8s.volume.pod import VolumePod
 from k8s.volume.template import CONTAINER, VOLUME_PODS, base_template, volume_pod
 
@@ -60,7 +60,7 @@ def open_volume(
     permissions.require(cluster, NEEDED, role, ", which access to the volume needs")
     node = node_for(cluster, claim, new=new)
     for pod in cluster.select("Pod", VOLUME_PODS):  # those that ended by themselves
-        if is_over(pod):
+        if has_finished(pod):
             cluster.delete("Pod", pod["metadata"]["name"])
     with _signals_unwind():
         name = f"mnist-job-volume-{secrets.token_hex(4)}"  # known before it exists, so that it is deleted in any case
@@ -119,7 +119,7 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
 
 def uses(pod: Object, claim: str) -> bool:
     """Whether a pod has a claim's volume mounted on its node."""
-    return is_scheduled(pod) and not is_over(pod) and claim in [name for _, name in claims(pod)]
+    return is_scheduled(pod) and not has_finished(pod) and claim in [name for _, name in claims(pod)]
 
 
 def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> LauncherError | None:
@@ -137,10 +137,10 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
     unscheduled = pod_condition(pod, "PodScheduled", "False")
     if status.get("phase") == "Failed":
         why, hint = status.get("message") or status.get("reason") or "it failed", remedy("refused")
-    elif reason in NO_IMAGE:
+    elif reason in IMAGE_PROBLEMS:
         why = f"its image {spec['containers'][0]['image']} is not available ({detail or reason})"
         hint = remedy("image")
-    elif reason not in ON_ITS_WAY:
+    elif reason not in NORMAL_WAITS:
         why, hint = f"{reason}: {detail}", remedy("refused")
     elif unscheduled and waited_s > UNSCHEDULED_S:
         why, hint = f"no node fits: {unscheduled.get('message', '')}", "change what the sentence names"
@@ -164,7 +164,7 @@ def _wait_until_running(cluster: Cluster, name: str) -> None:
             return
         waited_s = time.monotonic() - created_at
         events = cluster.select("Event", fields=f"involvedObject.name={name}") if waited_s > START_S else []
-        if problem := start_failure(pod, sorted(events, key=when), waited_s):
+        if problem := start_failure(pod, sorted(events, key=last_seen), waited_s):
             raise problem
         time.sleep(POLL_S)
 

@@ -16,8 +16,8 @@ from k8s.api.kubeconfig import connect
 from k8s.commands import submit
 from k8s.render import render
 from k8s.render.submission import Submission
+from k8s.state.find import find_job
 from k8s.state.names import pods_of, rank_of
-from k8s.state.run import find_job
 from k8s.view.output import note
 from k8s.volume.template import base_template, volume_pod
 

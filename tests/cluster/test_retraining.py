@@ -109,7 +109,7 @@ def test_data_on_a_volume(shared: Lab, tmp_path: Path) -> None:
     assert "failed      data: the claim nowhere does not exist; create it, or name another one with --data" in said
     shared.submit("second", *SHORT, workers=2, flags=[f"--data={DATA_CLAIM}"])
     shared.until_published("second")
-    kept = "kept, for the present latest, first, was tested on other data"
+    kept = "kept because the present latest, first, was tested on other data"
     [run] = [run for run in found(shared, "status")["runs"] if run["name"] == "second"]
     assert (run["state"], run["detail"]) == ("published", kept)
     assert f"`latest` was not changed: {kept}" in shared.why("second")

@@ -66,7 +66,7 @@ def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
     template = {"workers": 2, "image": "registry.example/mnist-job:1", "claim": "output", "nodes": ["node-1"]}
     training = {"state": "training", "detail": "45%", "ended": False, "code": None, "accuracy": None}
     assert first == {"name": LONG, "namespace": "ml", **training, **template}
-    detail = "kept, for a, was tested on other data"
+    detail = "kept because a, was tested on other data"
     published = {"state": "published", "detail": detail, "ended": True, "code": 0, "accuracy": 0.9261}
     assert second == {"name": "demo", "namespace": "", **published, **template}
     [row] = re.findall(r"^\| `status` \|.*$", PAGE, re.MULTILINE)
@@ -87,7 +87,7 @@ def test_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     run(cluster, output="wide")
     headings, new, done = capsys.readouterr().out.splitlines()
     assert headings.split()[5:] == ["IMAGE", "CLAIM", "NODES", "DETAIL"]
-    assert done.endswith("registry.example/mnist-job:1   output   node-1   kept, for a, was tested on other data")
+    assert done.endswith("registry.example/mnist-job:1   output   node-1   kept because a, was tested on other data")
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     run(cluster)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from job.errors import Exit
+from k8s.state.find import gather, gather_every, own_pods
 from k8s.state.names import CANCELLED, JOB_NAME_LABEL, QUEUE_LABEL, RUN_LABEL, UID_LABEL
-from k8s.state.run import Run, State, gather, gather_every, own_pods, state
+from k8s.state.run import Run, State, state
 from tests.k8s import fakes
 from tests.k8s.fakes import FakeCluster
 from tests.k8s.objects import cut_off, ended, job, pod, record, running, termination, unscheduled, waiting
@@ -63,7 +64,7 @@ def test_published(condition: str) -> None:
 def test_kept(before: str) -> None:
     """Where `latest` did not move, the state says why, also where the run was started again since."""
     pods = (ended(0, 0, message=termination(0, "kept", f"{before}the present latest, a, began later", accuracy=0.9)),)
-    found = State("published", "kept, for the present latest, a, began later", ended=True, code=0, accuracy=0.9)
+    found = State("published", "kept because the present latest, a, began later", ended=True, code=0, accuracy=0.9)
     assert state(Run(job(2, "Complete"), pods)) == found
 
 

@@ -15,8 +15,9 @@ from k8s.api.errors import LauncherError
 from k8s.commands import cancel, lifecycle, resume, status, suspend, why
 from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
+from k8s.state.find import gather
 from k8s.state.names import APP, NAME_LABEL, RUNS, SCHEDULE_LABEL, SINCE
-from k8s.state.run import Run, gather
+from k8s.state.run import Run
 from k8s.state.schedule import Schedule
 from k8s.view.summary import schedule_summary
 from tests.k8s.fakes import FakeCluster
