@@ -1,4 +1,4 @@
-"""Workers of one run, each a supervisor as a pod starts it, watched and ended by the tests. Linux alone."""
+"""The workers of one run, each a supervisor as a pod starts it, which the tests watch and end. Linux only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 RUN = "run"
-BEFORE = "before"  # one that was published earlier
-# 50 epochs of 60 steps: two to three seconds of training for two workers, in which a moment can be chosen.
+BEFORE = "before"  # a run that was published earlier
+# 50 epochs of 60 steps: two workers train for two to three seconds, long enough to choose a moment.
 EPOCHS, STEPS = 50, 3000
 FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learning-rate=0.5")
 
@@ -29,7 +29,7 @@ FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learni
 class Worker(RunningCommand):
     """One supervisor. Killed with its trainer at the end of a `with`.
 
-    wrapper is a command that execs the one that follows it.
+    wrapper is a command that execs the words after it.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Worker(RunningCommand):
         return self.until(lambda record: record.phase == phase, after)
 
     def until_step(self, step: int, after: int = 0) -> int:
-        """Wait until a step of the training is made, or a later one."""
+        """Wait until this step of the training, or a later one, is completed."""
         return self.until(lambda record: record.phase == "training" and (record.step or 0) >= step, after)
 
     def trainer(self) -> int:
-        """The process id of its trainer, or of whatever it runs; waits for one."""
+        """The process id of its trainer or of its precheck; waits for one."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             for pid, (parent, _) in processes.processes().items():
@@ -63,7 +63,7 @@ class Worker(RunningCommand):
         os.kill(self.trainer(), number)
 
     def kill(self) -> None:
-        """Kill supervisor and trainer together, as a node's end or the kernel under cgroup v2 does."""
+        """Kill supervisor and trainer together, as a failing node or the kernel under cgroup v2 does."""
         os.killpg(self.process.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
@@ -71,21 +71,21 @@ class Worker(RunningCommand):
         self.process.terminate()
 
     def failure(self) -> tuple[int, str, str]:
-        """Its exit code, and the reason and the sentence of its last record, which has the same code."""
+        """Its exit code, and the reason and the message of its last record, which has the same code."""
         code, last = self.code(), self.records[-1]
         assert (last.phase, last.code) == ("failed", code), (self.records[-3:], self.errors)
         return code, last.reason or "", last.message or ""
 
     def phases(self) -> list[str]:
-        """Its phases, each named once where it follows itself."""
-        found: list[str] = []
+        """Its phases, without repetitions in a row."""
+        phases: list[str] = []
         for record in self.records:
-            if found[-1:] != [record.phase]:
-                found.append(record.phase)
-        return found
+            if phases[-1:] != [record.phase]:
+                phases.append(record.phase)
+        return phases
 
     def reasons(self, phase: str = "restarting") -> list[str]:
-        """Why it was in a phase, each time."""
+        """The reasons in its records of a phase."""
         return [record.reason or "" for record in self.records if record.phase == phase]
 
 
@@ -96,7 +96,7 @@ class Team:
         data: the data folder.
         output: the output folder.
         count: the number of workers.
-        flags: of `python -m job train`, beside FLAGS.
+        flags: of `python -m job train`, in addition to FLAGS.
         variables: more environment.
         uid: the Job's.
         wrapper: a command that execs the worker's.
@@ -132,7 +132,7 @@ class Team:
         return self.workers[rank]
 
     def start(self, *ranks: int) -> Self:
-        """Start these workers, or all; also to replace one that has ended, as the Job controller does."""
+        """Start these workers, or all. Also replaces a worker that has exited, as the Job controller does."""
         for rank in ranks or range(self.count):
             identity = {"JOB_COMPLETION_INDEX": str(rank), "PEERS": json.dumps(self.peers)}
             worker = Worker(rank, self.arguments, self.variables | identity, self.wrapper)
@@ -140,12 +140,12 @@ class Team:
         return self
 
     def codes(self) -> list[int]:
-        """The exit codes by rank; waits for all."""
+        """The exit codes by rank; waits for all workers."""
         return [self.workers[rank].code() for rank in range(self.count)]
 
     @property
     def checkpoints(self) -> Path:
-        """Where rank 0 keeps them."""
+        """The folder of the checkpoints."""
         return self.output / "runs" / RUN / "checkpoints"
 
     @property
@@ -154,29 +154,29 @@ class Team:
         return self.output / "models" / RUN
 
     def result(self) -> dict[str, Any]:
-        """What 'the same' means: the parameters' SHA-256 and the report's test figures."""
+        """What must be equal for two models to count as the same: the parameters' SHA-256 and the test results."""
         report = json.loads((self.model / "report.json").read_bytes())
         return {"parameters_sha256": report["parameters_sha256"], "test": report["test"]}
 
     def publications(self) -> list[str]:
-        """What is in models/, hidden leftovers too."""
+        """What models/ holds, including hidden files."""
         return sorted(path.name for path in (self.output / "models").iterdir())
 
 
 def assert_same(team: Team, reference: Mapping[str, Any]) -> None:
-    """All ended with 0, there is one publication, nothing half-done, and the model is that of the quiet run."""
+    """All workers exited with 0, and exactly one model was published: that of the undisturbed run."""
     codes = team.codes()
-    told = {rank: (worker.records[-2:], worker.errors[-5:]) for rank, worker in team.workers.items()}
-    assert codes == [0] * team.count, told
+    ends = {rank: (worker.records[-2:], worker.errors[-5:]) for rank, worker in team.workers.items()}
+    assert codes == [0] * team.count, ends
     assert_published(team, reference)
 
 
 def assert_published(team: Team, reference: Mapping[str, Any], *beside: str) -> None:
-    """There is one publication, beside those of other runs; nothing is half-done, and it is that of the quiet run."""
+    """Exactly one model was published, besides those of other runs: that of the undisturbed run."""
     assert team.publications() == sorted([RUN, *beside])
     assert (team.output / "latest").readlink() == Path("models") / RUN
-    found = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=team.model, check=False)
-    assert found.returncode == 0
+    check = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=team.model, check=False)
+    assert check.returncode == 0
     assert team.result() == reference
 
 
