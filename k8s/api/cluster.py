@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import copy
-import json
-import random
 import secrets
 import shlex
 import threading
-import time
-from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from k8s.api import exec as pod_exec
 from k8s.api.errors import ApiError, LauncherError
-from k8s.api.requests import PATIENCE_S, TEMPORARY, TIMEOUT_S, Api, request_of
+from k8s.api.kinds import KINDS
+from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
+from k8s.api.watch import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from k8s.api.exec import ExecResult
     from k8s.api.objects import Object
 
-# The kinds that the launcher uses: API, plural, and whether they are namespaced. Of a group without a version the
-# launcher uses the version that the cluster prefers, which depends on what is installed.
-KINDS: dict[str, tuple[str, str, bool]] = {
-    "Pod": ("/api/v1", "pods", True),
-    "Event": ("/api/v1", "events", True),
-    "Service": ("/api/v1", "services", True),
-    "ServiceAccount": ("/api/v1", "serviceaccounts", True),
-    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims", True),
-    "ResourceQuota": ("/api/v1", "resourcequotas", True),
-    "LimitRange": ("/api/v1", "limitranges", True),
-    "PersistentVolume": ("/api/v1", "persistentvolumes", False),
-    "Node": ("/api/v1", "nodes", False),
-    "Namespace": ("/api/v1", "namespaces", False),
-    "Job": ("/apis/batch/v1", "jobs", True),
-    "CronJob": ("/apis/batch/v1", "cronjobs", True),
-    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
-    "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
-    "ConfigMap": ("/api/v1", "configmaps", True),
-    "NodePool": ("/apis/karpenter.sh/v1", "nodepools", False),
-    "LocalQueue": ("/apis/kueue.x-k8s.io", "localqueues", True),
-    "Workload": ("/apis/kueue.x-k8s.io", "workloads", True),
-}
 PAGE = 500
-FIRST_WAIT_S, LAST_WAIT_S = 0.2, 5.0  # between two watches
 SILENCE_S = 60.0  # without a line of a log that is followed, before it is requested again
 WATCH_S = 60  # length of one watch request: a dead connection goes unnoticed for that long
 
@@ -168,46 +143,14 @@ class Cluster:
     def watch(
         self, kind: str, selector: str = "", fields: str = "", stop: threading.Event | None = None
     ) -> Iterator[dict[str, Object]]:
-        """The selected objects by UID: first as they are, then again after each change, until stop is set.
+        """The selected objects by UID: first as they are, then again after each change, until stop is set."""
 
-        A watch that ends normally continues where it ended. One that breaks starts again from a new list, after a
-        pause that grows while no watch brings news.
-        """
-        stop = stop or threading.Event()
-        version, wait_s = "", FIRST_WAIT_S
-        while not stop.is_set():
-            if not version:
-                items, version = self._list(kind, selector, fields)
-                known = {item["metadata"]["uid"]: item for item in items}
-                yield dict(known)
+        def lines(version: str) -> Generator[str]:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
-            version, news, began = "", False, time.monotonic()
-            try:
-                lines = self._api.stream(self._path(kind), query, WATCH_S)
-                with suppress(OSError, ValueError), closing(lines):
-                    last = query["resourceVersion"]
-                    for line in lines:
-                        event = json.loads(line)
-                        if stop.is_set() or event["type"] == "ERROR":  # 410 Gone: the version is too old
-                            break
-                        item, news = event["object"], True
-                        last = item["metadata"]["resourceVersion"]
-                        if event["type"] == "BOOKMARK":
-                            continue
-                        if event["type"] == "DELETED":
-                            known.pop(item["metadata"]["uid"], None)
-                        else:
-                            known[item["metadata"]["uid"]] = item
-                        yield dict(known)
-                    else:
-                        version = last
-            except ApiError as error:
-                if error.code not in TEMPORARY | {410}:
-                    raise
-            lasted = news or time.monotonic() - began > LAST_WAIT_S
-            wait_s = FIRST_WAIT_S if lasted else min(2 * wait_s, LAST_WAIT_S)
-            stop.wait(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            return self._api.stream(self._path(kind), query, WATCH_S)
+
+        return watch(lambda: self._list(kind, selector, fields), lines, stop or threading.Event())
 
     def keep(self, kind: str, selector: str) -> None:
         """Watch these objects from now on: select() of them sends no requests. Returns once they are listed.
