@@ -70,8 +70,8 @@ def command_parser(name: str) -> CommandParser:
     """A command's own parser."""
     actions = parser([name])._actions  # noqa: SLF001 - argparse has no public way
     [commands] = [each for each in actions if isinstance(each, argparse._SubParsersAction)]  # noqa: SLF001 - the same
-    found: CommandParser = commands.choices[name]
-    return found
+    command: CommandParser = commands.choices[name]
+    return command
 
 
 def section(name: str, command: CommandParser) -> str:

@@ -256,14 +256,14 @@ class Cluster:
             ApiError: this user may not even ask.
         """
         api, plural, namespaced = KINDS[kind]
-        asked = {"verb": verb, "resource": plural, "subresource": subresource}
-        asked |= {"group": api.split("/")[2] if api.startswith("/apis") else ""}
+        attributes = {"verb": verb, "resource": plural, "subresource": subresource}
+        attributes |= {"group": api.split("/")[2] if api.startswith("/apis") else ""}
         if namespaced:
-            asked["namespace"] = self.namespace
+            attributes["namespace"] = self.namespace
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": asked},
+            "spec": {"resourceAttributes": attributes},
         }
         answer = self._api.json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, review)
         return bool(answer["status"]["allowed"])

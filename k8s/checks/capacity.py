@@ -39,16 +39,16 @@ def memory(job: Object) -> Check:
 def quota(cluster: Cluster, job: Object) -> Check:
     """Whether the namespace's quotas have room for all workers: the dry run of a pod checks one alone."""
     workers, trainer = job["spec"]["completions"], trainer_of(job["spec"]["template"])
-    asked = requests(trainer)
+    requested = requests(trainer)
     for each in cluster.select("ResourceQuota"):
         if not counts_workers(each):
             continue
         used, hard = each.get("status", {}).get("used", {}), each.get("status", {}).get("hard", {})
         for resource, most in hard.items():
-            wanted = workers * each_asks(resource, asked, trainer)
-            if wanted and amount(used.get(resource, "0")) + wanted > amount(most):
+            total = workers * used_by_one(resource, requested, trainer)
+            if total and amount(used.get(resource, "0")) + total > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
-                message += f"; {counted(workers)} would use {shown(resource, wanted)} more"
+                message += f"; {counted(workers)} would use {as_quantity(resource, total)} more"
                 return Check("quota", "failed", message, catalogue.remedy("quota"))
     return Check("quota", "ok", f"room for {counted(workers)}")
 
@@ -70,18 +70,18 @@ def described(workers: int, trainer: Object) -> str:
     return f"{counted(workers)} ({each}{' each' * (workers > 1)})"
 
 
-def shown(resource: str, value: float) -> str:
+def as_quantity(resource: str, value: float) -> str:
     """An amount of a resource, as a user would write it."""
     return f"{value / 2**30:.4g}Gi" if "memory" in resource or "storage" in resource else f"{value:g}"
 
 
-def each_asks(resource: str, asked: dict[str, float], container: Object) -> float:
+def used_by_one(resource: str, requested: dict[str, float], container: Object) -> float:
     """How much of a quota's resource one worker uses."""
     if resource in ("pods", "count/pods"):
         return 1
     if resource.startswith("limits."):
         return amount(container["resources"].get("limits", {}).get(resource.removeprefix("limits."), "0"))
-    return asked.get(resource.removeprefix("requests."), 0)
+    return requested.get(resource.removeprefix("requests."), 0)
 
 
 def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
@@ -197,9 +197,9 @@ def tolerates(toleration: Object, taint: Object) -> bool:
     return same and (toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", ""))
 
 
-def fits(room: dict[str, float], asked: dict[str, float]) -> int:
+def fits(room: dict[str, float], requested: dict[str, float]) -> int:
     """How many workers a node has room for."""
-    counts = [int(room.get(resource, 0) / value + 1e-9) for resource, value in asked.items() if value]
+    counts = [int(room.get(resource, 0) / value + 1e-9) for resource, value in requested.items() if value]
     return max(0, min([*counts, int(room.get("pods", 110))]))
 
 

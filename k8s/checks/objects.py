@@ -74,16 +74,16 @@ def pod_of(cluster: Cluster, job: Object) -> Object:
 
 def queue(cluster: Cluster, job: Object) -> Check:
     """Whether the queue exists, if the run names one."""
-    wanted = job["metadata"]["labels"].get(QUEUE_LABEL)
-    if wanted is None:
+    queue_name = job["metadata"]["labels"].get(QUEUE_LABEL)
+    if queue_name is None:
         return Check("queue", "ok", "none requested")
     try:
-        local_queue = cluster.get("LocalQueue", wanted)
+        local_queue = cluster.get("LocalQueue", queue_name)
     except ApiError as error:
         if error.code != 404:  # 404: Kueue is not installed
             raise
         local_queue = None
     if local_queue is None:
-        message = f"local queue {wanted} does not exist in namespace {cluster.namespace}, or Kueue is not installed"
+        message = f"local queue {queue_name} does not exist in namespace {cluster.namespace}, or Kueue is not installed"
         return Check("queue", "failed", message, "create the LocalQueue, or leave out --queue")
-    return Check("queue", "ok", f"local queue {wanted} exists")
+    return Check("queue", "ok", f"local queue {queue_name} exists")

@@ -44,10 +44,10 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         "queue": lambda: objects.queue(cluster, job),
     }
     with ThreadPoolExecutor(len(checks)) as pool:
-        return list(pool.map(made, checks, checks.values()))
+        return list(pool.map(result, checks, checks.values()))
 
 
-def made(name: str, check: Callable[[], Check]) -> Check:
+def result(name: str, check: Callable[[], Check]) -> Check:
     """The result of a check; a question that this user may not ask is `not checked`, never `failed`."""
     try:
         return check()

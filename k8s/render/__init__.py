@@ -1,1 +1,1 @@
-"""Flags and manifests made into the objects to send."""
+"""Flags and manifests become the objects to send."""

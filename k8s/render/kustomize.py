@@ -32,7 +32,9 @@ def folder(kind: str, name: str) -> Path:
     if "/" in name and (Path(name) / "kustomization.yaml").is_file():
         return Path(name)
     one = kind.removesuffix("s")
-    raise usage(f"there is no {one} {name!r}", f"give {', '.join(known)}, or the path of a folder with a slash in it")
+    raise usage(
+        f"the {one} {name!r} does not exist", f"give {', '.join(known)}, or the path of a folder with a slash in it"
+    )
 
 
 def kustomize(base: Path, *components: Path) -> list[Object]:
@@ -58,4 +60,4 @@ def kustomize(base: Path, *components: Path) -> list[Object]:
         except subprocess.CalledProcessError as error:
             raise usage(f"kubectl cannot render {base}: {error.stderr.strip()}") from None
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [found for found in yaml.load_all(done.stdout, loader) if found]
+    return [document for document in yaml.load_all(done.stdout, loader) if document]

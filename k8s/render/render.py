@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from job import __version__, config
 from job.config import usage
-from k8s.render import submission as asked
+from k8s.render import submission as parse
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
 from k8s.state.names import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claims, trainer_of
 
@@ -84,7 +84,7 @@ def fill(job: Object, submission: Submission) -> Object:
     if submission.image is not None:
         trainer["image"] = submission.image
     set_resources(trainer, submission)
-    set_variables(trainer, {**asked.environment(submission), "WORKERS": str(spec["completions"])})
+    set_variables(trainer, {**parse.environment(submission), "WORKERS": str(spec["completions"])})
     set_placement(template["spec"], submission)
     trainer["args"] += submission.arguments
     return job
@@ -92,9 +92,9 @@ def fill(job: Object, submission: Submission) -> Object:
 
 def set_placement(spec: Object, submission: Submission) -> None:
     """Set the nodes on which a run's pods may be placed, their priority, and the account that they run as."""
-    if selector := asked.node_selector(submission):
+    if selector := parse.node_selector(submission):
         spec["nodeSelector"] = spec.get("nodeSelector", {}) | selector
-    spec.setdefault("tolerations", []).extend(asked.tolerations(submission))
+    spec.setdefault("tolerations", []).extend(parse.tolerations(submission))
     if submission.priority_class is not None:
         spec["priorityClassName"] = submission.priority_class
     if submission.service_account is not None:
@@ -134,8 +134,8 @@ def variables(container: Object) -> dict[str, Object]:
 
 def set_variables(trainer: Object, values: dict[str, str]) -> None:
     """Set environment variables, in place of those of the same name."""
-    found = variables(trainer) | {name: {"name": name, "value": value} for name, value in values.items()}
-    trainer["env"] = list(found.values())
+    env = variables(trainer) | {name: {"name": name, "value": value} for name, value in values.items()}
+    trainer["env"] = list(env.values())
 
 
 def set_claim(template: Object, claim: str) -> None:

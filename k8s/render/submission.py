@@ -107,7 +107,7 @@ def node_selector(submission: Submission) -> dict[str, str]:
     """The labels that a node must have."""
     form = "a node's label such as disktype=ssd"
     pairs = [match("--node-selector", SELECTOR, form, text) for text in submission.node_selectors]
-    return {found["key"]: found["value"] for found in pairs}
+    return {parts["key"]: parts["value"] for parts in pairs}
 
 
 def tolerations(submission: Submission) -> list[Object]:
@@ -116,19 +116,19 @@ def tolerations(submission: Submission) -> list[Object]:
     return [toleration(match("--toleration", TOLERATION, form, text)) for text in submission.tolerations]
 
 
-def toleration(found: re.Match[str]) -> Object:
+def toleration(parts: re.Match[str]) -> Object:
     """A toleration; one without a value tolerates every value of its key."""
-    equal = {"operator": "Exists"} if found["value"] is None else {"operator": "Equal", "value": found["value"]}
-    return {"key": found["key"], **equal, **({"effect": found["effect"]} if found["effect"] else {})}
+    equal = {"operator": "Exists"} if parts["value"] is None else {"operator": "Equal", "value": parts["value"]}
+    return {"key": parts["key"], **equal, **({"effect": parts["effect"]} if parts["effect"] else {})}
 
 
 def environment(submission: Submission) -> dict[str, str]:
     """The variables to set in the trainer's container."""
     pairs = [match("--env", VARIABLE, "NAME=VALUE", text) for text in submission.variables]
-    for found in pairs:
-        if found["key"] in IDENTITY:
-            raise usage(f"--env cannot set {found['key']}: a worker finds its run, rank and peers by it")
-    return {found["key"]: found["value"] for found in pairs}
+    for parts in pairs:
+        if parts["key"] in IDENTITY:
+            raise usage(f"--env cannot set {parts['key']}: a worker finds its run, rank and peers by it")
+    return {parts["key"]: parts["value"] for parts in pairs}
 
 
 def match(flag: str, pattern: re.Pattern[str], form: str, text: str) -> re.Match[str]:
@@ -137,10 +137,10 @@ def match(flag: str, pattern: re.Pattern[str], form: str, text: str) -> re.Match
     Raises:
         JobError: 64, the value does not have this form.
     """
-    found = pattern.fullmatch(text)
-    if not found:
+    parts = pattern.fullmatch(text)
+    if not parts:
         raise usage(f"{flag} must be {form}, not {text!r}")
-    return found
+    return parts
 
 
 def training_settings(arguments: Sequence[str]) -> config.Config:

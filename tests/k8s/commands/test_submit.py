@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from job.errors import JobError
 from k8s.__main__ import parser
 from k8s.api.errors import LauncherError
 from k8s.commands import submit
@@ -140,3 +141,24 @@ def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
     job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
     components = ("one-node",) if one_node else ()
     assert job == record_submission(render.job(Submission("digits", data="data", components=components)))
+
+
+def test_outputs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The result is text, its name, or the same fields in JSON and YAML; only text and JSON can follow a run."""
+    monkeypatch.setattr("k8s.checks.preflight.check_all", lambda *_: [])
+    printed = {}
+    for output in submit.OUTPUTS:
+        assert submit.run(arguments(f"--output={output}"), FakeCluster().given) == 0
+        printed[output] = capsys.readouterr().out
+    fields = json.loads(printed["json"])
+    assert fields.keys() == {"name", "namespace", "uid"}
+    assert yaml.safe_load(printed["yaml"]) == fields
+    assert printed["name"] == "digits\n"
+    assert printed["text"].splitlines() == [
+        "submitted digits with 2 workers in namespace here",
+        "  mnist-job status digits -n here    mnist-job logs digits -n here",
+    ]
+    assert submit.run(arguments("--dry-run=client", "--output=name"), no_cluster) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "job/digits"
+    with pytest.raises(JobError, match=r"^--wait prints text or json, not name; leave out --wait, or name another"):
+        submit.run(arguments("--output=name", "--wait"), no_cluster)

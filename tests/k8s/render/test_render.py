@@ -340,7 +340,7 @@ def test_unknown_folders() -> None:
         with pytest.raises(JobError) as caught:
             render.job(Submission("digits", **fields))
         known = ", ".join(sorted(path.name for path in (MANIFESTS / f"{one}s").iterdir()))
-        sentence = f"there is no {one} 'x'; give {known}, or the path of a folder with a slash in it"
+        sentence = f"the {one} 'x' does not exist; give {known}, or the path of a folder with a slash in it"
         assert (str(caught.value), caught.value.code) == (sentence, Exit.USAGE)
 
 
