@@ -1,4 +1,4 @@
-"""schedule: the CronJob that is made, what becomes of one that is there, what is refused."""
+"""schedule: the CronJob that is created or changed, and what is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LABELS = (
 
 
 class Known(FakeCluster):
-    """A cluster in which the setup is there."""
+    """A cluster in which the setup exists."""
 
     def get(self, kind: str, name: str) -> Object | None:
         """An object."""
@@ -52,7 +52,7 @@ class Known(FakeCluster):
 
 @pytest.fixture(autouse=True)
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[Object]:
-    """The Jobs that were given to preflight, which finds all well."""
+    """The Jobs that preflight checked; all checks pass."""
     seen: list[Object] = []
 
     def check(_: FakeCluster, job: Object, __: Object | None) -> list[Check]:
@@ -70,7 +70,7 @@ def run(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *words: str) -> i
 
 
 def asked(cluster: FakeCluster) -> list[tuple[str, str]]:
-    """What was asked of CronJobs."""
+    """The requests about CronJobs."""
     return [(verb, kind) for verb, kind, _ in cluster.asked if kind == "CronJob"]
 
 
@@ -106,14 +106,14 @@ def test_the_cron_job() -> None:
     ],
 )
 def test_bounds(expression: str, deadline_s: int, latest_s: int) -> None:
-    """The deadline is below the period, and what is missed starts within half of it or not at all."""
+    """The deadline is below the shortest time between two starts, and a run starts at most half of that late."""
     spec = schedule.cron_job(render.job(Submission(NAME)), expression, "UTC")["spec"]
     assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] == deadline_s
     assert spec["startingDeadlineSeconds"] == latest_s
 
 
 def test_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checked: list[Object]) -> None:
-    """A run of it is checked by preflight, and tried with the CronJob, before anything is made."""
+    """Preflight checks a run of it, and the API server checks the run and the CronJob, before anything is created."""
     cluster = Known()
     assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--", "--epochs=3") == 0
     assert [job["metadata"]["name"] for job in checked] == ["nightly-0000000000"]
@@ -129,7 +129,7 @@ def test_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What would be sent is printed, with what is absent of the setup; the API server is asked whether it takes it."""
+    """Everything that would be sent is printed; with --dry-run=server the API server checks the CronJob."""
     cluster = Known()
     expected = schedule.cron_job(render.job(Submission("mnist")), "@daily", "UTC")
     run(cluster, monkeypatch, "@daily", "--dry-run")
@@ -156,7 +156,7 @@ def served(*, suspend: bool = False, **changes: Any) -> Object:
 
 
 def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The CronJob of that name gets the new spec, suspended as it is, and what is different is told."""
+    """The existing CronJob gets the new spec, stays suspended, and the changed fields are reported."""
     cluster = Known(served(suspend=True, schedule="0 3 * * *", parallelism=1))
     assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=2", "--output=json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -182,7 +182,7 @@ def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def test_a_start_that_may_be_made_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The cluster counts new times from the last start, and so a run of this very minute may come after all."""
+    """The cluster counts new times from the last start, so a run that is due in this minute may still start."""
 
     class Clock(datetime):
         @classmethod
@@ -203,7 +203,7 @@ def test_a_start_that_may_be_made_up(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_suspended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody else changes between the look and the change is not lost; after some tries it is an error."""
+    """A change that somebody else makes in between is kept; after several tries it is an error."""
     cluster = Known(served(schedule="0 3 * * *"))
     replace, meddled = cluster.replace, 1
 
@@ -320,7 +320,7 @@ def test_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A sentence says what is wrong, and nothing is sent."""
+    """One sentence names the problem, and nothing is sent."""
     cluster = Known(*there)
     assert run(cluster, monkeypatch, *words) == code
     assert capsys.readouterr() == ("", f"error: {sentence}\n")
@@ -330,7 +330,7 @@ def test_refused(
 def test_the_overlay_has_too_many_workers_for_the_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The number of workers that an overlay of the user's says counts, too."""
+    """The number of workers in a user's overlay counts, too."""
     [found] = kustomize(MANIFESTS / "run")
     found["spec"]["completions"] = 11
     (tmp_path / "job.yaml").write_text(json.dumps(found), encoding="utf-8")
@@ -340,7 +340,7 @@ def test_the_overlay_has_too_many_workers_for_the_name(
 
 
 def test_who_may_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A user who may not make CronJobs is told which role may."""
+    """A user who may not create CronJobs is told which role allows it."""
     cluster = Known()
     create = cluster.create
 

@@ -16,7 +16,7 @@ from k8s.commands import cancel, lifecycle, resume, status, suspend, why
 from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
-from k8s.state.names import APP, NAME_LABEL, RUNS, SCHEDULE_LABEL, SINCE
+from k8s.state.names import APP, CANCELLED, NAME_LABEL, RUNS, SCHEDULE_LABEL, SINCE
 from k8s.state.run import Run
 from k8s.state.schedule import Schedule
 from k8s.view.summary import schedule_summary
@@ -33,7 +33,7 @@ MESSAGE = "Container trainer for pod team/run-0-aaaaa failed with exit code 76 m
 
 
 def cronjob(*active: str, last: str | None = LAST, **spec: Any) -> Object:
-    """The schedule `nightly`, at two o'clock, with these active Jobs."""
+    """The schedule `nightly`, which starts at 02:00, with these active Jobs."""
     metadata = {"name": "nightly", "uid": "nightly-uid", "labels": {NAME_LABEL: APP}, "resourceVersion": "1"}
     listed = {"active": [{"name": name, "uid": name} for name in active]}
     template = {"spec": {"completions": 2, "template": job(2)["spec"]["template"]}}
@@ -52,7 +52,7 @@ def cronjob(*active: str, last: str | None = LAST, **spec: Any) -> Object:
 
 
 def child(day: int, condition: str = "", *, suspend: bool = False, **told: str) -> Object:
-    """The schedule's Job of a day."""
+    """The Job of the run of a day."""
     made = job(2, condition, **told)
     stamp = {"creationTimestamp": f"2026-01-{day:02}T02:00:00Z", "name": f"nightly-{day}", "uid": f"nightly-{day}"}
     made["metadata"] |= {**stamp, "labels": {**made["metadata"]["labels"], SCHEDULE_LABEL: "nightly"}}
@@ -61,17 +61,24 @@ def child(day: int, condition: str = "", *, suspend: bool = False, **told: str) 
 
 
 def failed(day: int) -> Object:
-    """One that failed, its pods gone."""
+    """A Job that failed and whose pods were deleted."""
     return child(day, "Failed", reason="PodFailurePolicy", message=MESSAGE)
 
 
-def seen(found: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Schedule:
+def cancelled(day: int) -> Object:
+    """A Job that `cancel` suspended."""
+    made = child(day, suspend=True)
+    made["metadata"]["annotations"] = {CANCELLED: LAST}
+    return made
+
+
+def schedule_with(found: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Schedule:
     """A schedule with its runs."""
     return Schedule(found, tuple(Run(one) for one in jobs), events)
 
 
 def of(reason: str, message: str, day: int = 10) -> Object:
-    """An event of the CronJob, of a start of that day."""
+    """An event of the CronJob about the start of a day."""
     made = event("CronJob", "nightly", reason, message) | {"lastTimestamp": f"2026-01-{day:02}T02:00:01Z"}
     made["involvedObject"]["uid"] = "nightly-uid"
     return {"kind": "Event", "metadata": {"name": reason}, **made}
@@ -81,7 +88,7 @@ def of(reason: str, message: str, day: int = 10) -> Object:
     ("schedule", "state", "when", "missed", "last", "failures"),
     [
         (
-            seen(
+            schedule_with(
                 cronjob(last=None),
             ),
             "waiting",
@@ -90,9 +97,9 @@ def of(reason: str, message: str, day: int = 10) -> Object:
             None,
             0,
         ),
-        (seen(cronjob(), child(10, "Complete")), "waiting", "2026-01-11T02:00:00+00:00", None, "published", 0),
+        (schedule_with(cronjob(), child(10, "Complete")), "waiting", "2026-01-11T02:00:00+00:00", None, "published", 0),
         (
-            seen(cronjob("nightly-10"), child(10), failed(9), failed(8), child(7, "Complete"), failed(6)),
+            schedule_with(cronjob("nightly-10"), child(10), failed(9), failed(8), child(7, "Complete"), failed(6)),
             "running nightly-10",
             "2026-01-11T02:00:00+00:00",
             None,
@@ -100,7 +107,7 @@ def of(reason: str, message: str, day: int = 10) -> Object:
             2,
         ),
         (
-            seen(cronjob("nightly-9", last="2026-01-09T02:00:00Z"), child(9, suspend=True), failed(8)),
+            schedule_with(cronjob("nightly-9", last="2026-01-09T02:00:00Z"), child(9, suspend=True), failed(8)),
             "held up nightly-9",
             "2026-01-11T02:00:00+00:00",
             "2026-01-10T02:00:00+00:00",
@@ -108,7 +115,31 @@ def of(reason: str, message: str, day: int = 10) -> Object:
             1,
         ),
         (
-            seen(cronjob("nightly-10", suspend=True), child(10)),
+            schedule_with(cronjob(), child(10), child(9, "Complete")),
+            "running nightly-10",
+            "2026-01-11T02:00:00+00:00",
+            None,
+            "published",
+            0,
+        ),
+        (
+            schedule_with(cronjob(), child(10, suspend=True), child(9, "Complete")),
+            "waiting",
+            "2026-01-11T02:00:00+00:00",
+            None,
+            "published",
+            0,
+        ),
+        (
+            schedule_with(cronjob(), cancelled(10), child(9, "Complete")),
+            "waiting",
+            "2026-01-11T02:00:00+00:00",
+            None,
+            "published",
+            0,
+        ),
+        (
+            schedule_with(cronjob("nightly-10", suspend=True), child(10)),
             "suspended nightly-10 continues",
             None,
             None,
@@ -116,21 +147,32 @@ def of(reason: str, message: str, day: int = 10) -> Object:
             0,
         ),
         (
-            seen(cronjob(schedule="30 1 * * *", timeZone="Asia/Kathmandu"), child(10, "Complete")),
+            schedule_with(cronjob(schedule="30 1 * * *", timeZone="Asia/Kathmandu"), child(10, "Complete")),
             "waiting",
             "2026-01-11T01:30:00+05:45",
             None,
             "published",
             0,
         ),
-        (seen(cronjob(schedule="@every 1h"), child(10, "Complete")), "waiting", None, None, "published", 0),
+        (schedule_with(cronjob(schedule="@every 1h"), child(10, "Complete")), "waiting", None, None, "published", 0),
     ],
-    ids=["new", "well", "running", "held up", "suspended", "elsewhere", "unknown times"],
+    ids=[
+        "new",
+        "well",
+        "running",
+        "held up",
+        "triggered",
+        "triggered and suspended",
+        "triggered and cancelled",
+        "suspended",
+        "elsewhere",
+        "unknown times",
+    ],
 )
 def test_line(
     schedule: Schedule, state: str, when: str | None, missed: str | None, last: str | None, failures: int
 ) -> None:
-    """Its state, its next start and one that was missed in its own zone, its last result, its failures in a row."""
+    """State, next and missed start in the schedule's time zone, last result, and failures in a row."""
     found = schedule_summary(schedule, NOW)
     assert f"{found['state']} {found['detail']}".strip() == state
     assert (found["next"], found["missed"], found["failures"]) == (when, missed, failures)
@@ -143,10 +185,10 @@ def test_line(
     [(None, True), ("2026-01-10T01:59:00Z", True), ("2026-01-10T02:01:00Z", False)],
 )
 def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) -> None:
-    """A start counts from when the schedule got its times or was resumed, though the cluster still makes it up."""
+    """A start from before a change or a resumption is not missed, even if the cluster still makes it up."""
     found = cronjob(last="2026-01-09T02:00:00Z")
     found["metadata"]["annotations"] = {SINCE: since} if since else {}
-    made = seen(found, child(9, "Complete"))
+    made = schedule_with(found, child(9, "Complete"))
     assert (made.missed(NOW) is not None) == missed
     cause = explain_no_start(made, NOW, "-n here")
     assert (cause and cause.reason) == ("schedule-missed" if missed else None)
@@ -155,7 +197,7 @@ def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) ->
 
 
 def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the commands take NOW for the present time."""
+    """Set the current time of the commands to NOW."""
 
     class Clock(datetime):
         @classmethod
@@ -172,7 +214,7 @@ def flags(name: str | None, output: str = "text", *, watch: bool = False) -> arg
 
 
 def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All schedules stand under the runs; one of them is shown with its own runs and its events."""
+    """All schedules are listed after the runs; a single one is shown with its runs and events."""
     at_noon(monkeypatch)
     other = {"kind": "Job", **job(1, "Complete")}
     cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"), other, of("SuccessfulCreate", "Created job"))
@@ -197,7 +239,7 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is listed again and again is known by two watches, however many runs the schedule has."""
+    """Two watches replace repeated lists, however many runs the schedule has."""
     at_noon(monkeypatch)
     cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"))
     listed, kept = list[tuple[str, str]](), list[tuple[str, str]]()
@@ -319,7 +361,7 @@ def test_why(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What keeps it from starting runs comes first, then why its last one failed."""
+    """What prevents starts comes first, then why the last run failed."""
     at_noon(monkeypatch)
     assert why.run(argparse.Namespace(name="nightly", output="json"), FakeCluster(*objects).given) == 0
     found = json.loads(capsys.readouterr().out)
@@ -380,7 +422,7 @@ def test_suspend_and_resume(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A schedule is stopped and goes on by itself, without its runs."""
+    """A schedule is suspended and resumed without its runs."""
     at_noon(monkeypatch)
     cluster = FakeCluster(before, child(10))
     assert command.run(argparse.Namespace(name="nightly", output="text"), cluster.given) == 0
@@ -406,14 +448,14 @@ def test_cancel(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_for_runs_alone() -> None:
-    """A command that takes no schedule says where its runs are."""
+    """A command for runs only names the command that lists the schedule's runs."""
     with pytest.raises(LauncherError) as refused:
         gather(FakeCluster(cronjob()).given(), "nightly")
     assert str(refused.value) == "nightly is a schedule, not a run; `mnist-job status nightly -n here` lists its runs"
 
 
 def test_a_schedule_that_goes() -> None:
-    """Deleted, though its Jobs are still to be let go, it is no schedule any more, for no command."""
+    """A CronJob that is being deleted is not a schedule any more."""
     going = cronjob()
     going["metadata"]["deletionTimestamp"] = LAST
     cluster = FakeCluster(going).given()
