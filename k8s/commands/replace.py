@@ -27,13 +27,18 @@ def free_name(cluster: Cluster, run: Run, workers: int) -> str:
         LauncherError: 2, somebody else has created the next Job already.
     """
     number = attempt.next_number(run.job)
-    while existing := cluster.get("Job", name := attempt.job_name(run.name, number, workers)):
+    while existing := conflicting_job(cluster, name := attempt.job_name(run.name, number, workers)):
         if is_ours(existing) and run_name(existing) == run.name:
             raise refused(
                 f"somebody else is retrying {run.name}", f"`mnist-job status {run.name} {cluster.flags}` shows it"
             )
         number += 1  # another run has this name
     return name
+
+
+def conflicting_job(cluster: Cluster, name: str) -> Object | None:
+    """A Job with this name, or one of a run with this name, which would be confused with it; None if there is none."""
+    return cluster.get("Job", name) or next(iter(jobs_of(cluster, name)), None)
 
 
 def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:

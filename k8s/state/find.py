@@ -47,16 +47,10 @@ def gather_every(cluster: Cluster, *, everywhere: bool = False) -> list[Run]:
     ]
 
 
-def jobs_of(cluster: Cluster, name: str) -> list[Object]:
-    """The Jobs of a run: while `retry` replaces one there are two. Empty if there is no run of that name.
-
-    Args:
-        cluster: where to look.
-        name: the run's name, or that of one of its Jobs.
-    """
-    named = cluster.get("Job", name)
-    first = [named] if named and is_ours(named) else []
-    run = run_name(first[0]) if first else name
+def jobs_of(cluster: Cluster, run: str) -> list[Object]:
+    """The Jobs of a run: while `retry` replaces one there are two. Empty if there is no run of that name."""
+    named = cluster.get("Job", run)
+    first = [named] if named and is_ours(named) and run_name(named) == run else []
     return [*first, *cluster.select("Job", f"{RUNS},{RUN_LABEL}={run}")]
 
 
@@ -75,8 +69,11 @@ def by_age(job: Object) -> tuple[bool, str]:
 
 
 def find_job(cluster: Cluster, name: str) -> Object | None:
-    """The newest Job of a run, by the run's name or that of one of its Jobs; None if there is no such run."""
-    return max(jobs_of(cluster, name), key=by_age, default=None)
+    """The newest Job of a run, by the run's name or else by that of one of its Jobs; None if there is no such run."""
+    jobs = jobs_of(cluster, name)
+    if not jobs and (named := cluster.get("Job", name)) and is_ours(named):
+        jobs = jobs_of(cluster, run_name(named))
+    return max(jobs, key=by_age, default=None)
 
 
 def job_of(cluster: Cluster, name: str) -> Object:

@@ -137,11 +137,14 @@ def test_twice(submitted: Object) -> None:
     assert render.variables(trainer_of(template))["RUN"] == {"name": "RUN", "value": "digits"}
 
 
-def test_a_name_that_another_run_has(submitted: Object) -> None:
+@pytest.mark.parametrize("its_job", ["digits-2", "digits-2-2"])
+def test_a_name_that_another_run_has(its_job: str, submitted: Object) -> None:
     """A run may be called digits-2: its Job stays, and the retried run's Job gets the next number."""
-    cluster = FakeCluster(served(submitted, "Failed"), job("digits-2"))
+    other = job(its_job)
+    other["metadata"]["labels"][RUN_LABEL] = "digits-2"
+    cluster = FakeCluster(served(submitted, "Failed"), other)
     again(cluster)
-    assert [name for kind, name in cluster.objects if kind == "Job"] == ["digits-2", "digits-3"]
+    assert [name for kind, name in cluster.objects if kind == "Job"] == [its_job, "digits-3"]
 
 
 def test_two_at_once(submitted: Object, monkeypatch: pytest.MonkeyPatch) -> None:

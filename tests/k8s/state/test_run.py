@@ -145,11 +145,14 @@ def jobs_of_digits() -> list[Object]:
 
 @pytest.mark.parametrize("name", ["digits", "digits-2"])
 def test_the_newest_job_of_a_run(name: str) -> None:
-    """A run is found by its name and by that of any of its Jobs; a Job that is being deleted counts last."""
+    """A run is found by its name, or else by that of any of its Jobs; a Job that is being deleted counts last."""
     second, first, other = jobs_of_digits()
     run = gather(FakeCluster(second, first, other).given(), name)
     assert (run.name, run.job["metadata"]["name"]) == ("digits", "digits-2")
     assert gather(FakeCluster(first, other).given(), "digits").job == first
+    retried = fakes.job("digits-2-2")
+    retried["metadata"]["labels"][RUN_LABEL] = "digits-2"
+    assert gather(FakeCluster(second, first, retried).given(), "digits-2").job == retried
     second["metadata"]["deletionTimestamp"] = "2026-01-03T00:00:00Z"
     assert gather(FakeCluster(second, first, other).given(), "digits").job == first
 
