@@ -186,7 +186,7 @@ def change_schedule(cluster: Cluster, command: str, schedule: Schedule, now: dat
 
 
 def make_way(cluster: Cluster, run: Run, change: Object) -> None:
-    """Cancel a run whose Job a CronJob made: a suspended Job without an owner takes the place of that Job.
+    """Cancel a run whose Job a CronJob made: a suspended Job without an owner replaces it.
 
     The CronJob starts nothing while a Job that it made exists and has not finished, and a suspended Job never finishes.
 

@@ -1,4 +1,4 @@
-"""Replace a run's Job by the next one, which is created before the old one is deleted; and wait for what ends."""
+"""Replace a run's Job with the next one, which is created before the old one is deleted; and wait for an end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def until_pods_ended(cluster: Cluster, job: Object) -> None:
     """Wait until none of a Job's pods can write any more.
 
     Raises:
-        LauncherError: 2, a pod has not ended, as on a node that does not answer.
+        LauncherError: 2, a pod has not ended, for example because its node does not answer.
     """
     deadline = time.monotonic() + GONE_S
     pods = pods_of(job["metadata"]["name"])

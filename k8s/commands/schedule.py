@@ -67,13 +67,13 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         config.check_name(arguments.name, job["spec"]["completions"], suffix=SUFFIX)
         return cron_job(job, arguments.cron, arguments.timezone)
 
-    def tried(job: Object) -> Object:
+    def accepted(job: Object) -> Object:
         new = scheduled(job)
         send(connect(), new, existing(connect(), arguments.name), dry_run=True)
         return new
 
     if arguments.dry_run:
-        return submit.show(arguments, submission, connect, scheduled if arguments.dry_run == "client" else tried)
+        return submit.show(arguments, submission, connect, scheduled if arguments.dry_run == "client" else accepted)
     cluster = connect()
     job, claim = submit.prepare(cluster, submission)
     new = scheduled(job)
@@ -132,7 +132,7 @@ def existing(cluster: Cluster, name: str) -> Object | None:
     if cluster.get("Job", name):
         raise refused(f"there is a Job {name} already", "give the schedule another --name")
     cronjob = cluster.get("CronJob", name)
-    if cronjob and is_being_deleted(cronjob):  # as after `cancel`
+    if cronjob and is_being_deleted(cronjob):  # for a moment after `cancel`
         until_deleted(cluster, "CronJob", name, cronjob["metadata"]["uid"])
         return existing(cluster, name)
     if cronjob and not is_ours(cronjob):

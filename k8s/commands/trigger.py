@@ -49,7 +49,7 @@ def triggered_job(cronjob: Object, now: datetime) -> Object:
     """The Job of a run that is triggered now; its name ends with seconds since 1970, a scheduled run's with minutes.
 
     The Job belongs to the schedule by a label and has no owner: the CronJob controller reports each Job that it owns
-    and did not make with a warning event, again and again, and does not wait for it either.
+    and did not make with a warning event, repeatedly, and does not wait for it either.
     """
     template = copy.deepcopy(cronjob["spec"]["jobTemplate"])
     metadata, schedule = template.setdefault("metadata", {}), cronjob["metadata"]["name"]

@@ -96,14 +96,14 @@ def job_of(cluster: Cluster, name: str) -> Object:
     )
 
 
-def is_ours(found: Object) -> bool:
+def is_ours(thing: Object) -> bool:
     """Whether a Job or a CronJob bears this application's label."""
-    return bool(found["metadata"].get("labels", {}).get(NAME_LABEL) == APP)
+    return bool(thing["metadata"].get("labels", {}).get(NAME_LABEL) == APP)
 
 
-def is_being_deleted(found: Object) -> bool:
+def is_being_deleted(thing: Object) -> bool:
     """Whether an object was deleted but still exists, because something else has to happen first."""
-    return "deletionTimestamp" in found["metadata"]
+    return "deletionTimestamp" in thing["metadata"]
 
 
 def own_pods(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:

@@ -1,4 +1,4 @@
-"""One run as the cluster shows it at a moment, and the state that it is in. What reads it is pure."""
+"""A run as the cluster shows it at a moment, and the state that follows from it. Pure."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def decisive_exit(run: Run) -> ContainerExit | None:
 
 def exit_code(run: Run) -> int | None:
     """A failed run's exit code: of the worker that made it fail, or the last one of a worker that failed too often."""
-    if found := failing_pod(run):
-        return found[1]
+    if fatal := failing_pod(run):
+        return fatal[1]
     codes = [ending.code for ending in container_exits(run.pods) if ending.rank in exhausted_ranks(run) and ending.code]
     return codes[-1] if codes else None
 
@@ -155,8 +155,8 @@ def exit_code(run: Run) -> int | None:
 def failing_pod(run: Run) -> tuple[str, int] | None:
     """The name of the pod that made a Job fail at once, and its exit code, as the Job controller reports them."""
     condition = run.condition(*FAILED) or {}
-    found = BY_CODE.search(condition.get("message", "")) if condition.get("reason") == "PodFailurePolicy" else None
-    return (found[1], int(found[2])) if found else None
+    match = BY_CODE.search(condition.get("message", "")) if condition.get("reason") == "PodFailurePolicy" else None
+    return (match[1], int(match[2])) if match else None
 
 
 def exhausted_ranks(run: Run) -> set[int]:

@@ -114,8 +114,8 @@ class Schedule:
         if self.unknown:
             return None
         times, zone = cron.parse(self.cronjob["spec"]["schedule"]), cron.time_zone(self.zone)
-        found: datetime | None = find(times, zone)
-        return found and found.astimezone(zone)
+        start: datetime | None = find(times, zone)
+        return start and start.astimezone(zone)
 
 
 def has_ended(run: Run) -> bool:
@@ -136,12 +136,12 @@ def is_made_by_cronjob(job: Object) -> bool:
 def find(cluster: Cluster, name: str) -> Object | None:
     """The CronJob of a schedule; None if there is none, it is being deleted, or the user may not see it."""
     try:
-        found = cluster.get("CronJob", name)
+        cronjob = cluster.get("CronJob", name)
     except ApiError as error:
         if error.code != 403:
             raise
         return None
-    return found if found and is_ours(found) and not is_being_deleted(found) else None
+    return cronjob if cronjob and is_ours(cronjob) and not is_being_deleted(cronjob) else None
 
 
 def get(cluster: Cluster, name: str) -> Object:
@@ -150,8 +150,8 @@ def get(cluster: Cluster, name: str) -> Object:
     Raises:
         LauncherError: 2, there is no such schedule.
     """
-    if found := find(cluster, name):
-        return found
+    if cronjob := find(cluster, name):
+        return cronjob
     message = f"there is no schedule {name} in namespace {cluster.namespace}"
     raise refused(message, f"`mnist-job status {cluster.flags}` lists the schedules")
 

@@ -43,8 +43,8 @@ def submitted() -> Object:
 
 def served(job: Object, *conditions: str, **annotations: str) -> Object:
     """A Job as the API server has it some time after it was created."""
-    found = copy.deepcopy(job)
-    metadata, spec = found["metadata"], found["spec"]
+    copied = copy.deepcopy(job)
+    metadata, spec = copied["metadata"], copied["spec"]
     metadata |= {
         "uid": "old",
         "namespace": "here",
@@ -60,8 +60,8 @@ def served(job: Object, *conditions: str, **annotations: str) -> Object:
     spec["template"]["spec"]["serviceAccount"] = "mnist-job"
     spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": "old"}}
     spec |= {"manualSelector": False, "suspend": CANCELLED in annotations}
-    found["status"] = {"conditions": [{"type": one, "status": "True", "reason": "x"} for one in conditions]}
-    return found
+    copied["status"] = {"conditions": [{"type": one, "status": "True", "reason": "x"} for one in conditions]}
+    return copied
 
 
 def again(cluster: FakeCluster, *training: str, name: str = "digits", output: str = "text", **flags: Any) -> int:
@@ -73,10 +73,10 @@ def again(cluster: FakeCluster, *training: str, name: str = "digits", output: st
 
 def retried(job: Object, name: str = "digits-2") -> Object:
     """A submitted Job as `retry` sends it under another name."""
-    found = copy.deepcopy(job)
-    found["metadata"] |= {"name": name, "labels": {**found["metadata"]["labels"], RUN_LABEL: "digits"}}
-    render.set_variables(trainer_of(found["spec"]["template"]), {"RUN": "digits"})
-    return record_submission(found)
+    copied = copy.deepcopy(job)
+    copied["metadata"] |= {"name": name, "labels": {**copied["metadata"]["labels"], RUN_LABEL: "digits"}}
+    render.set_variables(trainer_of(copied["spec"]["template"]), {"RUN": "digits"})
+    return record_submission(copied)
 
 
 def test_the_same_again(submitted: Object, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_what_may_change(submitted: Object, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_twice(submitted: Object) -> None:
-    """A second retry makes a third Job, has --continue once, and is told the run's name."""
+    """A second retry makes a third Job, has --continue once, and gets the run's name."""
     cluster = FakeCluster(served(submitted, "Failed"))
     again(cluster)
     second = cluster.objects["Job", "digits-2"]
@@ -215,9 +215,9 @@ def test_queue(submitted: Object) -> None:
 )
 def test_not_ended(submitted: Object, suspend: bool, said: str) -> None:
     """A run that has not ended is left alone."""
-    found = served(submitted)
-    found["spec"]["suspend"] = suspend
-    cluster = FakeCluster(found)
+    copied = served(submitted)
+    copied["spec"]["suspend"] = suspend
+    cluster = FakeCluster(copied)
     with pytest.raises(LauncherError) as refused:
         again(cluster)
     assert (refused.value.status, str(refused.value)) == (2, said)

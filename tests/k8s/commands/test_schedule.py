@@ -53,14 +53,14 @@ class Known(FakeCluster):
 @pytest.fixture(autouse=True)
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[Object]:
     """The Jobs that preflight checked; all checks pass."""
-    seen: list[Object] = []
+    jobs: list[Object] = []
 
     def check(_: FakeCluster, job: Object, __: Object | None) -> list[Check]:
-        seen.append(job)
+        jobs.append(job)
         return []
 
     monkeypatch.setattr(preflight, "check_all", check)
-    return seen
+    return jobs
 
 
 def run(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -159,11 +159,11 @@ def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """The existing CronJob gets the new spec, stays suspended, and the changed fields are reported."""
     cluster = Known(served(suspend=True, schedule="0 3 * * *", parallelism=1))
     assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=2", "--output=json") == 0
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     spec = "jobTemplate.spec"
     variable = f"{spec}.template.spec.containers.0.env.4.value"
     changed = [f"{spec}.completions", f"{spec}.parallelism", variable, "parallelism", "schedule"]
-    assert told == {
+    assert result == {
         "name": NAME,
         "namespace": "here",
         "uid": "nightly-uid",
@@ -340,7 +340,7 @@ def test_the_overlay_has_too_many_workers_for_the_name(
 
 
 def test_who_may_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A user who may not create CronJobs is told which role allows it."""
+    """A user who may not create CronJobs learns which role allows it."""
     cluster = Known()
     create = cluster.create
 

@@ -55,9 +55,9 @@ def test_next_job() -> None:
 )
 def test_names(name: str, label: str | None, number: int, next_name: str) -> None:
     """NAME is followed by NAME-2, NAME-3 and so on, cut so that a pod's host name has at most 63 characters."""
-    found = job(name)
+    existing = job(name)
     if label:
-        found["metadata"]["labels"][RUN_LABEL] = label
-    assert next_number(found) == number
+        existing["metadata"]["labels"][RUN_LABEL] = label
+    assert next_number(existing) == number
     assert job_name(label or name, number, workers=11) == next_name
     assert len(f"{next_name}-10") <= 63

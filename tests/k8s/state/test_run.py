@@ -70,7 +70,7 @@ def test_kept(before: str) -> None:
 
 @pytest.mark.parametrize("condition", ["FailureTarget", "Failed"])
 def test_rejected(condition: str) -> None:
-    """Code 69 is no failure to show; without its pod, the condition still tells of it."""
+    """Code 69 is shown as rejected, also if only the Job's condition is left."""
     message = "Container trainer for pod team/demo-0-aaaa0 failed with exit code 69 matching FailJob rule at index 1"
     failed = job(2, condition, "PodFailurePolicy", message)
     pods = (ended(0, 69, message=termination(69, "rejected", "too bad", accuracy=0.5)), ended(1, 75))
@@ -80,7 +80,7 @@ def test_rejected(condition: str) -> None:
 
 
 def test_failed_at_once() -> None:
-    """The reason and the code are those of the worker that failed it, not of one that was told to stop before."""
+    """The reason and the code are those of the worker that failed it, not of one that was stopped before."""
     message = "Container trainer for pod team/demo-1-aaaa0 failed with exit code 64 matching FailJob rule at index 1"
     failed = job(2, "Failed", "PodFailurePolicy", message)
     pods = (

@@ -51,9 +51,9 @@ def cronjob(*active: str, last: str | None = LAST, **spec: Any) -> Object:
     }
 
 
-def child(day: int, condition: str = "", *, suspend: bool = False, **told: str) -> Object:
+def child(day: int, condition: str = "", *, suspend: bool = False, **condition_fields: str) -> Object:
     """The Job of the run of a day."""
-    made = job(2, condition, **told)
+    made = job(2, condition, **condition_fields)
     stamp = {"creationTimestamp": f"2026-01-{day:02}T02:00:00Z", "name": f"nightly-{day}", "uid": f"nightly-{day}"}
     made["metadata"] |= {**stamp, "labels": {**made["metadata"]["labels"], SCHEDULE_LABEL: "nightly"}}
     made["spec"]["suspend"] = suspend
@@ -72,9 +72,9 @@ def cancelled(day: int) -> Object:
     return made
 
 
-def schedule_with(found: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Schedule:
+def schedule_with(cronjob: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Schedule:
     """A schedule with its runs."""
-    return Schedule(found, tuple(Run(one) for one in jobs), events)
+    return Schedule(cronjob, tuple(Run(one) for one in jobs), events)
 
 
 def of(reason: str, message: str, day: int = 10) -> Object:
@@ -173,11 +173,11 @@ def test_line(
     schedule: Schedule, state: str, when: str | None, missed: str | None, last: str | None, failures: int
 ) -> None:
     """State, next and missed start in the schedule's time zone, last result, and failures in a row."""
-    found = schedule_summary(schedule, NOW)
-    assert f"{found['state']} {found['detail']}".strip() == state
-    assert (found["next"], found["missed"], found["failures"]) == (when, missed, failures)
-    assert (found["last"] and found["last"]["state"]) == last
-    assert (found["name"], found["workers"], found["age_s"]) == ("nightly", 2, 9.5 * 86_400)
+    result = schedule_summary(schedule, NOW)
+    assert f"{result['state']} {result['detail']}".strip() == state
+    assert (result["next"], result["missed"], result["failures"]) == (when, missed, failures)
+    assert (result["last"] and result["last"]["state"]) == last
+    assert (result["name"], result["workers"], result["age_s"]) == ("nightly", 2, 9.5 * 86_400)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_line(
 )
 def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) -> None:
     """A start from before a change or a resumption is not missed, even if the cluster still makes it up."""
-    found = cronjob(last="2026-01-09T02:00:00Z")
-    found["metadata"]["annotations"] = {SINCE: since} if since else {}
-    made = schedule_with(found, child(9, "Complete"))
+    changed = cronjob(last="2026-01-09T02:00:00Z")
+    changed["metadata"]["annotations"] = {SINCE: since} if since else {}
+    made = schedule_with(changed, child(9, "Complete"))
     assert (made.missed(NOW) is not None) == missed
     cause = explain_no_start(made, NOW, "-n here")
     assert (cause and cause.reason) == ("schedule-missed" if missed else None)
@@ -220,17 +220,17 @@ def test_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     cluster = FakeCluster(cronjob(), failed(10), child(9, "Complete"), other, of("SuccessfulCreate", "Created job"))
     monkeypatch.setattr(cluster, "namespace", "here")
     status.run(flags(None, "json"), cluster.given)
-    found = json.loads(capsys.readouterr().out)
-    assert [run["name"] for run in found["runs"]] == ["nightly-10", "nightly-9", "demo"]
-    assert [(one["name"], one["failures"]) for one in found["schedules"]] == [("nightly", 1)]
+    result = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in result["runs"]] == ["nightly-10", "nightly-9", "demo"]
+    assert [(one["name"], one["failures"]) for one in result["schedules"]] == [("nightly", 1)]
     status.run(flags("nightly", "json"), cluster.given)
-    found = json.loads(capsys.readouterr().out)
-    assert [(run["name"], run["state"]) for run in found["history"]] == [
+    result = json.loads(capsys.readouterr().out)
+    assert [(run["name"], run["state"]) for run in result["history"]] == [
         ("nightly-10", "failed"),
         ("nightly-9", "published"),
     ]
-    assert [told["reason"] for told in found["events"]] == ["SuccessfulCreate"]
-    assert (found["failures"], found["failures_at_least"]) == (1, False)
+    assert [event["reason"] for event in result["events"]] == ["SuccessfulCreate"]
+    assert (result["failures"], result["failures_at_least"]) == (1, False)
     for name in ("nightly", None):
         status.run(flags(name), cluster.given)
         text = " ".join(capsys.readouterr().out.split())
@@ -364,9 +364,9 @@ def test_why(
     """What prevents starts comes first, then why the last run failed."""
     at_noon(monkeypatch)
     assert why.run(argparse.Namespace(name="nightly", output="json"), FakeCluster(*objects).given) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert f"{found['state']} {found['detail']}".strip() == state
-    assert (found["reason"], found["sentence"]) == (reason, sentence)
+    result = json.loads(capsys.readouterr().out)
+    assert f"{result['state']} {result['detail']}".strip() == state
+    assert (result["reason"], result["sentence"]) == (reason, sentence)
 
 
 @pytest.mark.parametrize(
