@@ -1,4 +1,4 @@
-"""The launcher's command line: a table of commands; nothing else.
+"""The launcher's command line: the table of commands, and the one that is named is run.
 
 A command's module is imported only when the command is named: `--help` and wrong flags answer at once.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 COMMANDS = {
     "submit": "check that the cluster can run the job, and start it",
     "preflight": "check whether the cluster can run the job",
-    "status": "show runs and schedules; or one of them in detail",
+    "status": "show all runs and schedules, or one of them in detail",
     "logs": "show the logs of a run's workers",
     "why": "explain why a run or a schedule failed or waits, and what to do",
     "cancel": "stop a run (its checkpoint is kept), or delete a schedule",
     "suspend": "pause a run or a schedule",
     "resume": "continue a run or a schedule that was suspended",
     "retry": "start a run again that has ended, from its newest checkpoint",
-    "schedule": "train again and again, at the times of a cron expression",
+    "schedule": "train repeatedly, at the times of a cron expression",
     "trigger": "start a run of a schedule now",
     "data": "copy a prepared dataset to a claim",
     "fetch": "copy a run's model and report here",
@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     try:
-        arguments = parser(words[:1]).parse_args(words[:split])
+        arguments, unknown = parser(words[:1]).parse_known_args(words[:split])
+        if unknown:
+            raise usage(f"unrecognized arguments: {' '.join(unknown)}", f"see `mnist-job {arguments.command} --help`")
         arguments.training, arguments.parser = tuple(words[split + 1 :]), parser
         if arguments.training and arguments.command not in WITH_TRAINING_FLAGS:
             raise usage(f"{arguments.command} has no training flags", "leave out what follows --")

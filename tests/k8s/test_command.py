@@ -119,7 +119,7 @@ sys.exit(status)
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["submit", "--worker=2"], "unrecognized arguments: --worker=2; see `mnist-job --help`"),
+        (["submit", "--worker=2"], "unrecognized arguments: --worker=2; see `mnist-job submit --help`"),
         (["submit", "--workers=0"], "--workers must be from 1 to 1000, not 0"),
         (
             ["submit", "--workers=two"],
