@@ -6,6 +6,7 @@ created before the old one is deleted.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from job import config
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     schedule = schedule_of(old.job)
     if schedule and cluster.get("CronJob", schedule):
         refuse_second_run(cluster, schedule, old)
-    new = retried_job(old, changes)
+    new = retried_job(old, dataclasses.replace(changes, name=old.name))  # the name may be that of a Job
     new["metadata"]["name"] = free_name(cluster, old, new["spec"]["completions"])
     until_pods_ended(cluster, old.job)  # before the checks, which count what the pods use
     submit.check(cluster, new, storage.output_claim(cluster, new), old.name)

@@ -15,6 +15,7 @@ from k8s.checks import preflight
 from k8s.commands import replace, retry
 from k8s.render import render
 from k8s.render.attempt import record_submission
+from k8s.render.render import INSTANCE_LABEL
 from k8s.render.submission import Submission
 from k8s.state.names import CANCELLED, QUEUE_LABEL, RUN_LABEL, SCHEDULE_LABEL, SUBMITTED, trainer_of
 from k8s.state.run import Run
@@ -130,9 +131,10 @@ def test_twice(submitted: Object) -> None:
     again(cluster)
     second = cluster.objects["Job", "digits-2"]
     cluster.objects["Job", "digits-2"] = served(second, "Failed")
-    again(cluster)
+    again(cluster, name="digits-2")  # the name of the Job leads to the run
     assert [name for kind, name in cluster.objects if kind == "Job"] == ["digits-3"]
     template = cluster.objects["Job", "digits-3"]["spec"]["template"]
+    assert template["metadata"]["labels"][INSTANCE_LABEL] == "digits"
     assert trainer_of(template)["args"] == ["train", "--data=/data", "--output=/output", "--epochs=3", "--continue"]
     assert render.variables(trainer_of(template))["RUN"] == {"name": "RUN", "value": "digits"}
 
