@@ -18,7 +18,7 @@ CLAIM = "mnist-job-output"
 
 NAME_LABEL = "app.kubernetes.io/name"
 PART_OF_LABEL = "app.kubernetes.io/part-of"
-# Labels of our own. app.kubernetes.io/instance only informs people: Argo CD, Helm and kustomize set it to names of theirs.
+# Our own labels, because Argo CD, Helm and kustomize set app.kubernetes.io/instance to other names.
 RUN_LABEL = "mnist-job/run"  # of a Job that `retry` made: the run, because its name is not the Job's
 SCHEDULE_LABEL = "mnist-job/schedule"  # of a Job: the schedule that the run belongs to
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
