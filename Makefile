@@ -5,6 +5,8 @@ ARGS ?=
 POINTS ?= 3
 MINUTES ?= 20
 PYTHON ?= python3
+# Two tests at a time fill two cores. More would take the memory of a small machine.
+PARALLEL ?= --numprocesses=2 --dist=worksteal
 # The name in the manifests. `make push` prints the name by digest for clusters with a registry.
 IMAGE ?= mnist-job:dev
 TARGET ?= cpu
@@ -43,10 +45,10 @@ submit: setup  ## train on the cluster and follow the run: WORKERS=2 OVERLAY=loc
 	$(RUN) -m k8s submit --wait --image $(IMAGE) --overlay $(OVERLAY) --workers $(WORKERS) $(ARGS)
 
 test: setup  ## run the tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 test-faults: setup  ## kill, stop and break real workers: POINTS=3 moments for each fault
-	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(ARGS)
+	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(PARALLEL:worksteal=loadfile) $(ARGS)
 
 test-cluster: setup  ## run the tests on the cluster that KUBECONFIG names: see tests/cluster/conftest.py
 	$(RUN) -m pytest tests/cluster $(ARGS)

@@ -99,7 +99,7 @@ def recovery(data: Path, count: int, rounds: int) -> list[Figure]:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(data, Path(folder), count) as team:
             start = time.time()
             team.start()
-            cold.append(team[0].records[team[0].until_phase("training") - 1].time - start)
+            cold.append(team[0].records[team[0].wait_for_phase("training") - 1].time - start)
             for kind, (rank, whole) in KILLS.items():
                 seconds[kind].append(recovered(team, rank, whole=whole))
         times = ", ".join(f"{kind} {values[-1]:.1f} s" for kind, values in seconds.items())
@@ -113,19 +113,19 @@ def recovered(team: Team, rank: int, *, whole: bool) -> float:
     """Kill a worker or its trainer in the middle of an epoch; returns the seconds to a step beyond the checkpoint."""
     place = len(team[0].records)
     newest = max(record.step or 0 for record in team[0].records)
-    team[0].until_step(newest + EPOCH + EPOCH // 2, place)
+    team[0].wait_for_step(newest + EPOCH + EPOCH // 2, place)
     place = len(team[0].records)
     killed = time.time()
     if whole:
         team[rank].kill()
-        team[rank].code()
+        team[rank].exit_code()
         team.start(rank)
     else:
         team[rank].kill_trainer()
     zero = team[0]  # a new worker if it was killed
-    place = zero.until_phase("restoring", 0 if rank == 0 and whole else place)
+    place = zero.wait_for_phase("restoring", 0 if rank == 0 and whole else place)
     checkpoint = zero.records[place - 1].step or 0
-    first = zero.records[zero.until_phase("training", place) - 1]
+    first = zero.records[zero.wait_for_phase("training", place) - 1]
     if (first.step or 0) <= checkpoint or checkpoint == 0:
         raise RuntimeError(f"step {first.step} is not beyond the checkpoint at step {checkpoint}")
     return first.time - killed
@@ -144,7 +144,7 @@ def checkpoints(data: Path, rounds: int, epochs: int) -> list[Figure]:
                 source.write(MEASURED)
             variables = {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1", "WAITS": str(folder / "waits.json")}
             with team_of(data, folder, 2, f"--epochs={epochs}", variables).start() as team:
-                if team.codes() != [0, 0]:
+                if team.exit_codes() != [0, 0]:
                     raise RuntimeError(f"it failed: {[worker.errors[-5:] for worker in team.workers.values()]}")
                 training_s = json.loads((team.model / "report.json").read_bytes())["timing"]["training_s"]
             waits = json.loads((folder / "waits.json").read_bytes())
@@ -165,7 +165,7 @@ def supervisors(data: Path, rounds: int, seconds: float) -> Figure:
     shares: list[float] = []
     for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(data, Path(folder), 2).start() as team:
-            team[0].until_phase("training")
+            team[0].wait_for_phase("training")
             time.sleep(seconds)
             own = sum(cpu_s(worker.process.pid) for worker in team.workers.values())
             trainers = sum(cpu_s(worker.trainer()) for worker in team.workers.values())

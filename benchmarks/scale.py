@@ -109,7 +109,7 @@ def whole_runs(data: Path, counts: Sequence[int]) -> Iterator[Whole]:
         ):
             start = time.time()
             team.start()
-            if any(team.codes()):
+            if any(team.exit_codes()):
                 raise RuntimeError(f"{count} workers failed: {[w.errors[-5:] for w in team.workers.values()]}")
             parameters = load_file(newest(team.checkpoints))
             report = json.loads((team.model / "report.json").read_bytes())
@@ -147,7 +147,7 @@ def on_networks(data: Path, counts: Sequence[int], seconds: float) -> tuple[list
             for rank in range(count):
                 team.wrapper = network.wrapper(rank)
                 team.start(rank)
-            team[0].until_phase("training")
+            team[0].wait_for_phase("training")
             for delay_s, bytes_per_s in NETWORKS:
                 network.shape(delay_s, bytes_per_s)
                 time.sleep(SETTLE_S)
@@ -166,9 +166,9 @@ def on_networks(data: Path, counts: Sequence[int], seconds: float) -> tuple[list
 def steps_within(team: Team, seconds: float) -> list[Record]:
     """Rank 0's records of training over at least `seconds`."""
     place = len(team[0].records)
-    place = team[0].until_phase("training", place)
+    place = team[0].wait_for_phase("training", place)
     first = team[0].records[place - 1]
-    team[0].until(lambda record: record.phase == "training" and record.time >= first.time + seconds, place)
+    team[0].wait_for_record(lambda record: record.phase == "training" and record.time >= first.time + seconds, place)
     return [record for record in team[0].records[place - 1 :] if record.phase == "training"]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Mount(Protocol):
-    """Mounts a small file system in memory, with options of tmpfs, or changes its options; gives the folder."""
+    """Mounts a small file system in memory with these options of tmpfs, or changes its options; gives the folder."""
 
     def __call__(self, options: str) -> Path:
         """Mount it."""
@@ -25,7 +25,7 @@ class Mount(Protocol):
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the four raw IDX files of the synthetic digits: 600 training and 200 test examples."""
+    """A folder with the four raw IDX files of 600 synthetic training examples and 200 test examples."""
     folder = tmp_path_factory.mktemp("raw")
     write_idx(folder, *synthetic())
     return folder
@@ -33,7 +33,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
-    """A data folder with the synthetic digits prepared as `mnist`; tests that change it copy it first."""
+    """A data folder with the same examples prepared as `mnist`. Tests that change it copy it first."""
     folder = tmp_path_factory.mktemp("data")
     prepare_dataset(Config(data=folder), raw, lambda _: None)
     return folder
@@ -41,18 +41,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Mount]:
-    """A volume that can be full or read-only; only root may mount one."""
+    """A volume that can become full or read-only. Skips the test unless root runs it, because only root may mount."""
     folder = tmp_path / "volume"
 
     def mount(options: str) -> Path:
         remount = folder.exists()
         folder.mkdir(exist_ok=True)
         options = f"remount,{options}" if remount else options
-        tried = subprocess.run(
+        mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
         )
-        if tried.returncode:
-            pytest.skip(f"no volume can be mounted here: {tried.stderr.strip()}")
+        if mounted.returncode:
+            pytest.skip(f"no volume can be mounted here: {mounted.stderr.strip()}")
         return folder
 
     yield mount

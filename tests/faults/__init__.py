@@ -1,1 +1,1 @@
-"""Faults: real workers, killed for real, and what becomes of the run."""
+"""Faults of real workers, and whether the run survives them."""

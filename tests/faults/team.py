@@ -1,14 +1,15 @@
-"""The workers of one run, each a supervisor as a pod starts it, which the tests watch and end. Linux only."""
+"""The workers of one run, started as pods start them; tests watch, stop and kill them. Needs Linux."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,18 +19,27 @@ from tests.job.processes import DEADLINE_S, RunningCommand
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
 RUN = "run"
 BEFORE = "before"  # a run that was published earlier
-# 50 epochs of 60 steps: two workers train for two to three seconds, long enough to choose a moment.
+# 50 epochs of 60 steps: two workers train for two to three seconds, long enough for a fault at a chosen step.
 EPOCHS, STEPS = 50, 3000
 FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learning-rate=0.5")
+SHORT = ("--epochs=5",)  # for tests that need no moment in training
+# For one worker, which makes twenty times as many steps a second.
+ALONE_MIDDLE = 6000
+ALONE = ("--epochs=600", "--log-every=300", "--checkpoint-every=600")
+# Below the ports that the kernel assigns to others, and at a distance from those of other test processes.
+_PORTS = itertools.count(10_000 + os.getpid() * 997 % 20_000)
 
 
 class Worker(RunningCommand):
     """One supervisor. Killed with its trainer at the end of a `with`.
 
-    wrapper is a command that execs the words after it.
+    Args:
+        rank: its rank.
+        arguments: of `python -m job train`.
+        variables: environment variables of the run and of the rank.
+        wrapper: a command that execs the command after it.
     """
 
     def __init__(
@@ -39,16 +49,16 @@ class Worker(RunningCommand):
         super().__init__(words, processes.environment(variables), start_new_session=True)
         self.rank = rank
 
-    def until_phase(self, phase: str, after: int = 0) -> int:
+    def wait_for_phase(self, phase: str, after: int = 0) -> int:
         """Wait for a phase."""
-        return self.until(lambda record: record.phase == phase, after)
+        return self.wait_for_record(lambda record: record.phase == phase, after)
 
-    def until_step(self, step: int, after: int = 0) -> int:
-        """Wait until this step of the training, or a later one, is completed."""
-        return self.until(lambda record: record.phase == "training" and (record.step or 0) >= step, after)
+    def wait_for_step(self, step: int, after: int = 0) -> int:
+        """Wait until training has completed this step or a later one."""
+        return self.wait_for_record(lambda record: record.phase == "training" and (record.step or 0) >= step, after)
 
     def trainer(self) -> int:
-        """The process id of its trainer or of its precheck; waits for one."""
+        """The process id of its trainer; waits for one."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             for pid, (parent, _) in processes.processes().items():
@@ -63,7 +73,7 @@ class Worker(RunningCommand):
         os.kill(self.trainer(), number)
 
     def kill(self) -> None:
-        """Kill supervisor and trainer together, as a failing node or the kernel under cgroup v2 does."""
+        """Kill supervisor and trainer together, as the loss of a node does, or the kernel under cgroup v2."""
         os.killpg(self.process.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
@@ -72,12 +82,12 @@ class Worker(RunningCommand):
 
     def failure(self) -> tuple[int, str, str]:
         """Its exit code, and the reason and the message of its last record, which has the same code."""
-        code, last = self.code(), self.records[-1]
+        code, last = self.exit_code(), self.records[-1]
         assert (last.phase, last.code) == ("failed", code), (self.records[-3:], self.errors)
         return code, last.reason or "", last.message or ""
 
     def phases(self) -> list[str]:
-        """Its phases, without repetitions in a row."""
+        """Its phases in order, without immediate repetitions."""
         phases: list[str] = []
         for record in self.records:
             if phases[-1:] != [record.phase]:
@@ -85,21 +95,21 @@ class Worker(RunningCommand):
         return phases
 
     def reasons(self, phase: str = "restarting") -> list[str]:
-        """The reasons in its records of a phase."""
+        """The reason in each record of a phase."""
         return [record.reason or "" for record in self.records if record.phase == phase]
 
 
 class Team:
-    """The workers of one run on ports of their own. All are killed at the end of a `with`.
+    """The workers of one run, on ports of their own. All are killed at the end of a `with`.
 
     Args:
         data: the data folder.
         output: the output folder.
         count: the number of workers.
-        flags: of `python -m job train`, in addition to FLAGS.
-        variables: more environment.
+        flags: of `python -m job train`, after FLAGS.
+        variables: more environment variables.
         uid: the Job's.
-        wrapper: a command that execs the worker's.
+        wrapper: a command that execs each worker's command.
     """
 
     def __init__(
@@ -132,20 +142,20 @@ class Team:
         return self.workers[rank]
 
     def start(self, *ranks: int) -> Self:
-        """Start these workers, or all. Also replaces a worker that has exited, as the Job controller does."""
+        """Start these workers, or all of them. A worker that has ended is replaced, as the Job controller does."""
         for rank in ranks or range(self.count):
             identity = {"JOB_COMPLETION_INDEX": str(rank), "PEERS": json.dumps(self.peers)}
             worker = Worker(rank, self.arguments, self.variables | identity, self.wrapper)
             self.workers[rank] = self._stack.enter_context(worker)
         return self
 
-    def codes(self) -> list[int]:
+    def exit_codes(self) -> list[int]:
         """The exit codes by rank; waits for all workers."""
-        return [self.workers[rank].code() for rank in range(self.count)]
+        return [self.workers[rank].exit_code() for rank in range(self.count)]
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """The folder of checkpoints."""
         return self.output / "runs" / RUN / "checkpoints"
 
     @property
@@ -153,36 +163,42 @@ class Team:
         """The published folder."""
         return self.output / "models" / RUN
 
+    def sound_checkpoints(self) -> dict[str, bytes]:
+        """The checkpoints by name, without the temporary file of a killed process."""
+        return {path.name: path.read_bytes() for path in self.checkpoints.glob("*.safetensors")}
+
     def result(self) -> dict[str, Any]:
-        """What must be equal for two models to count as the same: the parameters' SHA-256 and the test results."""
+        """What two runs with the same result have in common: the parameters' SHA-256 and the report's test figures."""
         report = json.loads((self.model / "report.json").read_bytes())
         return {"parameters_sha256": report["parameters_sha256"], "test": report["test"]}
 
     def publications(self) -> list[str]:
-        """What models/ holds, including hidden files."""
+        """What is in models/, hidden leftovers too."""
         return sorted(path.name for path in (self.output / "models").iterdir())
 
 
-def assert_same(team: Team, reference: Mapping[str, Any]) -> None:
-    """All workers exited with 0, and exactly one model was published: that of the undisturbed run."""
-    codes = team.codes()
-    ends = {rank: (worker.records[-2:], worker.errors[-5:]) for rank, worker in team.workers.items()}
-    assert codes == [0] * team.count, ends
-    assert_published(team, reference)
+def assert_same(team: Team, undisturbed: Mapping[str, Any]) -> None:
+    """All workers exited with 0, and the run is published with the result of the undisturbed run."""
+    codes = team.exit_codes()
+    last = {rank: (worker.records[-2:], worker.errors[-5:]) for rank, worker in team.workers.items()}
+    assert codes == [0] * team.count, last
+    assert_published(team, undisturbed)
 
 
-def assert_published(team: Team, reference: Mapping[str, Any], *beside: str) -> None:
-    """Exactly one model was published, besides those of other runs: that of the undisturbed run."""
-    assert team.publications() == sorted([RUN, *beside])
+def assert_published(team: Team, undisturbed: Mapping[str, Any], *other_runs: str) -> None:
+    """The run and these others are published, nothing is left half-done, and the result is the undisturbed run's."""
+    assert team.publications() == sorted([RUN, *other_runs])
     assert (team.output / "latest").readlink() == Path("models") / RUN
-    check = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=team.model, check=False)
-    assert check.returncode == 0
-    assert team.result() == reference
+    checked = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=team.model, check=False)
+    assert checked.returncode == 0
+    assert team.result() == undisturbed
 
 
 def _free_ports(count: int) -> list[tuple[int, int]]:
-    """Two free ports for each worker."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2 * count)]
-        ports = [one.getsockname()[1] for one in held]
+    """Two free ports for each worker, which no other team of this process gets."""
+    ports: list[int] = []
+    while len(ports) < 2 * count:
+        port = next(_PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
     return list(zip(ports[:count], ports[count:], strict=True))

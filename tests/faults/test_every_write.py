@@ -1,6 +1,6 @@
-"""Killed, or refused, at every system call that changes a file: of a checkpoint, a publication and a promotion.
+"""A kill or an error at each system call with which a checkpoint, a publication or a promotion changes a file.
 
-All of these calls are tried, not POINTS of them: they are few, and no TensorFlow is needed.
+All of these calls are tried, and not POINTS of them, because they are few and need no TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.faults
 
-# By all names that Linux has for each, for a C library may choose another one.
+# All of Linux's variants of each call, because C libraries choose different ones.
 WRITES = (
     "openat,creat,mkdir,mkdirat,write,pwrite64,writev,pwritev2,copy_file_range,sendfile,ftruncate,fsync,fdatasync,"
     "rename,renameat,renameat2,symlink,symlinkat,link,linkat"
 )
 CHANGES = WRITES + ",unlink,unlinkat,rmdir,truncate,flock,chmod,fchmod,fchmodat,utimensat"
 DEADLINE_S = 60
-RUN = ("new", 0.92, 2)  # name, accuracy and the day on which it began
+RUN = ("new", 0.92, 2)  # name, accuracy and day of the start
 NEW = Verdict("promoted", 0, "not worse than old, whose accuracy is 0.9000", "old")
 
 
 class Call(NamedTuple):
-    """A system call: the n-th of its name that a process makes."""
+    """A system call: the n-th call of this name that a process makes."""
 
     name: str
     n: int
 
 
 class Traced:
-    """Runs tests.faults.writes under strace, which numbers its calls and makes one of them the last, or fail.
+    """Runs tests.faults.writes under strace, which logs its calls, and kills it at one of them or makes this one fail.
 
     Args:
-        log: where strace may write.
-        folder: whose changes count.
+        log: the file for strace's log.
+        folder: the folder whose changes are of interest.
         arguments: of tests.faults.writes.
     """
 
@@ -64,14 +64,14 @@ class Traced:
         if not shutil.which("strace"):
             pytest.skip("strace is not installed")
         self._log, self._folder = log, folder
-        # The same calls each time: no compiled files are written, and no threads are started.
+        # Every run makes the same calls, because none writes compiled files or starts threads.
         self._child = [sys.executable, "-B", "-m", "tests.faults.writes", *map(str, arguments)]
         self._environment = environment({"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"})
 
-    def __call__(self, call: Call | None = None, what: str = "signal=SIGKILL") -> int:
-        """The exit code, negative for a signal, where at most one call has something injected."""
-        inject = [f"--inject={call.name}:{what}:when={call.n}"] if call else []
-        traced = ",".join(f"?{name}" for name in CHANGES.split(","))  # where this machine has such a call
+    def __call__(self, call: Call | None = None, fault: str = "signal=SIGKILL") -> int:
+        """Run it, with a fault at one call if there is one given; returns the exit code, negative for a signal."""
+        inject = [f"--inject={call.name}:{fault}:when={call.n}"] if call else []
+        traced = ",".join(f"?{name}" for name in CHANGES.split(","))  # `?`: not every machine has every call
         ended = subprocess.run(
             ["strace", "-y", f"--trace={traced}", f"--output={self._log}", *inject, *self._child],
             cwd=ROOT,
@@ -86,105 +86,105 @@ class Traced:
         return ended.returncode
 
     def calls(self, names: str) -> list[Call]:
-        """Of the run before, those of certain names that changed something in the folder."""
+        """The calls of the last run with one of these names that changed something in the folder."""
         counts: Counter[str] = Counter()
-        found = []
+        calls = []
         for line in self._log.read_text().splitlines():
             name = line.partition("(")[0]
             counts[name] += 1
             changes = name != "openat" or "O_CREAT" in line or "O_WRONLY" in line or "O_RDWR" in line
             if name in names.split(",") and str(self._folder) in line and changes:
-                found.append(Call(name, counts[name]))
-        return found
+                calls.append(Call(name, counts[name]))
+        return calls
 
     def last(self) -> Call:
-        """Of the run before, the last call."""
+        """The last call of the last run that changed something in the folder."""
         return self.calls(CHANGES)[-1]
 
 
-def put(state: Path, folder: Path) -> None:
-    """Have a folder hold what another one does."""
+def replace(state: Path, folder: Path) -> None:
+    """Replace a folder by a copy of another one."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(state, folder, symlinks=True)
 
 
 def hidden(folder: Path) -> list[str]:
-    """The temporaries below a folder; the promotion's lock is none."""
+    """The temporary files and folders below a folder; the lock of the promotion is none."""
     return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".promotion-lock"]
 
 
 def assert_readers_see_whole(root: Path) -> None:
-    """Every published model is what its checksums say, `old` is there, and `latest` names one of them."""
-    found = sorted(path.name for path in (root / "models").glob("[!.]*"))
-    assert "old" in found
-    for name in found:
+    """Every published model has the right checksums, `old` exists, and `latest` names one of the models."""
+    names = sorted(path.name for path in (root / "models").glob("[!.]*"))
+    assert "old" in names
+    for name in names:
         model = root / "models" / name
         files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
         sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(model)}" for path in files]
         assert (model / "SHA256SUMS").read_text().splitlines() == sums
-    assert str((root / "latest").readlink()) in {f"models/{name}" for name in found}
+    assert str((root / "latest").readlink()) in {f"models/{name}" for name in names}
 
 
 @pytest.fixture
 def before(tmp_path: Path) -> Path:
-    """An output folder with a run, `old`, that is published and latest."""
+    """An output folder whose only run, `old`, is published and latest."""
     writes.run(tmp_path / "before", "old", 0.9, 1)
     return tmp_path / "before"
 
 
 @pytest.fixture
 def after(tmp_path: Path, before: Path) -> dict[str, object]:
-    """What the output folder holds when the run under test has gone through it undisturbed."""
-    put(before, tmp_path / "undisturbed")
+    """The content of the output folder after the run under test, without a fault."""
+    replace(before, tmp_path / "undisturbed")
     assert writes.run(tmp_path / "undisturbed", *RUN) == NEW
     return contents(tmp_path / "undisturbed")
 
 
 def assert_steps(folder: Path, *steps: int) -> None:
-    """The newest checkpoint is of one of these steps, 0 for none, and whole; none of them is damaged."""
-    found = restore_newest(folder, writes.SETTINGS, pytest.fail)
-    step = found.step if found else 0
+    """The newest checkpoint is sound and has one of these steps, where 0 stands for no checkpoint."""
+    newest = restore_newest(folder, writes.SETTINGS, pytest.fail)
+    step = newest.step if newest else 0
     assert step in steps
-    if found:
+    if newest:
         expected = writes.checkpoint(step)
-        assert {name: array.tobytes() for name, array in found.params.items()} == {
+        assert {name: array.tobytes() for name, array in newest.params.items()} == {
             name: array.tobytes() for name, array in expected.params.items()
         }
 
 
 @pytest.mark.parametrize("earlier", [0, 4])
 @pytest.mark.parametrize(
-    ("what", "code"),
+    ("fault", "code"),
     [("signal=SIGKILL", -signal.SIGKILL), ("error=ENOSPC", Exit.OUTPUT), ("error=EIO", Exit.TRY_AGAIN)],
 )
-def test_checkpoint(tmp_path: Path, earlier: int, what: str, code: int) -> None:
-    """A process is killed, or has its call fail, at each call by which it saves the first or the fifth checkpoint.
+def test_checkpoint(tmp_path: Path, earlier: int, fault: str, code: int) -> None:
+    """After a kill or an error at any call of a save, the previous or the new checkpoint is the newest, and sound.
 
-    The one before or the new one is the newest, whole; the next save succeeds, and leaves nothing else behind.
+    The next save succeeds and removes what was left.
     """
     state, folder = tmp_path / "state", tmp_path / "now" / "checkpoints"
     state.mkdir()
     for step in range(1, earlier + 1):
         writes.save(state / "checkpoints", step)
     traced = Traced(tmp_path / "log", folder.parent, "checkpoint", folder, earlier + 1)
-    put(state, folder.parent)
+    replace(state, folder.parent)
     assert traced() == 0
-    calls = traced.calls(CHANGES if "signal" in what else WRITES)
+    calls = traced.calls(CHANGES if "signal" in fault else WRITES)
     assert {"openat", "write", "fsync"} <= {call.name for call in calls}
     for call in calls:
-        put(state, folder.parent)
-        assert traced(call, what) == code
-        assert what != "signal=SIGKILL" or traced.last() == call
+        replace(state, folder.parent)
+        assert traced(call, fault) == code
+        assert fault != "signal=SIGKILL" or traced.last() == call
         assert_steps(folder, earlier, earlier + 1)
-        assert what == "signal=SIGKILL" or hidden(folder) == []
+        assert fault == "signal=SIGKILL" or hidden(folder) == []
         writes.save(folder, earlier + 2)
         assert_steps(folder, earlier + 2)
         assert hidden(folder) == []
         assert len(list(folder.iterdir())) <= 3
 
 
-def test_checkpoint_of_which_a_part_was_written(tmp_path: Path) -> None:
-    """A kill in the midst of a write leaves any part of the temporary: it is never taken for one, and swept."""
+def test_a_partly_written_checkpoint(tmp_path: Path) -> None:
+    """A temporary file that was cut off at any length is never restored, and the next save removes it."""
     writes.save(tmp_path, 1)
     writes.save(tmp_path, 2)
     whole = (tmp_path / "2.safetensors").read_bytes()
@@ -199,19 +199,19 @@ def test_checkpoint_of_which_a_part_was_written(tmp_path: Path) -> None:
 
 
 def test_run_killed(tmp_path: Path, before: Path, after: dict[str, object]) -> None:
-    """A run is killed at each call that changes a file, from its probe of the folder to its promotion.
+    """After a kill at any call of a run, all publications are whole, and the run's next start ends as if undisturbed.
 
-    At that moment all that is published is whole; the same run again ends as if nothing had happened.
+    The calls reach from the probe of the folder to the promotion.
     """
     root = tmp_path / "now"
     traced = Traced(tmp_path / "log", root, "run", root, *RUN)
-    put(before, root)
+    replace(before, root)
     assert traced() == 0
     assert contents(root) == after
     calls = traced.calls(CHANGES)
     assert {"openat", "write", "fsync", "rename", "mkdir", "symlink", "flock"} <= {call.name for call in calls}
     for call in calls:
-        put(before, root)
+        replace(before, root)
         assert traced(call) == -signal.SIGKILL
         assert traced.last() == call
         assert_readers_see_whole(root)
@@ -221,13 +221,13 @@ def test_run_killed(tmp_path: Path, before: Path, after: dict[str, object]) -> N
 
 @pytest.mark.parametrize("seed", range(POINTS))
 def test_run_killed_again_and_again(tmp_path: Path, before: Path, after: dict[str, object], seed: int) -> None:
-    """A run is killed ten times in a row, at seeded calls of whatever it is at then: as if nothing had happened."""
+    """A run that is killed ten times in a row, at seeded calls, ends as if undisturbed."""
     root = tmp_path / "now"
     traced = Traced(tmp_path / "log", root, "run", root, *RUN)
-    put(before, root)
+    replace(before, root)
     assert traced() == 0
     calls = traced.calls(CHANGES)
-    put(before, root)
+    replace(before, root)
     for call in random.Random(seed).choices(calls, k=10):  # noqa: S311 - no secret
         assert traced(call) in {0, -signal.SIGKILL}
         assert_readers_see_whole(root)
@@ -237,13 +237,13 @@ def test_run_killed_again_and_again(tmp_path: Path, before: Path, after: dict[st
 
 @pytest.mark.parametrize(("error", "code"), [("ENOSPC", Exit.OUTPUT), ("EIO", Exit.TRY_AGAIN)])
 def test_run_refused(tmp_path: Path, before: Path, after: dict[str, object], error: str, code: Exit) -> None:
-    """Each call by which a run takes up space fails: 73 or 75, nothing is left half-done, and again it succeeds."""
+    """A run whose call fails leaves with 73 or 75 and nothing half-done, and succeeds at its next start."""
     root = tmp_path / "now"
     traced = Traced(tmp_path / "log", root, "run", root, *RUN)
-    put(before, root)
+    replace(before, root)
     assert traced() == 0
     for call in traced.calls(WRITES):
-        put(before, root)
+        replace(before, root)
         assert traced(call, f"error={error}") == code
         assert_readers_see_whole(root)
         assert hidden(root) == []
@@ -252,55 +252,55 @@ def test_run_refused(tmp_path: Path, before: Path, after: dict[str, object], err
 
 
 def test_promotion_by_hand_killed(tmp_path: Path, before: Path) -> None:
-    """Killed at each call that changes a file: `latest` is what it was or what it should be, and again it moves."""
+    """After a kill at any call of a promotion by hand, models and `latest` are whole, and the next one succeeds."""
     writes.run(before, *RUN)
     root = tmp_path / "now"
     traced = Traced(tmp_path / "log", root, "promote", root, "old")
-    put(before, root)
+    replace(before, root)
     assert traced() == 0
     expected = contents(root)
     assert str((root / "latest").readlink()) == "models/old"
     for call in traced.calls(CHANGES):
-        put(before, root)
+        replace(before, root)
         assert traced(call) == -signal.SIGKILL
         assert_readers_see_whole(root)
         assert traced() == 0
         assert contents(root) == expected
 
 
-def short_of_space(root: Path, left: int) -> None:
-    """Take all but so many kB of the volume."""
-    there = os.statvfs(root)
+def limit_space(root: Path, free: int) -> None:
+    """Leave so many blocks of 4 KiB free on the volume."""
+    size = os.statvfs(root)
     with (root / "ballast" / "file").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(there.f_bavail * there.f_frsize - left * 4096, 1))
+        os.posix_fallocate(file.fileno(), 0, max(size.f_bavail * size.f_frsize - free * 4096, 1))
 
 
-def short_of_files(root: Path, left: int) -> None:
-    """Take all but so many of the files that the volume can have."""
-    for number in range(os.statvfs(root).f_ffree - left):
+def limit_files(root: Path, free: int) -> None:
+    """Leave room for so many files on the volume."""
+    for number in range(os.statvfs(root).f_ffree - free):
         (root / "ballast" / str(number)).touch()
 
 
-@pytest.mark.parametrize("shorten", [short_of_space, short_of_files])
-def test_volume_full(volume: Mount, shorten: Callable[[Path, int], None]) -> None:
-    """A run on a volume with room for nothing, a bit more, and so on until it succeeds.
+@pytest.mark.parametrize("limit", [limit_space, limit_files])
+def test_full_volume(volume: Mount, limit: Callable[[Path, int], None]) -> None:
+    """However little space is free, a run that needs more leaves with 73 and no temporary, and publications are intact.
 
-    73 each time, what was published is intact, no temporary is left, and with room again the run succeeds.
+    With enough space it succeeds.
     """
     root = volume("size=1m,nr_inodes=100")
     writes.run(root / "output", "old", 0.9, 1)
     refused = 0
-    for left in range(1, 60):
+    for free in range(1, 60):
         (root / "ballast").mkdir()
-        shorten(root, left)
-        name = f"new-{left}"
+        limit(root, free)
+        name = f"new-{free}"
         try:
             writes.run(root / "output", name, 0.9, 2)
         except JobError as error:
-            found = error
+            refusal = error
         else:
             break
-        assert (found.code, found.reason) == (Exit.OUTPUT, "output-not-writable"), str(found)
+        assert (refusal.code, refusal.reason) == (Exit.OUTPUT, "output-not-writable"), str(refusal)
         refused += 1
         assert_readers_see_whole(root / "output")
         assert hidden(root / "output") == []
@@ -314,8 +314,8 @@ def test_volume_full(volume: Mount, shorten: Callable[[Path, int], None]) -> Non
     assert refused > 5
 
 
-def test_volume_read_only(volume: Mount) -> None:
-    """73 before anything is trained and nothing changed; writable again, the run succeeds, and is then only read."""
+def test_read_only_volume(volume: Mount) -> None:
+    """A run on a read-only volume leaves with 73 at its start; once it is published, it needs no right to write."""
     root = volume("size=1m") / "output"
     writes.run(root, "old", 0.9, 1)
     before = contents(root)
@@ -332,14 +332,14 @@ def test_volume_read_only(volume: Mount) -> None:
 
 @pytest.mark.parametrize("seed", range(max(POINTS, 5)))
 def test_two_runs_at_the_same_moment(tmp_path: Path, before: Path, seed: int) -> None:
-    """Two processes publish and promote, a few seeded milliseconds apart, several times.
+    """Two processes publish and promote a few seeded milliseconds apart: `latest` is the run that began later.
 
-    Both models are whole, and `latest` names the run that began later, whichever came first.
+    Both models are whole.
     """
     moments = random.Random(seed)  # noqa: S311 - no secret
     root = tmp_path / "now"
     for _ in range(4):
-        put(before, root)
+        replace(before, root)
         both = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.writes", "run", root, name, accuracy, day, "--wait"],
@@ -358,7 +358,7 @@ def test_two_runs_at_the_same_moment(tmp_path: Path, before: Path, seed: int) ->
             process.communicate(timeout=DEADLINE_S)
         assert [process.returncode for process in both] == [0, 0]
         assert_readers_see_whole(root)
-        assert sorted(os.listdir(root / "models")) == ["earlier", "later", "old"]  # noqa: PTH208 - no Path of it
+        assert sorted(os.listdir(root / "models")) == ["earlier", "later", "old"]  # noqa: PTH208 - only the names matter
         assert hidden(root) == []
         assert str((root / "latest").readlink()) == "models/later"
         verdicts = {name: writes.run(root, name, 0, 0) for name in ("earlier", "later")}

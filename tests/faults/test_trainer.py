@@ -1,4 +1,4 @@
-"""Trainers that cannot start, that the kernel ends, that die often, and that run for long."""
+"""Trainers that cannot start, that run out of memory, that die often, and that run for long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.team import Team, assert_same
+from tests.faults.team import SHORT, Team, assert_same
 from tests.job import processes
 
 if TYPE_CHECKING:
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.faults
 
 CGROUPS = Path("/sys/fs/cgroup")
-# The supervisor takes a fifth of it, and TensorFlow's trainer takes more than all of it before its first step.
+# Enough for the supervisor, which needs a fifth, but not for TensorFlow's trainer to reach its first step.
 LITTLE_MEMORY = 200_000_000
 SUPERVISOR_BYTES = 60_000_000
-# What a process may grow between two moments: its allocator's slack, and 400 bytes for each of 500 records.
+# How much a process may grow between two measurements: slack of its allocator, and 400 bytes for each of 500 records.
 SLACK_BYTES = {"supervisor": 500_000, "trainer": 2_000_000}
-KILLS = 20
-# 300 epochs of 60 steps, of which each of the kills costs some.
-LONG = ("--epochs=300",)
+KILLS = 10
+LONG = ("--epochs=100",)  # 6,000 steps, so that the kills, at most 200 steps apart, come well before the end
 
-# In place of the trainer: at each start it tells what its supervisor holds, and is killed as a fault kills.
+# Replaces the trainer: at each start it reports the descriptors and the memory of its supervisor, and is killed.
 SHORT_LIVED = """
 import os, signal, time
 from pathlib import Path
@@ -40,9 +39,9 @@ from job import telemetry
 from job.supervisor.child import run_child
 
 def run(config, cluster, report):
-    there = Path("/proc", str(os.getppid()))
-    descriptors = len(list((there / "fd").iterdir()))
-    resident = int((there / "status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+    supervisor = Path("/proc", str(os.getppid()))
+    descriptors = len(list((supervisor / "fd").iterdir()))
+    resident = int((supervisor / "status").read_text().split("VmRSS:")[1].split()[0]) * 1024
     step = 1 + int(os.environ[telemetry.RESTARTS])
     report("training", step=step, steps=1_000_000, message=f"{descriptors} {resident}")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -51,105 +50,76 @@ run_child(run)
 """
 
 
-def test_a_trainer_that_fails_at_each_start_is_given_up_with_the_cause(
-    digits: Path, quiet: Callable[..., Mapping[str, Any]], tmp_path: Path
+def test_a_trainer_that_fails_at_each_start(
+    digits: Path, undisturbed: Callable[..., Mapping[str, Any]], tmp_path: Path
 ) -> None:
-    """Rank 1's trainer ends with 1 at each start: after three restarts 75 and why; repaired: the quiet run's model."""
+    """A trainer that exits with 1 at each start is given up on after three restarts, and its error is shown.
+
+    Repaired, the worker joins the other one again, and the run succeeds.
+    """
     broken = copy_with(
         tmp_path, "supervisor/trainer.py", "import sys\nsys.exit('libbroken.so: cannot open shared object file')\n"
     )
-    with Team(digits, tmp_path / "output") as team:
+    with Team(digits, tmp_path / "output", flags=SHORT) as team:
         team.start(0)
         sound, team.variables = team.variables, team.variables | broken
         team.start(1)
-        assert team[1].code() == 75
+        code, reason, message = team[1].failure()
+        assert (code, reason, team[1].records[-1].restarts) == (75, "restarts-used-up", 3)
+        assert "the trainer exited with code 1" in message
         assert team[1].reasons() == ["unknown-code"] * 3
-        [failed] = [record for record in team[1].records if record.phase == "failed"]
-        assert (failed.code, failed.reason, failed.restarts) == (75, "restarts-used-up", 3)
-        assert "the trainer exited with code 1" in (failed.message or "")
         assert any("libbroken.so" in line for line in team[1].errors)
         team.variables = sound
-        assert_same(team.start(1), quiet())
+        assert_same(team.start(1), undisturbed(flags=SHORT))
 
 
-def test_a_trainer_killed_by_the_kernel_for_memory(digits: Path, tmp_path: Path) -> None:
-    """The only rank, in a group with little memory, before its first step: 71, the cause named, nothing restarted."""
+def test_a_trainer_out_of_memory(digits: Path, tmp_path: Path) -> None:
+    """A trainer that the kernel kills for lack of memory ends the run at once with 71, and the message says so."""
     with limited_group(LITTLE_MEMORY) as enter, Team(digits, tmp_path, 1) as team:
         team.start()
         enter(team[0].process.pid)
-        assert team.codes() == [71]
-        [failed] = [record for record in team[0].records if record.phase == "failed"]
-        assert (failed.code, failed.reason) == (71, "out-of-memory")
-        assert failed.message == "the kernel killed the trainer: out of memory"
+        assert team[0].failure() == (71, "out-of-memory", "the kernel killed the trainer: out of memory")
         assert team[0].reasons() == []
 
 
-def test_a_worker_killed_as_a_whole_is_taken_up_again(
-    digits: Path, quiet: Callable[..., Mapping[str, Any]], tmp_path: Path
-) -> None:
-    """Rank 0's supervisor and trainer killed at once in training, as for memory under cgroup v2: same model."""
-    with Team(digits, tmp_path).start() as team:
-        team[0].until_step(900)
-        team[0].kill()
-        assert team[0].code() == -signal.SIGKILL
-        assert_same(team.start(0), quiet())
-
-
-def test_a_trainer_that_crashes_at_each_start_is_given_up(digits: Path, tmp_path: Path) -> None:
-    """The only rank, SIGSEGV at each start, before a step: three restarts, then 75 with the signal's name."""
+def test_a_trainer_that_crashes_at_each_start(digits: Path, tmp_path: Path) -> None:
+    """A trainer that crashes before its first step is given up on after three restarts, with the signal's name."""
     with Team(digits, tmp_path, 1).start() as team:
         place = 0
         for _ in range(4):
-            place = team[0].until_phase("data", place)
+            place = team[0].wait_for_phase("data", place)
             team[0].kill_trainer(signal.SIGSEGV)
-        assert team.codes() == [75]
+        code, reason, message = team[0].failure()
+        assert (code, reason, team[0].records[-1].restarts) == (75, "restarts-used-up", 3)
+        assert "SIGSEGV" in message
         assert team[0].reasons() == ["killed"] * 3
-        [failed] = [record for record in team[0].records if record.phase == "failed"]
-        assert (failed.code, failed.reason, failed.restarts) == (75, "restarts-used-up", 3)
-        assert "SIGSEGV" in (failed.message or "")
-
-
-def test_a_trainer_that_crashes_once_is_started_again(
-    digits: Path, quiet: Callable[..., Mapping[str, Any]], tmp_path: Path
-) -> None:
-    """Rank 1, SIGSEGV in training: started again in place, the cause named; same model."""
-    with Team(digits, tmp_path).start() as team:
-        team[1].until_step(600)
-        team[1].kill_trainer(signal.SIGSEGV)
-        assert_same(team, quiet())
-        [restarting] = [record for record in team[1].records if record.phase == "restarting"]
-        assert (restarting.reason, restarting.restarts) == ("killed", 1)
-        assert "SIGSEGV" in (restarting.message or "")
 
 
 def test_a_bug_ends_the_run_at_once(digits: Path, tmp_path: Path) -> None:
-    """The only rank, whose model.py raises: 70 without a restart, file and line named, the traceback shown."""
+    """An exception in model.py ends the run with 70, without a restart; file and line are named, and the traceback."""
     model = (processes.ROOT / "job" / "model.py").read_text(encoding="utf-8")
     variables = copy_with(tmp_path, "model.py", model + '\n\ndef init(seed):\n    raise ValueError("no such seed")\n')
     with Team(digits, tmp_path / "output", 1, variables=variables).start() as team:
-        assert team.codes() == [70]
-        assert team[0].reasons() == []
-        [failed] = [record for record in team[0].records if record.phase == "failed"]
         place = f"{tmp_path}/job/model.py:{model.count(chr(10)) + 4}"
-        assert (failed.code, failed.reason) == (70, "bug")
-        assert failed.message == f"ValueError at {place}: no such seed"
+        assert team[0].failure() == (70, "bug", f"ValueError at {place}: no such seed")
+        assert team[0].reasons() == []
         assert any(line.startswith("Traceback") for line in team[0].errors)
 
 
-def test_twenty_random_kills(digits: Path, quiet: Callable[..., Mapping[str, Any]], tmp_path: Path) -> None:
-    """Any rank, its trainer or the whole worker, each after a step beyond the last kill's: same model."""
+def test_random_kills(digits: Path, undisturbed: Callable[..., Mapping[str, Any]], tmp_path: Path) -> None:
+    """A run survives ten kills of any rank's trainer or whole worker, each beyond the step of the last one."""
     with Team(digits, tmp_path, 2, LONG).start() as team:
         assert kill_at_random(team, random.Random(26), KILLS) == KILLS  # noqa: S311 - no secret
-        assert_same(team, quiet(2, LONG))
+        assert_same(team, undisturbed(2, LONG))
 
 
 def test_nothing_grows_over_ten_thousand_steps(digits: Path, tmp_path: Path) -> None:
-    """Both ranks, supervisor and trainer: file descriptors and memory at steps 2,000 to 4,000 and 10,000 later."""
+    """No supervisor and no trainer holds more file descriptors or memory than 10,000 steps earlier."""
     with Team(digits, tmp_path, 2, ("--epochs=240",)).start() as team:
         early = held_between(team, 2000, 4000)
         late = held_between(team, 12_000, 14_000)
         peaks = {rank: status_bytes(team[rank].process.pid, "VmHWM") for rank in team.workers}
-        assert team.codes() == [0, 0]
+        assert team.exit_codes() == [0, 0]
     for who, (descriptors, resident) in early.items():
         assert late[who][0] <= descriptors, (who, early, late)
         assert late[who][1] <= resident + SLACK_BYTES[who[0]], (who, early, late)
@@ -157,11 +127,11 @@ def test_nothing_grows_over_ten_thousand_steps(digits: Path, tmp_path: Path) -> 
 
 
 def test_nothing_grows_over_twenty_restarts(digits: Path, tmp_path: Path) -> None:
-    """Both ranks' supervisors, whose trainers die after a step each: descriptors and memory at 20 later restarts."""
+    """A supervisor whose trainers die after a step each holds no more descriptors or memory after 20 restarts."""
     variables = copy_with(tmp_path, "supervisor/trainer.py", SHORT_LIVED)
     with Team(digits, tmp_path / "output", 2, variables=variables).start() as team:
         for rank in team.workers:
-            team[rank].until(lambda record: record.restarts > 25)
+            team[rank].wait_for_record(lambda record: record.restarts > 25)
         for rank in team.workers:
             held = {
                 record.restarts: [int(word) for word in (record.message or "").split()]
@@ -169,7 +139,7 @@ def test_nothing_grows_over_twenty_restarts(digits: Path, tmp_path: Path) -> Non
                 if record.phase == "training"
             }
             early, late = ([held[number] for number in held if number in range(first, first + 5)] for first in (1, 21))
-            # The least of five, for a request of a peer's holds one while it is answered.
+            # The minimum of five, because a peer's request holds one while it is answered.
             assert min(descriptors for descriptors, _ in late) <= min(descriptors for descriptors, _ in early), held
             assert (
                 max(resident for _, resident in late)
@@ -179,21 +149,21 @@ def test_nothing_grows_over_twenty_restarts(digits: Path, tmp_path: Path) -> Non
 
 
 def kill_at_random(team: Team, rng: random.Random, kills: int) -> int:
-    """Kill any worker's trainer, or the worker, again and again, each beyond the furthest step so far; how many times.
+    """Kill random trainers or workers, each after a step beyond all earlier ones; gives the number of kills.
 
-    Stops before the run's last tenth, in which a kill might come too late.
+    Stops early in the run's last tenth, where a kill might come too late.
     """
     furthest = 0
     for number in range(kills):
         worker = team[rng.randrange(team.count)]
-        place = worker.until_step(furthest + 1 + rng.randrange(200))
+        place = worker.wait_for_step(furthest + 1 + rng.randrange(200))
         if (worker.records[place - 1].step or 0) > 0.9 * (worker.records[place - 1].steps or 0):
             return number
         if rng.random() < 0.5:
             worker.kill_trainer()
         else:
             worker.kill()
-            worker.code()
+            worker.exit_code()
         furthest = max(record.step or 0 for each in team.workers.values() for record in list(each.records))
         if worker.process.returncode is not None:
             team.start(worker.rank)
@@ -201,20 +171,20 @@ def kill_at_random(team: Team, rng: random.Random, kills: int) -> int:
 
 
 def copy_with(folder: Path, name: str, source: str) -> dict[str, str]:
-    """A copy of the project with one module replaced; returns the environment in which it is the one that runs."""
+    """Copy the package job and replace one module; gives the environment variables with which the copy runs."""
     shutil.copytree(processes.ROOT / "job", folder / "job", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "job" / name).write_text(source, encoding="utf-8")
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # which leaves out the folder where it is started
+    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # without the current folder
 
 
 @contextmanager
 def limited_group(limit: int) -> Iterator[Callable[[int], None]]:
-    """A cgroup that may use so many bytes; gives what puts a process into it. Skips where none can be made."""
+    """Make a cgroup with a memory limit; gives a function that moves a process into it. Skips where that fails."""
     lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     own = next(
         (path for _, names, path in (line.split(":", 2) for line in lines) if "memory" in names.split(",")), None
     )
-    # Version 2's groups with processes of their own take no limited child, but for the root.
+    # In version 2, only the root group may have both processes and a child with limits.
     parents = [CGROUPS] if own is None else [CGROUPS / "memory" / own.lstrip("/"), CGROUPS / "memory"]
     group = next((path for path in parents if path.is_dir()), CGROUPS) / f"faults-{os.getpid()}"
     files = ("memory.max",) if own is None else ("memory.limit_in_bytes",)
@@ -227,7 +197,7 @@ def limited_group(limit: int) -> Iterator[Callable[[int], None]]:
             pytest.skip(f"no control group here limits memory: {group} has no {files[0]}")
         for name in files:
             (group / name).write_text(str(limit), encoding="utf-8")
-        # Memory that is swapped out is not missed.
+        # A process that can swap would not run out of memory.
         for name, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", limit)):
             if (group / name).exists():
                 (group / name).write_text(str(value), encoding="utf-8")
@@ -241,18 +211,18 @@ def limited_group(limit: int) -> Iterator[Callable[[int], None]]:
 
 
 def held_between(team: Team, first: int, last: int) -> dict[tuple[str, int], tuple[int, float]]:
-    """The least number of descriptors and the median resident bytes of each process while all are between two steps."""
+    """The minimum of descriptors and the median of resident bytes, by process, while all are between two steps."""
     for worker in team.workers.values():
-        worker.until_step(first)
-    those = {("supervisor", rank): worker.process.pid for rank, worker in team.workers.items()}
-    those |= {("trainer", rank): worker.trainer() for rank, worker in team.workers.items()}
-    samples: dict[tuple[str, int], list[tuple[int, int]]] = {who: [] for who in those}
+        worker.wait_for_step(first)
+    pids = {("supervisor", rank): worker.process.pid for rank, worker in team.workers.items()}
+    pids |= {("trainer", rank): worker.trainer() for rank, worker in team.workers.items()}
+    samples: dict[tuple[str, int], list[tuple[int, int]]] = {who: [] for who in pids}
     while all((worker.records[-1].step or 0) < last for worker in team.workers.values()):
-        for who, pid in those.items():
+        for who, pid in pids.items():
             samples[who].append((len(list(Path(f"/proc/{pid}/fd").iterdir())), status_bytes(pid, "VmRSS")))
-        team[0].until(lambda _: True, len(team[0].records))
+        team[0].wait_for_record(lambda _: True, len(team[0].records))
     return {
-        who: (min(count for count, _ in found), median(size for _, size in found)) for who, found in samples.items()
+        who: (min(count for count, _ in taken), median(size for _, size in taken)) for who, taken in samples.items()
     }
 
 

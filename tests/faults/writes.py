@@ -1,8 +1,10 @@
-"""What the job writes to the output volume, without TensorFlow, in a process that can be killed in the midst of it.
+"""Writes to the output volume what the job writes, without TensorFlow, in a process that tests can kill at any call.
 
 python -m tests.faults.writes checkpoint FOLDER STEP
-python -m tests.faults.writes run ROOT NAME ACCURACY DAY [--wait]     with --wait: for a line with the seconds to wait
+python -m tests.faults.writes run ROOT NAME ACCURACY DAY [--wait]
 python -m tests.faults.writes promote ROOT NAME
+
+With --wait, the run starts after the seconds that standard input names.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ SETTINGS = {"train": "a" * 64, "test": "b" * 64, "seed": 0}
 
 
 def checkpoint(step: int) -> Checkpoint:
-    """One of a model of 784 x 10, whose parameters are those of its step."""
-    import numpy as np  # noqa: PLC0415 - a run without checkpoints does without it
+    """The checkpoint of a step, of a model of 784 x 10. Its parameters differ for each step."""
+    import numpy as np  # noqa: PLC0415 - slow, and a run without checkpoints does not need it
 
     from job.output.checkpoint import Checkpoint  # noqa: PLC0415
 
@@ -42,15 +44,15 @@ def save(folder: Path, step: int) -> None:
 
 
 def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
-    """All that a run does to the output folder: probe it, begin, publish, promote; found published, only the last."""
+    """Do to the output folder what a run does: probe it, begin, publish, promote. A published run is only promoted."""
     output = RunFolder(root, name, "local")
-    if found := output.published_verdict():
-        return found
+    if verdict := output.published_verdict():
+        return verdict
     output.probe()
     manifest = {"job_uid": "local", "started": f"2026-11-{day:02}", "settings_hash": "", "must_match": SETTINGS}
-    with output.begin(manifest) as found:
-        if found:
-            return found
+    with output.begin(manifest) as verdict:
+        if verdict:
+            return verdict
         report = {
             "run": {"name": name, "started": output.manifest["started"]},
             "dataset": {"test": {"sha256": SETTINGS["test"]}},
@@ -70,14 +72,14 @@ def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
 
 
 def main() -> int:
-    """Do what the command line says; returns the exit code."""
-    what, folder, *rest = sys.argv[1:]
+    """Run one of the commands above; returns the exit code."""
+    command, folder, *rest = sys.argv[1:]
     try:
-        if what == "checkpoint":
+        if command == "checkpoint":
             with RunFolder(Path(folder), "new", "local").errors():
                 save(Path(folder), int(rest[0]))
             return 0
-        if what == "promote":
+        if command == "promote":
             move_latest(Path(folder), *rest)
             return 0
         name, accuracy, day, *wait = rest

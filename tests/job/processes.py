@@ -1,4 +1,4 @@
-"""Real commands as processes: starts them, watches them, and finds those that survive. Linux only: reads /proc."""
+"""Runs real commands as processes, watches them, and finds those that survive. Reads /proc, so needs Linux."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 IDENTITY = ("PEERS", "TF_CONFIG", "RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE")
 DEADLINE_S = 90.0
+REAP_S = 5.0  # for the kernel to end killed processes
 
 
 class Ended(NamedTuple):
@@ -40,7 +41,7 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def command(*arguments: object) -> list[str]:
-    """The words of `python -m job train` with arguments."""
+    """The command line of `python -m job train` with arguments."""
     return [sys.executable, "-m", "job", "train", *map(str, arguments)]
 
 
@@ -90,7 +91,7 @@ class RunningCommand:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.kill()
-        self.code()
+        self.exit_code()
         cast("TextIO", self.process.stdout).close()
         cast("TextIO", self.process.stderr).close()
 
@@ -106,8 +107,8 @@ class RunningCommand:
     def _read_errors(self) -> None:
         self.errors.extend(cast("TextIO", self.process.stderr))
 
-    def until(self, is_expected: Callable[[Record], object], after: int = 0) -> int:
-        """Wait for an expected record, not counting the first `after`; returns its place in records, from 1."""
+    def wait_for_record(self, is_expected: Callable[[Record], object], after: int = 0) -> int:
+        """Wait for an expected record beyond the first `after` records; returns the number of records up to it."""
         deadline = time.monotonic() + DEADLINE_S
         with self._changed:
             while True:
@@ -125,7 +126,7 @@ class RunningCommand:
         """Send SIGKILL."""
         self.process.kill()
 
-    def code(self, seconds: float = DEADLINE_S) -> int:
+    def exit_code(self, seconds: float = DEADLINE_S) -> int:
         """Its exit code, negative if a signal killed it; waits for its exit."""
         code = self.process.wait(seconds)
         for reader in self._readers:
@@ -149,18 +150,26 @@ class LocalRun(RunningCommand):
             missing.discard((record.rank, record.phase))
             return not missing
 
-        self.until(is_last)
+        self.wait_for_record(is_last)
 
     def wait(self) -> tuple[int, str, float]:
         """Its exit code, standard error, and the seconds from this call to its exit."""
         started = time.monotonic()
         self.process.wait(DEADLINE_S)
         seconds = time.monotonic() - started
-        return self.code(), "".join(self.errors), seconds
+        return self.exit_code(), "".join(self.errors), seconds
 
     def supervisors(self) -> list[int]:
         """The process ids of the supervisors, in the order of their ranks."""
         return [pid for pid, (parent, _) in sorted(processes().items()) if parent == self.process.pid]
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE_S) -> None:
+    """Wait until a condition is true, checking it a thousand times a second; `what` names it in the failure."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.001)
 
 
 def processes() -> dict[int, tuple[int, str]]:
@@ -190,8 +199,8 @@ def descendants(ancestor: int) -> set[tuple[int, str]]:
 
 
 def surviving(expected: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Which of these processes still run; the kernel has a second to end the killed ones."""
-    deadline = time.monotonic() + 1
+    """Which of these processes still run a while after all of them were killed."""
+    deadline = time.monotonic() + REAP_S
     remaining = set(expected)
     while remaining and time.monotonic() < deadline:
         running = processes()
@@ -200,7 +209,7 @@ def surviving(expected: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What a folder holds: bytes of files, targets of links, None for folders; empty if it does not exist."""
+    """What a folder holds, by path: bytes of files, targets of links, None for folders. Empty if it does not exist."""
 
     def content(path: Path) -> object:
         if path.is_symlink():

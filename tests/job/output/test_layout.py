@@ -26,9 +26,13 @@ LINKS = (
     "models/.a.77aa",
     ".promotion-lock",
     "runs/a/lock",
+    "runs/a/config.json",
+    "runs/a/events.jsonl",
+    "runs/a/verdict.json",
     "runs/a/.verdict.json.tmp",
     "runs/a/checkpoints",
     "runs/a/checkpoints/7.safetensors",
+    "runs/a/tensorboard",
     "runs/a/tensorboard/events.out",
 )
 
