@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from benchmarks.figures import Figure, table
 from benchmarks.measure import PROJECT
 from job import telemetry
-from tests.cluster.lab import Lab, conditions, until
+from tests.cluster.namespace import Namespace, conditions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,14 +51,14 @@ def runs(data: Path, rounds: int) -> Iterator[Figure]:
     commands: dict[str, list[float]] = {}
     for number in range(rounds):
         here.append(local(data))
-        lab = opened()
+        namespace = opened()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as stack:
-            stack.callback(lab.close)
+            stack.callback(namespace.delete)
             run = f"run-{number}"
             start = time.time()
-            commands.setdefault("submit", []).append(timed(lab, "submit", *lab.submission(run)))
-            job = lab.until_ended(run)
-            moments = {**phases(lab, run), "the Job says so": time.time()}
+            commands.setdefault("submit", []).append(timed(namespace, "submit", *namespace.submission(run)))
+            job = namespace.wait_for_end(run)
+            moments = {**phases(namespace, run), "the Job says so": time.time()}
             for name, moment in moments.items():
                 on_cluster.setdefault(name, []).append(moment - start)
             for command in (
@@ -69,7 +69,7 @@ def runs(data: Path, rounds: int) -> Iterator[Figure]:
                 ("fetch", run, folder),
             ):
                 name = " ".join(word if word != run else "NAME" for word in command[:2])
-                commands.setdefault(name, []).append(timed(lab, *command))
+                commands.setdefault(name, []).append(timed(namespace, *command))
             if "Failed" in conditions(job):
                 raise RuntimeError(job["status"])
         times = f"here {here[-1]:.1f} s, on the cluster {on_cluster['published'][-1]:.1f} s"
@@ -87,27 +87,27 @@ def recovery(rounds: int) -> Iterator[Figure]:
     """Seconds from the deletion of a pod to the next training step."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for number in range(rounds):
-        lab = opened()
+        namespace = opened()
         try:
-            lab.submit("run", *LONG)
+            namespace.submit("run", *LONG)
             for rank in (1, 0):
-                lab.until_step("run", STEP)
-                pod, killed = lab.pod("run", rank), time.time()
-                lab.kill(pod)
-                seconds[rank].append(first_step_after(lab, killed) - killed)
+                namespace.wait_for_step("run", STEP)
+                pod, killed = namespace.pod("run", rank), time.time()
+                namespace.kill(pod)
+                seconds[rank].append(first_step_after(namespace, killed) - killed)
         finally:
-            lab.close()
+            namespace.delete()
         print(f"round {number + 1} of {rounds}: {seconds}", flush=True)
     for rank, values in seconds.items():
         yield Figure(f"from the deletion of rank {rank}'s pod to the next step", "s", values, 25.0)
 
 
-def opened() -> Lab:
+def opened() -> Namespace:
     """A new namespace with a claim for workers on several nodes."""
-    lab = Lab(f"bench-{uuid.uuid4().hex[:8]}", os.environ.get("IMAGE", "mnist-job:dev"))
-    lab.open()
-    lab.claim("output", "ReadWriteMany", os.environ.get("RWX_CLASS"))
-    return lab
+    namespace = Namespace(f"bench-{uuid.uuid4().hex[:8]}", os.environ.get("IMAGE", "mnist-job:dev"))
+    namespace.create()
+    namespace.claim("output", "ReadWriteMany", os.environ.get("RWX_CLASS"))
+    return namespace
 
 
 def local(data: Path) -> float:
@@ -119,17 +119,17 @@ def local(data: Path) -> float:
         return time.monotonic() - start
 
 
-def timed(lab: Lab, command: str, *arguments: str) -> float:
+def timed(namespace: Namespace, command: str, *arguments: str) -> float:
     """Seconds that a command of the launcher takes."""
     start = time.monotonic()
-    lab.launcher(command, *arguments)
+    namespace.launcher(command, *arguments)
     return time.monotonic() - start
 
 
-def phases(lab: Lab, run: str) -> dict[str, float]:
+def phases(namespace: Namespace, run: str) -> dict[str, float]:
     """When a finished run reached each phase, in seconds since 1970; Kubernetes gives whole seconds."""
-    [pod] = lab.pods(run, 0)
-    records = list(records_of(lab, pod))
+    [pod] = namespace.pods(run, 0)
+    records = list(records_of(namespace, pod))
     started = pod["status"]["containerStatuses"][0]["state"]["terminated"]["startedAt"]
     scheduled = next(c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
     return {
@@ -142,23 +142,23 @@ def phases(lab: Lab, run: str) -> dict[str, float]:
     }
 
 
-def first_step_after(lab: Lab, moment: float) -> float:
+def first_step_after(namespace: Namespace, moment: float) -> float:
     """When rank 0 made its first step after a rendezvous that followed a given time."""
 
     def step_time() -> float | None:
-        pod = lab.pod("run", 0)
-        records = [record for record in records_of(lab, pod) if record.time > moment]
+        pod = namespace.pod("run", 0)
+        records = [record for record in records_of(namespace, pod) if record.time > moment]
         joining = next((place for place, record in enumerate(records) if record.phase == "joining"), None)
         if joining is None:
             return None
         return next((record.time for record in records[joining:] if record.phase == "training"), None)
 
-    return until(step_time, "the next step")
+    return wait_until(step_time, "the next step")
 
 
-def records_of(lab: Lab, pod: Object) -> Iterator[Record]:
+def records_of(namespace: Namespace, pod: Object) -> Iterator[Record]:
     """The records of a pod."""
-    for line in lab.cluster.logs(pod["metadata"]["name"], "trainer"):
+    for line in namespace.cluster.logs(pod["metadata"]["name"], "trainer"):
         if record := telemetry.parse(line):
             yield record
 

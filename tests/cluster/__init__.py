@@ -1,1 +1,1 @@
-"""Tests on a real cluster, which KUBECONFIG names: `make test-cluster`."""
+"""Tests on a real cluster, which KUBECONFIG names (`make test-cluster`)."""

@@ -1,4 +1,4 @@
-"""Other ways to the API server than the tests' own: with a role's rights alone, or by a connection that breaks."""
+"""Restricted access to the API server: with the rights of one role, or over connections that break."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cluster.lab import Lab
+    from tests.cluster.namespace import Namespace
 
 
-def present() -> dict[str, Any]:
-    """The kubeconfig's present context, with all that it refers to."""
+def current_kubeconfig() -> dict[str, Any]:
+    """The kubeconfig, reduced to its current context."""
     command = ["kubectl", "config", "view", "--raw", "--minify", "--flatten", "--output=json"]
-    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return found
+    config: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return config
 
 
-def log_in(lab: Lab, role: str, path: Path) -> Path:
-    """Bind a role of the namespace to a service account of the same name; gives a kubeconfig of it, at a path."""
-    lab.kubectl("create", "serviceaccount", role)
-    lab.kubectl("create", "rolebinding", role, f"--role={role}", f"--serviceaccount={lab.namespace}:{role}")
-    content = present()
-    content["users"][0]["user"] = {"token": lab.kubectl("create", "token", role).strip()}
+def log_in(namespace: Namespace, role: str, path: Path) -> Path:
+    """Bind a role of the namespace to a service account of the same name, and write its kubeconfig to a path."""
+    namespace.kubectl("create", "serviceaccount", role)
+    namespace.kubectl("create", "rolebinding", role, f"--role={role}", f"--serviceaccount={namespace.name}:{role}")
+    content = current_kubeconfig()
+    content["users"][0]["user"] = {"token": namespace.kubectl("create", "token", role).strip()}
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
 class Proxy:
-    """Stands between a launcher and the API server, and breaks their connections. Closed at the end of a `with`.
+    """A proxy between a launcher and the API server that breaks connections. Closed at the end of a `with`.
 
     Args:
-        path: where the kubeconfig is written by which a launcher goes this way.
-        cut_after: the first connection that has brought so many bytes to the launcher is cut; 0: none is.
+        path: where to write a kubeconfig that leads to the proxy.
+        cut_after: break the first connection that has carried so many bytes to the launcher; 0: break none.
 
     Attributes:
         kubeconfig: the path.
-        cuts: how many connections were cut.
+        cuts: the number of broken connections.
     """
 
     def __init__(self, path: Path, cut_after: int = 0) -> None:
         self.kubeconfig, self.cuts, self._cut_after = path, 0, cut_after
-        content = present()
+        content = current_kubeconfig()
         cluster = content["clusters"][0]["cluster"]
         server = urlsplit(cluster["server"])
         self._server = (str(server.hostname), server.port or 443)
-        self._ears = socket.create_server(("127.0.0.1", 0))
-        cluster["server"] = f"https://127.0.0.1:{self._ears.getsockname()[1]}"
-        cluster.setdefault("tls-server-name", server.hostname)  # of which the server's certificate speaks
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        cluster["server"] = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        cluster.setdefault("tls-server-name", server.hostname)  # the name in the server's certificate
         path.write_text(json.dumps(content), encoding="utf-8")
         self._lock = threading.Lock()
         self._open: set[tuple[socket.socket, socket.socket]] = set()
@@ -64,12 +64,12 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):
-            self._ears.shutdown(socket.SHUT_RDWR)
-        self._ears.close()
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
         self.cut()
 
     def cut(self) -> None:
-        """Break all connections that there are now."""
+        """Break all open connections."""
         with self._lock:
             pairs = list(self._open)
         for pair in pairs:
@@ -78,11 +78,11 @@ class Proxy:
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
-                near, _ = self._ears.accept()
+                near, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        """Carry one connection, both ways, to its end."""
+        """Forward one connection in both directions until it ends."""
         with ExitStack() as stack, suppress(OSError):
             stack.enter_context(near)
             far = stack.enter_context(socket.create_connection(self._server, 10))
@@ -90,21 +90,21 @@ class Proxy:
             pair = (near, far)
             with self._lock:
                 self._open.add(pair)
-            sending = threading.Thread(target=self._carry, args=(near, far), daemon=True)
+            sending = threading.Thread(target=self._forward, args=(near, far), daemon=True)
             sending.start()
-            self._carry(far, near, pair)
+            self._forward(far, near, pair)
             sending.join()
             with self._lock:
                 self._open.discard(pair)
 
-    def _carry(self, source: socket.socket, target: socket.socket, to_cut: Any = None) -> None:
-        """Carry one direction, until either end closes, or enough is carried of what is to be cut."""
-        carried = 0
+    def _forward(self, source: socket.socket, target: socket.socket, to_cut: Any = None) -> None:
+        """Forward one direction until either end closes, and break the pair `to_cut` after so many bytes."""
+        forwarded = 0
         with suppress(OSError):
             while data := source.recv(2**14):
                 target.sendall(data)
-                carried += len(data)
-                if to_cut and 0 < self._cut_after <= carried:
+                forwarded += len(data)
+                if to_cut and 0 < self._cut_after <= forwarded:
                     self._cut_after = 0
                     self._break(to_cut)
         for one in (source, target):

@@ -1,9 +1,9 @@
-"""Which cluster, and a namespace for each test.
+"""Environment variables that choose the cluster, and a namespace for each test.
 
-KUBECONFIG    the cluster; without it all tests are skipped
-IMAGE         the job's image, which the nodes have or can pull; the manifests' own by default
-RWX_CLASS     a storage class that gives ReadWriteMany volumes, for workers on several nodes
-RWO_CLASS     one that gives ReadWriteOnce volumes; the default class if it is not set
+KUBECONFIG    the cluster; without it, all tests are skipped
+IMAGE         the job's image, which the nodes have or can pull; default: the one in the manifests
+RWX_CLASS     a storage class for ReadWriteMany volumes, which workers on several nodes need
+RWO_CLASS     a storage class for ReadWriteOnce volumes; default: the cluster's default class
 CLUSTER_TOOL  a program that breaks the cluster: `net cut|join NODE`, `daemon stop|start NAME`, `gpus NODE NUMBER`
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import trainer_of
-from tests.cluster.lab import Breaker, Lab
+from tests.cluster.namespace import Breaker, Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of this folder, and skip them where there is no cluster."""
+    """Mark all tests of this folder, and skip them without a cluster."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """Leave with each test whether it failed, for its namespace to be shown."""
+    """Note that a test failed, so that its fixture prints the state of its namespace."""
     report = yield
     if report.failed:
         item.stash[FAILED] = True
@@ -58,57 +58,57 @@ def image() -> str:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, image: str) -> Iterator[Lab]:
-    """A namespace of its own with Pod Security `restricted`, shown if the test fails, and deleted in any case."""
-    lab = Lab(f"test-{uuid.uuid4().hex[:8]}", image)
+def namespace(request: pytest.FixtureRequest, image: str) -> Iterator[Namespace]:
+    """A new namespace with Pod Security `restricted`. Its state is printed if the test fails; it is always deleted."""
+    namespace = Namespace(f"test-{uuid.uuid4().hex[:8]}", image)
     try:
-        lab.open()
-        yield lab
+        namespace.create()
+        yield namespace
     finally:
         if request.node.stash.get(FAILED, False):
-            sys.stderr.write(lab.describe())
-        lab.close()
+            sys.stderr.write(namespace.describe())
+        namespace.delete()
 
 
 @pytest.fixture
-def shared(lab: Lab) -> Lab:
+def shared(namespace: Namespace) -> Namespace:
     """A namespace with a ReadWriteMany claim, `output`."""
     storage_class = os.environ.get("RWX_CLASS")
     if not storage_class:
         pytest.skip("RWX_CLASS names no storage class for ReadWriteMany volumes")
-    lab.claim("output", "ReadWriteMany", storage_class)
-    return lab
+    namespace.claim("output", "ReadWriteMany", storage_class)
+    return namespace
 
 
 @pytest.fixture
 def breaker() -> Iterator[Breaker]:
-    """Breaks the cluster, and mends it after the test."""
+    """Breaks the cluster, and repairs it after the test."""
     tool = os.environ.get("CLUSTER_TOOL")
     if not tool:
-        pytest.skip("CLUSTER_TOOL names no program that can break this cluster")
+        pytest.skip("CLUSTER_TOOL names no program that breaks this cluster")
     breaker = Breaker(tool)
     try:
         yield breaker
     finally:
-        breaker.mend()
+        breaker.repair()
 
 
 @pytest.fixture(scope="session")
-def quiet(image: str) -> Callable[..., dict[str, Any]]:
-    """The result of the run that nothing befalls, by number of workers and training flags; each is made once."""
+def undisturbed(image: str) -> Callable[..., dict[str, Any]]:
+    """The result of a run without a fault, by number of workers and training flags. Each one is made once."""
     results: dict[Any, dict[str, Any]] = {}
 
     def run(workers: int, *training: str) -> dict[str, Any]:
         if (workers, training) not in results:
-            lab = Lab(f"test-quiet-{uuid.uuid4().hex[:8]}", image)
+            namespace = Namespace(f"test-undisturbed-{uuid.uuid4().hex[:8]}", image)
             try:
-                lab.open()
-                lab.claim("output", "ReadWriteOnce", os.environ.get("RWX_CLASS") or os.environ.get("RWO_CLASS"))
-                lab.submit("quiet", *training, workers=workers)
-                lab.until_published("quiet")
-                results[workers, training] = lab.result("quiet")
+                namespace.create()
+                namespace.claim("output", "ReadWriteOnce", os.environ.get("RWX_CLASS") or os.environ.get("RWO_CLASS"))
+                namespace.submit("undisturbed", *training, workers=workers)
+                namespace.wait_until_published("undisturbed")
+                results[workers, training] = namespace.result("undisturbed")
             finally:
-                lab.close()
+                namespace.delete()
         return results[workers, training]
 
     return run

@@ -1,4 +1,4 @@
-"""A failure that would repeat fails the Job at once, after one pod; `why` explains it in a sentence."""
+"""Failures that would repeat: the Job fails after one pod, and `why` explains the cause."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from k8s.state.names import trainer_of
-from tests.cluster.lab import until
+from tests.cluster.namespace import wait_until
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
-    from tests.cluster.lab import Lab
+    from tests.cluster.namespace import Namespace
 
-# In the reader's pod: copy the dataset with one bit flipped.
+# Runs in the reader pod: copies the dataset and flips one bit.
 DAMAGE = """
 import pathlib, shutil
 shutil.copytree("/data", "/output/damaged")
@@ -26,96 +26,100 @@ path.write_bytes(content)
 BUG = "def init(seed):\n    raise ValueError('no such seed')\n"
 
 
-def fails(lab: Lab, job: Object, code: int, sentence: str) -> None:
-    """The Job fails with a code after one pod of each rank; sentence is a regular expression for what `why` says."""
+def assert_fails(namespace: Namespace, job: Object, code: int, sentence: str) -> None:
+    """The Job fails with a code after one pod of each rank; sentence is a regular expression for `why`."""
     name = job["metadata"]["name"]
-    lab.send(job)
-    failed = lab.until_failed(name)
+    namespace.send(job)
+    failed = namespace.wait_until_failed(name)
     [condition] = [c for c in failed["status"]["conditions"] if c["type"] in ("FailureTarget", "Failed")][:1]
     assert condition["reason"] == "PodFailurePolicy", condition
     assert f"exit code {code} " in condition["message"]
-    assert made(lab, failed) == job["spec"]["completions"]
-    said = lab.why(name)
-    assert re.search(sentence, said), said
+    assert created_pods(namespace, failed) == job["spec"]["completions"]
+    output = namespace.why(name)
+    assert re.search(sentence, output), output
 
 
-def made(lab: Lab, job: Object) -> int:
-    """How many pods were created for a Job, including deleted ones."""
+def created_pods(namespace: Namespace, job: Object) -> int:
+    """The number of pods created for a Job, including deleted ones."""
     uid = job["metadata"]["uid"]
-    return len(lab.cluster.select("Event", fields=f"involvedObject.uid={uid},reason=SuccessfulCreate"))
+    return len(namespace.cluster.select("Event", fields=f"involvedObject.uid={uid},reason=SuccessfulCreate"))
 
 
 def with_arguments(job: Object, *arguments: str) -> Object:
-    """A Job whose trainer has more arguments, which the launcher would refuse."""
+    """Append arguments that the launcher would refuse to a Job's trainer; returns the Job."""
     trainer_of(job["spec"]["template"])["args"] += arguments
     return job
 
 
 def mount_of(job: Object) -> Object:
-    """The mount of the output."""
+    """The mount of the output volume."""
     mounts = trainer_of(job["spec"]["template"])["volumeMounts"]
-    found: Object = next(mount for mount in mounts if mount["name"] == "output")
-    return found
+    [mount] = [mount for mount in mounts if mount["name"] == "output"]
+    return dict(mount)
 
 
-def test_fatal_codes(shared: Lab) -> None:
-    """Each fatal exit code, with one worker and with two."""
+def test_fatal_codes(shared: Namespace) -> None:
+    """Each fatal exit code fails the Job at once."""
     usage = with_arguments(shared.render("usage"), "--epochs=0")
-    fails(shared, usage, 64, r"worker 0 exited with 64 \(usage\): --epochs must be at least 1, not 0")
+    assert_fails(shared, usage, 64, r"worker 0 exited with 64 \(usage\): --epochs must be at least 1, not 0")
 
     missing = with_arguments(shared.render("missing"), "--data=/nowhere")
-    fails(shared, missing, 66, r"worker 0 exited with 66 \(dataset-missing\): .*/nowhere")
+    assert_fails(shared, missing, 66, r"worker 0 exited with 66 \(dataset-missing\): .*/nowhere")
 
     shared.kubectl("exec", shared.reader(), "--", "python", "-c", DAMAGE)
     damaged = with_arguments(shared.render("damaged"), "--data=/output/damaged")
-    fails(shared, damaged, 65, r"worker 0 exited with 65 \(dataset-damaged\): ")
+    assert_fails(shared, damaged, 65, r"worker 0 exited with 65 \(dataset-damaged\): ")
 
     read_only = shared.render("read-only")
     mount_of(read_only)["readOnly"] = True
-    fails(shared, read_only, 73, r"worker 0 exited with 73 \(output-not-writable\): .*Read-only file system")
+    assert_fails(shared, read_only, 73, r"worker 0 exited with 73 \(output-not-writable\): .*Read-only file system")
 
     infinite = shared.render("infinite", "--learning-rate=1e38", "--epochs=1", workers=2)
-    fails(shared, infinite, 76, r"worker [01] exited with 76 \(loss-not-finite\): ")
+    assert_fails(shared, infinite, 76, r"worker [01] exited with 76 \(loss-not-finite\): ")
 
     rejected = shared.render("rejected", "--epochs=1", "--min-accuracy=0.99")
-    fails(shared, rejected, 69, r"worker 0 exited with 69 \(rejected\): accuracy 0\.\d+ is below the minimum 0\.99")
+    assert_fails(
+        shared, rejected, 69, r"worker 0 exited with 69 \(rejected\): accuracy 0\.\d+ is below the minimum 0\.99"
+    )
 
 
-def test_a_bug(shared: Lab) -> None:
-    """A model.py that raises: 70 at once, with the file and line."""
+def test_a_bug(shared: Namespace) -> None:
+    """An exception in model.py fails the Job with 70, and `why` names file and line."""
     content: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "model"}}
-    shared.kubectl("create", "-f", "-", given=json.dumps({**content, "data": {"model.py": BUG}}))
+    shared.kubectl("create", "-f", "-", stdin=json.dumps({**content, "data": {"model.py": BUG}}))
     job = shared.render("bug")
     template = job["spec"]["template"]
     template["spec"]["volumes"].append({"name": "model", "configMap": {"name": "model"}})
     mount = {"name": "model", "mountPath": "/app/job/model.py", "subPath": "model.py"}
     trainer_of(template)["volumeMounts"].append(mount)
-    fails(shared, job, 70, r"worker 0 exited with 70 \(bug\): ValueError at /app/job/model\.py:2: no such seed")
+    assert_fails(shared, job, 70, r"worker 0 exited with 70 \(bug\): ValueError at /app/job/model\.py:2: no such seed")
 
 
-def test_out_of_memory(shared: Lab) -> None:
-    """A memory limit that is too small is named, whether the kernel kills the trainer or the whole pod."""
+def test_out_of_memory(shared: Namespace) -> None:
+    """`why` explains a memory limit that is too small, whether the kernel killed the trainer or the whole pod."""
     job = shared.render("small", memory="300Mi")
     shared.send(job)
-    said = until(lambda: told if "out-of-memory" in (told := shared.why("small")) else "", "the cause")
-    assert re.search(r"worker 0 exited with (71|137) \(out-of-memory\): the kernel killed the (trainer|worker) ", said)
-    assert "mnist-job retry small --memory 600Mi" in said
-    if "exited with 71" in said:
-        assert made(shared, shared.until_failed("small")) == 1
+    output = wait_until(lambda: text if "out-of-memory" in (text := shared.why("small")) else "", "the cause")
+    assert re.search(
+        r"worker 0 exited with (71|137) \(out-of-memory\): the kernel killed the (trainer|worker) ", output
+    )
+    assert "mnist-job retry small --memory 600Mi" in output
+    if "exited with 71" in output:
+        assert created_pods(shared, shared.wait_until_failed("small")) == 1
 
 
-def test_other_settings(shared: Lab) -> None:
-    """Continuing a run with other settings: 78, with both values. The name of another Job's run: 64."""
+def test_other_settings(shared: Namespace) -> None:
+    """A run of another Job fails with 64; continued with other settings, it fails with 78 and names both values."""
     shared.submit("run", "--epochs=2000", "--evaluate-every=0", workers=1)
-    shared.until_step("run", 1000)
+    shared.wait_for_step("run", 1000)
     shared.kubectl("delete", "job", "run", "--wait=true", "--cascade=foreground")
-    until(lambda: not shared.pods("run"), "the pods' end")
+    wait_until(lambda: not shared.pods("run"), "the end of the pods")
     taken = shared.render("run", "--epochs=2000", "--evaluate-every=0")
-    fails(shared, taken, 64, r"worker 0 exited with 64 \(run-taken\): run 'run' belongs to another Job, ")
+    assert_fails(shared, taken, 64, r"worker 0 exited with 64 \(run-taken\): run 'run' belongs to another Job, ")
     shared.kubectl("delete", "job", "run", "--wait=true", "--cascade=foreground")
-    until(lambda: not shared.pods("run"), "the pods' end")
+    wait_until(lambda: not shared.pods("run"), "the end of the pods")
     other = shared.render("run", "--epochs=2", "--continue")
-    fails(
+    assert_fails(
         shared,
         other,
         78,

@@ -1,4 +1,4 @@
-"""What befalls pods, nodes and the cluster while a run trains: it ends with the same parameters as if nothing had."""
+"""Faults of pods, nodes and the cluster while a run trains. The result is that of the run without a fault."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cluster.lab import conditions, until
+from tests.cluster.namespace import conditions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cluster.lab import Breaker, Lab
+    from tests.cluster.namespace import Breaker, Namespace
 
-    Quiet = Callable[..., dict[str, Any]]
+    Undisturbed = Callable[..., dict[str, Any]]
 
-# 12,000 steps, of which each epoch's last leaves a checkpoint: some ten seconds, in which a moment can be chosen.
+# 12,000 steps with a checkpoint after each epoch: about ten seconds, long enough for a fault at a chosen step.
 TRAINING = ("--epochs=20", "--evaluate-every=0", "--log-every=100")
 STEPS, STEP = 12_000, 4000
 POINTS = int(os.environ.get("POINTS", "3"))
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 
 
-def assert_same(lab: Lab, quiet: Quiet, run: str = "run") -> None:
-    """The run ends well, with the result of the run that nothing befell."""
-    lab.until_published(run)
-    assert lab.result(run) == quiet(2, *TRAINING)
+def assert_same(namespace: Namespace, undisturbed: Undisturbed, run: str = "run") -> None:
+    """The run succeeds with the result of the run without a fault."""
+    namespace.wait_until_published(run)
+    assert namespace.result(run) == undisturbed(2, *TRAINING)
 
 
 @pytest.mark.parametrize("rank", [1, 0])
-def test_a_deleted_pod_is_replaced(shared: Lab, quiet: Quiet, rank: int) -> None:
-    """A pod of either rank that is deleted with no grace in training is replaced, the other goes on in its own."""
+def test_a_deleted_pod_is_replaced(shared: Namespace, undisturbed: Undisturbed, rank: int) -> None:
+    """A pod that is deleted without a grace period is replaced, and the other rank keeps its pod."""
     shared.submit("run", *TRAINING)
-    shared.until_step("run", STEP)
+    shared.wait_for_step("run", STEP)
     killed, other = shared.pod("run", rank), shared.pod("run", 1 - rank)
     shared.kill(killed)
     shared.pod("run", rank, unlike=[killed])
-    assert_same(shared, quiet)
+    assert_same(shared, undisturbed)
     assert [pod["metadata"]["uid"] for pod in shared.pods("run", 1 - rank)] == [other["metadata"]["uid"]]
 
 
-def test_a_drained_node_is_not_counted(shared: Lab, quiet: Quiet) -> None:
-    """A worker whose node is drained goes on elsewhere; that is not counted, and the other pod is not replaced."""
+def test_a_drained_node_is_not_counted(shared: Namespace, undisturbed: Undisturbed) -> None:
+    """A worker on a drained node moves to another one; no failure is counted, and the other rank keeps its pod."""
     shared.submit("run", *TRAINING)
-    shared.until_step("run", STEP)
+    shared.wait_for_step("run", STEP)
     drained, other = shared.pod("run", 1), shared.pod("run", 0)
     node = drained["spec"]["nodeName"]
     assert node != other["spec"]["nodeName"]
@@ -55,73 +55,75 @@ def test_a_drained_node_is_not_counted(shared: Lab, quiet: Quiet) -> None:
         shared.kubectl("drain", node, "--force", "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=60s")
         replacement = shared.pod("run", 1, unlike=[drained])
         assert replacement["metadata"]["annotations"][FAILURES] == "0"
-        assert_same(shared, quiet)
+        assert_same(shared, undisturbed)
     finally:
         shared.kubectl("uncordon", node)
     assert [pod["metadata"]["uid"] for pod in shared.pods("run", 0)] == [other["metadata"]["uid"]]
 
 
-def test_a_node_is_cut_off(shared: Lab, quiet: Quiet, breaker: Breaker) -> None:
-    """A worker whose node is cut off the network for a minute does not lose the run."""
+def test_a_node_is_cut_off(shared: Namespace, undisturbed: Undisturbed, breaker: Breaker) -> None:
+    """A run survives a node that is disconnected for a minute."""
     shared.submit("run", *TRAINING)
-    shared.until_step("run", STEP)
+    shared.wait_for_step("run", STEP)
     node = shared.pod("run", 1)["spec"]["nodeName"]
     breaker.cut(node)
     wait_a_minute()
-    breaker.mend()
-    assert_same(shared, quiet)
+    breaker.repair()
+    assert_same(shared, undisturbed)
 
 
-def test_the_api_server_is_away(shared: Lab, quiet: Quiet, breaker: Breaker) -> None:
-    """An API server that is away for a minute stops no run, and `submit --wait` picks up again."""
+def test_the_api_server_is_away(shared: Namespace, undisturbed: Undisturbed, breaker: Breaker) -> None:
+    """A run survives a minute without the API server, and `submit --wait` continues."""
     command = shared.command("submit", "--wait", *shared.submission("run", *TRAINING))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as waiting:
-        until(lambda: shared.cluster.get("Job", "run"), "the Job")
-        shared.until_step("run", STEP)
+        wait_until(lambda: shared.cluster.get("Job", "run"), "the Job")
+        shared.wait_for_step("run", STEP)
         breaker.stop("kube-apiserver")
         wait_a_minute()
-        breaker.mend()
+        breaker.repair()
         printed, _ = waiting.communicate(timeout=240)
     assert waiting.returncode == 0, printed
-    assert_same(shared, quiet)
+    assert_same(shared, undisturbed)
 
 
-def test_dns_is_away_while_pods_start(shared: Lab, quiet: Quiet, breaker: Breaker) -> None:
-    """Workers that cannot find rank 0 by name keep asking, and train once the cluster's DNS answers."""
+def test_dns_is_away_while_pods_start(shared: Namespace, undisturbed: Undisturbed, breaker: Breaker) -> None:
+    """Workers that cannot resolve rank 0's name keep trying, and train once DNS answers."""
     breaker.stop("coredns")
     shared.submit("run", *TRAINING)
     pod = shared.pod("run", 1)["metadata"]["name"]
-    until(lambda: "does not answer" in shared.kubectl("logs", pod, check=False), "a worker that cannot find rank 0")
-    breaker.mend()
-    assert_same(shared, quiet)
+    wait_until(
+        lambda: "does not answer" in shared.kubectl("logs", pod, check=False), "a worker that cannot find rank 0"
+    )
+    breaker.repair()
+    assert_same(shared, undisturbed)
 
 
-def test_suspend_and_resume(shared: Lab, quiet: Quiet) -> None:
-    """A run that is suspended keeps its checkpoint; resumed, it goes on from there."""
+def test_suspend_and_resume(shared: Namespace, undisturbed: Undisturbed) -> None:
+    """A suspended run keeps its checkpoint, and resumes from it."""
     shared.submit("run", *TRAINING)
-    shared.until_step("run", STEP)
+    shared.wait_for_step("run", STEP)
     shared.launcher("suspend", "run")
-    until(lambda: not shared.pods("run"), "the pods' end")
+    wait_until(lambda: not shared.pods("run"), "the end of the pods")
     assert "Suspended" in conditions(shared.job("run"))
     shared.launcher("resume", "run")
-    record = shared.until_step("run", 1)
+    record = shared.wait_for_step("run", 1)
     assert (record.step or 0) > STEP
-    assert_same(shared, quiet)
+    assert_same(shared, undisturbed)
 
 
 @pytest.mark.parametrize("seed", range(POINTS))
-def test_a_pod_is_killed_at_random(shared: Lab, quiet: Quiet, seed: int) -> None:
-    """Pods of any rank, each killed at a seeded moment beyond the last one's step."""
-    chance, step = random.Random(seed), 0  # noqa: S311 - no secret
+def test_random_pods_are_killed(shared: Namespace, undisturbed: Undisturbed, seed: int) -> None:
+    """A run survives two kills of random pods, each at a seeded step beyond the last one."""
+    rng, step = random.Random(seed), 0  # noqa: S311 - no secret
     shared.submit("run", *TRAINING)
     for _ in range(2):
-        step += chance.randrange(500, STEPS // 3)
-        record = shared.until_step("run", step)
+        step += rng.randrange(500, STEPS // 3)
+        record = shared.wait_for_step("run", step)
         step = record.step or step
-        shared.kill(shared.pod("run", chance.randrange(2)))
-    assert_same(shared, quiet)
+        shared.kill(shared.pod("run", rng.randrange(2)))
+    assert_same(shared, undisturbed)
 
 
 def wait_a_minute() -> None:
-    """The claim is that a minute is survived: no condition ends it sooner."""
+    """Wait, because the length of the fault is what is tested."""
     time.sleep(60)

@@ -1,4 +1,4 @@
-"""What `logs` shows is what the workers wrote: each line once, across restarts and broken connections."""
+"""`logs` prints each line of the workers once, across restarts and broken connections."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tests.cluster.access import Proxy
-from tests.cluster.lab import DEADLINE_S, ROOT, until
+from tests.cluster.namespace import DEADLINE_S, ROOT, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from k8s.api.objects import Object
-    from tests.cluster.lab import Lab
+    from tests.cluster.namespace import Namespace
 
-# Few all-reduces, for they cost most where CPUs are few, and many lines, for each cut to fall among them.
+# Few all-reduces, which are slow on few CPUs, and many lines, so that each cut falls between some.
 TRAINING = ("--epochs=10", "--evaluate-every=0", "--log-every=10", "--sync-every=10")
 
 
-def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
-    """A worker is replaced and the launcher's connections break twice: no line is lost or doubled, in any rank."""
+def test_logs_across_a_restart(shared: Namespace, tmp_path: Path) -> None:
+    """No line of any rank is lost or doubled when a worker is replaced and the launcher's connections break twice."""
     shared.submit("run", *TRAINING)
     kubelets = {}
 
-    def kept(pod: Object) -> Path:
-        """A file to which kubectl writes a pod's log, from the first line to the last."""
+    def save_log(pod: Object) -> Path:
+        """Let kubectl write a pod's log to a file from its first line on; returns the file."""
         path = tmp_path / str(pod["metadata"]["name"])
-        command = ["kubectl", "-n", shared.namespace, "logs", "--follow", path.name]
+        command = ["kubectl", "-n", shared.name, "logs", "--follow", path.name]
         with path.open("wb") as out:
-            processes.append(running(subprocess.Popen(command, stdout=out)))
+            processes.append(kill_later(subprocess.Popen(command, stdout=out)))
         return path
 
-    def running(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        """A process that is ended after the test in any case."""
+    def kill_later(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """Kill a process at the end of the test, if it still runs; returns it."""
         stack.enter_context(process)
         stack.callback(process.kill)
         return process
@@ -44,20 +44,20 @@ def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(tmp_path / "kubeconfig"))
         pods = [shared.pod("run", rank) for rank in range(2)]
-        kubelets = {str(pod["metadata"]["name"]): kept(pod) for pod in pods}
+        kubelets = {str(pod["metadata"]["name"]): save_log(pod) for pod in pods}
         shown = stack.enter_context((tmp_path / "shown").open("w+b"))
         environment = {**os.environ, "KUBECONFIG": str(proxy.kubeconfig)}
         command = shared.command("logs", "run", "--output=json")
-        logs = running(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=shown))
-        shared.until_step("run", 1000)
-        until(lambda: (tmp_path / "shown").stat().st_size > 10_000, "lines that are shown")
+        logs = kill_later(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=shown))
+        shared.wait_for_step("run", 1000)
+        wait_until(lambda: (tmp_path / "shown").stat().st_size > 10_000, "the first lines")
         proxy.cut()
         shared.kubectl("exec", str(pods[1]["metadata"]["name"]), "--", "sh", "-c", "kill 1")
         replacement = shared.pod("run", 1, unlike=pods)
-        kubelets[str(replacement["metadata"]["name"])] = kept(replacement)
-        shared.until_step("run", 3000)
+        kubelets[str(replacement["metadata"]["name"])] = save_log(replacement)
+        shared.wait_for_step("run", 3000)
         proxy.cut()
-        shared.until_published("run")
+        shared.wait_until_published("run")
         assert logs.wait(DEADLINE_S) == 0
         for process in processes:
             process.wait(DEADLINE_S)
@@ -66,7 +66,7 @@ def test_logs_across_a_restart(shared: Lab, tmp_path: Path) -> None:
     assert {line["pod"] for line in lines} == set(kubelets)
     for pod, path in kubelets.items():
         assert [line["line"] for line in lines if line["pod"] == pod] == path.read_text("utf-8").splitlines()
-    # And once more, from what is there now.
+    # Without --follow, the lines that exist now are printed.
     again = shared.launcher("logs", "run", "--no-follow", "--rank=0", "--output=json")
     assert [json.loads(line) for line in again.splitlines() if line.startswith("{")] == [
         line for line in lines if line["rank"] == 0

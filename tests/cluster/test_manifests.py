@@ -1,4 +1,4 @@
-"""What the manifests' folders make is taken by the API server itself, as it is."""
+"""The API server accepts every object of the manifests unchanged."""
 
 from __future__ import annotations
 
@@ -13,61 +13,66 @@ from k8s.volume.template import base_template, volume_pod
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
-    from tests.cluster.lab import Lab
+    from tests.cluster.namespace import Namespace
 
-# Refuses a field that the API server does not know.
+# With this, the API server refuses unknown fields.
 STRICT = ("create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-")
 
 
-def taken(lab: Lab, found: Object) -> Object:
-    """An object as the API server would make it."""
-    made: Object = json.loads(lab.kubectl(*STRICT, given=json.dumps(found)))
-    return made
+def dry_run(namespace: Namespace, new: Object) -> Object:
+    """An object as the API server would create it."""
+    created: Object = json.loads(namespace.kubectl(*STRICT, stdin=json.dumps(new)))
+    return created
 
 
-def test_every_folder(lab: Lab) -> None:
-    """Each overlay alone, with each component and with all of them, and its pod; setup, roles and the volume pod."""
+def test_every_folder(namespace: Namespace) -> None:
+    """It accepts each overlay without components, with each one and with all; the setup; the roles; the volume pod."""
     components = sorted((MANIFESTS / "components").iterdir())
     for overlay in (MANIFESTS / "overlays").iterdir():
         for chosen in ([], *([component] for component in components), components):
             [job] = kustomize(overlay, *chosen)
-            spec = taken(lab, job)["spec"]
-            # An API server drops without a word a field whose feature is switched off.
+            spec = dry_run(namespace, job)["spec"]
+            # An API server silently drops fields of features that are disabled.
             for field in ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "podReplacementPolicy"):
                 assert field in spec
-        pod = objects.pod_of(lab.cluster, job)
-        assert taken(lab, pod)["status"]["phase"] == "Pending"
+        pod = objects.pod_of(namespace.cluster, job)
+        assert dry_run(namespace, pod)["status"]["phase"] == "Pending"
     for folder in ("setup", "rbac"):
-        for found in kustomize(MANIFESTS / folder):
-            taken(lab, found)
-    pod = volume_pod(base_template(lab.image), "v", node="n1")
-    del pod["spec"]["serviceAccountName"]  # which does not exist yet
-    taken(lab, pod)
+        for new in kustomize(MANIFESTS / folder):
+            dry_run(namespace, new)
+    pod = volume_pod(base_template(namespace.image), "v", node="n1")
+    del pod["spec"]["serviceAccountName"]  # it does not exist yet
+    dry_run(namespace, pod)
 
 
-def test_dry_run_is_what_kubectl_takes(lab: Lab) -> None:
-    """The YAML of `submit --dry-run` goes into `kubectl apply` as it is; a failed check is no matter to it."""
-    flags = [f"--image={lab.image}", "--name=digits", "--workers=3", "--queue=night"]
-    printed = lab.launcher("submit", "--dry-run", *flags, "--", "--epochs=2")
+def test_kubectl_accepts_the_output_of_dry_run(namespace: Namespace) -> None:
+    """`kubectl apply` accepts the YAML of `submit --dry-run` unchanged, even if a check fails."""
+    flags = [f"--image={namespace.image}", "--name=digits", "--workers=3", "--queue=night"]
+    printed = namespace.launcher("submit", "--dry-run", *flags, "--", "--epochs=2")
     command = ("apply", "--dry-run=server", "-o", "json", "-f", "-")
-    *setup, made = json.loads(lab.kubectl(*command, given=printed))["items"]
-    assert (made["metadata"]["name"], made["spec"]["completions"]) == ("digits", 3)
+    *setup, job = json.loads(namespace.kubectl(*command, stdin=printed))["items"]
+    assert (job["metadata"]["name"], job["spec"]["completions"]) == ("digits", 3)
     kinds = ["NetworkPolicy", "PersistentVolumeClaim", "Service", "ServiceAccount"]
-    assert sorted(found["kind"] for found in setup) == kinds
-    # Without asking a cluster it is the same, where nothing is there yet.
+    assert sorted(each["kind"] for each in setup) == kinds
+    # In an empty namespace, the YAML without contact to a cluster is the same.
     nowhere = Path("/nowhere")
-    assert lab.launcher("submit", "--dry-run=client", *flags, "--", "--epochs=2", kubeconfig=nowhere) == printed
+    assert namespace.launcher("submit", "--dry-run=client", *flags, "--", "--epochs=2", kubeconfig=nowhere) == printed
 
 
-def test_preflight_alone(lab: Lab) -> None:
-    """A fresh namespace is fit for a run, and one that is not there is told with its remedy."""
-    found = {check["name"]: check for check in json.loads(lab.launcher("preflight", "--output=json", "--cpu=100m"))}
-    assert {name for name, check in found.items() if check["state"] == "failed"} == set()
-    assert found["pod"]["message"] == "the API server would take a worker's pod"
-    told = lab.launcher("preflight", "--namespace=nowhere-at-all", code=2)
+def test_preflight_alone(namespace: Namespace) -> None:
+    """In a new namespace no check fails; for one that does not exist, preflight prints the remedy."""
+    checks = {
+        check["name"]: check for check in json.loads(namespace.launcher("preflight", "--output=json", "--cpu=100m"))
+    }
+    assert {name for name, check in checks.items() if check["state"] == "failed"} == set()
+    assert checks["pod"]["message"] == "the API server would take a worker's pod"
+    output = namespace.launcher("preflight", "--namespace=nowhere-at-all", code=2)
     assert (
         "failed      namespace: namespace nowhere-at-all does not exist; create it with `kubectl create namespace"
-        in told
+        in output
     )
-    assert lab.launcher("submit", "--", "--epochs=0", code=Exit.USAGE) == "error: --epochs must be at least 1, not 0\n"
-    assert lab.kubectl("get", "jobs,services,persistentvolumeclaims", "-o", "name") == ""
+    assert (
+        namespace.launcher("submit", "--", "--epochs=0", code=Exit.USAGE)
+        == "error: --epochs must be at least 1, not 0\n"
+    )
+    assert namespace.kubectl("get", "jobs,services,persistentvolumeclaims", "-o", "name") == ""

@@ -1,16 +1,16 @@
-"""The NetworkPolicy: workers reach each other and DNS, nothing else, and nobody else reaches them."""
+"""The NetworkPolicy: workers reach each other and DNS, and nothing else; no other pod reaches them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
-from tests.cluster.lab import until
+from tests.cluster.namespace import wait_until
 
 if TYPE_CHECKING:
-    from tests.cluster.lab import Lab
+    from tests.cluster.namespace import Namespace
 
-# Prints what became of a connection: `open`, or the error's name.
+# Prints the result of a connection: `open`, or the name of the error.
 CONNECT = """
 import socket, sys
 try:
@@ -19,29 +19,29 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
-# Answers at a port, for somebody who must not reach it.
+# Listens on a port that no worker must reach.
 LISTEN = "import socket, time; held = socket.create_server(('', 8000)); time.sleep(3600)"
 
 
-def connection(lab: Lab, pod: str, host: str, port: int) -> str:
-    """What becomes of a connection from a pod."""
-    return lab.kubectl("exec", pod, "--", "python", "-c", CONNECT, host, str(port)).strip()
+def connection(namespace: Namespace, pod: str, host: str, port: int) -> str:
+    """The result of a connection from a pod: `open`, or the name of the error."""
+    return namespace.kubectl("exec", pod, "--", "python", "-c", CONNECT, host, str(port)).strip()
 
 
-def test_who_reaches_whom(shared: Lab) -> None:
-    """A stranger's pod reaches neither port of a worker; a worker reaches its peers and finds names, nothing else."""
+def test_allowed_connections(shared: Namespace) -> None:
+    """Another pod reaches no port of a worker; a worker reaches its peers and DNS, and nothing else."""
     shared.submit("run", "--epochs=100000", "--evaluate-every=0")
-    shared.until_step("run", 200)
-    stranger = shared.reader()  # of another label than the workers
+    shared.wait_for_step("run", 200)
+    stranger = shared.reader()  # it has another label than the workers
     shared.kubectl("exec", stranger, "--", "sh", "-c", f'nohup python -c "{LISTEN}" >/dev/null 2>&1 &')
     address = shared.kubectl("get", "pod", stranger, "-o", "jsonpath={.status.podIP}")
-    until(lambda: connection(shared, stranger, "127.0.0.1", 8000) == "open", "the stranger's port")
+    wait_until(lambda: connection(shared, stranger, "127.0.0.1", 8000) == "open", "the stranger's port")
     zero, one = (shared.pod("run", rank) for rank in range(2))
     own, peer = one["metadata"]["name"], zero["status"]["podIP"]
     for port in (TENSORFLOW_PORT, SUPERVISOR_PORT):
         assert connection(shared, own, peer, port) == "open"
         assert connection(shared, stranger, peer, port) == "TimeoutError"
-    # By its name, so it found it.
+    # The name shows that DNS is reached.
     assert connection(shared, own, "run-0.mnist-job", SUPERVISOR_PORT) == "open"
     assert connection(shared, own, address, 8000) == "TimeoutError"
     api_server = shared.kubectl("get", "service", "kubernetes", "-n", "default", "-o", "jsonpath={.spec.clusterIP}")

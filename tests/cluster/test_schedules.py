@@ -1,4 +1,4 @@
-"""Schedules: one run at a time; results and changes, with nothing but the rights of the role runner."""
+"""Schedules: one run at a time, and results and changes with the rights of the role runner alone."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from k8s.state.names import RUNS, SCHEDULE_LABEL, run_name
 from k8s.state.run import Run
 from k8s.state.schedule import is_unfinished
 from tests.cluster.access import log_in
-from tests.cluster.lab import until
+from tests.cluster.namespace import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from k8s.api.objects import Object
-    from tests.cluster.lab import Lab
+    from tests.cluster.namespace import Namespace
 
 LONG = ("--epochs=100000", "--evaluate-every=0")
 LONGEST = "a-schedule-with-the-longest-name-that-there-can-be"  # with two workers
 
 
-def flags(lab: Lab, *training: str, workers: int) -> list[str]:
-    """What a schedule's runs are to be."""
+def flags(namespace: Namespace, *training: str, workers: int) -> list[str]:
+    """The flags of a schedule's runs."""
     return [
-        f"--image={lab.image}",
+        f"--image={namespace.image}",
         f"--workers={workers}",
-        f"--claim={lab.output_claim}",
+        f"--claim={namespace.output_claim}",
         "--cpu=300m",
         "--",
         *training,
     ]
 
 
-def active_runs(lab: Lab, schedule: str) -> list[str]:
+def active_runs(namespace: Namespace, schedule: str) -> list[str]:
     """The runs of a schedule that are not suspended and have not ended."""
-    runs = map(Run, lab.cluster.select("Job", f"{RUNS},{SCHEDULE_LABEL}={schedule}"))
+    runs = map(Run, namespace.cluster.select("Job", f"{RUNS},{SCHEDULE_LABEL}={schedule}"))
     return [run.name for run in runs if is_unfinished(run) and not run.job["spec"].get("suspend")]
 
 
-def cronjob(lab: Lab, schedule: str) -> Object:
+def cronjob(namespace: Namespace, schedule: str) -> Object:
     """A schedule's CronJob."""
-    found = lab.cluster.get("CronJob", schedule)
-    assert found
-    return found
+    cronjob = namespace.cluster.get("CronJob", schedule)
+    assert cronjob
+    return cronjob
 
 
-def test_one_run_at_a_time(shared: Lab) -> None:
-    """While a run is unfinished, `trigger` is refused, and the CronJob waits for its own runs; `cancel` makes way."""
+def test_one_run_at_a_time(shared: Namespace) -> None:
+    """While a run is unfinished, `trigger` is refused and the CronJob starts no other one; after `cancel` it does."""
     name = LONGEST
     shared.launcher("schedule", "* * * * *", f"--name={name}", "--deadline=59s", *flags(shared, *LONG, workers=2))
     # The test needs runs that outlast the next start, which `schedule` refuses.
     longer = {"spec": {"suspend": True, "jobTemplate": {"spec": {"activeDeadlineSeconds": 600}}}}
     shared.cluster.patch("CronJob", name, longer)
-    until(lambda: not active_runs(shared, name), "the end of the runs that had started", 90)
+    wait_until(lambda: not active_runs(shared, name), "the end of the runs that had started", 90)
 
     triggered = json.loads(shared.launcher("trigger", name, "--output=json"))["name"]
     refusal = "{}, another run of " + name + ", has not ended"
     assert refusal.format(triggered) in shared.launcher("trigger", name, code=2)
-    shared.until_step(triggered, 1)  # with the longest name, worker 0 is found under its own
+    shared.wait_for_step(triggered, 1)  # with the longest name, worker 0 still resolves
     shown = json.loads(shared.launcher("status", name, "--output=json"))
     assert shown["history"][0]["name"] == triggered
     warnings = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=UnexpectedJob"
@@ -69,32 +69,32 @@ def test_one_run_at_a_time(shared: Lab) -> None:
     shared.launcher("cancel", triggered)
 
     shared.launcher("resume", name)
-    [scheduled] = until(lambda: active_runs(shared, name), "a scheduled run", 90)
+    [scheduled] = wait_until(lambda: active_runs(shared, name), "a scheduled run", 90)
     assert re.fullmatch(rf"{name}-\d{{8}}", scheduled)
     assert refusal.format(scheduled) in shared.launcher("trigger", name, code=2)
     skipped = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=JobAlreadyActive"
-    until(lambda: shared.cluster.select("Event", "", skipped), "a start that is due", 90)
+    wait_until(lambda: shared.cluster.select("Event", "", skipped), "a start that is due", 90)
     assert active_runs(shared, name) == [scheduled]
     shown = json.loads(shared.launcher("status", name, "--output=json"))
     assert (shown["state"], shown["detail"]) == ("running", scheduled)
 
-    # Once it has made way, the start that was due comes, or the next one.
+    # After that, the CronJob makes up for the start that was due, or makes the next one.
     shared.launcher("cancel", scheduled)
     assert not [pod for pod in shared.pods(scheduled) if pod["status"]["phase"] in ("Pending", "Running")]
     cancelled = shared.job(scheduled)["metadata"]
     assert cancelled["name"] == f"{scheduled}-2"
     assert "ownerReferences" not in cancelled
-    [following] = until(lambda: active_runs(shared, name), "another scheduled run", 90)
+    [following] = wait_until(lambda: active_runs(shared, name), "another scheduled run", 90)
     assert following != scheduled
 
     shared.launcher("cancel", name)
-    until(lambda: shared.cluster.get("CronJob", name) is None, "the end of the schedule")
+    wait_until(lambda: shared.cluster.get("CronJob", name) is None, "the end of the schedule")
     assert "ownerReferences" not in shared.job(following)["metadata"]
     shared.launcher("cancel", following)
 
 
-def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
-    """A run that is published, one that is rejected after a change, and its retry, as a runner sees and starts them."""
+def test_results_with_the_runner_role(shared: Namespace, tmp_path: Path) -> None:
+    """A runner triggers, retries and stops a schedule's runs, changes the schedule, and sees the results."""
     submit.create_setup(shared.cluster, shared.render("any"))
     shared.kubectl("apply", "-k", str(MANIFESTS / "rbac"))
     runner = log_in(shared, "mnist-job-runner", tmp_path / "runner")
@@ -106,27 +106,27 @@ def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
         return run("schedule", "0 0 29 2 *", "--name=yearly", *flags(shared, *training, workers=1))
 
     def triggered() -> str:
-        found: dict[str, Any] = json.loads(run("trigger", "yearly", "--output=json"))
-        return str(found["name"])
+        output: dict[str, Any] = json.loads(run("trigger", "yearly", "--output=json"))
+        return str(output["name"])
 
     assert "scheduled yearly" in schedule("--epochs=1")
     first = triggered()
-    shared.until_published(first)
+    shared.wait_until_published(first)
     assert "phase=published" in run("logs", first)
-    until(lambda: not active_runs(shared, "yearly"), "the end of the run")
+    wait_until(lambda: not active_runs(shared, "yearly"), "the end of the run")
 
-    said = schedule("--epochs=1", "--min-accuracy=1")
-    assert "changed the schedule yearly (jobTemplate.spec.template.spec.containers.0.args)" in said
+    output = schedule("--epochs=1", "--min-accuracy=1")
+    assert "changed the schedule yearly (jobTemplate.spec.template.spec.containers.0.args)" in output
     second = triggered()
-    shared.until_failed(second)
+    shared.wait_until_failed(second)
     shown = json.loads(run("status", "--output=json"))["schedules"]
     assert [(one["name"], one["last"]["name"], one["failures"]) for one in shown] == [("yearly", second, 1)]
     assert f"its last run {second} was rejected" in run("why", "yearly")
 
-    until(lambda: not active_runs(shared, "yearly"), "the end of the run")
+    wait_until(lambda: not active_runs(shared, "yearly"), "the end of the run")
     schedule(*LONG)
     third = triggered()
-    shared.until_step(third, 500)
+    shared.wait_for_step(third, 500)
     run("cancel", third)
     run("retry", third)
     assert shared.job(third)["metadata"]["name"] == f"{third}-2"
@@ -138,5 +138,5 @@ def test_results_with_the_runner_role(shared: Lab, tmp_path: Path) -> None:
     assert "yearly is suspended" in run("suspend", "yearly")
     assert "yearly is resumed: the next run starts at" in run("resume", "yearly")
     assert "yearly is cancelled" in run("cancel", "yearly")
-    until(lambda: shared.cluster.get("CronJob", "yearly") is None, "the end of the schedule")
+    wait_until(lambda: shared.cluster.get("CronJob", "yearly") is None, "the end of the schedule")
     assert {run_name(job) for job in shared.cluster.select("Job")} == {first, second, third}

@@ -1,4 +1,4 @@
-"""What keeps a run from starting or continuing: preflight reports it before, `why` afterwards."""
+"""Causes that keep a run from starting or continuing: preflight reports them before, and `why` afterwards."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ import pytest
 
 from k8s.render.render import GPU
 from k8s.state.names import trainer_of
-from tests.cluster.lab import conditions, until
+from tests.cluster.namespace import conditions, wait_until
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
-    from tests.cluster.lab import Breaker, Lab
+    from tests.cluster.namespace import Breaker, Namespace
 
 
-def refused(lab: Lab, sentence: str, *flags: str) -> None:
+def assert_refused(namespace: Namespace, sentence: str, *flags: str) -> None:
     """`submit` exits with 2 and creates no Job; sentence is a regular expression for its output."""
-    said = lab.launcher("submit", *lab.submission("refused", flags=flags), code=2)
-    assert re.search(sentence, said), said
-    assert lab.cluster.get("Job", "refused") is None
+    output = namespace.launcher("submit", *namespace.submission("refused", flags=flags), code=2)
+    assert re.search(sentence, output), output
+    assert namespace.cluster.get("Job", "refused") is None
 
 
-def stuck(lab: Lab, job: Object, sentence: str) -> None:
-    """`why` explains a Job that is created without preflight; sentence is a regular expression for its output."""
-    lab.send(job)
+def assert_explained(namespace: Namespace, job: Object, sentence: str) -> None:
+    """`why` explains a Job that was created without preflight; sentence is a regular expression for its output."""
+    namespace.send(job)
     name = job["metadata"]["name"]
-    until(lambda: re.search(sentence, lab.why(name)), f"{sentence!r} instead of {lab.why(name)!r}", 60)
-    lab.kubectl("delete", "job", name, "--wait=false")
+    wait_until(lambda: re.search(sentence, namespace.why(name)), f"{sentence!r} instead of {namespace.why(name)!r}", 60)
+    namespace.kubectl("delete", "job", name, "--wait=false")
 
 
-def test_image_that_does_not_exist(shared: Lab) -> None:
-    """An image that no node has or can pull."""
+def test_image_that_does_not_exist(shared: Namespace) -> None:
+    """The image does not exist on any node, and cannot be pulled."""
     job = shared.render("no-image", image="no-such-image:0")
-    stuck(shared, job, r"worker 0 cannot pull the image no-such-image:0: .*\n?remedy: check the image's name")
+    assert_explained(
+        shared, job, r"worker 0 cannot pull the image no-such-image:0: .*\n?remedy: check the image's name"
+    )
 
 
-def test_nodes_too_small(shared: Lab) -> None:
-    """A worker that requests more CPU than any node has."""
-    refused(shared, r"failed +nodes: no node that accepts this job has room for 1 worker .999 cpu", "--cpu=999")
+def test_nodes_too_small(shared: Namespace) -> None:
+    """A worker requests more CPUs than any node has."""
+    assert_refused(shared, r"failed +nodes: no node that accepts this job has room for 1 worker .999 cpu", "--cpu=999")
     sentence = r"worker 0 cannot be scheduled: .* too little cpu free; requested per worker: cpu 999"
-    stuck(shared, shared.render("large", cpu="999"), sentence)
+    assert_explained(shared, shared.render("large", cpu="999"), sentence)
 
 
-def test_no_gpu(shared: Lab) -> None:
-    """A worker that requests a GPU in a cluster without any."""
-    refused(shared, r"failed +gpus: no node has a GPU; add a node with GPUs", "--overlay=gpu", "--cpu=100m")
+def test_no_gpu(shared: Namespace) -> None:
+    """A worker requests a GPU in a cluster that has none."""
+    assert_refused(shared, r"failed +gpus: no node has a GPU; add a node with GPUs", "--overlay=gpu", "--cpu=100m")
     sentence = r"worker 0 cannot be scheduled: .* no free GPU; requested per worker: .*\nremedy: add a node with GPUs"
-    stuck(shared, shared.render("gpu", overlay="gpu", memory="1Gi"), sentence)
+    assert_explained(shared, shared.render("gpu", overlay="gpu", memory="1Gi"), sentence)
 
 
-def test_a_node_that_advertises_a_gpu_that_it_lacks(shared: Lab, breaker: Breaker) -> None:
-    """The gpu overlay with the CPU image is scheduled where GPUs are advertised; the pod reports that it finds none."""
+def test_a_node_without_the_gpu_that_it_advertises(shared: Namespace, breaker: Breaker) -> None:
+    """A pod on a node that only advertises a GPU reports that TensorFlow finds none."""
     node = str(shared.nodes()[-1]["metadata"]["name"])
     breaker.advertise(node, 1)
     shared.submit("gpu", workers=1, flags=["--overlay=gpu", "--memory=1Gi"])
-    shared.until_failed("gpu")
+    shared.wait_until_failed("gpu")
     [pod] = shared.pods("gpu")
     assert pod["spec"]["nodeName"] == node
     assert trainer_of(pod)["resources"]["limits"][GPU] == "1"
@@ -65,76 +67,76 @@ def test_a_node_that_advertises_a_gpu_that_it_lacks(shared: Lab, breaker: Breake
     assert r"worker 0 exited with 64 (usage): --device gpu: TensorFlow finds no GPU here" in shared.why("gpu")
 
 
-def test_claim_missing(shared: Lab) -> None:
-    """A claim that does not exist."""
-    refused(shared, r"failed +volume: the claim nowhere does not exist; create the claim", "--claim=nowhere")
-    stuck(
+def test_claim_missing(shared: Namespace) -> None:
+    """The claim does not exist."""
+    assert_refused(shared, r"failed +volume: the claim nowhere does not exist; create the claim", "--claim=nowhere")
+    assert_explained(
         shared,
         shared.render("no-claim", claim="nowhere"),
         r"worker 0 cannot be scheduled: the claim nowhere does not exist .*\nremedy: create the claim",
     )
 
 
-def test_read_write_once_over_two_nodes(shared: Lab) -> None:
-    """A claim that only one node can use, and more workers than fit there."""
+def test_read_write_once_over_two_nodes(shared: Namespace) -> None:
+    """Only one node can use the claim, and the workers do not all fit there."""
     if len(shared.nodes()) < 2:
         pytest.skip("this cluster has one node")
     shared.claim("once", "ReadWriteOnce", shared.storage_class)
     most = max(float(node["status"]["allocatable"]["cpu"].rstrip("m")) for node in shared.nodes())
     each = f"--cpu={most * 0.7:g}" if most < 1000 else f"--cpu={most * 0.7:g}m"
-    refused(shared, r"failed +nodes: no node alone, as the volume needs, can hold 2 workers", each)
+    assert_refused(shared, r"failed +nodes: no node alone, as the volume needs, can hold 2 workers", each)
 
 
-def test_quota_exceeded(shared: Lab) -> None:
-    """A quota with room for one worker of two."""
+def test_quota_exceeded(shared: Namespace) -> None:
+    """The quota has room for one worker of two."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}}
-    shared.kubectl("create", "-f", "-", given=json.dumps({**quota, "spec": {"hard": {"requests.cpu": "700m"}}}))
-    until(lambda: (shared.cluster.get("ResourceQuota", "small") or {}).get("status", {}).get("hard"), "the quota")
-    refused(shared, r"failed +quota: quota small has 0 of 700m requests\.cpu used, and 2 workers ask for 1 more")
+    shared.kubectl("create", "-f", "-", stdin=json.dumps({**quota, "spec": {"hard": {"requests.cpu": "700m"}}}))
+    wait_until(lambda: (shared.cluster.get("ResourceQuota", "small") or {}).get("status", {}).get("hard"), "the quota")
+    assert_refused(shared, r"failed +quota: quota small has 0 of 700m requests\.cpu used, and 2 workers ask for 1 more")
     sentence = (
         r"in quota small, 500m of 700m requests\.cpu are used, and a worker requests 500m more .*\nremedy: request"
     )
-    stuck(shared, shared.render("quota", workers=2), sentence)
+    assert_explained(shared, shared.render("quota", workers=2), sentence)
 
 
-def test_restricted_violation(shared: Lab) -> None:
-    """Pods that violate the namespace's Pod Security level."""
+def test_restricted_violation(shared: Namespace) -> None:
+    """The pods violate the namespace's Pod Security level."""
     job = shared.render("root")
     job["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] = False
     sentence = r'the API server refuses the run\'s pods: violates PodSecurity "restricted.*\nremedy: keep the security'
-    stuck(shared, job, sentence)
+    assert_explained(shared, job, sentence)
 
 
-def test_deadline_passed(shared: Lab) -> None:
-    """A run that does not finish within its deadline, and what it waited for."""
+def test_deadline_passed(shared: Namespace) -> None:
+    """`why` explains a run that missed its deadline by what it waited for."""
     shared.send(shared.render("late", cpu="999", deadline_s=3))
-    shared.until_failed("late")
-    said = shared.why("late")
+    shared.wait_until_failed("late")
+    output = shared.why("late")
     sentence = "the run did not finish within its deadline of 3 s; cause: a worker cannot be scheduled: all"
-    assert said.startswith(f"late: failed: deadline-exceeded\n{sentence}"), said
+    assert output.startswith(f"late: failed: deadline-exceeded\n{sentence}"), output
 
 
-def test_a_pod_on_a_dead_node(shared: Lab, breaker: Breaker) -> None:
-    """A worker whose node does not come back is never replaced; `why` names the node and the remedy."""
+def test_a_pod_on_a_dead_node(shared: Namespace, breaker: Breaker) -> None:
+    """A worker on an unreachable node is not replaced; `why` names the node and the remedy."""
     if len(shared.nodes()) < 2:
         pytest.skip("this cluster has one node")
     shared.submit("run", "--epochs=100000", "--evaluate-every=0")
-    shared.until_step("run", 500)
+    shared.wait_for_step("run", 500)
     node = shared.pod("run", 1)["spec"]["nodeName"]
     breaker.cut(node)
     sentence = rf"worker 1 cannot be replaced before node {node}, which is unreachable, .*\nremedy: bring the node back"
-    until(lambda: re.search(sentence, shared.why("run")), "the dead node's name", 120)
+    wait_until(lambda: re.search(sentence, shared.why("run")), "the dead node's name", 120)
 
 
-def test_running_and_suspended(shared: Lab) -> None:
-    """`why` about a run without problems, and about one that is suspended."""
+def test_running_and_suspended(shared: Namespace) -> None:
+    """`why` says that nothing is wrong with a run that trains, and how to resume a suspended one."""
     shared.submit("run", "--epochs=100000", "--evaluate-every=0", workers=1)
-    shared.until_step("run", 500)
+    shared.wait_for_step("run", 500)
     assert re.search(r"^run: training \d+%\nnothing is wrong: training \d+%\n$", shared.why("run"))
     states: dict[str, Any] = json.loads(shared.launcher("status", "--output=json"))
     assert [(run["name"], run["state"].split()[0]) for run in states["runs"]] == [("run", "training")]
     shared.launcher("suspend", "run")
-    until(lambda: "Suspended" in conditions(shared.job("run")), "the suspension")
+    wait_until(lambda: "Suspended" in conditions(shared.job("run")), "the suspension")
     assert shared.why("run").startswith(
         "run: suspended\nthe run is suspended; its checkpoint is kept\nremedy: `mnist-job resume run "
     )

@@ -1,4 +1,4 @@
-"""A namespace in which tests submit runs, watch them and read what they left; and what breaks the cluster around it."""
+"""A namespace in which tests submit runs, watch them and read their results; and faults of the cluster."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ POLL_S = 0.5
 T = TypeVar("T")
 
 
-class Lab:
+class Namespace:
     """One namespace.
 
     Args:
-        namespace: its name.
-        image: the job's.
+        name: its name.
+        image: the job's image.
     """
 
-    def __init__(self, namespace: str, image: str) -> None:
-        self.namespace, self.image = namespace, image
-        self.cluster = connect(None, namespace, note)
+    def __init__(self, name: str, image: str) -> None:
+        self.name, self.image = name, image
+        self.cluster = connect(None, name, note)
         self.output_claim = "output"
         self.storage_class: str | None = None
 
-    def open(self) -> None:
-        """Make the namespace."""
+    def create(self) -> None:
+        """Create the namespace."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        metadata = {"name": self.namespace, "labels": labels}
+        metadata = {"name": self.name, "labels": labels}
         self.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        until(lambda: self.cluster.get("ServiceAccount", "default"), "the namespace's service account")
+        wait_until(lambda: self.cluster.get("ServiceAccount", "default"), "the namespace's service account")
 
-    def close(self) -> None:
-        """Delete the namespace, and its pods at once: they would take the next test's CPUs."""
+    def delete(self) -> None:
+        """Delete the namespace, and first its pods, because they would use the next test's CPUs."""
         for kind in ("cronjob", "job", "pod"):
             self.kubectl("delete", kind, "--all", "--grace-period=0", "--force", "--wait=false", check=False)
-        self.kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
+        self.kubectl("delete", "namespace", self.name, "--wait=false", check=False)
 
-    def kubectl(self, *arguments: str, check: bool = True, given: str | None = None) -> str:
-        """What kubectl prints in this namespace."""
-        command = ["kubectl", "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
+        """Run kubectl in this namespace; returns its standard output."""
+        command = ["kubectl", "--namespace", self.name, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def launcher(self, command: str, *arguments: str, code: int = 0, kubeconfig: Path | None = None) -> str:
-        """What a command of the launcher prints; it must end with that code."""
+        """Run a command of the launcher, which must exit with this code; returns its standard output and error."""
         words = self.command(command, *arguments)
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)} if kubeconfig else None
         done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
@@ -76,11 +76,11 @@ class Lab:
         return done.stdout + done.stderr
 
     def command(self, command: str, *arguments: str) -> list[str]:
-        """The launcher's command line."""
-        return [sys.executable, "-m", "k8s", command, f"--namespace={self.namespace}", *arguments]
+        """The command line of a command of the launcher in this namespace."""
+        return [sys.executable, "-m", "k8s", command, f"--namespace={self.name}", *arguments]
 
     def claim(self, name: str, mode: str, storage_class: str | None, storage: str = "1Gi") -> None:
-        """Make a claim, for the runs to come."""
+        """Create a claim, which later submissions use."""
         spec: Object = {"accessModes": [mode], "resources": {"requests": {"storage": storage}}}
         if storage_class:
             spec["storageClassName"] = storage_class
@@ -89,7 +89,7 @@ class Lab:
         self.output_claim, self.storage_class = name, storage_class
 
     def submission(self, name: str, *training: str, workers: int = 2, flags: Sequence[str] = ()) -> list[str]:
-        """The arguments of a submission of a run to the claim."""
+        """The arguments with which `submit` starts a run on the claim."""
         own = [f"--name={name}", f"--image={self.image}", f"--workers={workers}", f"--claim={self.output_claim}"]
         return [*own, *flags, "--", *training]
 
@@ -102,35 +102,35 @@ class Lab:
         return self.cluster.select("Node")
 
     def render(self, name: str, *training: str, workers: int = 1, **flags: Any) -> Object:
-        """The Job that a submission would send, to be changed and sent with send()."""
+        """The Job that `submit` would create. Tests change it and send it with send()."""
         given = {"image": self.image, "claim": self.output_claim, **flags}
         return render.job(Submission(name, workers=workers, arguments=training, **given))
 
     def send(self, job: Object) -> None:
-        """Create a Job, whatever preflight would say of it, and what every run uses."""
+        """Create a Job without preflight, and the objects that all runs share."""
         submit.create_setup(self.cluster, job)
         self.cluster.create(job)
 
     def job(self, run: str) -> Object:
         """The newest Job of a run."""
-        found = find_job(self.cluster, run)
-        assert found, f"no Job of the run {run}"
-        return found
+        job = find_job(self.cluster, run)
+        assert job, f"no Job of the run {run}"
+        return job
 
     def pods(self, run: str, rank: int | None = None) -> list[Object]:
-        """A run's pods, or those of a rank, the newest last."""
+        """The pods of a run, or of one of its ranks, the newest last."""
         job = find_job(self.cluster, run)
-        found = self.cluster.select("Pod", pods_of(job["metadata"]["name"] if job else run))
-        found = [pod for pod in found if rank is None or rank_of(pod) == rank]
-        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        pods = self.cluster.select("Pod", pods_of(job["metadata"]["name"] if job else run))
+        pods = [pod for pod in pods if rank is None or rank_of(pod) == rank]
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def pod(self, run: str, rank: int, unlike: Sequence[Object] = ()) -> Object:
-        """The pod of a rank whose container runs; waits for it.
+        """Wait for a running pod of a rank; returns it.
 
         Args:
-            run: its run.
-            rank: its rank.
-            unlike: pods that are not meant, those that it replaces.
+            run: the run.
+            rank: the rank.
+            unlike: pods that do not count, such as the one that it replaces.
         """
         uids = {pod["metadata"]["uid"] for pod in unlike}
 
@@ -140,10 +140,10 @@ class Lab:
                     return pod
             return None
 
-        return until(running, f"a running pod of rank {rank} of {run}")
+        return wait_until(running, f"a running pod of rank {rank} of {run}")
 
-    def until_step(self, run: str, step: int, rank: int = 0) -> Record:
-        """Wait until a rank has made a step of the training, or a later one; gives the record that says so."""
+    def wait_for_step(self, run: str, step: int, rank: int = 0) -> Record:
+        """Wait until a rank has completed this step or a later one; returns its record."""
 
         def reached() -> Record | None:
             pod = self.pod(run, rank)["metadata"]["name"]
@@ -153,67 +153,67 @@ class Lab:
                     if record and record.phase == "training" and (record.step or 0) >= step:
                         return record
             except (ApiError, OSError):
-                pass  # replaced meanwhile, or not begun
+                pass  # the pod was replaced meanwhile, or has not started
             return None
 
-        return until(reached, f"step {step} of {run}")
+        return wait_until(reached, f"step {step} of {run}")
 
     def kill(self, pod: Object) -> None:
-        """Delete a pod with no grace."""
+        """Delete a pod without a grace period."""
         self.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
 
-    def until_ended(self, run: str, seconds: float = DEADLINE_S) -> Object:
-        """Wait until a run's Job has the verdict; gives the Job."""
+    def wait_for_end(self, run: str, seconds: float = DEADLINE_S) -> Object:
+        """Wait until a run's Job has succeeded or failed; returns the Job."""
 
         def ended() -> Object | None:
             job = self.job(run)
             return job if conditions(job) & {"SuccessCriteriaMet", "Complete", "FailureTarget", "Failed"} else None
 
-        return until(ended, f"the end of {run}", seconds)
+        return wait_until(ended, f"the end of {run}", seconds)
 
-    def until_published(self, run: str, seconds: float = DEADLINE_S) -> None:
+    def wait_until_published(self, run: str, seconds: float = DEADLINE_S) -> None:
         """Wait until a run has succeeded."""
-        job = self.until_ended(run, seconds)
+        job = self.wait_for_end(run, seconds)
         assert not conditions(job) & {"FailureTarget", "Failed"}, job["status"]
 
-    def until_failed(self, run: str, seconds: float = DEADLINE_S) -> Object:
-        """Wait until a run has failed; gives the Job."""
-        job = self.until_ended(run, seconds)
+    def wait_until_failed(self, run: str, seconds: float = DEADLINE_S) -> Object:
+        """Wait until a run has failed; returns the Job."""
+        job = self.wait_for_end(run, seconds)
         assert conditions(job) & {"FailureTarget", "Failed"}, job["status"]
         return job
 
     def read(self, path: str) -> bytes:
-        """The content of a file on the volume, by a pod that is made for it."""
+        """The content of a file on the volume, read by the reader pod."""
         pod = self.reader()
-        command = ["kubectl", "-n", self.namespace, "exec", pod, "--", "cat", f"/output/{path}"]
+        command = ["kubectl", "-n", self.name, "exec", pod, "--", "cat", f"/output/{path}"]
         done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def reader(self) -> str:
-        """The name of a pod in which the volume can be looked at."""
+        """The name of a pod that mounts the volume; creates it if necessary."""
         if not self.cluster.get("Pod", "reader"):
             pod = volume_pod(base_template(self.image, self.output_claim), "reader", writes=True)
-            del pod["spec"]["serviceAccountName"]  # tests may read the volume before anything was submitted
+            del pod["spec"]["serviceAccountName"]  # it does not exist before the first submission
             del pod["spec"]["tolerations"]  # the pod must outlive a node that is cut off for a minute
             self.cluster.create(pod)
-        until(
+        wait_until(
             lambda: (self.cluster.get("Pod", "reader") or {}).get("status", {}).get("phase") == "Running", "the reader"
         )
         return "reader"
 
     def result(self, run: str) -> dict[str, Any]:
-        """What 'the same' means: the parameters' SHA-256 and the report's test figures."""
+        """What two runs with the same result have in common: the parameters' SHA-256 and the test figures."""
         report = json.loads(self.read(f"models/{run}/report.json"))
         return {"parameters_sha256": report["parameters_sha256"], "test": report["test"]}
 
     def why(self, run: str) -> str:
-        """What the launcher says of a run."""
+        """The output of the launcher's command `why`."""
         return self.launcher("why", run)
 
     def describe(self) -> str:
-        """Pods, events and logs, for who has to find out why a test failed."""
-        parts = [f"\n--- namespace {self.namespace}\n"]
+        """The state of the namespace after a failed test: pods, events and logs."""
+        parts = [f"\n--- namespace {self.name}\n"]
         parts += [self.kubectl("get", "jobs,pods,pvc", "-o", "wide", check=False)]
         parts += [self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)]
         for pod in self.cluster.select("Pod"):
@@ -224,42 +224,42 @@ class Lab:
 
 
 class Breaker:
-    """Breaks the cluster by a program that knows how, and mends what it has broken.
+    """Breaks the cluster with a program, and repairs it.
 
     Args:
-        tool: the program.
+        tool: the program, CLUSTER_TOOL.
     """
 
     def __init__(self, tool: str) -> None:
         self._tool = tool
-        self._mends: list[list[str]] = []
+        self._repairs: list[list[str]] = []
 
     def run(self, *words: str) -> None:
-        """Call the program."""
+        """Run the program."""
         subprocess.run([self._tool, *words], check=True, capture_output=True)
 
     def cut(self, node: str) -> None:
-        """Cut a node off the network."""
-        self._mends.append(["net", "join", node])
+        """Disconnect a node from the network."""
+        self._repairs.append(["net", "join", node])
         self.run("net", "cut", node)
 
     def stop(self, daemon: str) -> None:
         """Stop a daemon of the cluster."""
-        self._mends.append(["daemon", "start", daemon])
+        self._repairs.append(["daemon", "start", daemon])
         self.run("daemon", "stop", daemon)
 
     def advertise(self, node: str, gpus: int) -> None:
-        """Have a node say that it has GPUs."""
-        self._mends.append(["gpus", node, "0"])
+        """Make a node advertise GPUs."""
+        self._repairs.append(["gpus", node, "0"])
         self.run("gpus", node, str(gpus))
 
-    def mend(self) -> None:
-        """Undo all, and wait until the API server answers and all nodes are ready."""
-        for words in self._mends:
+    def repair(self) -> None:
+        """Undo everything, and wait until the API server answers and all nodes are ready."""
+        for words in self._repairs:
             self.run(*words)
-        if self._mends:
-            until(nodes_are_ready, "all nodes ready", 120)
-        self._mends.clear()
+        if self._repairs:
+            wait_until(nodes_are_ready, "all nodes ready", 120)
+        self._repairs.clear()
 
 
 def nodes_are_ready() -> bool:
@@ -270,14 +270,14 @@ def nodes_are_ready() -> bool:
 
 
 def conditions(job: Object) -> set[str]:
-    """The conditions of a Job that hold."""
+    """The types of a Job's conditions that are true."""
     return {c["type"] for c in job["status"].get("conditions", []) if c["status"] == "True"}
 
 
-def until(condition: Callable[[], T | None], what: str, seconds: float = DEADLINE_S) -> T:
-    """Wait until a condition holds; gives what it gave."""
+def wait_until(condition: Callable[[], T | None], what: str, seconds: float = DEADLINE_S) -> T:
+    """Wait until a condition gives a true value; returns it."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(POLL_S)
-    return found
+    return value
