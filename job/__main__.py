@@ -92,7 +92,7 @@ def train(arguments: argparse.Namespace) -> int:
     for name in ("workers", "name"):
         if name in arguments:
             message = f"{config.flag(name)} cannot be used in a cluster, where the environment sets it"
-            raise config.usage(message, "leave it out")
+            raise config.usage_error(message, "leave it out")
     return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from job.config import check_name, usage
+from job.config import check_name, usage_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,9 +79,9 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
     try:
         pairs = [(str(tensorflow), str(supervisor)) for tensorflow, supervisor in json.loads(environ["PEERS"])]
     except (ValueError, TypeError):
-        raise usage(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
+        raise usage_error(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
     if len(pairs) != workers:
-        raise usage(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
+        raise usage_error(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
     supervisors = _addresses("PEERS", [supervisor for _, supervisor in pairs])
     tensorflow = _addresses("PEERS", [tensorflow for tensorflow, _ in pairs], least_port=0)
     return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
@@ -135,21 +135,21 @@ def _indexed(environ: Mapping[str, str]) -> tuple[str, int, int]:
     check_name(run, workers, "RUN")
     rank = _number(environ, "JOB_COMPLETION_INDEX", 0)
     if rank >= workers:
-        raise usage(f"JOB_COMPLETION_INDEX must be below WORKERS, {workers}, not {rank}")
+        raise usage_error(f"JOB_COMPLETION_INDEX must be below WORKERS, {workers}, not {rank}")
     return run, rank, workers
 
 
 def _value(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "")
     if not value:
-        raise usage(f"{name} is not set; a worker in a cluster needs it")
+        raise usage_error(f"{name} is not set; a worker in a cluster needs it")
     return value
 
 
 def _number(environ: Mapping[str, str], name: str, least: int) -> int:
     text = _value(environ, name)
     if not text.isdecimal() or int(text) < least:
-        raise usage(f"{name} must be a whole number of at least {least}, not {text!r}")
+        raise usage_error(f"{name} must be a whole number of at least {least}, not {text!r}")
     return int(text)
 
 
@@ -157,9 +157,9 @@ def _addresses(variable: str, addresses: list[Any], least_port: int = 1) -> tupl
     """Check each rank's host:port. TensorFlow hangs if two are the same; port 0 means a free one, and may repeat."""
     for address in addresses:
         if not is_address(address, least_port):
-            raise usage(f"{variable} has the address {address!r}, which is not host:port")
+            raise usage_error(f"{variable} has the address {address!r}, which is not host:port")
         if addresses.count(address) > 1 and not address.endswith(":0"):
-            raise usage(f"{variable} lists {address} twice")
+            raise usage_error(f"{variable} lists {address} twice")
     return tuple(addresses)
 
 
@@ -170,7 +170,7 @@ def is_address(text: Any, least_port: int = 1) -> bool:
 
 
 def _tf_config_error(problem: str) -> JobError:
-    return usage(
+    return usage_error(
         f"TF_CONFIG {problem}",
         'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}',
     )

@@ -85,7 +85,7 @@ class Config:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         if not DATASET.fullmatch(self.dataset):
-            raise usage(f"--dataset must be lower-case letters, digits and underscores, not {self.dataset!r}")
+            raise usage_error(f"--dataset must be lower-case letters, digits and underscores, not {self.dataset!r}")
         if self.name:
             check_name(self.name, self.workers)
 
@@ -98,7 +98,7 @@ def flag(field_name: str) -> str:
     return "--" + field_name.rstrip("_").replace("_", "-")
 
 
-def usage(message: str, hint: str = "") -> JobError:
+def usage_error(message: str, hint: str = "") -> JobError:
     """The error of a wrong flag or environment value."""
     return JobError(Exit.USAGE, "usage", message, hint)
 
@@ -112,11 +112,15 @@ def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") 
     limit = NAME_LIMIT - len(suffix) - len(str(workers - 1))
     if not NAME.fullmatch(name):
         form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
-        raise usage(f"{what} must be {form}, not {name!r}")
+        raise usage_error(f"{what} must be {form}, not {name!r}")
     if name == "latest":
-        raise usage(f"{what} cannot be 'latest', the name of the link to the newest good model", "use another name")
+        raise usage_error(
+            f"{what} cannot be 'latest', the name of the link to the newest good model", "use another name"
+        )
     if len(name) > limit:
-        raise usage(f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}")
+        raise usage_error(
+            f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}"
+        )
 
 
 def parse_duration(flag_name: str, text: str) -> int:
@@ -128,7 +132,7 @@ def parse_duration(flag_name: str, text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,10})([smhd]?)", text)
     value = int(match[1]) * SECONDS[match[2]] if match else 0
     if not 0 < value <= MAX_DAYS * SECONDS["d"]:
-        raise usage(
+        raise usage_error(
             f"{flag_name} must be seconds or a duration such as 30m, 6h or 7d, at most {MAX_DAYS}d, not {text!r}"
         )
     return value
@@ -137,15 +141,15 @@ def parse_duration(flag_name: str, text: str) -> int:
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     name, bounds = flag(field.name), field.metadata
     if bounds["choices"] and value not in bounds["choices"]:
-        raise usage(f"{name} must be one of {', '.join(bounds['choices'])}, not {value!r}")
+        raise usage_error(f"{name} must be one of {', '.join(bounds['choices'])}, not {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise usage(f"{name} must be a finite number, not {value}")
+        raise usage_error(f"{name} must be a finite number, not {value}")
     if bounds["at_least"] is not None and value < bounds["at_least"]:
-        raise usage(f"{name} must be at least {bounds['at_least']}, not {value}")
+        raise usage_error(f"{name} must be at least {bounds['at_least']}, not {value}")
     if bounds["at_most"] is not None and value > bounds["at_most"]:
-        raise usage(f"{name} must be at most {bounds['at_most']}, not {value}")
+        raise usage_error(f"{name} must be at most {bounds['at_most']}, not {value}")
     if bounds["above"] is not None and value <= bounds["above"]:
-        raise usage(f"{name} must be above {bounds['above']}, not {value}")
+        raise usage_error(f"{name} must be above {bounds['above']}, not {value}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -157,7 +161,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the error."""
-        raise usage(message[0].lower() + message[1:], f"see `{self.prog} --help`")
+        raise usage_error(message[0].lower() + message[1:], f"see `{self.prog} --help`")
 
 
 def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:

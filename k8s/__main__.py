@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from job import __version__
-from job.config import Parser, parse_duration, usage
+from job.config import Parser, parse_duration, usage_error
 from job.errors import Exit, JobError
 from k8s.api.errors import MEANINGS, LauncherError
 from k8s.api.kubeconfig import connect
@@ -72,10 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments, unknown = parser(words[:1]).parse_known_args(words[:split])
         if unknown:
-            raise usage(f"unrecognized arguments: {' '.join(unknown)}", f"see `mnist-job {arguments.command} --help`")
+            raise usage_error(
+                f"unrecognized arguments: {' '.join(unknown)}", f"see `mnist-job {arguments.command} --help`"
+            )
         arguments.training, arguments.parser = tuple(words[split + 1 :]), parser
         if arguments.training and arguments.command not in WITH_TRAINING_FLAGS:
-            raise usage(f"{arguments.command} has no training flags", "leave out what follows --")
+            raise usage_error(f"{arguments.command} has no training flags", "leave out what follows --")
         if arguments.request_timeout:
             arguments.request_timeout = parse_duration("--request-timeout", arguments.request_timeout)
         status: int = module(arguments.command).run(arguments, functools.cache(lambda: cluster_of(arguments)))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.config import usage
+from job.config import usage_error
 from job.output import inventory, layout
 from job.output.io_errors import output_errors
 from job.output.latest import promotion_lock
@@ -112,7 +112,7 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         return
     if plan.unknown:
         message = f"there is no run {' or '.join(map(repr, plan.unknown))} in {output}"
-        raise usage(message, "nothing is pruned")
+        raise usage_error(message, "nothing is pruned")
     print("\n".join(plan_lines(dataclasses.asdict(plan))))
     if arguments.dry_run or not (arguments.yes or not plan.prune or confirmed()):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from job.config import parse_duration, usage
+from job.config import parse_duration, usage_error
 
 if TYPE_CHECKING:
     import argparse
@@ -22,11 +22,11 @@ def check_prune_flags(arguments: argparse.Namespace, *, as_json: bool) -> int:
         JobError: 64 if a value is wrong, or if neither --yes nor --dry-run is given and nobody can be asked.
     """
     if arguments.keep < 1:
-        raise usage(f"--keep must be at least 1, not {arguments.keep}")
+        raise usage_error(f"--keep must be at least 1, not {arguments.keep}")
     if not (arguments.dry_run or arguments.yes) and (as_json or not sys.stdin.isatty()):
         reason = "JSON output leaves no place for the question" if as_json else "standard input is not a terminal"
         message = f"prune asks before it removes anything, and {reason}"
-        raise usage(message, "--dry-run shows what would be pruned, --yes prunes it")
+        raise usage_error(message, "--dry-run shows what would be pruned, --yes prunes it")
     return parse_duration("--older-than", arguments.older_than) if arguments.older_than else 0
 
 

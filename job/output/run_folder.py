@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.config import check_name, settings_differences, usage
+from job.config import check_name, settings_differences, usage_error
 from job.errors import Exit, JobError
 from job.output import latest, layout
 from job.output.io_errors import content_errors, output_errors
@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, root: Path, run: str, job_uid: str, *, take_over: bool = False) -> None:
         check_name(run, 1, "the run's name")
         if not UID.fullmatch(job_uid):
-            raise usage(f"JOB_UID must be letters, digits, dots, hyphens and underscores, not {job_uid!r}")
+            raise usage_error(f"JOB_UID must be letters, digits, dots, hyphens and underscores, not {job_uid!r}")
         self.root, self.run, self.job_uid, self._take_over = root, run, job_uid, take_over
         self.folder = root / "runs" / run
         self.checkpoints = self.folder / "checkpoints"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from job.config import usage
+from job.config import usage_error
 from job.errors import Exit, JobError
 from job.training import internals
 
@@ -64,7 +64,7 @@ def configure(device: str, threads: int) -> None:
         return
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        raise usage(
+        raise usage_error(
             "--device gpu: TensorFlow finds no GPU here",
             "use --device cpu, or give each worker a GPU, a driver and an image for GPUs",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.config import usage
+from job.config import usage_error
 from k8s.api.errors import failed
 from k8s.commands import flags
 from k8s.state.names import OUTPUT
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Compare the runs; returns the exit status."""
     page: Path | None = arguments.html
     if page and not page.absolute().parent.is_dir():
-        raise usage(f"--html {page} cannot be written: there is no folder {page.parent}")
+        raise usage_error(f"--html {page} cannot be written: there is no folder {page.parent}")
     words = ["--json"] if arguments.output == "json" else []
     words += [f"--html={PAGE}"] if page else []
     with open_volume(connect(), arguments) as pod:

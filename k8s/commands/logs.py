@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from job.config import parse_duration, usage
+from job.config import parse_duration, usage_error
 from k8s.state.find import job_of
 from k8s.state.run import Run, is_settled
 from k8s.view.output import note
@@ -43,16 +43,16 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     try:
         pattern = re.compile(arguments.grep or "")
     except re.error as error:
-        raise usage(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
+        raise usage_error(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
     if arguments.tail is not None and arguments.tail < 1:
-        raise usage(f"--tail must be at least 1, not {arguments.tail}")
+        raise usage_error(f"--tail must be at least 1, not {arguments.tail}")
     since = int(time.time()) - parse_duration("--since", arguments.since) if arguments.since else 0
     cluster = connect()
     job = job_of(cluster, arguments.name)
     workers = Run(job).workers
     for rank in arguments.rank:
         if not 0 <= rank < workers:
-            raise usage(f"--rank must be from 0 to {workers - 1} for {arguments.name}, not {rank}")
+            raise usage_error(f"--rank must be from 0 to {workers - 1} for {arguments.name}, not {rank}")
     ranks = sorted(set(arguments.rank or range(workers)))
     if len(ranks) > AT_A_TIME:
         part = f"{ranks[0]} to {ranks[AT_A_TIME - 1]} of {len(ranks)}"

@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from job import config
-from job.config import usage
+from job.config import usage_error
 from job.errors import JobError
 from k8s.api.errors import refused
 from k8s.checks import storage
@@ -133,4 +133,4 @@ def refuse_other_averaging(args: list[str], changes: Submission, workers: int) -
         return
     if every > 1:
         message = f"--workers must stay {workers} for {changes.name}, not {changes.workers}"
-        raise usage(f"{message}: with --sync-every {every}, each number of workers is another training")
+        raise usage_error(f"{message}: with --sync-every {every}, each number of workers is another training")

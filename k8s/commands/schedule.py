@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import config
-from job.config import usage
+from job.config import usage_error
 from k8s.api.errors import ApiError, refused
 from k8s.commands import flags, submit
 from k8s.commands.replace import until_deleted
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     submission = flags.submission_of(arguments, datetime.now(UTC))
     if submission.deadline_s and submission.deadline_s >= times.shortest_gap_s:
         message = f"--deadline must be below the shortest time between two starts, {times.shortest_gap_s} s"
-        raise usage(f"{message}, not {submission.deadline_s} s", "a run that hangs would delay the next one")
+        raise usage_error(f"{message}, not {submission.deadline_s} s", "a run that hangs would delay the next one")
 
     def scheduled(job: Object) -> Object:
         config.check_name(arguments.name, job["spec"]["completions"], suffix=SUFFIX)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
-from job.config import usage
+from job.config import usage_error
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
@@ -77,9 +77,11 @@ def check(arguments: argparse.Namespace) -> None:
     """
     for flag, value in (("--all-namespaces", arguments.all_namespaces), ("--selector", arguments.selector)):
         if value and arguments.name:
-            raise usage(f"{flag} cannot be combined with the name of a run", f"leave out {arguments.name} or {flag}")
+            raise usage_error(
+                f"{flag} cannot be combined with the name of a run", f"leave out {arguments.name} or {flag}"
+            )
     if arguments.watch and arguments.output == "name":
-        raise usage("--watch cannot be combined with -o name", "leave out --watch")
+        raise usage_error("--watch cannot be combined with -o name", "leave out --watch")
 
 
 def names(cluster: Cluster, arguments: argparse.Namespace) -> list[str]:

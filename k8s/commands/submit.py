@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from job.config import usage
+from job.config import usage_error
 from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.checks import preflight, setup, storage
 from k8s.commands.flags import add_dry_run, add_submission, add_wait, submission_of
@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     if arguments.dry_run:
         return show(arguments, submission, connect)
     if arguments.wait and arguments.output not in ("text", "json"):
-        raise usage(f"--wait prints text or json, not {arguments.output}", "leave out --wait, or name another --output")
+        raise usage_error(
+            f"--wait prints text or json, not {arguments.output}", "leave out --wait, or name another --output"
+        )
     cluster = connect()
     job = submit(cluster, submission)
     name, workers = job["metadata"]["name"], job["spec"]["completions"]

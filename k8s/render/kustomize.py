@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.config import usage
+from job.config import usage_error
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -32,7 +32,7 @@ def folder(kind: str, name: str) -> Path:
     if "/" in name and (Path(name) / "kustomization.yaml").is_file():
         return Path(name)
     one = kind.removesuffix("s")
-    raise usage(
+    raise usage_error(
         f"the {one} {name!r} does not exist", f"give {', '.join(known)}, or the path of a folder with a slash in it"
     )
 
@@ -56,8 +56,8 @@ def kustomize(base: Path, *components: Path) -> list[Object]:
         try:
             done = subprocess.run(["kubectl", "kustomize", base], capture_output=True, text=True, check=True)
         except FileNotFoundError:
-            raise usage("kubectl is not on the PATH", "install it: it renders the manifests") from None
+            raise usage_error("kubectl is not on the PATH", "install it: it renders the manifests") from None
         except subprocess.CalledProcessError as error:
-            raise usage(f"kubectl cannot render {base}: {error.stderr.strip()}") from None
+            raise usage_error(f"kubectl cannot render {base}: {error.stderr.strip()}") from None
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return [document for document in yaml.load_all(done.stdout, loader) if document]

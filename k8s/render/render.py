@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from job import __version__, config
-from job.config import usage
+from job.config import usage_error
 from k8s.render import submission as parse
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
 from k8s.state.names import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claims, trainer_of
@@ -59,7 +59,7 @@ def only_job(objects: Sequence[Object], overlay: str) -> Object:
         elif sum(volume != DATA_VOLUME for volume, _ in claims(template)) != 1:
             problem = "does not mount one claim for the output"
     if problem:
-        raise usage(f"the overlay {overlay} {problem}", "base it on k8s/manifests/run, like the overlays there")
+        raise usage_error(f"the overlay {overlay} {problem}", "base it on k8s/manifests/run, like the overlays there")
     return objects[0]
 
 

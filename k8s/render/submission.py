@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job import config
-from job.config import usage
+from job.config import usage_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,16 +79,18 @@ class Submission:
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
-            raise usage(f"--workers must be from 1 to {MOST_WORKERS}, not {self.workers}")
+            raise usage_error(f"--workers must be from 1 to {MOST_WORKERS}, not {self.workers}")
         config.check_name(self.name, self.workers or 1)
         for flag, value in (("--cpu", self.cpu), ("--memory", self.memory)):
             if value is not None and not QUANTITY.fullmatch(value):
-                raise usage(f"{flag} must be a Kubernetes quantity such as 500m, 2 or 1Gi, not {value!r}")
+                raise usage_error(f"{flag} must be a Kubernetes quantity such as 500m, 2 or 1Gi, not {value!r}")
         if self.gpus is not None and self.gpus not in (0, 1):
-            raise usage(f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: give more --workers")
+            raise usage_error(
+                f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: give more --workers"
+            )
         where = "overlay" if self.overlay == "gpu" else "component" if "gpu" in self.components else ""
         if self.gpus == 0 and where:
-            raise usage(f"--gpus 0 and the gpu {where} contradict each other", "leave one of them out")
+            raise usage_error(f"--gpus 0 and the gpu {where} contradict each other", "leave one of them out")
         for flag, value, what in (
             ("--claim", self.claim, "claim"),
             ("--data", self.data, "claim"),
@@ -96,7 +98,7 @@ class Submission:
             ("--service-account", self.service_account, "service account"),
         ):
             if value is not None and not OBJECT_NAME.fullmatch(value):
-                raise usage(f"{flag} must be the name of a {what}, not {value!r}")
+                raise usage_error(f"{flag} must be the name of a {what}, not {value!r}")
         node_selector(self)
         tolerations(self)
         environment(self)
@@ -127,7 +129,7 @@ def environment(submission: Submission) -> dict[str, str]:
     pairs = [match("--env", VARIABLE, "NAME=VALUE", text) for text in submission.variables]
     for parts in pairs:
         if parts["key"] in IDENTITY:
-            raise usage(f"--env cannot set {parts['key']}: a worker finds its run, rank and peers by it")
+            raise usage_error(f"--env cannot set {parts['key']}: a worker finds its run, rank and peers by it")
     return {parts["key"]: parts["value"] for parts in pairs}
 
 
@@ -139,7 +141,7 @@ def match(flag: str, pattern: re.Pattern[str], form: str, text: str) -> re.Match
     """
     parts = pattern.fullmatch(text)
     if not parts:
-        raise usage(f"{flag} must be {form}, not {text!r}")
+        raise usage_error(f"{flag} must be {form}, not {text!r}")
     return parts
 
 
@@ -152,5 +154,5 @@ def training_settings(arguments: Sequence[str]) -> config.Config:
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0]
         if argument.startswith("--") and name in NOT_TRAINING:
-            raise usage(f"--{name} cannot be given after the --", NOT_TRAINING[name])
+            raise usage_error(f"--{name} cannot be given after the --", NOT_TRAINING[name])
     return config.parse(arguments)

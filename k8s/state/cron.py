@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
-from job.config import usage
+from job.config import usage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,18 +102,18 @@ def parse(text: str) -> Cron:
     """
     text = text.strip()
     if "TZ=" in text:
-        raise usage(f"CRON cannot name a time zone, as {text!r} does", "give it as --timezone")
+        raise usage_error(f"CRON cannot name a time zone, as {text!r} does", "give it as --timezone")
     if text.startswith("@") and text not in MACROS:
-        raise usage(f"CRON must have five fields or be one of {', '.join(MACROS)}, not {text!r}")
+        raise usage_error(f"CRON must have five fields or be one of {', '.join(MACROS)}, not {text!r}")
     parts = MACROS.get(text, text).split()
     if len(parts) != len(FIELDS):
         names = ", ".join(name for name, *_ in FIELDS)
-        raise usage(f"CRON must have five fields ({names}), not {len(parts)}: {text!r}", "quote it: '0 2 * * *'")
+        raise usage_error(f"CRON must have five fields ({names}), not {len(parts)}: {text!r}", "quote it: '0 2 * * *'")
     fields = (parse_field(part, *field) for part, field in zip(parts, FIELDS, strict=True))
     minutes, hours, days, months, weekdays = fields
     cron = Cron(minutes, hours, days, months, weekdays, both=is_any(parts[2]) or is_any(parts[4]))
     if cron.next(FIRST, UTC) is None:
-        raise usage(f"CRON names a day that never comes: {text!r}")
+        raise usage_error(f"CRON names a day that never comes: {text!r}")
     return cron
 
 
@@ -123,10 +123,10 @@ def parse_field(text: str, name: str, lowest: int, highest: int, names: tuple[st
     for part in text.split(","):
         match = RANGE.fullmatch(part)
         if not match or (match["low"] in "*?" and match["high"]):
-            raise usage(f"the {name} in CRON must look like *, 1, 1-5, */5 or 1,3, not {text!r}")
+            raise usage_error(f"the {name} in CRON must look like *, 1, 1-5, */5 or 1,3, not {text!r}")
         step = int(match["step"] or 1)
         if step == 0:
-            raise usage(f"the {name} in CRON must have a step of at least 1, not {text!r}")
+            raise usage_error(f"the {name} in CRON must have a step of at least 1, not {text!r}")
         if match["low"] in "*?":
             low, high = lowest, highest
         else:
@@ -135,7 +135,7 @@ def parse_field(text: str, name: str, lowest: int, highest: int, names: tuple[st
             last = match["high"] or (str(highest) if match["step"] else match["low"])
             high = parse_value(last, name, lowest, highest, names)
         if low > high:
-            raise usage(f"the {name} in CRON must begin before it ends, not {text!r}")
+            raise usage_error(f"the {name} in CRON must begin before it ends, not {text!r}")
         values |= set(range(low, high + 1, step))
     return frozenset(values)
 
@@ -146,7 +146,7 @@ def parse_value(text: str, name: str, lowest: int, highest: int, names: tuple[st
         return lowest + names.index(text.lower())
     if not re.fullmatch(r"[0-9]+", text) or not lowest <= int(text) <= highest:
         also = f", or {names[0]} to {names[-1]}" if names else ""
-        raise usage(f"the {name} in CRON must be from {lowest} to {highest}{also}, not {text!r}")
+        raise usage_error(f"the {name} in CRON must be from {lowest} to {highest}{also}, not {text!r}")
     return int(text)
 
 
@@ -166,7 +166,7 @@ def time_zone(name: str) -> tzinfo:
     if name in ("UTC", "Etc/UTC"):
         return UTC
     if name not in time_zones():
-        raise usage(f"--timezone must be a name in the time zone database, such as Europe/Berlin, not {name!r}")
+        raise usage_error(f"--timezone must be a name in the time zone database, such as Europe/Berlin, not {name!r}")
     return ZoneInfo(name)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from job.config import usage
+from job.config import usage_error
 from k8s.api import permissions
 from k8s.api.errors import LauncherError, failed, refused
 from k8s.checks import storage
@@ -84,7 +84,7 @@ def template_for(cluster: Cluster, run: str | None, image: str | None, claim: st
         if not image:
             what = f"there is no Job {run}" if run else "there is no Job"
             hint = "check the names of the run and the namespace; if the Job was deleted, give the image with --image"
-            raise usage(f"{what} in namespace {cluster.namespace}", hint)
+            raise usage_error(f"{what} in namespace {cluster.namespace}", hint)
         return base_template(image, claim)
     template: Object = deepcopy(job["spec"]["template"])
     if image:

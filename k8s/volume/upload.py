@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from job.config import DATASET, usage
+from job.config import DATASET, usage_error
 from k8s.api.errors import LauncherError, failed
 from k8s.state.names import OUTPUT
 
@@ -43,7 +43,7 @@ def dataset_name(folder: Path) -> str:
     except (OSError, ValueError, TypeError, KeyError):
         pass
     hint = "prepare one with `python -m job data`, and give the folder that this prints, such as data/mnist"
-    raise usage(f"FOLDER {folder} is not a prepared dataset: it has no valid {FINGERPRINT}", hint)
+    raise usage_error(f"FOLDER {folder} is not a prepared dataset: it has no valid {FINGERPRINT}", hint)
 
 
 def upload(

@@ -12,7 +12,7 @@ import pytest
 
 import k8s.__main__ as entry
 from job import __version__
-from job.config import parse, usage
+from job.config import parse, usage_error
 from k8s.__main__ import COMMANDS, main, module, parser
 from k8s.api.errors import LauncherError, Status
 from k8s.commands import status
@@ -159,7 +159,7 @@ def unreachable(*_: object) -> None:
     [
         (LauncherError(Status.REFUSED, "it was refused", "do this"), 2, "error: it was refused; do this\n"),
         (LauncherError(Status.UNREACHED, "nobody answers"), 3, "error: nobody answers\n"),
-        (usage("--x is wrong"), 64, "error: --x is wrong\n"),
+        (usage_error("--x is wrong"), 64, "error: --x is wrong\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
