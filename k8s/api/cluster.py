@@ -9,16 +9,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from k8s.api import exec as pod_exec
 from k8s.api.errors import ApiError, LauncherError
-from k8s.api.kinds import KINDS
+from k8s.api.exec import exec_in_container
+from k8s.api.objects import KINDS
 from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
-from k8s.api.watch import watch
+from k8s.api.watch import watch_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from k8s.api.exec import ExecResult
     from k8s.api.objects import Object
 
 PAGE = 500
@@ -109,10 +108,9 @@ class Cluster:
                 raise
             return existing
 
-    def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
-        """Change an object, or its status, by a JSON merge patch (RFC 7386)."""
-        path = self._path(kind, name) + (f"/{subresource}" if subresource else "")
-        return self._api.json("PATCH", path, {}, change, "application/merge-patch+json")
+    def patch(self, kind: str, name: str, change: Object) -> Object:
+        """Change an object by a JSON merge patch (RFC 7386)."""
+        return self._api.json("PATCH", self._path(kind, name), {}, change, "application/merge-patch+json")
 
     def replace(self, new: Object, *, dry_run: bool = False) -> Object:
         """Replace the object of the same name, if that still has the same resourceVersion."""
@@ -145,12 +143,12 @@ class Cluster:
     ) -> Iterator[dict[str, Object]]:
         """The selected objects by UID: first as they are, then again after each change, until stop is set."""
 
-        def lines(version: str) -> Generator[str]:
+        def open_watch(version: str) -> Generator[str]:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
             return self._api.stream(self._path(kind), query, WATCH_S)
 
-        return watch(lambda: self._list(kind, selector, fields), lines, stop or threading.Event())
+        return watch_objects(lambda: self._list(kind, selector, fields), open_watch, stop or threading.Event())
 
     def keep(self, kind: str, selector: str) -> None:
         """Watch these objects from now on: select() of them sends no requests. Returns once they are listed.
@@ -160,7 +158,7 @@ class Cluster:
         """
         known = threading.Event()
 
-        def watch() -> None:
+        def watch_in_background() -> None:
             try:
                 for objects in self.watch(kind, selector):
                     self._kept[self.namespace, kind, selector] = list(objects.values())
@@ -169,7 +167,7 @@ class Cluster:
                 self._kept[self.namespace, kind, selector] = error
                 known.set()
 
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=watch_in_background, daemon=True).start()
         known.wait()
         self.select(kind, selector)
 
@@ -182,7 +180,6 @@ class Cluster:
         *,
         follow: bool = False,
         since_time: str = "",
-        since_s: int | None = None,
         tail: int | None = None,
         timestamps: bool = False,
     ) -> Iterator[str]:
@@ -194,7 +191,6 @@ class Cluster:
             follow: whether to continue until the container ends. A last line without its line end is then left out:
                 the connection may have broken within it.
             since_time: the first time to include, RFC 3339 in whole seconds.
-            since_s: the same as seconds before now.
             tail: the number of last lines to include.
             timestamps: whether each line begins with the time at which it was written, RFC 3339 in nanoseconds.
 
@@ -205,8 +201,6 @@ class Cluster:
         query = {"container": container, "timestamps": str(timestamps).lower(), "follow": str(follow).lower()}
         if since_time:
             query["sinceTime"] = since_time
-        if since_s is not None:
-            query["sinceSeconds"] = str(since_s)
         if tail is not None:
             query["tailLines"] = str(tail)
         # A dead connection is as silent as a worker that waits for others.
@@ -220,27 +214,20 @@ class Cluster:
         command: Sequence[str],
         write: Callable[[bytes], Any],
         stdin: Iterable[bytes] = (),
-    ) -> ExecResult:
-        """Run a command in a container, and pass its standard output to write() piece by piece.
-
-        The command's standard input stays open after the last byte of stdin.
-
-        Raises:
-            ConnectionError: the connection broke.
-            ApiError: the pod is gone, or exec is not allowed.
-        """
+    ) -> tuple[int, str]:
+        """Run a command in a container, as exec_in_container() does; returns its exit code and standard error."""
         from kubernetes.stream.ws_client import get_websocket_url  # noqa: PLC0415
 
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("stdin", "true")] if stdin else []
         query += [("command", word) for word in command]
 
-        def run(client: Any) -> ExecResult:
+        def exec_as(client: Any) -> tuple[int, str]:
             url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
-            url = get_websocket_url(url, query)
-            return pod_exec.run(client.configuration, url, headers, write, f"run a command in pod {pod}", stdin)
+            url, action = get_websocket_url(url, query), f"run a command in pod {pod}"
+            return exec_in_container(client.configuration, url, headers, write, action, stdin)
 
-        return self._api.logged_in(run)
+        return self._api.logged_in(exec_as)
 
     # Questions
 

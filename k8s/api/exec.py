@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import refusal
 from k8s.api.requests import TEMPORARY
@@ -16,28 +16,21 @@ STDIN, STDOUT, STDERR, STATUS = range(4)
 SILENT_S = 30.0  # a connection that has been silent for so long is pinged, and given up on after as much again
 
 
-class ExecResult(NamedTuple):
-    """How a command in a container ended: its exit code, and what it wrote to standard error."""
-
-    code: int
-    errors: str
-
-
-def run(
+def exec_in_container(
     configuration: Any,
     url: str,
     headers: Mapping[str, str],
     write: Callable[[bytes], Any],
     action: str,
     stdin: Iterable[bytes] = (),
-) -> ExecResult:
-    """Run a command until it ends, and pass its standard output to write() piece by piece.
+) -> tuple[int, str]:
+    """Run a command until it ends; returns its exit code and what it wrote to standard error.
 
     Args:
         configuration: a kubernetes.client.Configuration, for certificates and proxies.
         url: of the exec request, with its query.
         headers: of the request, with the credentials.
-        write: receives standard output.
+        write: receives standard output, piece by piece.
         action: what is being done, for the sentence of an error.
         stdin: the command's input. It is never closed, so the command must know how much to read.
 
@@ -65,7 +58,7 @@ def run(
         socket.shutdown()
     if not status:
         raise ConnectionError("the connection was closed before the command had ended")
-    return ExecResult(exit_code(bytes(status), action), errors.decode(errors="replace"))
+    return exit_code_of(bytes(status), action), errors.decode(errors="replace")
 
 
 def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: str) -> Any:
@@ -122,7 +115,7 @@ def _messages(socket: Any) -> Iterator[tuple[int, bytes]]:
         raise ConnectionError(str(error)) from None
 
 
-def exit_code(text: bytes, action: str) -> int:
+def exit_code_of(text: bytes, action: str) -> int:
     """The exit code in the Status object that ends an exec.
 
     Raises:

@@ -1,7 +1,28 @@
-"""Kubernetes objects as plain JSON."""
+"""Kubernetes objects as plain JSON, and where the API server serves their kinds."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Object = dict[str, Any]
+
+# The kinds that the launcher uses: API, plural, and whether they are namespaced. Of a group without a version the
+# launcher uses the version that the cluster prefers, which depends on what is installed.
+KINDS: dict[str, tuple[str, str, bool]] = {
+    "Pod": ("/api/v1", "pods", True),
+    "Event": ("/api/v1", "events", True),
+    "Service": ("/api/v1", "services", True),
+    "ServiceAccount": ("/api/v1", "serviceaccounts", True),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims", True),
+    "ResourceQuota": ("/api/v1", "resourcequotas", True),
+    "Node": ("/api/v1", "nodes", False),
+    "Namespace": ("/api/v1", "namespaces", False),
+    "Job": ("/apis/batch/v1", "jobs", True),
+    "CronJob": ("/apis/batch/v1", "cronjobs", True),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
+    "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
+    "ConfigMap": ("/api/v1", "configmaps", True),
+    "NodePool": ("/apis/karpenter.sh/v1", "nodepools", False),
+    "LocalQueue": ("/apis/kueue.x-k8s.io", "localqueues", True),
+    "Workload": ("/apis/kueue.x-k8s.io", "workloads", True),
+}

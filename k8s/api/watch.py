@@ -21,7 +21,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 5.0  # between two watches
 GONE = 410  # the version to continue from is too old
 
 
-def watch(
+def watch_objects(
     list_objects: Callable[[], tuple[list[Object], str]],
     open_watch: Callable[[str], Generator[str]],
     stop: threading.Event,
@@ -46,48 +46,27 @@ def watch(
             items, version = list_objects()
             known = {item["metadata"]["uid"]: item for item in items}
             yield dict(known)
-        began, current = time.monotonic(), Watch(open_watch(version), version)
+        began, newest = time.monotonic(), ""
+        lines, start, version = open_watch(version), version, ""  # a new list, unless the watch ends normally
         try:
-            for event in current.changes(stop):
-                item = event["object"]
-                if event["type"] == "DELETED":
-                    known.pop(item["metadata"]["uid"], None)
+            with suppress(OSError, ValueError), closing(lines):
+                for event in map(json.loads, lines):
+                    if stop.is_set() or event["type"] == "ERROR":
+                        break
+                    item = event["object"]
+                    newest = item["metadata"]["resourceVersion"]
+                    if event["type"] == "BOOKMARK":
+                        continue
+                    if event["type"] == "DELETED":
+                        known.pop(item["metadata"]["uid"], None)
+                    else:
+                        known[item["metadata"]["uid"]] = item
+                    yield dict(known)
                 else:
-                    known[item["metadata"]["uid"]] = item
-                yield dict(known)
+                    version = newest or start
         except ApiError as error:
             if error.code not in TEMPORARY | {GONE}:
                 raise
-        version = current.version
-        useful = current.has_news or time.monotonic() - began > LAST_PAUSE_S
+        useful = newest or time.monotonic() - began > LAST_PAUSE_S
         pause_s = FIRST_PAUSE_S if useful else min(2 * pause_s, LAST_PAUSE_S)
         stop.wait(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-
-
-class Watch:
-    """One watch.
-
-    Args:
-        lines: its response.
-        version: after which it began.
-
-    Attributes:
-        version: from which the next watch continues; empty unless this one has ended normally.
-        has_news: whether it brought anything.
-    """
-
-    def __init__(self, lines: Generator[str], version: str) -> None:
-        self._lines, self._newest = lines, version
-        self.version, self.has_news = "", False
-
-    def changes(self, stop: threading.Event) -> Iterator[Object]:
-        """Its events, without bookmarks, until it ends or breaks or stop is set."""
-        with suppress(OSError, ValueError), closing(self._lines):
-            for line in self._lines:
-                event = json.loads(line)
-                if stop.is_set() or event["type"] == "ERROR":
-                    return
-                self._newest, self.has_news = event["object"]["metadata"]["resourceVersion"], True
-                if event["type"] != "BOOKMARK":
-                    yield event
-            self.version = self._newest

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s.api.errors import ApiError
-from k8s.api.exec import ExecResult
 from k8s.state.names import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, QUEUE_LABEL
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class FakeCluster:
         self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects}
         self.asked: list[tuple[str, str, Any]] = []
         self.texts: dict[str, Log] = {}
-        self.command: Callable[[Sequence[str], Callable[[bytes], Any]], ExecResult] | None = None
+        self.command: Callable[[Sequence[str], Callable[[bytes], Any]], tuple[int, str]] | None = None
         self.stdin = b""
         self.pod_status: Object = {"phase": "Running"}
         self.forbidden: set[tuple[str, str, str]] = set()
@@ -156,7 +155,7 @@ class FakeCluster:
         command: Sequence[str],
         write: Callable[[bytes], Any],
         stdin: Iterable[bytes] = (),
-    ) -> ExecResult:
+    ) -> tuple[int, str]:
         """Run a command."""
         assert ("Pod", pod) in self.objects
         assert container == "volume"
@@ -188,7 +187,7 @@ class VolumeCluster(FakeCluster):
         self.commands, self.breaks, self.cuts = list[str](), list[str](), 0
         self._random = random.Random(seed) if seed is not None else None  # noqa: S311 - no secret
 
-    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
+    def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> tuple[int, str]:
         """Run a command; a part of its output comes before a cut."""
         self.commands.append(" ".join(command))
         [pod] = [one for (kind, _), one in self.objects.items() if kind == "Pod"]
@@ -206,7 +205,7 @@ class VolumeCluster(FakeCluster):
             self.breaks.pop(0)
             raise ConnectionError("cut")
         write(output)
-        return ExecResult(done.returncode, done.stderr.decode().replace(str(self.root), "/output"))
+        return done.returncode, done.stderr.decode().replace(str(self.root), "/output")
 
 
 def selects(selector: str, labels: Mapping[str, str]) -> bool:

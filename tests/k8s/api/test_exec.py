@@ -10,9 +10,8 @@ import pytest
 import websocket
 from kubernetes.stream import ws_client
 
-from k8s.api import exec as pod_exec
 from k8s.api.errors import ApiError
-from k8s.api.exec import ExecResult
+from k8s.api.exec import exec_in_container
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -52,7 +51,7 @@ class Socket:
         self.closed = True
 
 
-def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: bytes) -> tuple[ExecResult, bytes]:
+def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: bytes) -> tuple[tuple[int, str], bytes]:
     """Run a command over a socket; returns its result and its output."""
 
     def connect(*_: Any) -> Socket:
@@ -62,7 +61,8 @@ def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: byt
 
     monkeypatch.setattr(ws_client, "create_websocket", connect)
     output = bytearray()
-    return pod_exec.run(None, "wss://here", {}, output.extend, "run a command in pod a", stdin), bytes(output)
+    result = exec_in_container(None, "wss://here", {}, output.extend, "run a command in pod a", stdin)
+    return result, bytes(output)
 
 
 def status(**fields: Any) -> tuple[int, bytes]:
@@ -89,7 +89,7 @@ def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         status(**ended_with(7)),
         (CLOSE, b""),
     )
-    assert run(monkeypatch, socket) == (ExecResult(7, "no such file"), everything * 2)
+    assert run(monkeypatch, socket) == ((7, "no such file"), everything * 2)
     assert socket.closed
 
 
@@ -100,14 +100,14 @@ def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert socket.sent == [b"\0some", b"\0more"]
     socket = Socket((BINARY, b"\2disk full"), status(**ended_with(1)), BrokenPipeError())
     socket.accepts = 1
-    assert run(monkeypatch, socket, b"some", b"more") == (ExecResult(1, "disk full"), b"")
+    assert run(monkeypatch, socket, b"some", b"more") == ((1, "disk full"), b"")
 
 
 def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command may be silent as long as the other end answers."""
     silence = websocket.WebSocketTimeoutException("timed out")
     socket = Socket(silence, (PONG, b""), silence, (PONG, b""), status(status="Success"), (CLOSE, b""))
-    assert run(monkeypatch, socket) == (ExecResult(0, ""), b"")
+    assert run(monkeypatch, socket) == ((0, ""), b"")
     assert socket.pings == 2
 
 

@@ -20,8 +20,6 @@ from tests.k8s.fakes import volume_job as job
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from k8s.api.exec import ExecResult
-
 
 def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
     """A published run that started on a day."""
@@ -178,7 +176,7 @@ def test_prune_that_is_killed(whole_steps: int, root: Path, command: Callable[..
             step()
         delete(kind, name, **how)
 
-    def run(words: Sequence[str], write: Callable[[bytes], Any]) -> ExecResult:
+    def run(words: Sequence[str], write: Callable[[bytes], Any]) -> tuple[int, str]:
         if "--yes" in words:
             step()
         return runs(words, write)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.api.errors import ApiError, LauncherError
-from k8s.api.exec import ExecResult
 from k8s.volume import pod as volume_pod
 from k8s.volume.pod import VolumePod
 from tests.k8s.fakes import FakeCluster
@@ -26,12 +25,12 @@ def test_output_over_a_broken_connection() -> None:
     """A command is run again if the connection breaks, and the output of the broken attempt is dropped."""
     attempts = iter([ConnectionError("cut"), ConnectionError("cut"), None])
 
-    def command(_: Any, write: Callable[[bytes], Any]) -> ExecResult:
+    def command(_: Any, write: Callable[[bytes], Any]) -> tuple[int, str]:
         write(b"half")
         if error := next(attempts):
             raise error
         write(b"whole")
-        return ExecResult(3, " reason\n")
+        return 3, " reason\n"
 
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
     cluster.command = command
@@ -80,7 +79,7 @@ def test_output_over_a_broken_connection() -> None:
 def test_failure_of_the_job(code: int, errors: str, status: int, said: str) -> None:
     """The error is the job's sentence, with a remedy that someone who uses the launcher has."""
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
-    cluster.command = lambda *_: ExecResult(code, errors)
+    cluster.command = lambda *_: (code, errors)
     with pytest.raises(LauncherError) as failed:
         VolumePod(cluster.given(), "h", "output").run_job("promote", "x")
     assert (failed.value.status, str(failed.value)) == (status, said)
@@ -90,7 +89,7 @@ def test_a_bug_is_shown_whole() -> None:
     """The lines to report stand above the sentence that asks for them."""
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
     errors = "Traceback\n  at x\nerror: KeyError: 1; please report it with the lines above"
-    cluster.command = lambda *_: ExecResult(70, f"{errors}\n")
+    cluster.command = lambda *_: (70, f"{errors}\n")
     with pytest.raises(LauncherError) as failed:
         VolumePod(cluster.given(), "h", "output").run_job("prune")
     assert str(failed.value) == f"the job failed in the volume pod\n{errors.replace('error: ', '')}"
@@ -113,7 +112,7 @@ def test_a_bug_is_shown_whole() -> None:
 def test_nothing_can_be_run(error: Exception, said: str) -> None:
     """If nothing can be run in the pod, one sentence says why."""
 
-    def command(*_: Any) -> ExecResult:
+    def command(*_: Any) -> tuple[int, str]:
         raise error
 
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
