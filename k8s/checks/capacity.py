@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.diagnose import catalogue
+from k8s.diagnose.evidence import is_node_ready
 from k8s.render.render import GPU
 from k8s.state.names import QUEUE_LABEL, trainer_of
 
@@ -25,7 +26,7 @@ LEAST_MEMORY = 450 * 2**20
 PEAK_MEMORY = 850e6  # bytes
 
 
-def memory(job: Object) -> Check:
+def check_memory(job: Object) -> Check:
     """Whether a worker's memory limit is enough for TensorFlow."""
     limit = trainer_of(job["spec"]["template"])["resources"].get("limits", {}).get("memory")
     if limit is None or amount(limit) >= PEAK_MEMORY:
@@ -36,7 +37,7 @@ def memory(job: Object) -> Check:
     return Check("memory", "warning", f"a worker's limit is {limit}; it uses up to 850 MB", remedy)
 
 
-def quota(cluster: Cluster, job: Object) -> Check:
+def check_quota(cluster: Cluster, job: Object) -> Check:
     """Whether the namespace's quotas have room for all workers: the dry run of a pod checks one alone."""
     workers, trainer = job["spec"]["completions"], trainer_of(job["spec"]["template"])
     requested = requests(trainer)
@@ -48,9 +49,9 @@ def quota(cluster: Cluster, job: Object) -> Check:
             total = workers * used_by_one(resource, requested, trainer)
             if total and amount(used.get(resource, "0")) + total > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
-                message += f"; {counted(workers)} would use {as_quantity(resource, total)} more"
+                message += f"; {worker_count(workers)} would use {as_quantity(resource, total)} more"
                 return Check("quota", "failed", message, catalogue.remedy("quota"))
-    return Check("quota", "ok", f"room for {counted(workers)}")
+    return Check("quota", "ok", f"room for {worker_count(workers)}")
 
 
 def counts_workers(quota: Object) -> bool:
@@ -59,15 +60,15 @@ def counts_workers(quota: Object) -> bool:
     return "scopeSelector" not in spec and set(spec.get("scopes", [])) <= {"NotTerminating", "NotBestEffort"}
 
 
-def counted(workers: int) -> str:
+def worker_count(workers: int) -> str:
     """A number of workers."""
     return f"{workers} worker{'s' * (workers > 1)}"
 
 
-def described(workers: int, trainer: Object) -> str:
+def describe_workers(workers: int, trainer: Object) -> str:
     """A number of workers, and what each requests."""
     each = ", ".join(f"{quantity} {resource}" for resource, quantity in requests_as_written(trainer).items())
-    return f"{counted(workers)} ({each}{' each' * (workers > 1)})"
+    return f"{worker_count(workers)} ({each}{' each' * (workers > 1)})"
 
 
 def as_quantity(resource: str, value: float) -> str:
@@ -84,20 +85,21 @@ def used_by_one(resource: str, requested: dict[str, float], container: Object) -
     return requested.get(resource.removeprefix("requests."), 0)
 
 
-def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
+def check_nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
     """Whether the nodes have room for each worker and for all at once; on one node where the volume needs that."""
     template, workers = job["spec"]["template"], job["spec"]["completions"]
     trainer, most = trainer_of(template), max if one_node else sum
-    usable = [node for node in cluster.select("Node") if accepts(node, template)]
-    room = [fits(amounts(node["status"]["allocatable"]), requests(trainer)) for node in usable]
+    nodes = [node for node in cluster.select("Node") if accepts(node, template)]
+    usable = {node["metadata"]["name"]: amounts(node["status"]["allocatable"]) for node in nodes}
+    room = [fits(allocatable, requests(trainer)) for allocatable in usable.values()]
     problem = ""
     if not usable:
         problem = "no node is ready and accepts this job's pods, by its labels and taints"
     elif not any(room):
-        problem = f"no node that accepts this job has room for {described(1, trainer)}"
+        problem = f"no node that accepts this job has room for {describe_workers(1, trainer)}"
     elif most(room) < workers:
         place = "no single node, which the volume needs, has" if one_node else "the cluster has no"
-        problem = f"{place} room for {described(workers, trainer)}"
+        problem = f"{place} room for {describe_workers(workers, trainer)}"
     if problem:
         return Check("nodes", *without_nodes(cluster, job, problem, catalogue.remedy("scheduling")))
     try:
@@ -108,14 +110,15 @@ def nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
         message = f"the nodes are large enough; this user may not ask what is free on them: {error.message}"
         return Check("nodes", "not checked", message)
     used = usage_by_node(pods)
-    free = most(fits(unused(node, used[node["metadata"]["name"]]), requests(trainer)) for node in usable)
+    unused = [{key: value - used[node][key] for key, value in total.items()} for node, total in usable.items()]
+    free = most(fits(each, requests(trainer)) for each in unused)
     if free < workers:
-        message = f"there is room for {free} of {counted(workers)} now; the run waits for the rest"
+        message = f"there is room for {free} of {worker_count(workers)} now; the run waits for the rest"
         return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
-    return Check("nodes", "ok", f"room for {described(workers, trainer)}")
+    return Check("nodes", "ok", f"room for {describe_workers(workers, trainer)}")
 
 
-def gpus(cluster: Cluster, job: Object) -> Check:
+def check_gpus(cluster: Cluster, job: Object) -> Check:
     """Whether nodes that accept the job have GPUs, if it requests them."""
     template = job["spec"]["template"]
     if not requests(trainer_of(template)).get(GPU):
@@ -137,11 +140,8 @@ def without_nodes(cluster: Cluster, job: Object, problem: str, remedy: str) -> t
     if QUEUE_LABEL in job["metadata"].get("labels", {}):
         return "warning", problem, f"Kueue starts the run once it finds room; if it never does: {remedy}"
     if may_autoscale(cluster):
-        return (
-            "warning",
-            problem,
-            f"the run waits for the cluster's autoscaler; if that adds no suitable node: {remedy}",
-        )
+        waits = "the run waits for the cluster's autoscaler; if that adds no suitable node"
+        return "warning", problem, f"{waits}: {remedy}"
     return "failed", problem, remedy
 
 
@@ -173,17 +173,13 @@ def usage_by_node(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
 
 def accepts(node: Object, template: Object) -> bool:
     """Whether a node accepts a pod, by its state, labels and taints."""
-    spec = template["spec"]
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
-    labels = node["metadata"].get("labels", {})
-    chosen = all(labels.get(key) == value for key, value in spec.get("nodeSelector", {}).items())
+    spec, labels = template["spec"], node["metadata"].get("labels", {})
     hard = [taint for taint in node["spec"].get("taints", []) if taint["effect"] in ("NoSchedule", "NoExecute")]
-    open_ = not node["spec"].get("unschedulable")
     return (
-        ready
-        and chosen
-        and open_
-        and all(any(tolerates(t, taint) for t in spec.get("tolerations", [])) for taint in hard)
+        is_node_ready(node)
+        and not node["spec"].get("unschedulable")
+        and spec.get("nodeSelector", {}).items() <= labels.items()
+        and all(any(tolerates(each, taint) for each in spec.get("tolerations", [])) for taint in hard)
     )
 
 
@@ -201,13 +197,6 @@ def fits(room: dict[str, float], requested: dict[str, float]) -> int:
     """How many workers a node has room for."""
     counts = [int(room.get(resource, 0) / value + 1e-9) for resource, value in requested.items() if value]
     return max(0, min([*counts, int(room.get("pods", 110))]))
-
-
-def unused(node: Object, used: dict[str, float]) -> dict[str, float]:
-    """What no pod on a node requests."""
-    return {
-        resource: value - used.get(resource, 0) for resource, value in amounts(node["status"]["allocatable"]).items()
-    }
 
 
 def requests_as_written(container: Object) -> dict[str, str]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
-from k8s.checks import access, capacity, objects, storage
+from k8s.checks import admission, capacity, storage
 from k8s.checks.check import Check
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
-
-NO_DRY_RUN = objects.NO_DRY_RUN
 
 
 def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
@@ -28,26 +26,26 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
     """
     one_node = storage.needs_one_node(claim) or storage.is_on_one_node(job)
     checks: dict[str, Callable[[], Check]] = {
-        "server version": lambda: access.version(cluster),
-        "namespace": lambda: access.namespace(cluster),
-        "permissions": lambda: access.permitted(cluster),
-        "name": lambda: objects.name(cluster, job),
-        "volume": lambda: storage.volume(job, claim),
-        "storage class": lambda: storage.storage_class(cluster, job, claim),
-        "data": lambda: storage.data(cluster, job),
-        "service account": lambda: objects.service_account(cluster, job),
-        "pod": lambda: objects.pod(cluster, job),
-        "memory": lambda: capacity.memory(job),
-        "quota": lambda: capacity.quota(cluster, job),
-        "nodes": lambda: capacity.nodes(cluster, job, one_node=one_node),
-        "gpus": lambda: capacity.gpus(cluster, job),
-        "queue": lambda: objects.queue(cluster, job),
+        "server version": lambda: admission.check_version(cluster),
+        "namespace": lambda: admission.check_namespace(cluster),
+        "permissions": lambda: admission.check_permissions(cluster),
+        "name": lambda: admission.check_name(cluster, job),
+        "volume": lambda: storage.check_volume(job, claim),
+        "storage class": lambda: storage.check_storage_class(cluster, job, claim),
+        "data": lambda: storage.check_data(cluster, job),
+        "service account": lambda: admission.check_service_account(cluster, job),
+        "pod": lambda: admission.check_pod(cluster, job),
+        "memory": lambda: capacity.check_memory(job),
+        "quota": lambda: capacity.check_quota(cluster, job),
+        "nodes": lambda: capacity.check_nodes(cluster, job, one_node=one_node),
+        "gpus": lambda: capacity.check_gpus(cluster, job),
+        "queue": lambda: admission.check_queue(cluster, job),
     }
     with ThreadPoolExecutor(len(checks)) as pool:
-        return list(pool.map(result, checks, checks.values()))
+        return list(pool.map(result_of, checks, checks.values()))
 
 
-def result(name: str, check: Callable[[], Check]) -> Check:
+def result_of(name: str, check: Callable[[], Check]) -> Check:
     """The result of a check; a question that this user may not ask is `not checked`, never `failed`."""
     try:
         return check()

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
-READ_BY_MANY = {"ReadWriteMany", "ReadOnlyMany"}
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 UNREADABLE: Object = {"spec": {"accessModes": []}}  # in place of a claim that this user may not read
 
@@ -33,7 +32,7 @@ def read_claim(cluster: Cluster, name: str) -> Object | None:
         return UNREADABLE
 
 
-def volume(job: Object, claim: Object | None) -> Check:
+def check_volume(job: Object, claim: Object | None) -> Check:
     """Whether the output's claim exists, and its access mode fits the number of workers."""
     name, workers = claim_name(job), job["spec"]["completions"]
     together = "; all workers run on one node" if workers > 1 and needs_one_node(claim) else ""
@@ -50,7 +49,7 @@ def volume(job: Object, claim: Object | None) -> Check:
     return shared(claim, workers, "volume", "name a ReadWriteMany or ReadWriteOnce claim with --claim", together)
 
 
-def data(cluster: Cluster, job: Object) -> Check:
+def check_data(cluster: Cluster, job: Object) -> Check:
     """Whether all workers can read the dataset's claim, if the run names one."""
     name, workers = data_claim_of(job["spec"]["template"]), job["spec"]["completions"]
     if name is None:
@@ -64,8 +63,7 @@ def data(cluster: Cluster, job: Object) -> Check:
         message = f"the claim {name} has no volume yet, so it holds no dataset"
         remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} {cluster.flags}`"
         return Check("data", "failed", message, remedy)
-    one_node = workers > 1 and not READ_BY_MANY & set(claim["spec"]["accessModes"])
-    together = "; all workers run on one node" if one_node else ""
+    together = "; all workers run on one node" if workers > 1 and not is_read_by_many(claim) else ""
     return shared(claim, workers, "data", "name a claim with another access mode with --data", together)
 
 
@@ -79,7 +77,7 @@ def shared(claim: Object, workers: int, check: str, remedy: str, together: str) 
     return Check(check, "ok", f"the claim {name} is {', '.join(sorted(modes))}{together}")
 
 
-def storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
+def check_storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
     """Whether the output's claim has a volume, or a storage class that can provision one."""
     if claim is UNREADABLE:
         return Check("storage class", "not checked", f"this user may not read the claim {claim_name(job)}")
@@ -136,5 +134,9 @@ def needs_one_node(claim: Object | None) -> bool:
 def data_needs_one_node(cluster: Cluster, job: Object) -> bool:
     """Whether all pods must share a node to read the dataset's claim, if the run names one."""
     name = data_claim_of(job["spec"]["template"])
-    claim = read_claim(cluster, name) if name else None
-    return name is not None and (claim is None or not READ_BY_MANY & set(claim["spec"]["accessModes"]))
+    return name is not None and not is_read_by_many(read_claim(cluster, name))
+
+
+def is_read_by_many(claim: Object | None) -> bool:
+    """Whether pods on several nodes can read a claim; not assumed of a missing or unreadable one."""
+    return claim is not None and not {"ReadWriteMany", "ReadOnlyMany"}.isdisjoint(claim["spec"]["accessModes"])

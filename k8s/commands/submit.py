@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from job.config import usage_error
 from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.checks import preflight, setup, storage
+from k8s.checks import admission, preflight, setup, storage
 from k8s.commands.flags import add_dry_run, add_submission, add_wait, submission_of
 from k8s.render import render
 from k8s.render.attempt import record_submission
@@ -102,7 +102,7 @@ def check(cluster: Cluster, job: Object, claim: Object | None, name: str) -> Non
     try:
         cluster.create(job, dry_run=True)
     except ApiError as error:
-        if preflight.NO_DRY_RUN not in error.message:
+        if admission.NO_DRY_RUN not in error.message:
             raise
 
 

@@ -41,7 +41,7 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
         all_events = cluster.select("Event")
     down: tuple[str, ...] | None = None
     with suppress(ApiError):
-        down = tuple(node["metadata"]["name"] for node in cluster.select("Node") if not is_ready(node))
+        down = tuple(node["metadata"]["name"] for node in cluster.select("Node") if not is_node_ready(node))
     return dataclasses.replace(
         run,
         events=events.of_run(all_events, run.job, run.pods, claim),
@@ -64,7 +64,7 @@ def explain_with_log(cluster: Cluster, run: Run) -> Explanation:
     return explanation
 
 
-def is_ready(node: Object) -> bool:
+def is_node_ready(node: Object) -> bool:
     """Whether a node's kubelet reports that it is ready."""
     conditions = node.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

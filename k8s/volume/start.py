@@ -107,11 +107,10 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     if current is not storage.UNREADABLE and current.get("status", {}).get("phase") != "Bound" and not new:
         message = f"the claim {claim} has no volume yet, so there is nothing on it"
         raise refused(message, "submit a run first")
-    modes = set(current["spec"]["accessModes"])  # empty if they may not be read: treated like ReadWriteOnce
-    if modes & storage.READ_BY_MANY:
+    if storage.is_read_by_many(current):
         return ""
     users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
-    if users and modes == {"ReadWriteOncePod"}:
+    if users and current["spec"]["accessModes"] == ["ReadWriteOncePod"]:
         message = f"only one pod can use the claim {claim}, and {users[0]['metadata']['name']} does"
         raise refused(message, "try again once that pod has ended")
     return str(users[0]["spec"]["nodeName"]) if users else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from k8s.checks import objects
+from k8s.checks import admission
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.volume.template import base_template, volume_pod
 
@@ -35,7 +35,7 @@ def test_every_folder(namespace: Namespace) -> None:
             # An API server silently drops fields of features that are disabled.
             for field in ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "podReplacementPolicy"):
                 assert field in spec
-        pod = objects.pod_of(namespace.cluster, job)
+        pod = admission.worker_pod(namespace.cluster, job)
         assert dry_run(namespace, pod)["status"]["phase"] == "Pending"
     for folder in ("setup", "rbac"):
         for new in kustomize(MANIFESTS / folder):
@@ -65,7 +65,7 @@ def test_preflight_alone(namespace: Namespace) -> None:
         check["name"]: check for check in json.loads(namespace.launcher("preflight", "--output=json", "--cpu=100m"))
     }
     assert {name for name, check in checks.items() if check["state"] == "failed"} == set()
-    assert checks["pod"]["message"] == "the API server would take a worker's pod"
+    assert checks["pod"]["message"] == "the API server would accept a worker's pod"
     output = namespace.launcher("preflight", "--namespace=nowhere-at-all", code=2)
     assert (
         "failed      namespace: namespace nowhere-at-all does not exist; create it with `kubectl create namespace"

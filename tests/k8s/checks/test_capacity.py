@@ -77,7 +77,7 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
     expected = Check("quota", "ok", "room for 2 workers")
     if message:
         expected = Check("quota", "failed", message, QUOTA)
-    assert capacity.quota(CheckedCluster(found).given(), job) == expected
+    assert capacity.check_quota(CheckedCluster(found).given(), job) == expected
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
 )
 def test_nodes(job: Object, nodes: list[Object], one_node: bool, state: str, message: str, remedy: str) -> None:
     """The nodes that accept the job have room for all workers; a single node, if the volume needs that."""
-    found = capacity.nodes(CheckedCluster(*nodes).given(), job, one_node=one_node)
+    found = capacity.check_nodes(CheckedCluster(*nodes).given(), job, one_node=one_node)
     assert found == Check("nodes", state, message, remedy)
 
 
@@ -154,9 +154,9 @@ def test_nodes_where_pods_may_not_be_asked_for(job: Object) -> None:
     message = 'pods is forbidden: User "u" cannot list resource "pods"'
     cluster = CheckedCluster(node("a"), forbidden=["Pod"]).given()
     told = f"the nodes are large enough; this user may not ask what is free on them: {message}"
-    assert capacity.nodes(cluster, job, one_node=True) == Check("nodes", "not checked", told)
+    assert capacity.check_nodes(cluster, job, one_node=True) == Check("nodes", "not checked", told)
     small = CheckedCluster(node("a", "100m"), forbidden=["Pod"]).given()
-    assert capacity.nodes(small, job, one_node=True).failed
+    assert capacity.check_nodes(small, job, one_node=True).failed
 
 
 def test_node_selector_and_tolerations(job: Object) -> None:
@@ -204,7 +204,7 @@ def test_node_selector_and_tolerations(job: Object) -> None:
 )
 def test_gpus(gpu_job: Object, nodes: list[Object], state: str, message: str, remedy: str) -> None:
     """Only GPUs on nodes that accept the job count."""
-    assert capacity.gpus(CheckedCluster(*nodes).given(), gpu_job) == Check("gpus", state, message, remedy)
+    assert capacity.check_gpus(CheckedCluster(*nodes).given(), gpu_job) == Check("gpus", state, message, remedy)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forb
         "nodes": ("no node is ready and accepts this job's pods, by its labels and taints", SCHEDULING),
         "gpus": ("no node has a GPU", gpu),
     }
-    found = [capacity.nodes(cluster, gpu_job, one_node=False), capacity.gpus(cluster, gpu_job)]
+    found = [capacity.check_nodes(cluster, gpu_job, one_node=False), capacity.check_gpus(cluster, gpu_job)]
     waits = f"{WAITS}: " if state == "warning" else ""
     assert found == [Check(name, state, told, waits + remedy) for name, (told, remedy) in expected.items()]
 
@@ -237,13 +237,13 @@ def test_nodes_without_karpenter(job: Object) -> None:
     for code, raises in ((404, False), (500, True)):
         cluster.listed["NodePool"] = ApiError(code, "", "no", "list them")
         with pytest.raises(ApiError) if raises else nullcontext():
-            assert capacity.nodes(cluster.given(), job, one_node=False).failed
+            assert capacity.check_nodes(cluster.given(), job, one_node=False).failed
 
 
 def test_nodes_of_a_queue(job: Object) -> None:
     """For a run in a queue, missing room is a warning: Kueue finds it."""
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
-    found = capacity.nodes(CheckedCluster(node("a", "100m")).given(), job, one_node=False)
+    found = capacity.check_nodes(CheckedCluster(node("a", "100m")).given(), job, one_node=False)
     message = "no node that accepts this job has room for 1 worker (500m cpu, 1Gi memory)"
     remedy = f"Kueue starts the run once it finds room; if it never does: {SCHEDULING}"
     assert found == Check("nodes", "warning", message, remedy)
@@ -266,4 +266,4 @@ def test_memory(job: Object, limit: str | None, state: str, message: str) -> Non
     del limits["memory"]
     limits |= {"memory": limit} if limit else {}
     remedy = "" if state == "ok" else "raise it with --memory 1Gi"
-    assert capacity.memory(job) == Check("memory", state, message, remedy)
+    assert capacity.check_memory(job) == Check("memory", state, message, remedy)

@@ -46,12 +46,12 @@ def alone(job: Object) -> Object:
 )
 def test_volume(job: Object, found: Object, state: str, message: str, remedy: str) -> None:
     """An access mode that does not fit the number of workers fails the check."""
-    assert storage.volume(job, found) == Check("volume", state, f"the claim {CLAIM} {message}", remedy)
+    assert storage.check_volume(job, found) == Check("volume", state, f"the claim {CLAIM} {message}", remedy)
 
 
 def test_volume_of_one_worker(job: Object) -> None:
     """A ReadWriteOncePod claim serves one worker."""
-    check = storage.volume(alone(job), claim("ReadWriteOncePod"))
+    check = storage.check_volume(alone(job), claim("ReadWriteOncePod"))
     assert check == Check("volume", "ok", f"the claim {CLAIM} is ReadWriteOncePod")
 
 
@@ -86,18 +86,18 @@ def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, s
     spec = {"spec": {"accessModes": [mode]}, "status": {"phase": phase}}
     there = [named("PersistentVolumeClaim", "data", **spec)] if mode else []
     render.mount_data(job["spec"]["template"], "data")
-    assert storage.data(CheckedCluster(*there).given(), job) == Check("data", *check)
+    assert storage.check_data(CheckedCluster(*there).given(), job) == Check("data", *check)
     unseen = CheckedCluster(forbidden=["PersistentVolumeClaim"]).given()
-    assert storage.data(unseen, job) == Check("data", "not checked", "this user may not read the claim data")
+    assert storage.check_data(unseen, job) == Check("data", "not checked", "this user may not read the claim data")
 
 
 def test_claim_missing(job: Object) -> None:
     """A claim that the user names is not created by submit."""
     render.set_claim(job["spec"]["template"], "mine")
     missing = catalogue.remedy("claim-missing")
-    assert storage.volume(job, None) == Check("volume", "failed", "the claim mine does not exist", missing)
+    assert storage.check_volume(job, None) == Check("volume", "failed", "the claim mine does not exist", missing)
     unknown = Check("storage class", "not checked", "the claim mine does not exist")
-    assert storage.storage_class(CheckedCluster().given(), job, None) == unknown
+    assert storage.check_storage_class(CheckedCluster().given(), job, None) == unknown
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_claim_missing(job: Object) -> None:
 def test_storage_class(job: Object, found: Object | None, state: str, message: str, remedy: str) -> None:
     """A claim without a volume passes only if its class waits for the first pod."""
     cluster = CheckedCluster(storage_class("fast"), storage_class("late", binding="WaitForFirstConsumer")).given()
-    assert storage.storage_class(cluster, job, found) == Check("storage class", state, message, remedy)
+    assert storage.check_storage_class(cluster, job, found) == Check("storage class", state, message, remedy)

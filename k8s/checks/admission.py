@@ -1,10 +1,11 @@
-"""Whether a run's name is free, its service account and queue exist, and the API server would accept its pods."""
+"""Whether the API server would accept a run: its version, the namespace, permissions, the run's name and its pods."""
 
 from __future__ import annotations
 
 import copy
 from typing import TYPE_CHECKING
 
+from k8s.api import permissions
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
@@ -16,11 +17,52 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
+OLDEST = (1, 31)  # the first version with every field of the Job's spec
+# What the launcher does with a run: verb, kind, subresource.
+NEEDED = (
+    ("create", "Job", ""),
+    ("get", "Job", ""),
+    ("list", "Job", ""),
+    ("watch", "Job", ""),
+    ("list", "Pod", ""),
+    ("watch", "Pod", ""),
+    ("create", "Pod", ""),
+    ("get", "Pod", "log"),
+    ("list", "Event", ""),
+    ("get", "PersistentVolumeClaim", ""),
+)
 NO_DRY_RUN = "does not support dry run"  # the API server's words when an admission webhook has side effects
 UID = "00000000-0000-0000-0000-000000000000"  # a Job gets its own when it is created
 
 
-def name(cluster: Cluster, job: Object) -> Check:
+def check_version(cluster: Cluster) -> Check:
+    """Whether the API server knows every field of the Job."""
+    major, minor = cluster.version()
+    if (major, minor) < OLDEST:
+        message = f"the cluster runs Kubernetes {major}.{minor}; this job needs 1.31 or newer"
+        return Check("server version", "failed", message, "upgrade the cluster")
+    return Check("server version", "ok", f"{major}.{minor}")
+
+
+def check_namespace(cluster: Cluster) -> Check:
+    """Whether the namespace exists."""
+    name = cluster.namespace
+    if cluster.get("Namespace", name) is None:
+        remedy = f"create it with `kubectl create namespace {name}`, or name another one with --namespace"
+        return Check("namespace", "failed", f"namespace {name} does not exist", remedy)
+    return Check("namespace", "ok", name)
+
+
+def check_permissions(cluster: Cluster) -> Check:
+    """Whether this user may do what the launcher does with a run."""
+    denied = permissions.denied(cluster, NEEDED)
+    if not denied:
+        return Check("permissions", "ok", f"this user may run jobs in namespace {cluster.namespace}")
+    state = "failed" if ("create", "Job", "") in denied else "warning"
+    return Check("permissions", state, permissions.sentence(cluster, denied), permissions.bind("runner"))
+
+
+def check_name(cluster: Cluster, job: Object) -> Check:
     """Whether the run's name is free."""
     run = job["metadata"]["name"]
     if existing := find_job(cluster, run) or cluster.get("Job", run):
@@ -32,7 +74,7 @@ def name(cluster: Cluster, job: Object) -> Check:
     return Check("name", "ok", run)
 
 
-def service_account(cluster: Cluster, job: Object) -> Check:
+def check_service_account(cluster: Cluster, job: Object) -> Check:
     """Whether the pods' service account exists, or is the one that submit creates."""
     account = account_name(job)
     if not is_missing(cluster, "ServiceAccount", account):
@@ -44,23 +86,23 @@ def service_account(cluster: Cluster, job: Object) -> Check:
     return Check("service account", "failed", message, f"create it with `{command}`, or name another --service-account")
 
 
-def pod(cluster: Cluster, job: Object) -> Check:
+def check_pod(cluster: Cluster, job: Object) -> Check:
     """Whether the API server would accept the Job's pods: it accepts a Job whose pods it refuses."""
     try:
-        cluster.create(pod_of(cluster, job), dry_run=True)
+        cluster.create(worker_pod(cluster, job), dry_run=True)
     except ApiError as error:
         reason = error.message.partition("forbidden: ")[2] or error.message
         if 'cannot create resource "pods"' in error.message:
             raise
         if error.code == 404 or NO_DRY_RUN in reason:  # 404: the namespace does not exist
             return Check("pod", "not checked", reason)
-        account = job["spec"]["template"]["spec"].get("serviceAccountName", "default")
-        remedy = catalogue.remedy(catalogue.refusal_reason(reason), flags=cluster.flags, account=account)
+        refusal = catalogue.refusal_reason(reason)
+        remedy = catalogue.remedy(refusal, flags=cluster.flags, account=account_name(job))
         return Check("pod", "failed", f"the API server would refuse a worker's pod: {reason}", remedy)
     return Check("pod", "ok", "the API server would accept a worker's pod")
 
 
-def pod_of(cluster: Cluster, job: Object) -> Object:
+def worker_pod(cluster: Cluster, job: Object) -> Object:
     """A pod like the ones that the Job controller would create."""
     template = copy.deepcopy(job["spec"]["template"])
     run = job["metadata"]["name"]
@@ -72,7 +114,7 @@ def pod_of(cluster: Cluster, job: Object) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
-def queue(cluster: Cluster, job: Object) -> Check:
+def check_queue(cluster: Cluster, job: Object) -> Check:
     """Whether the queue exists, if the run names one."""
     queue_name = job["metadata"]["labels"].get(QUEUE_LABEL)
     if queue_name is None:

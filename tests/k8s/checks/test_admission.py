@@ -1,0 +1,174 @@
+"""The checks of the version, the namespace, the permissions, the name, the pods and the queue."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k8s.api.errors import ApiError
+from k8s.checks import admission
+from k8s.checks.check import Check
+from k8s.diagnose import catalogue
+from k8s.render.kustomize import MANIFESTS, kustomize
+from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL
+from k8s.volume import start as volume_start
+from tests.k8s.checks.cluster import CheckedCluster, named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from k8s.api.objects import Object
+    from k8s.api.permissions import Needed
+
+
+@pytest.mark.parametrize(
+    ("runs", "check"),
+    [
+        ((1, 31), Check("server version", "ok", "1.31")),
+        (
+            (1, 30),
+            Check(
+                "server version",
+                "failed",
+                "the cluster runs Kubernetes 1.30; this job needs 1.31 or newer",
+                "upgrade the cluster",
+            ),
+        ),
+    ],
+)
+def test_server_version(runs: tuple[int, int], check: Check) -> None:
+    """Kubernetes 1.31 is the first version with every field of the Job."""
+    assert admission.check_version(CheckedCluster(runs=runs).given()) == check
+
+
+def test_namespace_missing(job: Object) -> None:
+    """A missing namespace fails its own check; the pod's dry run in it is not checked."""
+    missing = ApiError(404, "NotFound", 'namespaces "here" not found', "post")
+    cluster = CheckedCluster(refuses={"Pod": missing}).given()
+    assert admission.check_namespace(cluster) == Check(
+        "namespace",
+        "failed",
+        "namespace here does not exist",
+        "create it with `kubectl create namespace here`, or name another one with --namespace",
+    )
+    assert admission.check_pod(cluster, job) == Check("pod", "not checked", 'namespaces "here" not found')
+
+
+@pytest.mark.parametrize(
+    ("may_not", "state", "lacking"),
+    [
+        (["get Pod/log", "list Event"], "warning", "get Pod/log, list Event"),
+        (["create Job"], "failed", "create Job"),
+    ],
+)
+def test_permissions(may_not: list[str], state: str, lacking: str) -> None:
+    """A user who may not create Jobs fails the check; one who may not read logs gets a warning."""
+    message = f"this user may not {lacking} in namespace here"
+    remedy = "bind the role mnist-job-runner of k8s/manifests/rbac"
+    assert admission.check_permissions(CheckedCluster(may_not=may_not).given()) == Check(
+        "permissions", state, message, remedy
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "needed"),
+    [
+        ("runner", [*admission.NEEDED, *volume_start.NEEDED, ("patch", "Job", ""), ("delete", "Job", "")]),
+        ("fetcher", volume_start.NEEDED),
+    ],
+)
+def test_a_role_allows_all_that_is_needed(role: str, needed: Sequence[Needed]) -> None:
+    """A role allows everything that the commands check permissions for."""
+    roles = {found["metadata"]["name"]: found["rules"] for found in kustomize(MANIFESTS / "rbac")}
+    rules = roles[f"mnist-job-{role}"]
+    given = {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+    plural = {"Job": "jobs", "Pod": "pods", "Event": "events", "PersistentVolumeClaim": "persistentvolumeclaims"}
+    plural["CronJob"] = "cronjobs"
+    assert {(verb, plural[kind] + (f"/{sub}" if sub else "")) for verb, kind, sub in needed} <= given
+
+
+def test_name_taken(job: Object) -> None:
+    """A Job of the same name fails the check."""
+    cluster = CheckedCluster(named("Job", "digits")).given()
+    message, remedy = (
+        "a Job named digits exists already",
+        "give another --name, or run `mnist-job retry digits -n here`",
+    )
+    assert admission.check_name(cluster, job) == Check("name", "failed", message, remedy)
+
+
+def test_name_of_a_schedule(job: Object) -> None:
+    """A schedule of the same name fails the check."""
+    message, remedy = (
+        "a schedule named digits exists already",
+        "give another --name, or run `mnist-job trigger digits -n here`",
+    )
+    assert admission.check_name(CheckedCluster(named("CronJob", "digits")).given(), job) == Check(
+        "name", "failed", message, remedy
+    )
+
+
+def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
+    """It has the template's spec and the controller's labels; a service account that does not exist yet is left out."""
+    template = job["spec"]["template"]
+    expected: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "digits-0-",
+            "labels": {
+                **template["metadata"]["labels"],
+                JOB_NAME_LABEL: "digits",
+                UID_LABEL: "00000000-0000-0000-0000-000000000000",
+                INDEX_LABEL: "0",
+            },
+        },
+        "spec": template["spec"],
+    }
+    before = json.dumps(job)
+    assert admission.worker_pod(CheckedCluster(named("ServiceAccount", APP)).given(), job) == expected
+    del (expected := json.loads(json.dumps(expected)))["spec"]["serviceAccountName"]
+    assert admission.worker_pod(CheckedCluster().given(), job) == expected
+    assert json.dumps(job) == before
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ('violates PodSecurity "restricted:latest": runAsNonRoot != true', "pod-security"),
+        ("exceeded quota: small, requested: cpu=2", "quota"),
+        ("maximum cpu usage per Container is 1, but limit is 2", "limits"),
+        ("not by us", "refused"),
+    ],
+)
+def test_pod_refused(job: Object, told: str, reason: str) -> None:
+    """A refusal of the workers' pods is reported before there are any."""
+    refused = ApiError(403, "Forbidden", f'pods "digits-0-x" is forbidden: {told}', "post")
+    cluster = CheckedCluster(refuses={"Pod": refused}).given()
+    message = f"the API server would refuse a worker's pod: {told}"
+    assert admission.check_pod(cluster, job) == Check("pod", "failed", message, catalogue.remedy(reason))
+
+
+def test_queue(job: Object) -> None:
+    """The queue that the run names must exist, because nothing else starts the run."""
+    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
+    there = Check("queue", "ok", "local queue night exists")
+    assert admission.check_queue(CheckedCluster(named("LocalQueue", "night")).given(), job) == there
+    message = "local queue night does not exist in namespace here, or Kueue is not installed"
+    missing = Check("queue", "failed", message, "create the LocalQueue, or leave out --queue")
+    assert admission.check_queue(CheckedCluster().given(), job) == missing
+
+
+def test_a_service_account_of_the_users_own(job: Object) -> None:
+    """A service account that submit does not create must exist; where it may not be read, it is assumed to."""
+    job["spec"]["template"]["spec"]["serviceAccountName"] = "mine"
+    assert admission.check_service_account(CheckedCluster(named("ServiceAccount", "mine")).given(), job).state == "ok"
+    assert admission.check_service_account(CheckedCluster(forbidden=["ServiceAccount"]).given(), job).state == "ok"
+    assert admission.check_service_account(CheckedCluster().given(), job) == Check(
+        "service account",
+        "failed",
+        "service account mine does not exist in namespace here",
+        "create it with `kubectl create serviceaccount mine -n here`, or name another --service-account",
+    )
