@@ -340,7 +340,7 @@ that worker's log. It fills in the names of the run, its namespace and so on.
 """
 
 
-def page() -> str:
+def troubleshooting_page() -> str:
     """docs/troubleshooting.md, a row for each problem."""
     return HEAD + "".join(
         f"| {problem.symptom.format(reason=reason)} | {reason} | {problem.cause} | {remedy(reason)} |\n"
@@ -349,4 +349,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(troubleshooting_page(), end="")

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from k8s.diagnose.explanation import Explanation
+from k8s.diagnose.explanation import Explanation, remedy_for
 from k8s.diagnose.pending import (
     VOLUME_EVENTS,
     image_error,
@@ -16,7 +16,6 @@ from k8s.diagnose.pending import (
     scheduling_problem,
     volume_error,
 )
-from k8s.diagnose.remedies import remedy_for
 from k8s.state import events
 from k8s.state.exits import REASON_OF_CODE, SECONDARY, container_exits, describe_code, first_cause, kebab_case
 from k8s.state.names import QUEUE_LABEL
@@ -123,10 +122,8 @@ def explain_replaced_too_often(run: Run, when: str) -> Explanation:
         remedy = remedy_for(run, "restarts-used-up", rank=str(ranks[0]))
         return Explanation("restarts-used-up", f"{sentence}; {PODS_DELETED}", remedy, ranks[0], when=when)
     explanation = explain_exit(run, first)
-    last = [each for each in container_exits(run.pods) if each.rank in ranks and each.code != Exit.OK][-1:]
-    latest = "".join(
-        f"; last failure: {exit_sentence(each)}" for each in last if exit_sentence(each) != exit_sentence(first)
-    )
+    last = [exit_sentence(each) for each in container_exits(run.pods) if each.rank in ranks and each.code != Exit.OK]
+    latest = f"; last failure: {last[-1]}" if last and last[-1] != exit_sentence(first) else ""
     return dataclasses.replace(explanation, sentence=f"{sentence}; first cause: {explanation.sentence}{latest}")
 
 
@@ -139,20 +136,15 @@ def exit_sentence(ended: ContainerExit) -> str:
 
 def explain_exit(run: Run, ended: ContainerExit) -> Explanation:
     """A worker's end as the cause, in its own words if it left any."""
-    probe = failed_probe(run, ended.pod)
-    sentence = exit_sentence(ended) + (f"; the kubelet killed it: {probe}" if probe else "")
+    sentence = exit_sentence(ended)
+    if (killing := events.newest(run.events, "Killing", of=ended.pod)) and "probe" in events.message(killing):
+        sentence += f"; the kubelet killed it: {events.message(killing)}"
     known = remedy_for(run, ended.reason, pod=ended.pod, rank=str(ended.rank))
     # The worker knows neither the volume nor the launcher's commands.
     prefer_known = ended.code in FOLDER_CODES or "`mnist-job" in known
     remedy = (known or ended.hint) if prefer_known else (ended.hint or known)
     meaning = describe_code(ended.code)
     return Explanation(ended.reason, sentence, remedy, ended.rank, ended.code, meaning, ended.when, ended.pod)
-
-
-def failed_probe(run: Run, pod: str) -> str:
-    """The kubelet's message about a container that it killed because a probe failed; empty for another pod."""
-    event = events.newest(run.events, "Killing", of=pod)
-    return events.message(event) if event and "probe" in events.message(event) else ""
 
 
 def explain_replacement(run: Run) -> Explanation | None:
@@ -166,7 +158,7 @@ def explain_replacement(run: Run) -> Explanation | None:
         return None
     last = primary[-1]
     explanation = explain_exit(run, last)
-    counted = len([each for each in failures if each.rank == last.rank and each.counted])
+    counted = sum(each.rank == last.rank and each.counted for each in failures)
     most = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
     count = f" (failure {counted} of at most {most})" if counted and last.counted else ""
     # A worker's own hint is of no use where another one or the cluster stopped it.
@@ -185,10 +177,9 @@ def explain_progress(run: Run) -> Explanation:
     if record and record.phase == "restarting":
         sentence = f"worker {record.rank} restarts its trainer ({record.reason}): {record.message}"
         return Explanation(record.reason or "restarting", sentence, rank=record.rank)
-    failures = len([each for each in container_exits(run.pods) if each.code != Exit.OK])
-    pods = f"{failures} pod{'s' if failures > 1 else ''}"
-    replaced = f"; {pods} ended early and {'were' if failures > 1 else 'was'} replaced" if failures else ""
-    return Explanation("running", f"nothing is wrong: {current}{replaced}")
+    failures = sum(each.code != Exit.OK for each in container_exits(run.pods))
+    pods = "1 pod ended early and was" if failures == 1 else f"{failures} pods ended early and were"
+    return Explanation("running", f"nothing is wrong: {current}" + (f"; {pods} replaced" if failures else ""))
 
 
 def explain_missing_worker(run: Run) -> Explanation | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from k8s.diagnose import scheduling
 from k8s.diagnose.catalogue import refusal_reason
-from k8s.diagnose.explanation import Explanation
-from k8s.diagnose.remedies import remedy_for
+from k8s.diagnose.explanation import Explanation, remedy_for
+from k8s.diagnose.scheduling import parse_message
 from k8s.state import events
 from k8s.state.exits import clean_message, kebab_case
 from k8s.state.names import claim_of, data_claim_of, rank_of, trainer_of
@@ -85,11 +84,9 @@ def refused_pods(run: Run) -> Iterator[Explanation]:
     refusal = events.newest(run.events, "FailedCreate")
     success = events.newest(run.events, "SuccessfulCreate")
     existing = [pod for pod in run.newest.values() if pod["status"].get("phase") != "Failed"]
-    if (
-        not refusal
-        or len(existing) >= run.workers
-        or (success and events.last_seen(success) > events.last_seen(refusal))
-    ):
+    if not refusal or len(existing) >= run.workers:
+        return
+    if success and events.last_seen(success) > events.last_seen(refusal):
         return
     message = re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", events.message(refusal))
     reason, account = refusal_reason(message), re.search(r"service account [^/\s]+/([^:\s]+)", message)
@@ -113,10 +110,9 @@ def on_unreachable_node(run: Run, pod: Object) -> Obstacle | None:
     if not node or not unreachable:
         return None
     since = (pod_condition(pod, "Ready", "False") or {}).get("lastTransitionTime", "")
+    text = f"cannot be reached: node {node} is unreachable, and its pods are deleted after 30 s"
     if "deletionTimestamp" in pod["metadata"]:
         text = f"cannot be replaced before node {node}, which is unreachable, confirms that the pod has stopped"
-        return Obstacle("dead-node", text, since)
-    text = f"cannot be reached: node {node} is unreachable, and its pods are deleted after 30 s"
     return Obstacle("dead-node", text, since)
 
 
@@ -135,14 +131,14 @@ def not_scheduled(run: Run, pod: Object) -> Obstacle | None:
 
 def scheduling_problem(run: Run, pod: Object, message: str) -> tuple[str, str]:
     """The reason for which a pod has no node, and the rest of a sentence, by what the scheduler says."""
-    problem = scheduling.parse_message(message)
-    if problem.reason == "claim-unbound":
+    reason, text = parse_message(message)
+    if reason == "claim-unbound":
         failure = events.newest(run.events, "ProvisioningFailed", "FailedBinding")
         lost = run.claim is not None and run.claim.get("status", {}).get("phase") == "Lost"
         state = "has lost its volume" if lost else "has no volume" + (f": {events.message(failure)}" if failure else "")
-        return problem.reason, f"cannot be scheduled: the claim {claims_of(pod)} {state}"
-    requested = f"; requested per worker: {list_requests(pod)}" if problem.reason in ("gpu", "scheduling") else ""
-    return problem.reason, f"cannot be scheduled: {problem.text}{requested}"
+        return reason, f"cannot be scheduled: the claim {claims_of(pod)} {state}"
+    requested = f"; requested per worker: {list_requests(pod)}" if reason in ("gpu", "scheduling") else ""
+    return reason, f"cannot be scheduled: {text}{requested}"
 
 
 def claims_of(pod: Object) -> str:
@@ -153,10 +149,9 @@ def claims_of(pod: Object) -> str:
 def list_requests(pod: Object) -> str:
     """The resources that a worker requests."""
     resources = trainer_of(pod).get("resources", {})
-    devices = {name: value for name, value in resources.get("limits", {}).items() if "/" in name}
-    return (
-        ", ".join(f"{name} {value}" for name, value in {**devices, **resources.get("requests", {})}.items()) or "none"
-    )
+    requested = {name: value for name, value in resources.get("limits", {}).items() if "/" in name}
+    requested |= resources.get("requests", {})
+    return ", ".join(f"{name} {value}" for name, value in requested.items()) or "none"
 
 
 def not_started(run: Run, pod: Object) -> Obstacle | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 UNAVAILABLE = re.compile(r"^0/(\d+) nodes are available: (.*?)\.(?:\s|$)")
 COUNTED = re.compile(r"(\d+) (.+?)(?=, \d+ |$)")
@@ -24,40 +23,32 @@ PHRASES = (
 )
 
 
-@dataclass(frozen=True)
-class SchedulingProblem:
-    """Why a pod has no node: the reason, a key of PROBLEMS, and the cause in words."""
-
-    reason: str
-    text: str
-
-
-def parse_message(message: str) -> SchedulingProblem:
-    """The scheduler's message in plain words; unchanged if its form is not known."""
+def parse_message(message: str) -> tuple[str, str]:
+    """The reason, a key of PROBLEMS, and the scheduler's message in plain words; unchanged if its form is not known."""
     unavailable = UNAVAILABLE.match(message)
     if not unavailable:
-        return SchedulingProblem("scheduling", message.strip().rstrip("."))
+        return "scheduling", message.strip().rstrip(".")
     nodes, details = int(unavailable[1]), unavailable[2]
     if missing := re.search(r'persistentvolumeclaim "(\S+)" not found', details):
-        return SchedulingProblem("claim-missing", f"the claim {missing[1]} does not exist")
+        return "claim-missing", f"the claim {missing[1]} does not exist"
     if "unbound immediate PersistentVolumeClaims" in details:
-        return SchedulingProblem("claim-unbound", "")
+        return "claim-unbound", ""
     counts = [(int(number), *translate(phrase)) for number, phrase in COUNTED.findall(details)]
     if not counts:
-        return SchedulingProblem("scheduling", details)
+        return "scheduling", details
     reasons = [reason for _, _, reason in counts]
     # A GPU or a volume ties a pod to few nodes: what rules out the other nodes matters less.
     reason = next((r for r in ("gpu", "volume-node", "claim-unbound") if r in reasons), "scheduling")
     if len(counts) == 1 and counts[0][0] == nodes:
         all_nodes = "the only node has" if nodes == 1 else f"all {nodes} nodes have"
-        return SchedulingProblem(reason, f"{all_nodes} {counts[0][1]}")
+        return reason, f"{all_nodes} {counts[0][1]}"
     parts = [f"{number} {'has' if number == 1 else 'have'} {text}" for number, text, _ in counts]
-    return SchedulingProblem(reason, f"of {nodes} node{'s' if nodes > 1 else ''}, {', '.join(parts)}")
+    return reason, f"of {nodes} node{'s' if nodes > 1 else ''}, {', '.join(parts)}"
 
 
 def translate(phrase: str) -> tuple[str, str]:
     """What a node has or lacks, in plain words, and the reason."""
     for pattern, text, reason in PHRASES:
-        if found := re.search(pattern, phrase):
-            return text.format(*found.groups()), reason
+        if match := re.search(pattern, phrase):
+            return text.format(*match.groups()), reason
     return f"this problem: {phrase}", "scheduling"

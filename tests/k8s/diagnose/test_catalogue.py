@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from k8s.diagnose.catalogue import PROBLEMS, page, remedy
+from k8s.diagnose.catalogue import PROBLEMS, remedy, troubleshooting_page
 from k8s.state.exits import REASON_OF_CODE, SECONDARY
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +43,7 @@ def test_every_reason_of_a_worker_has_its_problem() -> None:
 
 def test_the_page_is_the_catalogue() -> None:
     """`python -m k8s.diagnose.catalogue` prints docs/troubleshooting.md."""
-    assert (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8") == page()
+    assert (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8") == troubleshooting_page()
 
 
 def test_a_row_is_a_row() -> None:
@@ -60,4 +60,4 @@ def test_remedies_name_what_is_known() -> None:
     assert command.startswith("`mnist-job retry demo -n team --context kind` ")
     assert remedy("cancelled").startswith("`mnist-job retry RUN` ")
     assert remedy("no such reason") == ""
-    assert not re.search(r"[{}]", page())
+    assert not re.search(r"[{}]", troubleshooting_page())
