@@ -25,8 +25,10 @@ REST = " no new claims to deallocate, preemption: 0/3 nodes are available: 3 Pre
             "1 Too many pods, 2 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }.",
             (
                 "scheduling",
-                "of 3 nodes, 1 has no room for another pod, 2 have the untolerated taint "
-                "node-role.kubernetes.io/control-plane",
+                (
+                    "of 3 nodes, 1 has no room for another pod, 2 have the untolerated taint "
+                    "node-role.kubernetes.io/control-plane"
+                ),
             ),
         ),
         (
