@@ -54,13 +54,14 @@ def train_and_evaluate(config: Config, worker: Worker, dataset: Dataset, output:
     Raises:
         JobError: 76 if the loss is not finite, 75 if a worker was asked to stop, 73 or 75 from the output folder.
     """
+    # Only rank 0 reads a checkpoint; on the other ranks this one is the start, until rank 0's values are broadcast.
     checkpoint = restore(config, worker, settings_to_match(config, dataset.fingerprint), output)
     vector, step = broadcast(worker, checkpoint)
     training = Training(config, worker, dataset, output, checkpoint, step)
-    with training.checkpointer:
+    with training.checkpointer:  # on leaving, it waits until the last checkpoint is on the disk
         vector = fit(training, vector)
         probabilities = evaluate(training, vector)
-    training.report("publishing")
+    training.report_phase("publishing")
     published = publish(training, output, vector, probabilities) if output else None
     return leave_together(training, published)
 
@@ -98,8 +99,8 @@ class Training:
             with output.errors():
                 self.statistics.curve.extend(read_curve(output.folder, step))
 
-    def report(self, phase: str, **fields: Any) -> None:
-        """Send a record with the present step."""
+    def report_phase(self, phase: str, **fields: Any) -> None:
+        """Send a record with the current step."""
         self.worker.report(phase, step=self.statistics.step, steps=self.plan.steps, **fields)
 
 
@@ -118,25 +119,27 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
     """
     config, worker, plan, statistics = training.config, training.worker, training.plan, training.statistics
     on_cpu = config.device == "cpu"
-    run_block = compile_block(worker.strategy, training.packing, plan.workers, config.sync_every, gather=on_cpu)
-    training.report("compiling")
+    run_block = compile_block(worker.strategy, training.packing, plan.workers, config.sync_every, gather_short=on_cpu)
+    training.report_phase("compiling")
     statistics.restart_clock()
     start = statistics.step
     examples = training_blocks(training.dataset.train, plan, start)
     for block, (images, labels, weights) in zip(plan.blocks(start), examples, strict=True):
+        # Every block has room for block_steps steps, of which the run makes the first `count`.
+        count = block.last - block.first
         sizes = plan.batch_sizes(block.first, block.first + plan.block_steps)
-        count, stop = block.last - block.first, np.float32(worker.stop_requested())
+        stop = np.float32(worker.stop_requested())  # the all-reduce sums it with the gradient
         given = BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count), stop)
         result = run_block(vector, given)
-        vector, loss, stops = result.vector, float(result.loss), int(result.stops)
+        vector, loss, stop_requests = result.vector, float(result.loss), int(result.stops)
         statistics.record_block(plan.step_after(block), loss, float(sizes[:count].sum()))
         worker.report.heartbeat("training", step=statistics.step, steps=plan.steps)
         if not math.isfinite(loss):
-            raise not_finite(training)
-        if stops or plan.checkpoint_is_due(block):
+            raise not_finite_error(training)
+        if stop_requests or plan.checkpoint_is_due(block):
             training.checkpointer.save(statistics, vector)
-        if stops:
-            raise stopped(training)
+        if stop_requests:
+            raise stopped_error(training)
         if plan.record_is_due(block):
             report_progress(training, block, vector)
     return vector
@@ -149,7 +152,7 @@ def report_progress(training: Training, block: Block, vector: tf.Tensor) -> None
     summary = training.statistics.summary(block.epoch + 1, accuracy)
     training.worker.report("training", checkpoint=training.checkpointer.newest_step, **summary)
     if due:
-        training.statistics.restart_clock()
+        training.statistics.restart_clock()  # the evaluation is no part of the training time
 
 
 def evaluate(training: Training, vector: tf.Tensor) -> Probabilities:
@@ -158,25 +161,25 @@ def evaluate(training: Training, vector: tf.Tensor) -> Probabilities:
     Raises:
         JobError: 76 if they are not finite; 75 if a worker was asked to stop, after a checkpoint.
     """
-    training.report("evaluating")
+    training.report_phase("evaluating")
     probabilities = training.evaluator.probabilities(training.packing.unpack(vector))
     if training.collectives.any(training.worker.stop_requested()):
         training.checkpointer.save(training.statistics, vector)
-        raise stopped(training)
+        raise stopped_error(training)
     # The loss of a step is computed before its update, so the last update is checked only here.
     if not np.isfinite(probabilities).all():
-        raise not_finite(training)
+        raise not_finite_error(training)
     return probabilities
 
 
-def stopped(training: Training) -> JobError:
+def stopped_error(training: Training) -> JobError:
     """The error of a training run that ends early because this worker or a peer was asked to stop."""
     reason, who = ("stopped", "told") if training.worker.stop_requested() else ("stopped-by-peer", "a peer was told")
     message = f"{who} to stop at step {training.statistics.step}"
     return JobError(Exit.TRY_AGAIN, reason, message, "start the run again")
 
 
-def not_finite(training: Training) -> JobError:
+def not_finite_error(training: Training) -> JobError:
     """The error of a training run that diverged."""
     message = f"the loss was not finite at step {training.statistics.step}"
     hint = f"use a smaller --learning-rate than {training.config.learning_rate:g}, and another --name"
@@ -186,7 +189,7 @@ def not_finite(training: Training) -> JobError:
 def publish(
     training: Training, output: RunFolder, vector: tf.Tensor, probabilities: Probabilities
 ) -> tuple[float, Verdict]:
-    """Write the model and its report, make them appear in the output folder as a whole, and promote them.
+    """Write the model and its report, make them appear in the output folder as a whole, and promote the model.
 
     Returns:
         The accuracy on the test set, and the verdict on the promotion.
@@ -199,11 +202,11 @@ def publish(
     images, labels = test.take(np.arange(test.count))
     evaluation = Evaluation(labels, probabilities)
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    report = build_report(facts(training, output, accuracy, export.parameters_sha256(params)), evaluation)
+    document = build_report(facts(training, output, accuracy, export.parameters_sha256(params)), evaluation)
 
     def fill(folder: Path) -> None:
         export.save(folder / "saved_model" / "1", params, model.predict, test.shape)
-        write_report(folder, report, evaluation, images, model.layers(params))
+        write_report(folder, document, evaluation, images, model.layers(params))
 
     output.publish(fill)
     return accuracy, output.promote()
@@ -244,13 +247,16 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
 def leave_together(training: Training, published: tuple[float, Verdict] | None) -> int:
     """Exit only when every worker knows that the model is published; returns the exit code.
 
+    A worker that left after the first wait could take away what another one still needs to finish it, hence the second.
+    Rank 0 answers both in announce_published(). Ranks above 0 exit with 0 whatever the verdict is.
+
     Args:
         training: this worker's part.
         published: publish()'s result on rank 0; None on the other ranks, which wait for it.
     """
     if published is None:
         training.collectives.wait_until_published()
-        training.report("published", code=0)
+        training.report_phase("published", code=0)
         training.collectives.wait_to_leave()
         return Exit.OK
     # The run has succeeded: neither a peer that does not answer nor a journal that cannot be written changes that.
@@ -258,5 +264,5 @@ def leave_together(training: Training, published: tuple[float, Verdict] | None) 
     accuracy, verdict = published
     fields = {"code": verdict.code, "reason": verdict.verdict, "message": verdict.reason}
     with contextlib.suppress(JobError):
-        training.report("published", accuracy=accuracy, **fields)
+        training.report_phase("published", accuracy=accuracy, **fields)
     return verdict.code

@@ -31,18 +31,18 @@ def all_reduce(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
-def sum_of_vectors(workers: int, *, gather: bool) -> Sum:
+def sum_of_vectors(workers: int, *, gather_short: bool) -> Sum:
     """The function that sums a vector within strategy.run in the fastest way, to the same bits on each worker.
 
     Args:
         workers: number of workers.
-        gather: whether to gather short vectors and add them up, which TensorFlow can do on CPUs only.
+        gather_short: whether to gather short vectors and add them up, which TensorFlow can do on CPUs only.
     """
 
     def total(vector: tf.Tensor) -> tf.Tensor:
         if workers == 1:
             return vector
-        if gather and vector.shape.num_elements() * vector.dtype.size <= GATHER_BYTES:
+        if gather_short and vector.shape.num_elements() * vector.dtype.size <= GATHER_BYTES:
             return tf.reduce_sum(internals.gather(vector, workers), axis=0)
         return all_reduce(vector)
 

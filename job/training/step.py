@@ -57,7 +57,7 @@ class BlockResult(NamedTuple):
 
 
 def compile_block(
-    strategy: tf.distribute.Strategy, packing: Packing, workers: int, sync_every: int, *, gather: bool
+    strategy: tf.distribute.Strategy, packing: Packing, workers: int, sync_every: int, *, gather_short: bool
 ) -> RunBlock:
     """The function that makes a block of steps from packed parameters.
 
@@ -67,9 +67,9 @@ def compile_block(
         workers: number of workers.
         sync_every: 1 to sum the gradients at each step. Above 1, each worker makes the steps of a block alone and the
             parameters are averaged at its end; the caller ends blocks at the right steps.
-        gather: passed to sum_of_vectors().
+        gather_short: passed to sum_of_vectors().
     """
-    total = sum_of_vectors(workers, gather=gather)
+    total = sum_of_vectors(workers, gather_short=gather_short)
     if workers == 1 or sync_every > 1:
         return local_sgd(strategy, packing, workers, total)
     return synchronous(strategy, packing, total)

@@ -1,6 +1,7 @@
 """submit: check that the cluster can run the job, and start it.
 
-Render -> preflight -> server-side dry run -> send what was rendered, unchanged.
+Render the Job, run the preflight checks, let the API server try it in a dry run, create what is missing of the setup,
+and create the Job as it was checked.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def submit(cluster: Cluster, submission: Submission) -> Object:
 
 
 def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
-    """The Job of a submission, on one node if a claim needs that; and the output's claim, None if there is none yet."""
+    """The Job of a submission and the claim of the output, None if there is none yet.
+
+    If a claim serves only one node, all workers run there.
+    """
     job = render.job(submission)
     claim = storage.output_claim(cluster, job)
     if storage.needs_one_node(claim) or storage.data_needs_one_node(cluster, job):
@@ -95,13 +99,14 @@ def check(cluster: Cluster, job: Object, claim: Object | None, name: str) -> Non
     """
     checks = preflight.check_all(cluster, job, claim)
     for each in checks:
-        if each.state in ("failed", "warning"):
+        if each.failed or each.state == "warning":
             note(str(each))
     if any(each.failed for each in checks):
         raise LauncherError(Status.REFUSED, f"{name} was not submitted", "see above")
     try:
         cluster.create(job, dry_run=True)
     except ApiError as error:
+        # A cluster whose webhooks do not support dry runs can still run the Job.
         if admission.NO_DRY_RUN not in error.message:
             raise
 
@@ -110,7 +115,7 @@ def create_setup(cluster: Cluster, job: Object) -> None:
     """Create the objects of the setup that a Job needs and that are missing; existing ones stay as they are.
 
     Raises:
-        LauncherError: 2, this user may not create one.
+        LauncherError: 2, this user may not create one, or the API server refuses it.
     """
     for new in setup.missing(cluster, job):
         kind, name = new["kind"], new["metadata"]["name"]
@@ -138,7 +143,7 @@ def show(
         arguments: the command's, with its --dry-run.
         submission: what to render.
         connect: gives the cluster; not called for --dry-run=client.
-        object_of: gives the object that is sent in place of the Job.
+        object_of: gives the object that is sent in place of the Job, such as a schedule's CronJob.
     """
     if arguments.dry_run == "client":
         namespace, (shared, job) = arguments.namespace, without_cluster(submission)

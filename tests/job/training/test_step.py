@@ -27,7 +27,7 @@ PACKING = Packing.of(model.init(0))
 
 def alone() -> step.RunBlock:
     """The function that a single worker trains with."""
-    return step.compile_block(tf.distribute.get_strategy(), PACKING, 1, 1, gather=True)
+    return step.compile_block(tf.distribute.get_strategy(), PACKING, 1, 1, gather_short=True)
 
 
 def synchronous() -> step.RunBlock:
