@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,7 @@ from k8s.state.find import find_job
 from k8s.state.names import pods_of, rank_of
 from k8s.view.output import note
 from k8s.volume.template import base_template, volume_pod
+from tests.job import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -276,8 +276,6 @@ def conditions(job: Object) -> set[str]:
 
 def wait_until(condition: Callable[[], T | None], what: str, seconds: float = DEADLINE_S) -> T:
     """Wait until a condition gives a true value; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(POLL_S)
+    value = processes.wait_until(condition, what, seconds, POLL_S)
+    assert value
     return value

@@ -8,13 +8,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.job import processes
-from tests.job.processes import DEADLINE_S, RunningCommand
+from tests.job.processes import RunningCommand, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,14 +58,12 @@ class Worker(RunningCommand):
 
     def trainer(self) -> int:
         """The process id of its trainer; waits for one."""
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            for pid, (parent, _) in processes.processes().items():
-                if parent == self.process.pid:
-                    return pid
-            assert self.process.poll() is None, self.errors
-            os.sched_yield()
-        raise AssertionError(f"worker {self.rank} started no trainer")
+        [pid, *_] = wait_until(self._children, f"a trainer of worker {self.rank}")
+        return pid
+
+    def _children(self) -> list[int]:
+        assert self.process.poll() is None, self.errors
+        return [pid for pid, (parent, _) in processes.processes().items() if parent == self.process.pid]
 
     def kill_trainer(self, number: int = signal.SIGKILL) -> None:
         """Send its trainer a signal."""

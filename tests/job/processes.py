@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO, TypeVar, cast
 
 from job import telemetry
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 IDENTITY = ("PEERS", "TF_CONFIG", "RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE")
 DEADLINE_S = 90.0
+T = TypeVar("T")
 REAP_S = 5.0  # for the kernel to end killed processes
 
 
@@ -164,12 +165,13 @@ class LocalRun(RunningCommand):
         return [pid for pid, (parent, _) in sorted(processes().items()) if parent == self.process.pid]
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE_S) -> None:
-    """Wait until a condition is true, checking it a thousand times a second; `what` names it in the failure."""
+def wait_until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_S, poll_s: float = 0.001) -> T:
+    """Wait until a condition gives a true value; returns it. `what` names the condition in the failure."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.001)
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(poll_s)
+    return value
 
 
 def processes() -> dict[int, tuple[int, str]]:

@@ -179,9 +179,7 @@ def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path
     flags = ["--name=run", "--workers=2", "--epochs=1000000"]
     with LocalRun("--data", prepared, "--output", tmp_path, *flags) as run:
         for _ in range(MAX_RESTARTS + 1):
-            deadline = time.monotonic() + processes.DEADLINE_S
-            while len(run.supervisors()) < 2 and time.monotonic() < deadline:
-                os.sched_yield()
+            wait_until(lambda: len(run.supervisors()) == 2, "two supervisors")
             second = run.supervisors()[1]
             _, started = processes.processes()[second]
             os.kill(second, signal.SIGKILL)
