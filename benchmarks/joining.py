@@ -22,8 +22,8 @@ from benchmarks.measure import PROJECT
 from benchmarks.recovery import cpu_s
 from job.config import Config, settings_hash, settings_to_match
 from job.dataset import fingerprint
-from job.rendezvous.client import ANSWER_S, EVERY_S
 from job.rendezvous.messages import Reply, Request, decode, encode
+from job.rendezvous.peers import ANSWER_S, EVERY_S
 from tests.job import processes
 
 FILES = 1024  # rank 0's limit of open files at its start, as in most containers

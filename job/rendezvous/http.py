@@ -1,4 +1,4 @@
-"""The supervisor's port: /healthz, /metrics and, at rank 0, /join, served by Tornado in a thread.
+"""What the supervisor's port answers: /healthz, /metrics and, at rank 0, /join, by Tornado.
 
 No request may harm the supervisor, and no flood of unfinished requests may keep the workers out.
 """
@@ -7,11 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
-import socket
-import threading
-from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +17,7 @@ from job.rendezvous import messages
 from job.rendezvous.messages import Refused, Request
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
@@ -29,81 +25,51 @@ if TYPE_CHECKING:
 
     from job.rendezvous.server import Rendezvous
 
-CONNECTIONS = 2048  # at most: one half is for unfinished requests, the other for workers that wait for their reply
 RECEIVE_S = 5.0  # for the whole header of a request, and again for its body
 HOLD_S = 2.0  # for a reply to a worker that waits for the others; well below ANSWER_S and FRESH_S
 HEADER_BYTES = 8192
 BODY_BYTES = 4096
 
 
-def serve(host: str, port: int, metrics: Callable[[], bytes], rendezvous: Rendezvous | None) -> Server:
-    """Listen on a port and answer requests in a thread, until the context ends.
+def answer_requests(
+    listening: socket.socket,
+    metrics: Callable[[], bytes],
+    rendezvous: Rendezvous | None,
+    places: int,
+    started: Callable[[Callable[[], object]], None],
+) -> None:
+    """Answer requests until told to stop.
 
     Args:
-        host: an IP address; "" for all interfaces.
-        port: 0 for a free one.
+        listening: the port, not blocking.
         metrics: returns the text of /metrics.
         rendezvous: answers /join; None above rank 0.
+        places: how many unfinished requests there may be, and how many workers that wait for their reply.
+        started: called, when requests are answered, with a function that stops this from any thread.
 
     Raises:
-        OSError: the port is in use, or the process may open no more files.
+        OSError: the process may open no more files.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if not host and socket.has_dualstack_ipv6():
-        listening = socket.create_server(("", port), family=socket.AF_INET6, backlog=CONNECTIONS, dualstack_ipv6=True)
-    else:
-        # The launcher of local workers holds their ports, so that no other program takes one between two supervisors.
-        held = host == "::1" or host.startswith("127.")
-        listening = socket.create_server((host, port), family=family, backlog=CONNECTIONS, reuse_port=held)
-    listening.setblocking(False)
-    return Server(listening, metrics, rendezvous)
+    # Tornado would print a warning for some malformed requests.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
+    unfinished: dict[IOStream, None] = {}
+    routes: list[Any] = [("/healthz", _Health), ("/metrics", _Metrics, {"metrics": metrics})]
+    if rendezvous:
+        options = {"rendezvous": rendezvous, "places": asyncio.Semaphore(places), "unfinished": unfinished}
+        routes.append(("/join", _Join, options))
+    application = Application(routes, default_handler_class=_NotFound, log_function=lambda _: None)
 
+    async def answer() -> None:
+        server = _BoundedServer(application, unfinished, places)
+        server.add_socket(listening)
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        started(lambda: loop.call_soon_threadsafe(stop.set))
+        await stop.wait()
+        loop.set_exception_handler(lambda *_: None)  # a reply that is cut off now is not worth a traceback
+        server.stop()
+        await server.close_all_connections()
 
-class Server(AbstractContextManager["Server"]):
-    """An event loop in a thread, which answers requests until the context ends."""
-
-    def __init__(self, listening: socket.socket, metrics: Callable[[], bytes], rendezvous: Rendezvous | None) -> None:
-        self.port: int = listening.getsockname()[1]
-        # Tornado would print a warning for some malformed requests.
-        logging.getLogger("tornado.general").setLevel(logging.ERROR)
-        # The other half of the files that this process may open is for the supervisor itself.
-        half = min(CONNECTIONS, allow_files(2 * CONNECTIONS) // 2) // 2
-        unfinished: dict[IOStream, None] = {}
-        routes: list[Any] = [("/healthz", _Health), ("/metrics", _Metrics, {"metrics": metrics})]
-        if rendezvous:
-            places = asyncio.Semaphore(half)
-            routes.append(("/join", _Join, {"rendezvous": rendezvous, "places": places, "unfinished": unfinished}))
-        application = Application(routes, default_handler_class=_NotFound, log_function=lambda _: None)
-        started: Future[asyncio.AbstractEventLoop] = Future()
-        self._closing = asyncio.Event()
-
-        async def answer() -> None:
-            server = _BoundedServer(application, unfinished, half)
-            server.add_socket(listening)
-            loop = asyncio.get_running_loop()
-            started.set_result(loop)
-            await self._closing.wait()
-            loop.set_exception_handler(lambda *_: None)  # a reply that is cut off now is not worth a traceback
-            server.stop()
-            await server.close_all_connections()
-
-        def run() -> None:
-            try:
-                with asyncio.Runner() as runner:
-                    runner.run(answer())
-            except OSError as error:  # an event loop needs files too
-                if started.done():
-                    raise
-                started.set_exception(error)
-
-        self._thread = threading.Thread(target=run, name="http", daemon=True)
-        self._thread.start()
-        self._loop = started.result()
-
-    def __exit__(self, *_: object) -> None:
-        """Free the port and close all connections."""
-        self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join()
+    asyncio.run(answer())
 
 
 class _BoundedServer(HTTPServer):
@@ -195,15 +161,3 @@ class _Join(_Handler):
         else:
             self.set_header("Content-Type", "application/json")
             self.finish(messages.encode(reply))
-
-
-def allow_files(wanted: int) -> int:
-    """Raise this process's limit of open files to `wanted`, or as far as allowed; returns the limit.
-
-    Containers usually start with 1,024, which is too few for a thousand supervisors that ask at once.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most

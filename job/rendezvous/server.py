@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from job.cluster import is_address
 from job.rendezvous.messages import Refused, Reply, Request
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
@@ -46,6 +46,7 @@ class Rendezvous:
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
         self._lock = threading.RLock()
+        self._settled: asyncio.Event | None  # set when the round is complete; None if nobody waits for that
         self._open_round()
 
     def join(self, request: Request) -> Reply:
@@ -75,12 +76,15 @@ class Rendezvous:
         Raises:
             Refused: as in join().
         """
+        import asyncio  # noqa: PLC0415 - 50 ms of CPU, which the event loop's thread has spent already
+
         reply = self.join(request)
         if request.round_id or reply.addresses:
             return reply
+        settled = self._settled = self._settled or asyncio.Event()
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                await self._settled.wait()
+                await settled.wait()
         with self._lock:
             self._drop_silent()
             return self._reply(request)
@@ -117,7 +121,7 @@ class Rendezvous:
         self._joined: dict[int, Request] = {}
         self._missing = list(range(self._workers))  # sorted
         self._addresses: tuple[str, ...] = ()  # set when the round is complete
-        self._settled = asyncio.Event()  # the round is complete or over
+        self._settled = None
 
     def _register(self, request: Request) -> None:
         rank = request.rank
@@ -130,7 +134,8 @@ class Rendezvous:
         self._joined[rank] = request
         if not self._missing:
             self._addresses = tuple(self._joined[rank].address for rank in range(self._workers))
-            self._settled.set()
+            if self._settled:
+                self._settled.set()
 
     def _drop_silent(self) -> None:
         """Remove the workers that have stopped asking, unless the round is complete."""

@@ -13,7 +13,7 @@ from job.telemetry import Record
 
 if TYPE_CHECKING:
     from job.cluster import Cluster
-    from job.supervisor.peers import Peers
+    from job.rendezvous.peers import Peers
     from job.supervisor.restart_policy import RestartPolicy
 
 PROGRESS = ("step", "steps", "checkpoint")

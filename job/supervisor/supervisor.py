@@ -12,16 +12,16 @@ import queue
 import signal
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.config import settings_hash, settings_to_match
 from job.dataset.fingerprint import read_fingerprint
 from job.errors import PUBLISHED, Exit, JobError
-from job.rendezvous.client import EVERY_S, ReplyEvent
-from job.rendezvous.http import serve
+from job.rendezvous.listener import serve
+from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
-from job.supervisor.peers import Attendance, Peers
 from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_PEER_RESTARTS, MAX_RESTARTS, RestartPolicy
 from job.supervisor.status import WorkerStatus
 from job.supervisor.supervised_process import Exited, SupervisedProcess
@@ -30,14 +30,25 @@ from job.system import process, termination
 from job.telemetry import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from job.cluster import Cluster
     from job.config import Config
-    from job.rendezvous.http import Server
 
 STOP_S = 10.0  # from SIGTERM to SIGKILL when this worker has to stop
 REJOIN_S = 5.0  # the same when it has to meet the others in a new round
 FLUSH_S = 1.0  # for the last lines on standard output, which may have no reader
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}
+
+
+@contextmanager
+def listen_errors(port: str) -> Iterator[None]:
+    """Turn an OSError from the supervisor's port into a JobError: 75."""
+    try:
+        yield
+    except OSError as error:
+        message = f"the supervisor cannot listen on port {port}: {error.strerror}"
+        raise JobError(Exit.TRY_AGAIN, "port-taken", message, "stop the process that uses the port") from error
 
 
 @dataclass(frozen=True)
@@ -88,9 +99,17 @@ class Supervisor:
                 return outcome
             raise
         self._peers.connect(settings_hash(settings_to_match(self._config, dataset)))
-        with self._serve():
+        host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
+        with ExitStack() as stack:
+            with listen_errors(port):
+                # Local workers listen on the loopback interface alone, others on all interfaces.
+                address = LOOPBACK.get(host, ""), int(port)
+                server = stack.enter_context(serve(*address, self._status.metrics.text, self._peers.rendezvous))
             while True:
-                outcome = self._precheck() or self._train()
+                outcome = self._precheck()
+                with listen_errors(port):
+                    server.wait_until_ready()
+                outcome = outcome or self._train()
                 if not self._restart_after(outcome):
                     return outcome
 
@@ -104,15 +123,6 @@ class Supervisor:
         termination.write(code, reason, message, rank=rank, step=step, hint=hint, **accuracy)
         if not self._status.flush(FLUSH_S):
             os._exit(code)
-
-    def _serve(self) -> Server:
-        host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
-        try:
-            # Local workers listen on the loopback interface alone, others on all interfaces.
-            return serve(LOOPBACK.get(host, ""), int(port), self._status.metrics.text, self._peers.rendezvous)
-        except OSError as error:
-            message = f"the supervisor cannot listen on port {port}: {error.strerror}"
-            raise JobError(Exit.TRY_AGAIN, "port-taken", message, "stop the process that uses the port") from error
 
     def _precheck(self) -> Outcome | None:
         """How rank 0 ends without training: the run is published, or its folder unusable. None if it has to train."""
@@ -137,7 +147,7 @@ class Supervisor:
         if cluster.workers == 1:
             return "", cluster.tensorflow
         self._report_joined(0)
-        attempt = self._peers.start_round()
+        attempt = self._peers.start_attempt()
         attendance = Attendance(cluster.workers)
         deadline = time.monotonic() + timeout_s
         while event := self._next_event(deadline):
@@ -148,7 +158,7 @@ class Supervisor:
                 continue
             reply = event.reply
             if not isinstance(reply, str) and reply.addresses:
-                self._peers.complete_round(reply)
+                self._peers.enter_round(reply)
                 self._report_joined(cluster.workers)
                 return reply.round_id, reply.addresses
             before, attendance = attendance, attendance.after(reply)

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from job.config import Config
-    from job.rendezvous.client import ReplyEvent
-    from job.supervisor.peers import Peers
+    from job.rendezvous.peers import Peers, ReplyEvent
     from job.supervisor.status import WorkerStatus
     from job.supervisor.supervised_process import SupervisedProcess
     from job.telemetry import Record

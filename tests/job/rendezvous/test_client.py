@@ -1,23 +1,17 @@
-"""What a worker makes of any reply, and of no reply."""
+"""What a request to rank 0 makes of any reply, and of no reply."""
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
-from job.cluster import Cluster
-from job.errors import Exit, JobError
-from job.rendezvous.client import Client, ReplyEvent, ask, check_distinct, needs_dns
-from job.rendezvous.http import serve
+from job.rendezvous.client import ask
 from job.rendezvous.messages import Refused, Reply, Request, encode
-from job.rendezvous.server import Rendezvous
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -116,44 +110,3 @@ def test_no_server_is_an_os_error() -> None:
         ask(f"127.0.0.1:{port}", REQUEST, 60)
     with pytest.raises(OSError, match="no worker 0 is there"):
         ask(f"{'x' * 64}..y:{port}", REQUEST, 60)
-
-
-def test_rank_0_does_not_need_its_own_name() -> None:
-    """DNS may not know it yet. The others report why they get no reply."""
-    replies = []
-    with serve("", 0, lambda: b"", Rendezvous("r", "u", "5e77", 2)) as listening:
-        supervisors = (f"no-such-host.invalid:{listening.port}", "h:1")
-        for rank in range(2):
-            client = Client(Cluster("r", "u", rank, ("h:2222", "i:2222"), supervisors), "5e77", queue.SimpleQueue())
-            client.request = msgspec.structs.replace(client.request, address="h:2222")
-            replies.append(client._ask().reply)
-    assert isinstance(replies[0], Reply)
-    assert replies[0].missing == (1,)
-    assert str(replies[1]).startswith(f"worker 0 does not answer at {supervisors[0]} (")
-
-
-def test_a_round_ends_when_rank_0_opens_another() -> None:
-    """Only a reply to a request from that round says so."""
-    inside = msgspec.structs.replace(REQUEST, round_id="g")
-    assert ReplyEvent(inside, Reply("h", 1, (0, 2), ())).ends_round("g")
-    assert not ReplyEvent(inside, Reply("g", 3, (), ())).ends_round("g")
-    assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("g")
-    assert not ReplyEvent(inside, "worker 0 does not answer").ends_round("g")
-    assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("")
-
-
-def test_two_workers_with_one_address_are_refused() -> None:
-    """The error names both."""
-    check_distinct(("a:1", "a:2", "b:1"))
-    with pytest.raises(JobError, match="workers 0 and 2 both have the address a:1") as error:
-        check_distinct(("a:1", "b:1", "a:1"))
-    assert error.value.code == Exit.TRY_AGAIN
-
-
-@pytest.mark.parametrize(
-    ("host", "named"),
-    [("run-0.mnist-job", True), ("localhost", False), ("127.0.0.1", False), ("10.0.0.7", False), ("[fd00::1]", False)],
-)
-def test_which_hosts_dns_has_to_find(host: str, named: bool) -> None:
-    """Names, but not addresses and not this machine."""
-    assert needs_dns(host) is named

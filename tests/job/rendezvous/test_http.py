@@ -19,9 +19,9 @@ import msgspec
 import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from job.rendezvous import http
+from job.rendezvous import http, listener
 from job.rendezvous.client import ask
-from job.rendezvous.http import Server, serve
+from job.rendezvous.listener import Listener, serve
 from job.rendezvous.messages import Refused, Request, encode
 from job.rendezvous.server import Rendezvous
 
@@ -40,7 +40,7 @@ HALF_A_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX: " + b"y" * 8000
 class Serving(NamedTuple):
     """Rank 0's server, and its rendezvous."""
 
-    server: Server
+    server: Listener
     rendezvous: Rendezvous
 
     @property
@@ -128,7 +128,7 @@ def test_the_wait_for_a_reply_is_bounded(serving: Serving, monkeypatch: pytest.M
 
 def test_a_waiting_worker_takes_no_place_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """If all places to wait are taken, a worker gets its reply at once."""
-    monkeypatch.setattr(http, "CONNECTIONS", 2)
+    monkeypatch.setattr(listener, "CONNECTIONS", 2)
     monkeypatch.setattr(http, "HOLD_S", 600)
     rendezvous = Rendezvous("r", "u", "5e77", 3)
     requests = [msgspec.structs.replace(REQUEST, workers=3, rank=rank) for rank in range(3)]
@@ -223,7 +223,7 @@ def test_a_slow_request_is_cut_off(serving: Serving, monkeypatch: pytest.MonkeyP
 
 def test_a_flood_of_unfinished_requests_keeps_no_worker_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new connection closes the oldest one, and one that a worker waits on is not closed."""
-    monkeypatch.setattr(http, "CONNECTIONS", 32)
+    monkeypatch.setattr(listener, "CONNECTIONS", 32)
     rendezvous = Rendezvous("r", "u", "5e77", WORKERS)
     with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server, ExitStack() as stack:
         serving = Serving(server, rendezvous)
@@ -245,7 +245,7 @@ def test_a_flood_of_unfinished_requests_keeps_no_worker_out(monkeypatch: pytest.
 def test_a_flood_costs_little_memory() -> None:
     """A process of its own gets as many long, unfinished requests as it accepts."""
     code = (
-        "from job.rendezvous.http import serve; from job.supervisor.metrics import Metrics; import sys\n"
+        "from job.rendezvous.listener import serve; from job.supervisor.metrics import Metrics; import sys\n"
         "with serve('127.0.0.1', 0, Metrics('r', 0, 1).text, None) as server:\n"
         "    print(server.port, flush=True); sys.stdin.read()"
     )
@@ -277,7 +277,7 @@ def test_the_limit_of_open_files_is_raised() -> None:
     try:
         for before, after in ((most - 1, most), (most, most), (hard, hard)):
             resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
-            assert http.allow_files(2000) == most
+            assert listener.allow_files(2000) == most
             assert resource.getrlimit(resource.RLIMIT_NOFILE) == (after, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -294,14 +294,14 @@ def test_a_port_in_use_is_an_error() -> None:
 
 
 def test_an_event_loop_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller does not wait for it."""
+    """Nobody waits for it forever."""
 
     def fail(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(http._BoundedServer, "add_socket", fail)
-    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(OSError, match="Too many open files"):
-        Server(listening, lambda: b"", None)
+    with serve("127.0.0.1", 0, lambda: b"", None) as server, pytest.raises(OSError, match="Too many open files"):
+        server.wait_until_ready()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -310,8 +310,8 @@ def test_orphans_are_reaped(prepared: Path, trainer: Callable[[str], None]) -> N
 
 
 def test_it_imports_no_more_than_it_needs() -> None:
-    """No TensorFlow, no NumPy and no display; the metrics' library only once somebody asks for them."""
-    heavy = {"tensorflow", "numpy", "rich", "prometheus_client"}
+    """No TensorFlow, no NumPy and no display; the server beside its first process, the metrics' library when asked."""
+    heavy = {"tensorflow", "numpy", "rich", "asyncio", "tornado", "prometheus_client"}
     script = f"import sys, job.supervisor.supervisor; print({heavy} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"

@@ -9,11 +9,10 @@ import pytest
 
 from job.cluster import Cluster
 from job.config import Config
-from job.rendezvous.client import ReplyEvent
 from job.rendezvous.messages import Reply, Request
+from job.rendezvous.peers import Peers, ReplyEvent
 from job.rendezvous.server import Rendezvous
 from job.supervisor.outcome import Outcome
-from job.supervisor.peers import Peers
 from job.supervisor.restart_policy import RestartPolicy
 from job.supervisor.status import WorkerStatus
 from job.supervisor.watchdog import GOODBYE_S, JOIN_S, SILENT_S, Watchdog
@@ -76,8 +75,7 @@ class Scene:
 
     def rank_0_answered(self, seconds_ago: float = 0) -> None:
         """Rank 0 answered this worker."""
-        assert self.peers._client
-        self.peers._client.answered_at = self.clock() - seconds_ago
+        self.peers.answered_at = self.clock() - seconds_ago
 
     def record(self, phase: str, step: int | None = None) -> None:
         """The trainer sends a record."""

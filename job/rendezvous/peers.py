@@ -1,0 +1,195 @@
+"""The other workers of the run: how this one meets them, what it sends them, and what it knows of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from job.errors import Exit, JobError
+from job.rendezvous.messages import Refused, Reply, Request
+from job.rendezvous.server import Rendezvous
+
+if TYPE_CHECKING:
+    import queue
+
+    from job.cluster import Cluster
+
+EVERY_S = 1.0
+# Before a DNS name is asked for the first time. A pod that starts together with rank 0's may be earlier than its name,
+# and DNS servers remember for 5 s and longer that a name did not exist.
+DNS_DELAY_S = 1.5
+ANSWER_S = 4.0  # rank 0 holds its reply back for up to 2 s while workers are missing
+# Phases that all workers go through together. A worker's last message is up to a second old, so that a peer in another
+# of these phases is not worth showing.
+SHARED_PHASES = ("joining", "restoring", "compiling", "training", "evaluating", "publishing", "published")
+
+
+@dataclass(frozen=True)
+class ReplyEvent:
+    """Rank 0's reply to a request, or one sentence that says why there is none."""
+
+    request: Request
+    reply: Reply | str
+
+    def ends_round(self, round_id: str) -> bool:
+        """Whether the round in which a trainer was started is over, because a worker has opened another one."""
+        is_current = round_id != "" and round_id == self.request.round_id
+        return is_current and isinstance(self.reply, Reply) and self.reply.round_id != round_id
+
+
+@dataclass(frozen=True)
+class Attendance:
+    """How many workers have joined, and what the others are waiting for."""
+
+    workers: int
+    joined: int = 0
+    absent: str = ""  # the workers that rank 0 last named
+    unreachable: str = ""  # why rank 0 gives no answer
+
+    @property
+    def missing(self) -> str:
+        """What has kept the workers from meeting."""
+        # Rank 0 may be gone because it gave up first: the workers that it waited for are still the cause.
+        return ", and then ".join(filter(None, (self.absent, self.unreachable))) or "worker 0 has not answered"
+
+    def after(self, reply: Reply | str) -> Attendance:
+        """What is known after rank 0's reply, or after a sentence that says why there is none."""
+        if isinstance(reply, str):
+            return replace(self, unreachable=reply)
+        ranks = ", ".join(map(str, reply.missing))
+        more = self.workers - reply.joined - len(reply.missing)
+        others = f" and {more} more" if more > 0 else ""
+        absent = f"worker {ranks} has" if len(reply.missing) == 1 else f"workers {ranks}{others} have"
+        return Attendance(self.workers, reply.joined, f"{absent} not joined")
+
+
+class Peers:
+    """The other workers. A thread sends rank 0 a request once a second, also at rank 0; its replies are ReplyEvents.
+
+    Attributes:
+        rank: this worker's.
+        rendezvous: the rounds, as rank 0 counts them; None above rank 0 and before connect().
+        answered_at: when rank 0 last replied, in seconds of time.monotonic().
+    """
+
+    def __init__(self, cluster: Cluster, events: queue.SimpleQueue[object]) -> None:
+        self._cluster, self._events, self.rank = cluster, events, cluster.rank
+        self.rendezvous: Rendezvous | None = None
+        self.answered_at = float("inf")
+        self._request: Request | None = None  # the next one; None before connect(), and without other workers
+        self._new_attempt = threading.Event()
+        self._thread = threading.Thread(target=self._ask_repeatedly, name="rendezvous", daemon=True)
+
+    def connect(self, settings: str) -> None:
+        """Prepare to meet the other workers, if there are any; their settings hash must be this one."""
+        run, uid, workers, rank = self._cluster.run, self._cluster.job_uid, self._cluster.workers, self.rank
+        if workers > 1:
+            self.rendezvous = Rendezvous(run, uid, settings, workers) if rank == 0 else None
+            self.answered_at = time.monotonic()
+            self._request = Request(run, uid, settings, workers, rank, "", "", "", "starting", 0)
+
+    def start_attempt(self) -> str:
+        """Try to join a round, with the first request at once; returns the id of this attempt."""
+        attempt = os.urandom(16).hex()
+        self._change_request(attempt=attempt, round_id="", address=tensorflow_address(self._cluster))
+        self._new_attempt.set()
+        if not self._thread.is_alive():
+            self._thread.start()
+        return attempt
+
+    def enter_round(self, reply: Reply) -> None:
+        """Take note that all have joined; this worker's trainer belongs to the reply's round from now on.
+
+        Raises:
+            JobError: 75, two workers have the same address.
+        """
+        check_distinct(reply.addresses)
+        self._change_request(round_id=reply.round_id)
+
+    def send_status(self, phase: str, restarts: int) -> None:
+        """Send the others, with the next request, how this worker is."""
+        self._change_request(phase=phase, restarts=restarts)
+
+    def deviations(self, phase: str) -> dict[str, Any]:
+        """The phase and the restarts of each worker that is not in this phase, or was restarted; only rank 0 knows."""
+        if not self.rendezvous:
+            return {}
+        return {
+            str(rank): {"phase": other.phase, "restarts": other.restarts}
+            for rank, other in sorted(self.rendezvous.latest_requests().items())
+            if rank != self.rank and (other.restarts or other.phase not in {phase, *SHARED_PHASES})
+        }
+
+    def longest_silent(self) -> tuple[int, float]:
+        """The peer that is silent for longest, above rank 0 always rank 0, and when it last sent something."""
+        return self.rendezvous.longest_silent() if self.rendezvous else (0, self.answered_at)
+
+    def all_started(self, round_id: str) -> bool:
+        """Whether the trainers of all workers are at least joining in this round; only rank 0 knows."""
+        requests = self.rendezvous.latest_requests().values() if self.rendezvous else ()
+        started = sum(request.round_id == round_id and request.phase in SHARED_PHASES for request in requests)
+        return started == self._cluster.workers
+
+    def _change_request(self, **fields: Any) -> None:
+        if self._request:
+            self._request = msgspec.structs.replace(self._request, **fields)
+
+    def _ask_repeatedly(self) -> None:
+        if self.rank > 0 and needs_dns(self._cluster.supervisors[0].rpartition(":")[0]):
+            time.sleep(DNS_DELAY_S)
+        while self._request:
+            asked_at = time.monotonic()
+            self._events.put(ReplyEvent(self._request, self._ask(self._request)))
+            # If rank 0 held its reply back, the next request follows at once.
+            self._new_attempt.wait(max(0.0, asked_at + EVERY_S - time.monotonic()))
+            self._new_attempt.clear()
+
+    def _ask(self, request: Request) -> Reply | str:
+        from job.rendezvous.client import ask  # noqa: PLC0415 - Tornado takes 0.1 s of CPU, and this thread can wait
+
+        leader = self._cluster.supervisors[0]
+        host, _, port = leader.rpartition(":")
+        # Rank 0's own name may not be known yet.
+        address = f"127.0.0.1:{port}" if self.rank == 0 and needs_dns(host) else leader
+        try:
+            reply = ask(address, request, ANSWER_S)
+        except Refused as error:
+            return str(error)
+        except OSError as error:
+            return f"worker 0 does not answer at {leader} ({error.strerror or error})"
+        self.answered_at = time.monotonic()
+        return reply
+
+
+def tensorflow_address(cluster: Cluster) -> str:
+    """The host:port of this worker's TensorFlow server: the IP address if it is known, and a free port for port 0."""
+    host, _, port = cluster.tensorflow[cluster.rank].rpartition(":")
+    if port == "0":  # the workers of one machine, which may all be in one pod
+        with socket.create_server((host, 0)) as free:
+            return f"{host}:{free.getsockname()[1]}"
+    host = os.environ.get("POD_IP") or host
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def check_distinct(addresses: tuple[str, ...]) -> None:
+    """Refuse, with 75, two workers with the same address, because TensorFlow would wait forever."""
+    for rank, address in enumerate(addresses):
+        if (first := addresses.index(address)) < rank:
+            message = f"workers {first} and {rank} both have the address {address}"
+            raise JobError(Exit.TRY_AGAIN, "same-address", message, "give each a POD_IP or a port of its own")
+
+
+def needs_dns(host: str) -> bool:
+    """Whether a host is known by a DNS name, rather than by an address or as this machine."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host != "localhost"
+    return False

@@ -1,0 +1,72 @@
+"""What a worker knows of the others: which have not joined, whether its round is over, whom DNS has to find."""
+
+from __future__ import annotations
+
+import queue
+
+import msgspec
+import pytest
+
+from job.cluster import Cluster
+from job.errors import Exit, JobError
+from job.rendezvous.listener import serve
+from job.rendezvous.messages import Reply, Request
+from job.rendezvous.peers import Attendance, Peers, ReplyEvent, check_distinct, needs_dns
+from job.rendezvous.server import Rendezvous
+
+REQUEST = Request("r", "u", "5e77", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+
+
+def test_the_missing_workers_are_named() -> None:
+    """By rank, with a count of those that rank 0 does not list, and with rank 0 if it stops to answer after that."""
+    attendance = Attendance(100)
+    assert attendance.missing == "worker 0 has not answered"
+    attendance = attendance.after("worker 0 does not answer at a:1")
+    assert (attendance.joined, attendance.missing) == (0, "worker 0 does not answer at a:1")
+    attendance = attendance.after(Reply("id", 97, (2, 7), ()))
+    assert (attendance.joined, attendance.missing) == (97, "workers 2, 7 and 1 more have not joined")
+    attendance = attendance.after(Reply("id", 99, (2,), ()))
+    assert (attendance.joined, attendance.missing) == (99, "worker 2 has not joined")
+    attendance = attendance.after("worker 0 does not answer at a:1")
+    assert attendance.missing == "worker 2 has not joined, and then worker 0 does not answer at a:1"
+    assert attendance.joined == 99
+
+
+def test_rank_0_does_not_need_its_own_name() -> None:
+    """DNS may not know it yet. The others report why they get no reply."""
+    replies = []
+    with serve("", 0, lambda: b"", Rendezvous("r", "u", "5e77", 2)) as listening:
+        supervisors = (f"no-such-host.invalid:{listening.port}", "h:1")
+        for rank in range(2):
+            peers = Peers(Cluster("r", "u", rank, ("h:2222", "i:2222"), supervisors), queue.SimpleQueue())
+            replies.append(peers._ask(Request("r", "u", "5e77", 2, rank, "a", "", "h:2222", "starting", 0)))
+    assert isinstance(replies[0], Reply)
+    assert replies[0].missing == (1,)
+    assert str(replies[1]).startswith(f"worker 0 does not answer at {supervisors[0]} (")
+
+
+def test_a_round_ends_when_rank_0_opens_another() -> None:
+    """Only a reply to a request from that round says so."""
+    inside = msgspec.structs.replace(REQUEST, round_id="g")
+    assert ReplyEvent(inside, Reply("h", 1, (0, 2), ())).ends_round("g")
+    assert not ReplyEvent(inside, Reply("g", 3, (), ())).ends_round("g")
+    assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("g")
+    assert not ReplyEvent(inside, "worker 0 does not answer").ends_round("g")
+    assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("")
+
+
+def test_two_workers_with_one_address_are_refused() -> None:
+    """The error names both."""
+    check_distinct(("a:1", "a:2", "b:1"))
+    with pytest.raises(JobError, match="workers 0 and 2 both have the address a:1") as error:
+        check_distinct(("a:1", "b:1", "a:1"))
+    assert error.value.code == Exit.TRY_AGAIN
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("run-0.mnist-job", True), ("localhost", False), ("127.0.0.1", False), ("10.0.0.7", False), ("[fd00::1]", False)],
+)
+def test_which_hosts_dns_has_to_find(host: str, named: bool) -> None:
+    """Names, but not addresses and not this machine."""
+    assert needs_dns(host) is named
