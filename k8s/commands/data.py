@@ -10,8 +10,7 @@ from k8s.api.errors import ApiError, failed, refused
 from k8s.checks import storage
 from k8s.commands.flags import variable
 from k8s.render.kustomize import MANIFESTS, kustomize
-from k8s.view.output import note
-from k8s.view.progress import progress_bar
+from k8s.view.output import note, progress_bar
 from k8s.volume.start import open_volume
 from k8s.volume.upload import dataset_name, upload
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from job.config import check_name
 from k8s.api.errors import failed
 from k8s.commands import flags
-from k8s.view.output import note
-from k8s.view.progress import progress_bar
+from k8s.view.output import note, progress_bar
 from k8s.volume.download import download
 from k8s.volume.start import open_volume
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from job.config import parse_duration, usage_error
 from k8s.state.find import job_of
 from k8s.state.run import Run, is_settled
-from k8s.view.output import note
+from k8s.view.output import note, use_colour
 from k8s.view.run_logs import RunLogs
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ class LinePrinter:
 
     def __init__(self, ranks: int, pattern: re.Pattern[str], *, as_json: bool) -> None:
         self._width, self._pattern, self._as_json = len(str(ranks - 1)), pattern, as_json
-        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        self._colour = use_colour()
 
     def print(self, line: Line) -> None:
         """Print a line, if it matches."""

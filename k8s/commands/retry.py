@@ -23,7 +23,7 @@ from k8s.render.submission import Submission
 from k8s.state.find import gather
 from k8s.state.names import QUEUE_LABEL, schedule_of, trainer_of
 from k8s.state.run import state
-from k8s.view import follow
+from k8s.view.follow import follow_run
 from k8s.view.output import print_result, where_to_look
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     result = {"name": name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "workers": workers}
     text = f"submitted {name} again with {workers} workers; it continues from its newest checkpoint, if it has one"
     print_result(arguments.output, result, text, where_to_look(cluster, name))
-    return follow.follow(cluster, made, arguments.output) if arguments.wait else 0
+    return follow_run(cluster, made, arguments.output) if arguments.wait else 0
 
 
 def refuse_unfinished(run: Run, flags: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -24,9 +23,9 @@ from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
 from k8s.state.names import CONTAINER, RUNS, pods_of, run_name
 from k8s.state.pods import created
 from k8s.state.run import Run, state
-from k8s.view.output import as_yaml
+from k8s.view.output import as_yaml, use_colour
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
-from k8s.view.tables import Style, draw, state_text
+from k8s.view.tables import Style, draw_result, state_text
 
 if TYPE_CHECKING:
     import argparse
@@ -166,13 +165,12 @@ def show_once(result: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     elif arguments.output == "yaml":
         print(*(["---"] if arguments.watch else []), as_yaml([result]), sep="\n", flush=True)
     else:
-        print(draw(result, style_of(arguments)), flush=True)
+        print(draw_result(result, style_of(arguments)), flush=True)
 
 
 def style_of(arguments: argparse.Namespace) -> Style:
     """How tables are drawn."""
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
-    return Style(wide=arguments.output == "wide", namespaces=arguments.all_namespaces, colour=colour)
+    return Style(wide=arguments.output == "wide", namespaces=arguments.all_namespaces, colour=use_colour())
 
 
 def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
@@ -208,7 +206,7 @@ def watch_in_place(cluster: Cluster, arguments: argparse.Namespace) -> None:
 
     with Live(refresh_per_second=4) as live:
         for result in results(cluster, arguments):
-            live.update(Text.from_ansi(draw(result, style_of(arguments)), no_wrap=True, overflow="crop"))
+            live.update(Text.from_ansi(draw_result(result, style_of(arguments)), no_wrap=True, overflow="crop"))
 
 
 def watch_changes(cluster: Cluster, arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from k8s.checks import admission, preflight, setup, storage
 from k8s.commands.flags import add_dry_run, add_submission, add_wait, submission_of
 from k8s.render import render
 from k8s.render.attempt import record_submission
-from k8s.view import follow
+from k8s.view.follow import follow_run
 from k8s.view.output import note, print_objects, print_result, where_to_look
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         f"submitted {name} with {workers} workers in namespace {cluster.namespace}",
         where_to_look(cluster, name),
     )
-    return follow.follow(cluster, job, arguments.output) if arguments.wait else 0
+    return follow_run(cluster, job, arguments.output) if arguments.wait else 0
 
 
 def submit(cluster: Cluster, submission: Submission) -> Object:

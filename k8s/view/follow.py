@@ -18,9 +18,9 @@ from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.find import own_pods
-from k8s.state.names import CONTAINER, claim_of, pods_of, rank_of
+from k8s.state.names import claim_of, pods_of, rank_of
 from k8s.state.run import Run, is_settled, state
-from k8s.view.loglines import has_ended
+from k8s.view.loglines import Cursor, read_log
 from k8s.view.output import note
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ class Follower:
         self._updates: queue.SimpleQueue[Any] = queue.SimpleQueue()  # records, errors, and kinds of objects
         self._newest: dict[str, list[Object]] = {}  # the objects of each kind in the queue
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._stop_log = threading.Event(), threading.Event()
         self._log_thread: threading.Thread | None = None
         self._log_uid = ""  # of the pod whose log is read
-        self._last_record = 0.0  # its time
         self.run = Run(job, ())
         cluster.patience_s = math.inf
 
@@ -66,6 +65,7 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._stop_log.set()
 
     def next_record(self, seconds: float) -> Record | None:
         """Wait up to this long for an update and apply it to `run`; returns rank 0's record if it was one.
@@ -119,39 +119,25 @@ class Follower:
         started = [p for p in pods if rank_of(p) == 0 and p["status"]["phase"] not in ("Pending", "Unknown")]
         newest = max(started, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
         if newest and newest["metadata"]["uid"] != self._log_uid:
-            self._log_uid, self._last_record = newest["metadata"]["uid"], 0.0  # another node has another clock
-            self._log_thread = threading.Thread(target=self._read_records, args=(newest["metadata"],), daemon=True)
+            self._stop_log.set()
+            self._log_uid, self._stop_log = newest["metadata"]["uid"], threading.Event()
+            self._log_thread = threading.Thread(target=self._read_records, args=(newest, self._stop_log), daemon=True)
             self._log_thread.start()
 
-    def _has_ended(self, uid: str) -> bool:
-        return has_ended(next((pod for pod in self.run.pods if pod["metadata"]["uid"] == uid), None))
+    def _read_records(self, pod: Object, stop: threading.Event) -> None:
+        """Put each record of a pod's log into the queue."""
 
-    def _read_records(self, pod: Object) -> None:
-        """Put each record of a pod's log into the queue once, however often the connection breaks.
+        def current() -> Object | None:
+            return next((each for each in self.run.pods if each["metadata"]["uid"] == pod["metadata"]["uid"]), None)
 
-        A stream may end normally although the container is running: when the connection between the API server and the
-        node breaks.
-        """
-        while not self._stop.is_set() and pod["uid"] == self._log_uid:
-            ended = self._has_ended(pod["uid"])
-            try:
-                for line in self._cluster.logs(pod["name"], CONTAINER, follow=True):
-                    record = telemetry.parse(line)
-                    if record and record.time > self._last_record:
-                        self._last_record = record.time
-                        self._updates.put(record)
-            except ApiError as error:
-                if error.code in (403, 404):
-                    return
-            except LauncherError as error:
-                self._updates.put(error)
-                return
-            except OSError:
-                pass  # the API server or the node does not answer
-            else:
-                if ended:
-                    return
-            self._stop.wait(RETRY_S)
+        try:
+            for line in read_log(self._cluster, pod, current, Cursor(), stop, lambda: math.inf):
+                if record := telemetry.parse(line.text):
+                    self._updates.put(record)
+        except ApiError:
+            pass  # this user may not read logs: the run is followed without its progress
+        except LauncherError as error:
+            self._updates.put(error)
 
 
 class JsonLines(progress.Lines):
@@ -168,7 +154,7 @@ def display_for(output: str, workers: int, name: str) -> progress.Lines:
     return JsonLines(settings, name) if output == "json" else progress.choose_display(settings, name)
 
 
-def follow(cluster: Cluster, job: Object, output: str = "text") -> int:
+def follow_run(cluster: Cluster, job: Object, output: str = "text") -> int:
     """Show a run's progress until it has ended, then its result; returns its exit code. Ctrl-C does not stop the run.
 
     Args:

@@ -109,10 +109,10 @@ def read_log(
     name, rank = pod["metadata"]["name"], rank_of(pod)
     last_news = time.monotonic()
     while not stop.is_set():
-        ended, new = has_ended(current()), False
+        ended, new = trainer_has_ended(current()), False
         try:
             for text in cluster.logs(name, CONTAINER, follow=not ended, timestamps=True, **cursor.request()):
-                if (line := parse(text, rank, name)) and cursor.is_new(text, line.at[0]):
+                if (line := parse_line(text, rank, name)) and cursor.is_new(text, line.at[0]):
                     new, last_news = True, time.monotonic()
                     yield line
             # A response also ends without an error if the connection between API server and node breaks: all is read
@@ -134,7 +134,7 @@ def read_log(
         stop.wait(0 if ended and new else RETRY_S)
 
 
-def parse(line: str, rank: int, pod: str) -> Line | None:
+def parse_line(line: str, rank: int, pod: str) -> Line | None:
     """A line that begins with its time, RFC 3339 in the node's time zone; None if it does not."""
     stamp, _, text = line.partition(" ")
     try:
@@ -148,6 +148,6 @@ def parse(line: str, rank: int, pod: str) -> Line | None:
     return Line(rank, pod, stamp, text, (int(moment.timestamp()), nanoseconds))
 
 
-def has_ended(pod: Object | None) -> bool:
+def trainer_has_ended(pod: Object | None) -> bool:
     """Whether the trainer's container has ended, or its pod is deleted."""
     return pod is None or pod["status"]["phase"] in ("Succeeded", "Failed") or "terminated" in container_state(pod)

@@ -1,13 +1,15 @@
-"""How commands print: notes on standard error, results as text, JSON, YAML or names."""
+"""How commands print: notes and a progress bar on standard error, results as text, JSON, YAML or names."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -54,3 +56,30 @@ def as_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
 def where_to_look(cluster: Cluster, name: str) -> str:
     """The commands that show a run that was started, as a line."""
     return f"  mnist-job status {name} {cluster.flags}    mnist-job logs {name} {cluster.flags}"
+
+
+def use_colour() -> bool:
+    """Whether standard output is a terminal, and the user does not object to colours (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar if standard error is a terminal.
+
+    Args:
+        total: the bytes to copy.
+
+    Yields:
+        A function to call with the number of bytes just copied; below 0 for bytes that have to be copied again.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - not needed for a command's --help
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn  # noqa: PLC0415 - the same
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.update(task, advance=count)

@@ -27,7 +27,7 @@ class Style:
     colour: bool = False
 
 
-def draw(result: Mapping[str, Any], style: Style) -> str:
+def draw_result(result: Mapping[str, Any], style: Style) -> str:
     """Draw all runs and schedules, or one run rank by rank, or one schedule with its runs."""
     if "runs" in result:
         parts = [run_table(result["runs"], style) if result["runs"] else "there are no runs"]
@@ -51,7 +51,7 @@ def run_table(runs: Sequence[Mapping[str, Any]], style: Style) -> str:
         headings += ["IMAGE", "CLAIM", "NODES", "DETAIL"]
         more = [[r["image"], r["claim"], ",".join(r["nodes"]), r["detail"]] for r in runs]
         rows = [[*row, *extra] for row, extra in zip(rows, more, strict=True)]
-    return table(headings, rows, runs, style)
+    return item_table(headings, rows, runs, style)
 
 
 def schedule_table(schedules: Sequence[Mapping[str, Any]], style: Style) -> str:
@@ -66,7 +66,7 @@ def schedule_table(schedules: Sequence[Mapping[str, Any]], style: Style) -> str:
     if style.wide:
         headings += ["IMAGE", "CLAIM"]
         rows = [[*row, s["image"], s["claim"]] for row, s in zip(rows, schedules, strict=True)]
-    return table(headings, rows, schedules, style)
+    return item_table(headings, rows, schedules, style)
 
 
 def run_header(run: Mapping[str, Any], style: Style) -> str:
@@ -102,7 +102,7 @@ def event_table(events: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
     return [aligned(["LAST SEEN", "OBJECT", "REASON", "MESSAGE"], rows, style)] if rows else []
 
 
-def table(headings: list[str], rows: list[list[Any]], items: Sequence[Mapping[str, Any]], style: Style) -> str:
+def item_table(headings: list[str], rows: list[list[Any]], items: Sequence[Mapping[str, Any]], style: Style) -> str:
     """A table of runs or schedules, with their namespaces where that is asked for."""
     if style.namespaces:
         headings = ["NAMESPACE", *headings]

@@ -119,7 +119,7 @@ def test_tail(seed: int, tail: int) -> None:
 )
 def test_times_of_lines(line: str, expected: tuple[str, tuple[int, int]] | None) -> None:
     """A line's time is read in any time zone; text without a time is not a line."""
-    found = loglines.parse(line, 0, "a")
+    found = loglines.parse_line(line, 0, "a")
     assert (found and (found.text, found.at)) == expected
 
 
@@ -351,7 +351,7 @@ def test_missing_logs(now: Object, pods: list[Object], said: list[str]) -> None:
 
 def test_lines_are_ordered_by_nanoseconds() -> None:
     """Lines are ordered by time, whatever the number of digits."""
-    found = [loglines.parse(line, 0, "a") for line in stamped(("01.09", "first"), ("01.1", "second"))]
+    found = [loglines.parse_line(line, 0, "a") for line in stamped(("01.09", "first"), ("01.1", "second"))]
     assert sorted((line for line in found if line), key=lambda line: line.at) == [
         Line(0, "a", "2026-01-01T00:00:01.09Z", "first", (1_767_225_601, 90_000_000)),
         Line(0, "a", "2026-01-01T00:00:01.1Z", "second", (1_767_225_601, 100_000_000)),

@@ -19,7 +19,6 @@ from k8s.render.render import INSTANCE_LABEL
 from k8s.render.submission import Submission
 from k8s.state.names import CANCELLED, QUEUE_LABEL, RUN_LABEL, SCHEDULE_LABEL, SUBMITTED, trainer_of
 from k8s.state.run import Run
-from k8s.view import follow
 from tests.k8s.fakes import FakeCluster, job, pod
 
 if TYPE_CHECKING:
@@ -187,7 +186,7 @@ def test_wait(submitted: Object, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         assert output == "text"
         return 69
 
-    monkeypatch.setattr(follow, "follow", follow_it)
+    monkeypatch.setattr(retry, "follow_run", follow_it)
     cluster = FakeCluster(served(submitted, "Failed"))
     assert again(cluster, wait=True) == 69
     assert followed == [cluster.objects["Job", "digits-2"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from k8s.api.errors import ApiError, LauncherError, Status
 from k8s.state.names import CANCELLED
 from k8s.state.run import Run
 from k8s.view import follow as follow_module
-from k8s.view.follow import Follower, follow
+from k8s.view.follow import Follower, follow_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +58,9 @@ class Cluster:
             yield {one["metadata"]["uid"]: one for one in state}
         stop.wait(DEADLINE_S)
 
-    def logs(self, name: str, _container: str, *, follow: bool) -> Iterator[str]:
+    def logs(self, name: str, _container: str, *, timestamps: bool, **_: Any) -> Iterator[str]:
         """Yield the lines of the next connection."""
-        assert follow
+        assert timestamps
         self.read.append(name)
         for line in self._logs[name].pop(0):
             if isinstance(line, Exception):
@@ -70,7 +71,8 @@ class Cluster:
 
 def line(time: float, step: int) -> str:
     """A line of rank 0's log."""
-    return telemetry.to_logfmt(Record(time, "demo", 0, "training", step=step, steps=9))
+    text = telemetry.to_logfmt(Record(time, "demo", 0, "training", step=step, steps=9))
+    return f"{datetime.fromtimestamp(time, UTC).isoformat()} {text}"
 
 
 def received_steps(cluster: Cluster, count: int) -> list[int | None]:
@@ -122,7 +124,7 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Follower, "next_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        follow(cluster, job())  # type: ignore[arg-type]
+        follow_run(cluster, job())  # type: ignore[arg-type]
     assert capsys.readouterr().err == "demo keeps running; to follow it again: mnist-job status demo --watch -n ns\n"
 
 
@@ -163,7 +165,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def test_json(published: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """Each record and the result are one line of JSON."""
-    assert follow(published, job(), "json") == 0  # type: ignore[arg-type]
+    assert follow_run(published, job(), "json") == 0  # type: ignore[arg-type]
     *records, result = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [record["step"] for record in records if record["phase"] == "training"] == [1]
     assert result.pop("seconds") >= 0
@@ -181,7 +183,7 @@ def test_json(published: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_text(published: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """The result ends with the command that copies the model."""
-    assert follow(published, job()) == 0  # type: ignore[arg-type]
+    assert follow_run(published, job()) == 0  # type: ignore[arg-type]
     *_, result, command = capsys.readouterr().out.splitlines()
     assert result.startswith("demo is published: accuracy None, seconds ")
     assert command == "  mnist-job fetch demo -n ns    copies the model and its report here"
@@ -194,5 +196,5 @@ def test_a_cancelled_run_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, caps
     cancelled["spec"]["suspend"] = True
     cluster = Cluster([[job()], [cancelled]], [[]], {})
     monkeypatch.setattr(follow_module, "gather_evidence", lambda *_: Run(cancelled))
-    assert follow(cluster, job()) == Status.FAILED  # type: ignore[arg-type]
+    assert follow_run(cluster, job()) == Status.FAILED  # type: ignore[arg-type]
     assert "the run was cancelled; its checkpoint is kept\nremedy: " in capsys.readouterr().err
