@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def needed(job: Object) -> list[Object]:
     """What a Job needs of the setup: everything except a claim or a service account that it replaces by another one."""
     used = {"PersistentVolumeClaim": storage.claim_name(job), "ServiceAccount": account_name(job)}
-    return [new for new in render.setup() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
+    return [new for new in render.setup_objects() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
 
 
 def missing(cluster: Cluster, job: Object) -> list[Object]:

@@ -113,7 +113,7 @@ def retried_job(run: Run, changes: Submission) -> Object:
     spec, metadata = new["spec"], new["metadata"]
     args = trainer_of(spec["template"])["args"]
     refuse_other_averaging(args, changes, spec["completions"])
-    render.fill(new, changes)
+    render.fill_job(new, changes)
     if CONTINUE not in args:
         args.append(CONTINUE)
     if QUEUE_LABEL in metadata["labels"]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from job import __version__, config
 from job.config import usage_error
-from k8s.render import submission as parse
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
+from k8s.render.submission import extra_variables, node_selector, tolerations
 from k8s.state.names import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claims, trainer_of
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def job(submission: Submission) -> Object:
     components |= {"gpu": None} if submission.gpus and submission.overlay != "gpu" else {}
     components |= {"kueue": None} if submission.queue else {}
     objects = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
-    return fill(only_job(objects, submission.overlay), submission)
+    return fill_job(only_job(objects, submission.overlay), submission)
 
 
-def setup() -> list[Object]:
+def setup_objects() -> list[Object]:
     """The objects that all runs of a namespace share."""
     objects = kustomize(MANIFESTS / "setup")
     for new in objects:
@@ -63,7 +63,7 @@ def only_job(objects: Sequence[Object], overlay: str) -> Object:
     return objects[0]
 
 
-def fill(job: Object, submission: Submission) -> Object:
+def fill_job(job: Object, submission: Submission) -> Object:
     """Set what belongs to one run in a rendered Job, which is changed in place and returned."""
     spec, template = job["spec"], job["spec"]["template"]
     trainer = trainer_of(template)
@@ -84,7 +84,7 @@ def fill(job: Object, submission: Submission) -> Object:
     if submission.image is not None:
         trainer["image"] = submission.image
     set_resources(trainer, submission)
-    set_variables(trainer, {**parse.environment(submission), "WORKERS": str(spec["completions"])})
+    set_variables(trainer, {**extra_variables(submission), "WORKERS": str(spec["completions"])})
     set_placement(template["spec"], submission)
     trainer["args"] += submission.arguments
     return job
@@ -92,9 +92,9 @@ def fill(job: Object, submission: Submission) -> Object:
 
 def set_placement(spec: Object, submission: Submission) -> None:
     """Set the nodes on which a run's pods may be placed, their priority, and the account that they run as."""
-    if selector := parse.node_selector(submission):
+    if selector := node_selector(submission):
         spec["nodeSelector"] = spec.get("nodeSelector", {}) | selector
-    spec.setdefault("tolerations", []).extend(parse.tolerations(submission))
+    spec.setdefault("tolerations", []).extend(tolerations(submission))
     if submission.priority_class is not None:
         spec["priorityClassName"] = submission.priority_class
     if submission.service_account is not None:

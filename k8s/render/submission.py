@@ -26,17 +26,7 @@ TOLERATION = re.compile(
 )
 VARIABLE = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTALL)
 # The variables from which a worker learns which run and rank it is.
-IDENTITY = {
-    "RUN",
-    "JOB_NAME",
-    "JOB_UID",
-    "JOB_COMPLETION_INDEX",
-    "WORKERS",
-    "SERVICE",
-    "POD_IP",
-    "PEERS",
-    "TF_CONFIG",
-}
+IDENTITY = {"RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE", "POD_IP", "PEERS", "TF_CONFIG"}
 # Training flags that the manifests or the launcher's own flags set.
 NOT_TRAINING = {
     "workers": "give it before the --",
@@ -101,39 +91,38 @@ class Submission:
                 raise usage_error(f"{flag} must be the name of a {what}, not {value!r}")
         node_selector(self)
         tolerations(self)
-        environment(self)
+        extra_variables(self)
         training_settings(self.arguments)
 
 
 def node_selector(submission: Submission) -> dict[str, str]:
     """The labels that a node must have."""
     form = "a node's label such as disktype=ssd"
-    pairs = [match("--node-selector", SELECTOR, form, text) for text in submission.node_selectors]
+    pairs = [match_value("--node-selector", SELECTOR, form, text) for text in submission.node_selectors]
     return {parts["key"]: parts["value"] for parts in pairs}
 
 
 def tolerations(submission: Submission) -> list[Object]:
-    """The tolerations to add, as a pod's spec has them."""
+    """The tolerations to add, as a pod's spec has them; one without a value tolerates every value of its key."""
     form = f"KEY, KEY=VALUE or either with :EFFECT ({', '.join(EFFECTS)})"
-    return [toleration(match("--toleration", TOLERATION, form, text)) for text in submission.tolerations]
+    result = []
+    for text in submission.tolerations:
+        parts = match_value("--toleration", TOLERATION, form, text)
+        fields = parts.groupdict() | {"operator": "Exists" if parts["value"] is None else "Equal"}
+        result.append({name: value for name, value in fields.items() if value is not None})
+    return result
 
 
-def toleration(parts: re.Match[str]) -> Object:
-    """A toleration; one without a value tolerates every value of its key."""
-    equal = {"operator": "Exists"} if parts["value"] is None else {"operator": "Equal", "value": parts["value"]}
-    return {"key": parts["key"], **equal, **({"effect": parts["effect"]} if parts["effect"] else {})}
-
-
-def environment(submission: Submission) -> dict[str, str]:
+def extra_variables(submission: Submission) -> dict[str, str]:
     """The variables to set in the trainer's container."""
-    pairs = [match("--env", VARIABLE, "NAME=VALUE", text) for text in submission.variables]
+    pairs = [match_value("--env", VARIABLE, "NAME=VALUE", text) for text in submission.variables]
     for parts in pairs:
         if parts["key"] in IDENTITY:
             raise usage_error(f"--env cannot set {parts['key']}: a worker finds its run, rank and peers by it")
     return {parts["key"]: parts["value"] for parts in pairs}
 
 
-def match(flag: str, pattern: re.Pattern[str], form: str, text: str) -> re.Match[str]:
+def match_value(flag: str, pattern: re.Pattern[str], form: str, text: str) -> re.Match[str]:
     """The parts of a flag's value.
 
     Raises:

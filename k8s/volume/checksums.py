@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from job.system.files import sha256
 from k8s.api.errors import failed
 
 if TYPE_CHECKING:
@@ -71,9 +71,3 @@ def incomplete(folder: Path, checksums: Mapping[str, str]) -> list[str]:
     """The paths whose files are missing in a folder, or are not what their checksums say."""
     files = {path: folder / path for path in checksums}
     return [path for path, file in files.items() if not file.is_file() or sha256(file) != checksums[path]]
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -76,21 +76,21 @@ def upload(
         _verify(pod, OUTPUT, name)
         return counts | {"copied": 0}
     incoming = f"{OUTPUT}/.{name}.incoming"
-    _run(pod, "rm", "-rf", incoming)  # what an interrupted copy left behind
+    _run_checked(pod, "rm", "-rf", incoming)  # what an interrupted copy left behind
     with progress(counts["bytes"]) as advance:
         for path, size in sizes.items():
-            _copy(pod, path, size, f"{incoming}/{name}/{path.relative_to(folder).as_posix()}", advance)
+            _upload_file(pod, path, size, f"{incoming}/{name}/{path.relative_to(folder).as_posix()}", advance)
     try:
         _verify(pod, incoming, name)
     except LauncherError:
-        _run(pod, "rm", "-rf", incoming)
+        _run_checked(pod, "rm", "-rf", incoming)
         raise
-    _run(pod, "sh", "-c", MOVE_FOLDER, "sh", f"{incoming}/{name}", target)
-    _run(pod, "rm", "-rf", incoming)
+    _run_checked(pod, "sh", "-c", MOVE_FOLDER, "sh", f"{incoming}/{name}", target)
+    _run_checked(pod, "rm", "-rf", incoming)
     return counts | {"copied": counts["files"]}
 
 
-def _copy(pod: VolumePod, path: Path, size: int, target: str, advance: Callable[[int], None]) -> None:
+def _upload_file(pod: VolumePod, path: Path, size: int, target: str, advance: Callable[[int], None]) -> None:
     sent = 0
 
     def content() -> Iterator[bytes]:
@@ -105,7 +105,7 @@ def _copy(pod: VolumePod, path: Path, size: int, target: str, advance: Callable[
                 sent += len(chunk)
                 advance(len(chunk))
 
-    _run(pod, "sh", "-c", WRITE_FILE, "sh", target, str(size), stdin=content)
+    _run_checked(pod, "sh", "-c", WRITE_FILE, "sh", target, str(size), stdin=content)
 
 
 def _verify(pod: VolumePod, parent: str, name: str) -> None:
@@ -118,7 +118,7 @@ def _verify(pod: VolumePod, parent: str, name: str) -> None:
         raise failed(message, "verify yours with `python -m job data`, and copy it to a claim without one")
 
 
-def _run(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:
+def _run_checked(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:
     code, _, errors = pod.output(command, stdin)
     if code:
         problem = errors.partition("\n")[0]

@@ -40,7 +40,7 @@ def test_a_submission_that_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_submission() -> None:
     """After a dry run, missing objects of the setup are created, then the Job as it was rendered."""
     cluster = ready_cluster()
-    [account] = [found for found in render.setup() if found["kind"] == "ServiceAccount"]
+    [account] = [found for found in render.setup_objects() if found["kind"] == "ServiceAccount"]
     cluster.objects["ServiceAccount", APP] = account
     sent = submit.submit(cluster.given(), Submission("digits"))
     one_node = record_submission(render.job(Submission("digits", components=("one-node",))))
@@ -89,7 +89,7 @@ def arguments(*flags: str, training: tuple[str, ...] = ()) -> argparse.Namespace
 def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A dry run prints exactly what submit then sends, and sends nothing."""
     monkeypatch.setattr("k8s.checks.preflight.check_all", lambda *_: [])
-    [account] = [new for new in render.setup() if new["kind"] == "ServiceAccount"]
+    [account] = [new for new in render.setup_objects() if new["kind"] == "ServiceAccount"]
     cluster, training = FakeCluster(account), ("--epochs=3", "--dataset=fashion_mnist")
     assert submit.run(arguments("--dry-run", "--workers=3", training=training), cluster.given) == 0
     printed = list(yaml.safe_load_all(capsys.readouterr().out))
@@ -118,7 +118,7 @@ def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.run(arguments("--dry-run=client", "--claim=mine"), no_cluster) == 0
     *setup, job = yaml.safe_load_all(capsys.readouterr().out)
     assert job == record_submission(render.job(Submission("digits", claim="mine")))
-    assert setup == [new for new in render.setup() if new["kind"] != "PersistentVolumeClaim"]
+    assert setup == [new for new in render.setup_objects() if new["kind"] != "PersistentVolumeClaim"]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def overlay(request: pytest.FixtureRequest) -> Object:
 @pytest.fixture(scope="module")
 def setup() -> dict[str, Object]:
     """The objects of the setup, by kind."""
-    return {found["kind"]: found for found in render.setup()}
+    return {found["kind"]: found for found in render.setup_objects()}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
