@@ -14,7 +14,7 @@ from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
 from k8s.render.kustomize import MANIFESTS
-from k8s.render.render import setup
+from k8s.render.render import setup_objects
 from k8s.state.names import CLAIM, trainer_of
 from tests.cluster.namespace import ROOT, wait_until
 
@@ -96,7 +96,7 @@ def test_two_runs_at_once(shared: Namespace) -> None:
 
 def test_an_operator_sets_tf_config(shared: Namespace) -> None:
     """Plain pods with a TF_CONFIG, as an operator creates them, train a run together."""
-    for new in setup():
+    for new in setup_objects():
         if new["kind"] in ("Service", "ServiceAccount"):
             shared.cluster.create(new)
     hosts = [f"plain-{rank}.mnist-job:{TENSORFLOW_PORT}" for rank in range(2)]
