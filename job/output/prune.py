@@ -6,16 +6,14 @@ A run is renamed into .pruned/ and deleted there. If prune is killed in between,
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from job.config import usage_error
 from job.output import inventory, layout
@@ -30,46 +28,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-@dataclass(frozen=True)
-class PrunableRun:
-    """A run that goes: when it began, whether it has a model, and the bytes that both take up."""
+def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> dict[str, Any]:
+    """What of an output folder is pruned, as JSON shows it; see decide_retention() for the arguments.
 
-    name: str
-    started: str
-    published: bool
-    bytes: int
-
-
-@dataclass(frozen=True)
-class PrunePlan:
-    """What is pruned, as JSON shows it; see Retention. `left` are bytes of a killed prune, which are always deleted."""
-
-    before: str | None
-    prune: Sequence[PrunableRun]
-    kept: Mapping[str, str]
-    without_model: Sequence[str]
-    unknown: Sequence[str]
-    left: int
-
-
-def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence[str] = ()) -> PrunePlan:
-    """Plan what of an output folder is pruned; see decide_retention() for the arguments.
+    Returns:
+        The fields of Retention, with {"name", "started", "published", "bytes"} of each run in `prune`; `left` are the
+        bytes of a killed prune, which are always deleted.
 
     Raises:
         JobError: 66 if the folder holds no runs; 73 if it is not safe to prune.
         OSError: from the file system.
     """
     retention = decide_retention(inventory.take_inventory(output), keep, older_than_s, names, time.time())
-    prunable = [
-        PrunableRun(run.name, run.started, parts[0].parent.name == "models", sum(map(inventory.size_of, parts)))
-        for run in retention.prune
-        if (parts := inventory.run_parts(output, run.name))  # else another prune has just removed it
-    ]
+    prunable = []
+    for run in retention.prune:
+        if parts := inventory.run_parts(output, run.name):  # else another prune has just removed it
+            published, size = parts[0].parent.name == "models", sum(map(inventory.size_of, parts))
+            prunable.append({"name": run.name, "started": run.started, "published": published, "bytes": size})
     left = sum(map(inventory.size_of, inventory.unfinished_deletions(output)))
-    return PrunePlan(retention.before, prunable, retention.kept, retention.without_model, retention.unknown, left)
+    return vars(retention) | {"prune": prunable, "left": left}
 
 
-def prune(output: Path, plan: PrunePlan) -> list[str]:
+def prune(output: Path, plan: Mapping[str, Any]) -> list[str]:
     """Remove the runs of a plan, and what an earlier prune left; returns the names of the runs that are gone.
 
     A run that has become `latest`, or is being trained, since it was planned stays.
@@ -78,16 +58,15 @@ def prune(output: Path, plan: PrunePlan) -> list[str]:
         JobError: 73 or 75 from the file system.
     """
     gone: list[str] = []
-    if not (plan.prune or inventory.unfinished_deletions(output)):
+    if not (plan["prune"] or inventory.unfinished_deletions(output)):
         return gone
     with output_errors(output), _prune_lock(output) as pruned:
         for path in inventory.unfinished_deletions(output):
             _delete(path)
-        for run in plan.prune:
-            renamed = _rename_away(output, pruned, run.name)
-            if renamed:
+        for run in plan["prune"]:
+            if renamed := _rename_away(output, pruned, run["name"]):
                 _delete(renamed)
-                gone.append(run.name)
+                gone.append(run["name"])
     return gone
 
 
@@ -108,16 +87,16 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         plan = plan_pruning(output, arguments.keep, older_than_s, arguments.names)
     if arguments.json:
         gone = [] if arguments.dry_run else prune(output, plan)
-        print(json.dumps(dataclasses.asdict(plan) | {"pruned": gone}))
+        print(json.dumps(plan | {"pruned": gone}))
         return
-    if plan.unknown:
-        message = f"there is no run {' or '.join(map(repr, plan.unknown))} in {output}"
+    if plan["unknown"]:
+        message = f"there is no run {' or '.join(map(repr, plan['unknown']))} in {output}"
         raise usage_error(message, "nothing is pruned")
-    print("\n".join(plan_lines(dataclasses.asdict(plan))))
-    if arguments.dry_run or not (arguments.yes or not plan.prune or confirmed()):
+    print("\n".join(plan_lines(plan)))
+    if arguments.dry_run or not (arguments.yes or not plan["prune"] or confirmed()):
         return
     gone = prune(output, plan)
-    if plan.prune:
+    if plan["prune"]:
         print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
 
 

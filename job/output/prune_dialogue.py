@@ -31,7 +31,7 @@ def check_prune_flags(arguments: argparse.Namespace, *, as_json: bool) -> int:
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
-    """A prune.PrunePlan, as JSON has it, in lines for a person."""
+    """The result of prune.plan_pruning() in lines for a person."""
     runs = plan["prune"]
     lines = [f"{name!r} is kept: {reason}" for name, reason in plan["kept"].items() if reason]
     if plan.get("left"):

@@ -13,9 +13,8 @@ from job.config import check_name, settings_differences, usage_error
 from job.errors import Exit, JobError
 from job.output import latest, layout
 from job.output.io_errors import content_errors, output_errors
-from job.output.publication import publish_model
 from job.output.run_lock import run_lock
-from job.system.files import read_json, sweep, write_json
+from job.system.files import make_folder, read_json, sha256, sweep, sync, sync_tree, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -115,14 +114,31 @@ class RunFolder:
             yield published
 
     def publish(self, fill: Callable[[Path], None]) -> None:
-        """Make models/<run> appear whole; see publish_model().
+        """Make models/<run> appear whole, with the SHA-256 of its files, or not at all.
+
+        Args:
+            fill: writes the model's files into the folder that it is given.
 
         Raises:
-            JobError: 73 or 75 from the file system.
+            JobError: 73 or 75 from the file system, and if the model has been published before.
         """
+        temporary = self.model.parent / f".{self.run}.{self.job_uid}"
         with self.errors():
             layout.refuse_symlinks(self.root, self.run)
-            publish_model(self.model, self.model.parent / f".{self.run}.{self.job_uid}", fill)
+            make_folder(self.model.parent)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            try:
+                fill(temporary)
+                files = sorted(path for path in temporary.rglob("*") if path.is_file())
+                sums = [f"{sha256(path)}  {path.relative_to(temporary)}\n" for path in files]
+                (temporary / layout.CHECKSUMS).write_text("".join(sums))
+                sync_tree(temporary)
+                temporary.rename(self.model)  # fails if the model exists: this makes publication happen once
+                sync(self.model.parent)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
 
     def promote(self) -> Verdict:
         """Decide once whether `latest` moves to this published run, and move it; see latest.promote_run().

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from job import model
 from job.errors import Exit, JobError
-from job.output.checkpoint import Checkpoint, restore_newest
-from job.output.checkpoint_writer import CheckpointWriter
+from job.output.checkpoint import Checkpoint, CheckpointWriter, restore_newest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

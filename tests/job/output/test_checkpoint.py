@@ -17,8 +17,7 @@ from safetensors import safe_open
 from job.config import Config, settings_hash, settings_to_match
 from job.errors import Exit, JobError
 from job.output import checkpoint
-from job.output.checkpoint import Checkpoint, restore_newest, save_checkpoint
-from job.output.checkpoint_writer import CheckpointWriter
+from job.output.checkpoint import Checkpoint, CheckpointWriter, restore_newest, save_checkpoint
 from job.system import files
 
 if TYPE_CHECKING:

@@ -58,9 +58,9 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(planned: prune.PrunePlan) -> list[str]:
+def names(planned: dict[str, Any]) -> list[str]:
     """The names of the runs that go."""
-    return [found.name for found in planned.prune]
+    return [found["name"] for found in planned["prune"]]
 
 
 def test_old_models_go(output: Path) -> None:
@@ -69,12 +69,12 @@ def test_old_models_go(output: Path) -> None:
     Runs without a model stay: they may be suspended, or waiting for their workers.
     """
     planned = prune.plan_pruning(output, 2)
-    assert planned.before == "2026-11-05T06:00:00.000000+00:00"
-    assert [(found.name, found.published, found.bytes) for found in planned.prune] == [
+    assert planned["before"] == "2026-11-05T06:00:00.000000+00:00"
+    assert [(found["name"], found["published"], found["bytes"]) for found in planned["prune"]] == [
         ("first", True, 1500 + 49),
         ("third", True, 1500 + 49),
     ]
-    assert planned.kept == {
+    assert planned["kept"] == {
         "old": "it has no model, and --keep alone does not prune it",
         "second": "latest leads to it",
         "fourth": "",
@@ -118,16 +118,16 @@ def test_run_in_training_stays(output: Path) -> None:
     planned = prune.plan_pruning(output, 1, names=named)
     with (output / "runs/first/lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert prune.plan_pruning(output, 1).kept["first"] == "it is being trained"
+        assert prune.plan_pruning(output, 1)["kept"]["first"] == "it is being trained"
         os.utime(output / "runs/old")
         resting = "it was written to within the last 20 min, and may be about to go on"
-        assert prune.plan_pruning(output, 1, names=named).kept["old"] == resting
+        assert prune.plan_pruning(output, 1, names=named)["kept"]["old"] == resting
         (output / "latest").unlink()
         (output / "latest").symlink_to("models/third")
         assert prune.prune(output, planned) == ["fourth"]
     assert names(prune.plan_pruning(output, 1)) == ["first", "second"]
     (output / "runs/first/verdict.json").unlink()  # its model may be about to be promoted
-    assert prune.plan_pruning(output, 1).kept["first"] == resting
+    assert prune.plan_pruning(output, 1)["kept"]["first"] == resting
 
 
 def test_age_of_an_unfinished_run_is_that_of_its_last_write(output: Path) -> None:
@@ -136,7 +136,7 @@ def test_age_of_an_unfinished_run_is_that_of_its_last_write(output: Path) -> Non
     (output / "runs/old/events.jsonl").touch()
     os.utime(output / "runs/old/events.jsonl", (at, at))
     os.utime(output / "runs/old", (0, 0))
-    assert prune.plan_pruning(output, 5, 7300).kept["old"] == "it was written to within --older-than"
+    assert prune.plan_pruning(output, 5, 7300)["kept"]["old"] == "it was written to within --older-than"
     assert names(prune.plan_pruning(output, 5, 7100)) == ["old"]
 
 
@@ -148,8 +148,8 @@ def test_unfinished_files_of_a_run_go_with_it(output: Path) -> None:
         (output / f".probe.{name}.x").mkdir()
         (output / f".latest.{name}").symlink_to(f"models/{name}")
     planned = prune.plan_pruning(output, 3)
-    [first] = planned.prune
-    assert (first.name, first.bytes) == ("first", 1500 + 49 + 5000)
+    [first] = planned["prune"]
+    assert (first["name"], first["bytes"]) == ("first", 1500 + 49 + 5000)
     assert prune.prune(output, planned) == ["first"]
     assert {path.name for path in output.iterdir()} == {
         *(".latest.fourth", ".probe.fourth.x", ".promotion-lock", ".pruned", "latest", "models", "runs")
@@ -174,8 +174,8 @@ def test_run_that_disappears_during_the_inventory(output: Path, moment: str, mon
     os.utime(output / "runs/first", (0, 0))
     planned = prune.plan_pruning(output, 4, names=("first", "old"))
     monkeypatch.undo()
-    assert "first" not in planned.kept
-    assert planned.unknown == (["first"] if moment == "_started" else [])
+    assert "first" not in planned["kept"]
+    assert planned["unknown"] == (["first"] if moment == "_started" else [])
     assert prune.prune(output, planned) == ["old"]
 
 
@@ -200,7 +200,7 @@ def test_run_that_waits_for_its_lock_while_it_is_pruned(output: Path, monkeypatc
         assert verdict is None
         assert len(held) == 2
         assert files.read_json(output / "runs/first/config.json") == settings
-        assert prune.plan_pruning(output, 1).kept["first"] == ""
+        assert prune.plan_pruning(output, 1)["kept"]["first"] == ""
         with (output / "runs/first/lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -257,7 +257,7 @@ def test_links_and_other_entries_are_left_alone(output: Path) -> None:
     (output / "runs/third/lock").symlink_to(elsewhere / "precious")
     os.utime(output / "runs/first/checkpoints", (0, 0))
     planned = prune.plan_pruning(output, 1)
-    assert {name: why for name, why in planned.kept.items() if why} == {
+    assert {name: why for name, why in planned["kept"].items() if why} == {
         "-rf ..\n": "it is not a run's name",
         "file": "it is a symbolic link or a file",
         "linked": "it is a symbolic link or a file",
@@ -299,7 +299,8 @@ def test_run_without_its_files_is_as_old_as_its_folder(output: Path) -> None:
     for path in ("runs/first", "models/first"):
         os.utime(output / path, (0, 0))
     found = [
-        (one.name, one.started[:16]) for one in prune.plan_pruning(output, 4, names=("empty", "old", "first")).prune
+        (one["name"], one["started"][:16])
+        for one in prune.plan_pruning(output, 4, names=("empty", "old", "first"))["prune"]
     ]
     assert found == [("empty", "1970-01-01T00:00"), ("old", "2026-11-01T06:00"), ("first", "2026-11-02T06:00")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from job.errors import Exit, JobError
-from job.output import publication
+from job.output import run_folder
 from job.output.run_folder import RunFolder
 from job.system import files
 from tests.job.output.runs import fill, manifest, published, tree
@@ -57,7 +57,7 @@ def test_everything_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch
     """Each file and folder is flushed under its temporary name, and the parent folder after the rename."""
     flushed: list[tuple[str, bool]] = []
     output = RunFolder(tmp_path, "a", "local")
-    for module in (files, publication):
+    for module in (files, run_folder):
         monkeypatch.setattr(module, "sync", lambda path: flushed.append((str(path), output.model.exists())))
     output.publish(fill())
     folder = tmp_path / "models" / ".a.local"

@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from job.errors import Exit, JobError
 from job.report import compare, published_run
 from job.report import statistics as metrics
-from job.report.compare_table import block_curves
+from job.report.compare import block_curves
 from job.report.comparison import Difference, differing_settings
 from tests.job import report_samples as samples
 from tests.job.report.test_page import CONTRASTS
