@@ -41,6 +41,11 @@ def refused(message: str, hint: str = "") -> LauncherError:
     return LauncherError(Status.REFUSED, message, hint)
 
 
+def unreached(message: str, hint: str = "") -> LauncherError:
+    """The error of a command that cannot reach the cluster."""
+    return LauncherError(Status.UNREACHED, message, hint)
+
+
 def failed(message: str, hint: str = "") -> LauncherError:
     """The error of a command that was started and did not succeed."""
     return LauncherError(Status.FAILED, message, hint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from k8s.api.cluster import Cluster
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import unreached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def read_context(context: str | None, kubeconfig: str | None) -> Object | None:
         chosen: Object | None = next((c for c in contexts if c["name"] == context), None) if context else current
         names = ", ".join(c["name"] for c in contexts)
     if chosen is None and contexts:
-        raise LauncherError(Status.UNREACHED, f"the kubeconfig has no context {context!r}", f"it has {names}")
+        raise unreached(f"the kubeconfig has no context {context!r}", f"it has {names}")
     return chosen
 
 
@@ -88,7 +88,7 @@ def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
         reason = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
         reason = re.sub(r"^failed to decode process output.*", "it prints no ExecCredential", reason)
         message = f"the kubeconfig's credential plugin (exec) failed: {' '.join(reason.split()).rstrip('.')}"
-        raise LauncherError(Status.UNREACHED, message, "check that it is installed, and log in to the cluster again")
+        raise unreached(message, "check that it is installed, and log in to the cluster again")
     refuse_invalid_address(settings.host)
     settings.refresh_api_key_hook = None  # Api logs in again instead, and reports what is wrong
     return api
@@ -104,7 +104,7 @@ def by_service_account() -> Any:
     except (config.ConfigException, OSError) as error:
         reason = str(error).rstrip(".")
         message = f"no cluster to connect to: there is no kubeconfig, and this is not a pod ({reason})"
-        raise LauncherError(Status.UNREACHED, message, "set KUBECONFIG, or create ~/.kube/config") from None
+        raise unreached(message, "set KUBECONFIG, or create ~/.kube/config") from None
     return client.ApiClient(settings)
 
 
@@ -121,7 +121,7 @@ def refuse_invalid_address(host: str) -> None:
         valid = False
     if not valid:
         message = f"the kubeconfig's server {host!r} is not the address of an API server"
-        raise LauncherError(Status.UNREACHED, message, "write it as https://HOST:PORT")
+        raise unreached(message, "write it as https://HOST:PORT")
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def kubeconfig_errors() -> Iterator[None]:
     except (config.ConfigException, YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         hint = "check --kubeconfig, $KUBECONFIG or ~/.kube/config"
-        raise LauncherError(Status.UNREACHED, f"the kubeconfig cannot be used: {reason}", hint) from None
+        raise unreached(f"the kubeconfig cannot be used: {reason}", hint) from None
 
 
 @contextmanager

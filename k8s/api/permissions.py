@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def require(cluster: Cluster, needed: Sequence[Needed], role: str, purpose: str 
         LauncherError: 2, naming the permissions that are missing.
     """
     if missing := denied(cluster, needed):
-        raise LauncherError(Status.REFUSED, sentence(cluster, missing) + purpose, bind(role))
+        raise refused(sentence(cluster, missing) + purpose, bind(role))
 
 
 def sentence(cluster: Cluster, missing: Sequence[Needed]) -> str:

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from k8s.api.errors import ApiError, LauncherError, Status, http_errors, in_words, innermost, refusal
+from k8s.api.errors import ApiError, LauncherError, http_errors, in_words, innermost, refusal, unreached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -101,7 +101,7 @@ class Api:
                 raise refused
             message = f"the API server at {self._client.configuration.host} does not answer: {reason}"
             hint = "check that the cluster is up, and the server's address in the kubeconfig"
-            raise LauncherError(Status.UNREACHED, message, hint) from None
+            raise unreached(message, hint) from None
         if passed_s > SILENT_S and not self._warned:
             self._warned = True
             self._say(f"the API server has not answered for {passed_s:.0f} s ({reason}); still trying")
@@ -136,10 +136,8 @@ class Api:
             LauncherError: 3, the API server does not accept the credentials, or there are none.
         """
         began, again = time.monotonic(), False
-        problem = LauncherError(
-            Status.UNREACHED,
-            "the API server does not accept the credentials (401 Unauthorized)",
-            "log in to the cluster again",
+        problem = unreached(
+            "the API server does not accept the credentials (401 Unauthorized)", "log in to the cluster again"
         )
         while True:
             client = self._client
@@ -166,7 +164,7 @@ class Api:
     def not_kubernetes(self) -> LauncherError:
         """The error for a response that no API server gives."""
         message = f"{self._client.configuration.host} does not answer like a Kubernetes API server"
-        return LauncherError(Status.UNREACHED, message, "check the server's address in the kubeconfig")
+        return unreached(message, "check the server's address in the kubeconfig")
 
 
 def is_temporary(refused: ApiError, method: str) -> bool:
@@ -210,13 +208,7 @@ def send(
     data = None if body is None else json.dumps(body)
     try:
         response = client.rest_client.pool_manager.request(
-            method,
-            url,
-            body=data,
-            headers=headers,
-            timeout=Timeout(*timeout_s),
-            retries=False,
-            preload_content=False,
+            method, url, body=data, headers=headers, timeout=Timeout(*timeout_s), retries=False, preload_content=False
         )
         if response.status >= 400 or ("watch" not in query and "follow" not in query):
             response.read(cache_content=True)
@@ -225,7 +217,7 @@ def send(
         if isinstance(error, SSLError) and isinstance(innermost(error), SSLCertVerificationError):
             reason = re.sub("^certificate verify failed: ", "", in_words(error))
             message = f"certificate verification failed for the API server at {client.configuration.host}: {reason}"
-            raise LauncherError(Status.UNREACHED, message, "check the certificates in the kubeconfig") from None
+            raise unreached(message, "check the certificates in the kubeconfig") from None
         raise ConnectionError(in_words(error)) from None
     if response.status == 401:
         raise refusal(response.status, response.data, f"{method.lower()} {path}")

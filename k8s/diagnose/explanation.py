@@ -57,18 +57,15 @@ def remedy_for(run: Run, reason: str, **names: str) -> str:
     """
     spec = run.job["spec"]
     template = spec["template"]
-    limits = trainer_of(template).get("resources", {}).get("limits", {})
+    limit = trainer_of(template).get("resources", {}).get("limits", {}).get("memory", "2Gi")
+    # Twice the limit, such as 4Gi for 2Gi; the limit itself where it has another form.
+    memory = re.sub(r"^\d+(?=[A-Za-z]*$)", lambda match: str(2 * int(match[0])), limit)
     return catalogue.remedy(
         reason,
         flags=run.flags,
         run=run.name,
         claim=claim_of(template) or "",
-        memory=doubled(limits.get("memory", "2Gi")),
+        memory=memory,
         deadline=f"{2 * int(spec.get('activeDeadlineSeconds', 0))}s",
         **names,
     )
-
-
-def doubled(quantity: str) -> str:
-    """Twice a quantity of Kubernetes, such as 4Gi for 2Gi; the quantity itself where it has another form."""
-    return re.sub(r"^\d+(?=[A-Za-z]*$)", lambda match: str(2 * int(match[0])), quantity)

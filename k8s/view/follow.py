@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from job import telemetry
 from job.config import Config
 from job.errors import PUBLISHED
-from job.local import display as progress
+from job.local.display import Lines, choose_display
 from job.telemetry import Record
-from k8s.api.errors import ApiError, LauncherError, Status
+from k8s.api.errors import ApiError, LauncherError, Status, refused
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.find import own_pods
 from k8s.state.names import claim_of, pods_of, rank_of
@@ -91,7 +91,7 @@ class Follower:
             self.run = dataclasses.replace(self.run, job=objects[0])
         else:
             message = f"run {self.run.name} was deleted; its model is on the volume if it was published"
-            raise LauncherError(Status.REFUSED, message)
+            raise refused(message)
         return None
 
     def remaining_records(self) -> list[Record]:
@@ -140,18 +140,12 @@ class Follower:
             self._updates.put(error)
 
 
-class JsonLines(progress.Lines):
+class JsonLines(Lines):
     """Prints rank 0's records as JSON, one on each line."""
 
     def show(self, record: Record) -> None:
         """Print a record."""
         telemetry.write_line(telemetry.to_json(record))
-
-
-def display_for(output: str, workers: int, name: str) -> progress.Lines:
-    """The display that suits --output and the terminal."""
-    settings = Config(workers=workers)
-    return JsonLines(settings, name) if output == "json" else progress.choose_display(settings, name)
 
 
 def follow_run(cluster: Cluster, job: Object, output: str = "text") -> int:
@@ -166,15 +160,16 @@ def follow_run(cluster: Cluster, job: Object, output: str = "text") -> int:
         LauncherError: 2, the Job was deleted meanwhile.
     """
     name, began = Run(job).name, time.monotonic()
+    settings, choose = Config(workers=job["spec"]["completions"]), JsonLines if output == "json" else choose_display
     try:
-        run = show_progress(cluster, job, display_for(output, job["spec"]["completions"], name))
+        run = show_progress(cluster, job, choose(settings, name))
         return show_result(cluster, run, time.monotonic() - began, output)
     except KeyboardInterrupt:
         note(f"{name} keeps running; to follow it again: mnist-job status {name} --watch {cluster.flags}")
         raise
 
 
-def show_progress(cluster: Cluster, job: Object, display: progress.Lines) -> Run:
+def show_progress(cluster: Cluster, job: Object, display: Lines) -> Run:
     """Show a run's progress until it has ended; returns its last state."""
     shown = ""
     with display, Follower(cluster, job) as follower:

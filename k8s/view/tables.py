@@ -42,15 +42,12 @@ def draw_result(result: Mapping[str, Any], style: Style) -> str:
 
 def run_table(runs: Sequence[Mapping[str, Any]], style: Style) -> str:
     """Runs, a row each."""
-    headings = ["RUN", "STATE", "WORKERS", "AGE", "ACCURACY"]
-    rows = [
-        [r["name"], short_state(r), r["workers"], format_duration(r["age_s"]), format_accuracy(r["accuracy"])]
-        for r in runs
-    ]
-    if style.wide:
-        headings += ["IMAGE", "CLAIM", "NODES", "DETAIL"]
-        more = [[r["image"], r["claim"], ",".join(r["nodes"]), r["detail"]] for r in runs]
-        rows = [[*row, *extra] for row, extra in zip(rows, more, strict=True)]
+    headings, rows = ["RUN", "STATE", "WORKERS", "AGE", "ACCURACY"], []
+    for r in runs:
+        figures = [r["workers"], format_duration(r["age_s"]), format_accuracy(r["accuracy"])]
+        wide = [r["image"], r["claim"], ",".join(r["nodes"]), r["detail"]] if style.wide else []
+        rows.append([r["name"], short_state(r), *figures, *wide])
+    headings += ["IMAGE", "CLAIM", "NODES", "DETAIL"] if style.wide else []
     return item_table(headings, rows, runs, style)
 
 
@@ -62,10 +59,9 @@ def schedule_table(schedules: Sequence[Mapping[str, Any]], style: Style) -> str:
         last = f"{short_state(s['last'])} {format_accuracy(s['last']['accuracy'])}" if s["last"] else ""
         failures = f"{'at least ' if s['failures_at_least'] else ''}{s['failures']}"
         times = [format_time(s["next"]), format_time(s["missed"])]
-        rows.append([s["name"], state_text(s), f"{s['cron']} {s['timezone']}", *times, last, failures])
-    if style.wide:
-        headings += ["IMAGE", "CLAIM"]
-        rows = [[*row, s["image"], s["claim"]] for row, s in zip(rows, schedules, strict=True)]
+        wide = [s["image"], s["claim"]] if style.wide else []
+        rows.append([s["name"], state_text(s), f"{s['cron']} {s['timezone']}", *times, last, failures, *wide])
+    headings += ["IMAGE", "CLAIM"] if style.wide else []
     return item_table(headings, rows, schedules, style)
 
 

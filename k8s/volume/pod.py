@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from job.errors import Exit
-from k8s.api.errors import ApiError, LauncherError, Status, failed
+from k8s.api.errors import ApiError, LauncherError, Status, failed, unreached
 from k8s.state.names import OUTPUT
 from k8s.volume.template import CONTAINER
 
@@ -84,7 +84,7 @@ class VolumePod:
         """
         if time.monotonic() - since > self._cluster.patience_s:
             message = f"the connection to pod {self.name} keeps breaking: {error}"
-            raise LauncherError(Status.UNREACHED, message, "run the same command again")
+            raise unreached(message, "run the same command again")
         time.sleep(RETRY_S)
 
     def run_job(self, *words: str, show: Callable[[str], object] | None = None) -> str:

@@ -47,10 +47,7 @@ def dataset_name(folder: Path) -> str:
 
 
 def upload(
-    pod: VolumePod,
-    folder: Path,
-    name: str,
-    progress: Callable[[int], AbstractContextManager[Callable[[int], None]]],
+    pod: VolumePod, folder: Path, name: str, progress: Callable[[int], AbstractContextManager[Callable[[int], None]]]
 ) -> dict[str, int]:
     """Copy a dataset, unless the volume holds it already.
 
