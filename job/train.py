@@ -214,23 +214,15 @@ def publish(
 
 def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha256: str) -> RunFacts:
     """What the report says about the run itself."""
-    statistics, manifest = training.statistics, output.manifest
+    statistics = training.statistics
     curve = list(statistics.curve)
     if curve:  # it is empty if the run resumed after its last step and its journal is lost
         curve[-1] = {**curve[-1], "accuracy": accuracy}
     seconds = statistics.seconds_per_step()
     examples = training.plan.count * training.config.epochs
     return RunFacts(
-        name=output.run,
-        job_uid=output.job_uid,
-        started=manifest["started"],
-        settings=manifest["settings"],
-        settings_hash=manifest["settings_hash"],
-        fingerprint=training.dataset.fingerprint,
-        workers=training.plan.workers,
+        manifest=output.manifest,
         replicas=training.worker.strategy.num_replicas_in_sync,
-        device=training.config.device,
-        versions=manifest["versions"],
         curve=curve,
         timing={
             "startup_s": (statistics.first_block_at or time.perf_counter()) - training.worker.started,

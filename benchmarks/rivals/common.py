@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from job.system import cpus, process
+from job.system import cgroup, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ def accuracy(weights: NDArray[np.float32], bias: NDArray[np.float32], rows: Rows
 
 def pin(rank: int, ranks: int) -> None:
     """Give this process its share of the CPUs, like this job does for its workers on one machine."""
-    if share := cpus.shares(ranks)[rank]:
+    if share := cgroup.cpu_shares(ranks)[rank]:
         os.sched_setaffinity(0, share)
 
 

@@ -21,7 +21,7 @@ from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, PUBLISHED, Exit, JobError
 from job.local.controller import Controller
 from job.local.display import choose_display
-from job.system import cpus, process
+from job.system import cgroup, process
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Workers:
 
     def __init__(self, config: Config, name: str, supervisors: tuple[str, ...]) -> None:
         self._config, self._name, self._supervisors = config, name, supervisors
-        self._cpus = cpus.shares(config.workers)
+        self._cpus = cgroup.cpu_shares(config.workers)
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._signal: int | None = None
         self.events: Events = queue.SimpleQueue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from job.report import statistics as metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -28,21 +28,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the report says about a run besides its evaluation.
+    """What the report says about a run besides its evaluation: the content of config.json, and fields as in SCHEMA."""
 
-    settings are the fields of Config, fingerprint is the content of fingerprint.json; the rest is as in SCHEMA.
-    """
-
-    name: str
-    job_uid: str
-    started: str
-    settings: Mapping[str, Any]
-    settings_hash: str
-    fingerprint: Mapping[str, Any]
-    workers: int
+    manifest: Mapping[str, Any]
     replicas: int
-    device: str
-    versions: Mapping[str, str]
     curve: Sequence[Mapping[str, Any]]
     timing: Mapping[str, float]
     parameters_sha256: str
@@ -50,22 +39,23 @@ class RunFacts:
 
 def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
     """The content of report.json, as in schema.SCHEMA."""
-    names = list(run.fingerprint["classes"])
+    manifest, settings = run.manifest, run.manifest["settings"]
+    names = list(manifest["fingerprint"]["classes"])
     labels, probabilities = evaluation.labels, evaluation.probabilities
     counts = metrics.confusion(labels, probabilities.argmax(axis=1), len(names))
     correct, examples = int(counts.trace()), int(labels.size)
-    minimum = float(run.settings["min_accuracy"])
+    minimum = float(settings["min_accuracy"])
     return {
         "schema": 1,
-        "run": {"name": run.name, "job_uid": run.job_uid, "started": run.started},
-        "dataset": dict(run.fingerprint),
-        "settings": {key: str(value) if isinstance(value, PurePath) else value for key, value in run.settings.items()},
-        "settings_hash": run.settings_hash,
-        "workers": run.workers,
+        "run": {"name": manifest["run"], "job_uid": manifest["job_uid"], "started": manifest["started"]},
+        "dataset": dict(manifest["fingerprint"]),
+        "settings": dict(settings),
+        "settings_hash": manifest["settings_hash"],
+        "workers": settings["workers"],
         "replicas": run.replicas,
-        "device": run.device,
-        "versions": dict(run.versions),
-        "curve": [dict(moment) for moment in run.curve],
+        "device": settings["device"],
+        "versions": dict(manifest["versions"]),
+        "curve": [dict(point) for point in run.curve],
         "test": {
             "examples": examples,
             "correct": correct,

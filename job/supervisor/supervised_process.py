@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 from job import config as configs
 from job import telemetry
-from job.system import memory, process
+from job.system import cgroup, process
 
 if TYPE_CHECKING:
     import queue
@@ -59,7 +59,7 @@ class SupervisedProcess:
         if config.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = "-1"  # otherwise TensorFlow looks for drivers
         self._events = events
-        self._oom_kills_before = memory.oom_kills()
+        self._oom_kills_before = cgroup.oom_kills()
         command = [sys.executable, "-m", module, *configs.argv(config)]
         self._process = process.start(
             command, environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE
@@ -80,7 +80,7 @@ class SupervisedProcess:
         stderr_reader.join()
         stream.close()
         returncode = self._process.wait()
-        self._events.put(Exited(returncode, memory.oom_kills() - self._oom_kills_before, list(stderr)))
+        self._events.put(Exited(returncode, cgroup.oom_kills() - self._oom_kills_before, list(stderr)))
 
     def _watch_pulse(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:

@@ -19,7 +19,7 @@ from job.output.journal import Journal
 from job.output.run_folder import RunFolder
 from job.supervisor.child import run_child
 from job.supervisor.precheck import report_published
-from job.system import cpus, process
+from job.system import cgroup, process
 from job.training.internals import without_keras
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
 
         dataset = loading.result()
     report("joining")
-    threads = config.threads or cpus.threads(-(-config.batch_size // cluster.workers))
+    threads = config.threads or cgroup.step_threads(-(-config.batch_size // cluster.workers))
     joined = strategy.join(cluster, config.device, threads, config.join_timeout)
     report.start_pulse()
     # TensorFlow's server has replaced Python's handler by its own, so this must come after join().
@@ -88,7 +88,7 @@ def manifest(config: Config, cluster: Cluster, dataset: Dataset, threads: int) -
         "settings_hash": settings_hash(must_match),
         "must_match": must_match,
         "versions": {"python": platform.python_version(), **installed},
-        "cpus": cpus.limit(),
+        "cpus": cgroup.cpu_limit(),
         "fingerprint": dataset.fingerprint,
     }
 

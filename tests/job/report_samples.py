@@ -70,13 +70,13 @@ def forward(model: Sequence[Layer], pictures: NDArray[np.uint8]) -> NDArray[np.f
 
 
 def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) -> report.RunFacts:
-    """The facts about a run; changes are fields of report.RunFacts, or of Config under `settings`."""
+    """The facts about a run; changes are fields of RunFacts or of its manifest, or of Config under `settings`."""
     settings = dataclasses.asdict(Config(workers=2, **changes.pop("settings", {})))
-    values: dict[str, Any] = {
-        "name": name,
+    manifest: dict[str, Any] = {
+        "run": name,
         "job_uid": "local",
         "started": "2026-11-23T06:54:00+00:00",
-        "settings": settings,
+        "settings": settings | {"data": "data", "output": "output"},
         "settings_hash": "a" * 64,
         "fingerprint": {
             "dataset": "mnist",
@@ -85,10 +85,12 @@ def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) 
             "train": {"sha256": "b" * 64, "count": 60000},
             "test": {"sha256": "c" * 64, "count": 40},
         },
-        "workers": 2,
-        "replicas": 2,
-        "device": "cpu",
         "versions": {"python": "3.11.4", "tensorflow": "2.21.0"},
+    }
+    manifest |= {key: changes.pop(key) for key in manifest.keys() & changes.keys()}
+    values: dict[str, Any] = {
+        "manifest": manifest,
+        "replicas": 2,
         "curve": [
             {"epoch": 1, "step": 100, "loss": 0.8, "accuracy": None},
             {"epoch": 1, "step": 200, "loss": 0.4, "accuracy": 0.91},
@@ -119,7 +121,7 @@ def write(
     folder: Path, facts: report.RunFacts, model: Sequence[Layer] | None, pictures: NDArray[np.uint8]
 ) -> dict[str, Any]:
     """Write a report on the model (a softmax model for None); returns the content of report.json."""
-    classes = len(facts.fingerprint["classes"])
+    classes = len(facts.manifest["fingerprint"]["classes"])
     evaluated = evaluation(model or layers(784, classes), pictures)
     built = report.build_report(facts, evaluated)
     report.write_report(folder, built, evaluated, pictures, model)

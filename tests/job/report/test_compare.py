@@ -52,15 +52,18 @@ def output(tmp_path: Path) -> Path:
         settings={"learning_rate": 0.01, "schedule": "constant"},
     )
     samples.publish(tmp_path, "twin", right(range(3, 104)), "kept", started="2026-11-25T01:00:00+00:00")
-    other = dict(samples.run().fingerprint) | {"classes": ["no", "yes"], "test": {"sha256": "e" * 64, "count": 1000}}
+    fingerprint = samples.run().manifest["fingerprint"]
+    other = fingerprint | {
+        "classes": ["no", "yes"],
+        "test": {"sha256": "e" * 64, "count": 1000},
+    }
     samples.publish(tmp_path, "other", right(), fingerprint=other, started="2026-11-22T01:00:00+00:00")
     samples.publish(
         tmp_path,
         "retrained",
         right(range(95)),
         started="2026-11-23T01:00:00+00:00",
-        fingerprint=dict(samples.run().fingerprint)
-        | {"classes": ["no", "yes"], "train": {"sha256": "f" * 64, "count": 9}},
+        fingerprint=fingerprint | {"classes": ["no", "yes"], "train": {"sha256": "f" * 64, "count": 9}},
         curve=[],
     )
     (tmp_path / "latest").symlink_to("models/base")

@@ -262,7 +262,7 @@ def test_a_kill_by_the_oom_killer_is_named(
 ) -> None:
     """SIGKILL while the cgroup's count of kills rises is 71, and final."""
     kills = iter(range(1000))
-    monkeypatch.setattr("job.supervisor.supervised_process.memory.oom_kills", lambda: next(kills))
+    monkeypatch.setattr("job.supervisor.supervised_process.cgroup.oom_kills", lambda: next(kills))
     trainer("kill -KILL $$")
     assert supervised(prepared) == Exit.OUT_OF_MEMORY
     assert shown(capfd)[0][-1].reason == "out-of-memory"

@@ -31,7 +31,7 @@ from job.errors import Exit, JobError
 from job.output.run_folder import RunFolder
 from job.report.schema import SCHEMA
 from job.supervisor.trainer import manifest
-from job.system import cpus
+from job.system import cgroup
 from job.training.worker import Worker
 from tests.job import plain_sgd, processes
 
@@ -297,7 +297,7 @@ def test_config_json_is_the_manifest_of_the_run(runs: Runs, dataset: Dataset, pr
         "settings_hash": settings_hash(must_match),
         "must_match": must_match,
         "versions": versions,
-        "cpus": min(cpus.limit(), max(1, len(os.sched_getaffinity(0)) // 2)),  # a worker's share of them
+        "cpus": min(cgroup.cpu_limit(), max(1, len(os.sched_getaffinity(0)) // 2)),  # a worker's share of them
         "fingerprint": dataset.fingerprint,
     }
 
