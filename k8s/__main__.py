@@ -15,7 +15,6 @@ from job import __version__
 from job.config import Parser, parse_duration, usage_error
 from job.errors import Exit, JobError
 from k8s.api.errors import MEANINGS, LauncherError
-from k8s.api.kubeconfig import connect
 from k8s.commands import flags
 from k8s.view.output import note
 
@@ -128,6 +127,8 @@ def module(name: str) -> Any:
 
 def cluster_of(arguments: Any) -> Cluster:
     """The cluster that the arguments name."""
+    from k8s.api.kubeconfig import connect  # noqa: PLC0415 - 0.3 s, for which `--help` should not wait
+
     return connect(
         arguments.context,
         arguments.namespace,

@@ -9,6 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from kubernetes.stream.ws_client import get_websocket_url
+
 from k8s.api.errors import ApiError, LauncherError
 from k8s.api.exec import exec_in_container
 from k8s.api.objects import KINDS
@@ -216,8 +218,6 @@ class Cluster:
         stdin: Iterable[bytes] = (),
     ) -> tuple[int, str]:
         """Run a command in a container, as exec_in_container() does; returns its exit code and standard error."""
-        from kubernetes.stream.ws_client import get_websocket_url  # noqa: PLC0415
-
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("stdin", "true")] if stdin else []
         query += [("command", word) for word in command]

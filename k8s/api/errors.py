@@ -98,6 +98,7 @@ def innermost(error: BaseException) -> BaseException:
 
 def http_errors() -> tuple[type[Exception], ...]:
     """The errors that the HTTP client raises when a connection fails."""
+    # Imported here, because `--help` should not wait for them.
     import http.client  # noqa: PLC0415
 
     from urllib3.exceptions import HTTPError  # noqa: PLC0415

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import websocket
+from kubernetes.stream.ws_client import create_websocket
+
 from k8s.api.errors import refusal
 from k8s.api.requests import TEMPORARY
 
@@ -63,9 +66,6 @@ def exec_in_container(
 
 def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: str) -> Any:
     """Open the websocket on which the command runs."""
-    import websocket  # noqa: PLC0415 - not needed for a command's --help
-    from kubernetes.stream.ws_client import create_websocket  # noqa: PLC0415 - the same
-
     websocket.setdefaulttimeout(SILENT_S)
     # The Kubernetes client's own WSClient buffers output that arrives faster than it is read, and loses what arrives
     # together with the end.
@@ -81,8 +81,6 @@ def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: s
 
 def _send(socket: Any, stdin: Iterable[bytes]) -> bool:
     """Send the command's input; returns whether all of it could be sent before the connection was closed."""
-    import websocket  # noqa: PLC0415 - see _connect()
-
     for piece in stdin:
         try:
             socket.send_binary(bytes([STDIN]) + piece)
@@ -93,8 +91,6 @@ def _send(socket: Any, stdin: Iterable[bytes]) -> bool:
 
 def _messages(socket: Any) -> Iterator[tuple[int, bytes]]:
     """Each message with its channel, until the other end closes the connection."""
-    import websocket  # noqa: PLC0415 - see _connect()
-
     pinged = False
     try:
         while True:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from kubernetes import client, config
+from yaml import YAMLError
+
 from k8s.api.cluster import Cluster
 from k8s.api.errors import unreached
 
@@ -43,8 +46,6 @@ def connect(
     Raises:
         LauncherError: 3, there is no cluster or no such context, or the kubeconfig lacks an address or credentials.
     """
-    from kubernetes import config  # noqa: PLC0415
-
     given = (("--context", context), ("--kubeconfig", kubeconfig))
     options: Any = {"flags": [word for pair in given if pair[1] for word in pair]}
     options |= {"patience_s": patience_s} if patience_s else {}
@@ -61,8 +62,6 @@ def connect(
 
 def read_context(context: str | None, kubeconfig: str | None) -> Object | None:
     """A context of the kubeconfig, or the current one; None if only its name is known."""
-    from kubernetes import config  # noqa: PLC0415
-
     with kubeconfig_errors():
         try:
             contexts, current = config.list_kube_config_contexts(kubeconfig)
@@ -79,8 +78,6 @@ def read_context(context: str | None, kubeconfig: str | None) -> Object | None:
 
 def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
     """A client with the kubeconfig's present content; credentials are in it, or come from the plugin that it names."""
-    from kubernetes import client, config  # noqa: PLC0415
-
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
     with kubeconfig_errors(), logged_errors() as errors:
         api = config.new_client_from_config(kubeconfig, context, client_configuration=settings)
@@ -96,8 +93,6 @@ def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
 
 def by_service_account() -> Any:
     """A client with the present token of the pod that this runs in."""
-    from kubernetes import client, config  # noqa: PLC0415
-
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
     try:
         config.load_incluster_config(client_configuration=settings, try_refresh_token=False)
@@ -127,9 +122,6 @@ def refuse_invalid_address(host: str) -> None:
 @contextmanager
 def kubeconfig_errors() -> Iterator[None]:
     """Raise what is wrong with a kubeconfig as one sentence."""
-    from kubernetes import config  # noqa: PLC0415
-    from yaml import YAMLError  # noqa: PLC0415
-
     try:
         yield
     # The client does not check a file that is not a kubeconfig at all.

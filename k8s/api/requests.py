@@ -7,7 +7,11 @@ import random
 import re
 import threading
 import time
+from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from urllib3 import Timeout
+from urllib3.exceptions import SSLError
 
 from k8s.api.errors import ApiError, LauncherError, http_errors, in_words, innermost, refusal, unreached
 
@@ -198,11 +202,6 @@ def send(
         ApiError: 401, the API server does not accept the credentials.
         LauncherError: 3, the API server's certificate cannot be verified.
     """
-    from ssl import SSLCertVerificationError  # noqa: PLC0415
-
-    from urllib3 import Timeout  # noqa: PLC0415
-    from urllib3.exceptions import SSLError  # noqa: PLC0415
-
     url, headers = request_of(client, method, path, query)
     headers |= {"Accept": "application/json", "Content-Type": content_type}
     data = None if body is None else json.dumps(body)

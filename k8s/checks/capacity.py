@@ -217,6 +217,6 @@ def amounts(quantities: Object) -> dict[str, float]:
 
 def amount(quantity: Any) -> float:
     """A quantity as a number: cores or bytes."""
-    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415
+    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415 - 0.3 s, not needed for `--help`
 
     return float(parse_quantity(quantity))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import shtab
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -17,7 +19,7 @@ EXAMPLES = (
 SHELLS = ("bash", "zsh")
 # The names of runs and schedules come from the cluster, if it answers at once.
 NAMES = "$(mnist-job status -o name --request-timeout 2s 2>/dev/null)"
-RUNS = {
+RUN_SELECTOR = {
     "bash": f'_mnist_job_runs() {{ compgen -W "{NAMES}" -- "$1"; }}',
     "zsh": f'_mnist_job_runs() {{ local -a runs; runs=(${{(f)"{NAMES}"}}); compadd -a runs }}',
 }
@@ -30,11 +32,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: Callable[[], Cluster]) -> int:
     """Print a shell's completion script; returns the exit status. No cluster is contacted."""
-    import shtab  # noqa: PLC0415 - not needed for a command's --help
-
     top = arguments.parser()
     complete_names(top)
-    print(shtab.complete(top, shell=arguments.shell, preamble=RUNS[arguments.shell]))
+    print(shtab.complete(top, shell=arguments.shell, preamble=RUN_SELECTOR[arguments.shell]))
     return 0
 
 

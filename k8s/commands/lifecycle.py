@@ -14,7 +14,7 @@ from k8s.commands import replace
 from k8s.render import attempt
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
-from k8s.state.names import CANCELLED, QUEUE_LABEL, RUNS, SCHEDULE_LABEL, SINCE, schedule_of
+from k8s.state.names import CANCELLED, QUEUE_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE, schedule_of
 from k8s.state.run import Run, state
 from k8s.state.schedule import Schedule, is_made_by_cronjob, is_unfinished, next_start, rfc3339
 from k8s.view.output import print_result
@@ -230,7 +230,7 @@ def refuse_second_run(cluster: Cluster, schedule: str, run: Run | None = None) -
     Raises:
         LauncherError: 2, naming the other run.
     """
-    jobs = cluster.select("Job", f"{RUNS},{SCHEDULE_LABEL}={schedule}") if schedule else []
+    jobs = cluster.select("Job", f"{RUN_SELECTOR},{SCHEDULE_LABEL}={schedule}") if schedule else []
     for other in map(Run, jobs):
         if (run and other.name == run.name) or not is_unfinished(other):
             continue

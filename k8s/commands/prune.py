@@ -16,7 +16,7 @@ from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from k8s.api import permissions
 from k8s.commands import flags
 from k8s.state.find import newest_jobs
-from k8s.state.names import OUTPUT, RUNS, claim_of
+from k8s.state.names import OUTPUT, RUN_SELECTOR, claim_of
 from k8s.state.pods import created
 from k8s.state.run import Run, is_settled, state
 from k8s.volume.start import open_volume
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
 
 def jobs_by_run(cluster: Cluster) -> dict[str, Object]:
     """The newest Job of each run, by the run's name."""
-    return {name: job for (_, name), job in newest_jobs(cluster.select("Job", RUNS)).items()}
+    return {name: job for (_, name), job in newest_jobs(cluster.select("Job", RUN_SELECTOR)).items()}
 
 
 def plan_on_volume(pod: VolumePod, words: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:

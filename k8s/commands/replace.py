@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from k8s.api.errors import LauncherError, refused
 from k8s.render import attempt
 from k8s.state.find import is_ours, jobs_of
-from k8s.state.names import pods_of, run_name
+from k8s.state.names import pod_selector, run_name
 from k8s.view.output import note
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def until_pods_ended(cluster: Cluster, job: Object) -> None:
         LauncherError: 2, a pod has not ended, for example because its node does not answer.
     """
     deadline = time.monotonic() + GONE_S
-    pods = pods_of(job["metadata"]["name"])
+    pods = pod_selector(job["metadata"]["name"])
     while running := [pod for pod in cluster.select("Pod", pods) if pod["status"]["phase"] in ("Pending", "Running")]:
         if time.monotonic() > deadline:
             pod = running[0]

@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rich.live import Live
+from rich.text import Text
+
 from job import telemetry
 from job.config import usage_error
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
 from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
-from k8s.state.names import CONTAINER, RUNS, pods_of, run_name
+from k8s.state.names import CONTAINER, RUN_SELECTOR, pod_selector, run_name
 from k8s.state.pods import created
 from k8s.state.run import Run, state
 from k8s.view.output import as_yaml, use_colour
@@ -102,7 +105,7 @@ def names(cluster: Cluster, arguments: argparse.Namespace) -> list[str]:
 
 def selector_of(arguments: argparse.Namespace) -> str:
     """The label selector of the runs and schedules that are asked for."""
-    return f"{RUNS},{arguments.selector}" if arguments.selector else RUNS
+    return f"{RUN_SELECTOR},{arguments.selector}" if arguments.selector else RUN_SELECTOR
 
 
 def collect(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -179,10 +182,10 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     if not arguments.all_namespaces:
         # Know what may be long lists by a watch; the Job of one run is read each time.
         if arguments.name and not schedules.find(cluster, arguments.name):
-            cluster.keep("Pod", pods_of(job_of(cluster, arguments.name)["metadata"]["name"]))
+            cluster.keep("Pod", pod_selector(job_of(cluster, arguments.name)["metadata"]["name"]))
         else:
-            cluster.keep("Pod", RUNS)
-            cluster.keep("Job", RUNS)
+            cluster.keep("Pod", RUN_SELECTOR)
+            cluster.keep("Job", RUN_SELECTOR)
     if arguments.output in ("text", "wide") and sys.stdout.isatty():
         watch_in_place(cluster, arguments)
     else:
@@ -201,9 +204,6 @@ def results(cluster: Cluster, arguments: argparse.Namespace) -> Iterator[dict[st
 
 def watch_in_place(cluster: Cluster, arguments: argparse.Namespace) -> None:
     """Draw everything in the same place of the terminal again and again."""
-    from rich.live import Live  # noqa: PLC0415 - only for a terminal
-    from rich.text import Text  # noqa: PLC0415
-
     with Live(refresh_per_second=4) as live:
         for result in results(cluster, arguments):
             live.update(Text.from_ansi(draw_result(result, style_of(arguments)), no_wrap=True, overflow="crop"))

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, available_timezones
 
 from job.config import usage_error
 
@@ -161,8 +162,6 @@ def time_zone(name: str) -> tzinfo:
     Raises:
         JobError: 64, this machine does not know the name.
     """
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - not needed for a command's --help
-
     if name in ("UTC", "Etc/UTC"):
         return UTC
     if name not in time_zones():
@@ -173,6 +172,4 @@ def time_zone(name: str) -> tzinfo:
 @functools.cache
 def time_zones() -> frozenset[str]:
     """The names that mean the same on every machine; reading them takes a while."""
-    from zoneinfo import available_timezones  # noqa: PLC0415
-
     return frozenset(available_timezones() - {"localtime"})

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from job import telemetry
 from k8s.api.errors import ApiError, refused
-from k8s.state.names import APP, CONTAINER, JOB_NAME_LABEL, NAME_LABEL, RUN_LABEL, RUNS, UID_LABEL, pods_of, run_name
+from k8s.state.names import (
+    APP,
+    CONTAINER,
+    JOB_NAME_LABEL,
+    NAME_LABEL,
+    RUN_LABEL,
+    RUN_SELECTOR,
+    UID_LABEL,
+    pod_selector,
+    run_name,
+)
 from k8s.state.pods import created, started
 from k8s.state.run import Run
 
@@ -32,16 +42,18 @@ def gather(cluster: Cluster, name: str) -> Run:
         LauncherError: 2, there is no such run, or the Job of that name does not belong to one.
     """
     job = job_of(cluster, name)
-    return Run(job, own_pods(job, cluster.select("Pod", pods_of(job["metadata"]["name"]))))
+    return Run(job, own_pods(job, cluster.select("Pod", pod_selector(job["metadata"]["name"]))))
 
 
 def gather_every(cluster: Cluster, *, everywhere: bool = False) -> list[Run]:
     """All runs of the namespace or of all namespaces, newest first, each with the pods of its newest Job."""
     pods: dict[tuple[str, str], list[Object]] = defaultdict(list)
-    for pod in cluster.select("Pod", RUNS, everywhere=everywhere):
+    for pod in cluster.select("Pod", RUN_SELECTOR, everywhere=everywhere):
         metadata = pod["metadata"]
         pods[metadata.get("namespace", ""), metadata["labels"].get(JOB_NAME_LABEL, "")].append(pod)
-    jobs = sorted(newest_jobs(cluster.select("Job", RUNS, everywhere=everywhere)).values(), key=created, reverse=True)
+    jobs = sorted(
+        newest_jobs(cluster.select("Job", RUN_SELECTOR, everywhere=everywhere)).values(), key=created, reverse=True
+    )
     return [
         Run(job, own_pods(job, pods[job["metadata"].get("namespace", ""), job["metadata"]["name"]])) for job in jobs
     ]
@@ -51,7 +63,7 @@ def jobs_of(cluster: Cluster, run: str) -> list[Object]:
     """The Jobs of a run: while `retry` replaces one there are two. Empty if there is no run of that name."""
     named = cluster.get("Job", run)
     first = [named] if named and is_ours(named) and run_name(named) == run else []
-    return [*first, *cluster.select("Job", f"{RUNS},{RUN_LABEL}={run}")]
+    return [*first, *cluster.select("Job", f"{RUN_SELECTOR},{RUN_LABEL}={run}")]
 
 
 def newest_jobs(jobs: Iterable[Object]) -> dict[tuple[str, str], Object]:
@@ -86,7 +98,7 @@ def job_of(cluster: Cluster, name: str) -> Object:
         return job
     if cluster.get("Job", name):
         message = f"the Job {name} in namespace {cluster.namespace} does not belong to {APP}"
-        raise refused(message, f"it lacks the label {RUNS}")
+        raise refused(message, f"it lacks the label {RUN_SELECTOR}")
     if (cronjob := get_if_allowed(cluster, "CronJob", name)) and not is_being_deleted(cronjob):
         raise refused(f"{name} is a schedule, not a run", f"`mnist-job status {name} {cluster.flags}` lists its runs")
     raise refused(

@@ -30,7 +30,7 @@ CANCELLED = "mnist-job/cancelled"  # of a Job: when `cancel` suspended it
 SUBMITTED = "mnist-job/submitted"  # of a Job: itself as the launcher sent it, for `retry`
 SINCE = "mnist-job/since"  # of a CronJob: when `schedule` changed its times or `resume` resumed it
 
-RUNS = f"{NAME_LABEL}={APP}"  # selects the Jobs, CronJobs and pods of all runs
+RUN_SELECTOR = f"{NAME_LABEL}={APP}"  # selects the Jobs, CronJobs and pods of all runs
 
 
 def run_name(job: Mapping[str, Any]) -> str:
@@ -44,9 +44,9 @@ def schedule_of(job: Mapping[str, Any]) -> str:
     return str(job["metadata"].get("labels", {}).get(SCHEDULE_LABEL, ""))
 
 
-def pods_of(job_name: str) -> str:
+def pod_selector(job_name: str) -> str:
     """The label selector of a Job's pods. Their names would not do: Kubernetes shortens long ones."""
-    return f"{RUNS},{JOB_NAME_LABEL}={job_name}"
+    return f"{RUN_SELECTOR},{JOB_NAME_LABEL}={job_name}"
 
 
 def rank_of(pod: Mapping[str, Any]) -> int:

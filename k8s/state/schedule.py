@@ -11,7 +11,7 @@ from job.errors import JobError
 from k8s.api.errors import ApiError, refused
 from k8s.state import cron, events
 from k8s.state.find import gather_every, is_being_deleted, is_ours, newest_record
-from k8s.state.names import RUNS, SINCE, schedule_of
+from k8s.state.names import RUN_SELECTOR, SINCE, schedule_of
 from k8s.state.pods import created
 from k8s.state.run import Run, state
 
@@ -170,7 +170,7 @@ def gather(cluster: Cluster, cronjob: Object) -> Schedule:
 
 
 def gather_every_schedule(
-    cluster: Cluster, runs: Iterable[Run], selector: str = RUNS, *, everywhere: bool = False
+    cluster: Cluster, runs: Iterable[Run], selector: str = RUN_SELECTOR, *, everywhere: bool = False
 ) -> list[Schedule]:
     """All schedules by name, without their events; none if this user may not list them.
 

@@ -18,7 +18,7 @@ from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError, Status, refused
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.find import own_pods
-from k8s.state.names import claim_of, pods_of, rank_of
+from k8s.state.names import claim_of, pod_selector, rank_of
 from k8s.state.run import Run, is_settled, state
 from k8s.view.loglines import Cursor, read_log
 from k8s.view.output import note
@@ -57,7 +57,7 @@ class Follower:
     def __enter__(self) -> Self:
         selections = {
             "Job": {"fields": f"metadata.name={self._job_name}"},
-            "Pod": {"selector": pods_of(self._job_name)},
+            "Pod": {"selector": pod_selector(self._job_name)},
         }
         for kind, selection in selections.items():
             threading.Thread(target=self._watch, args=(kind, selection), daemon=True).start()

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import LauncherError
-from k8s.state.names import INDEX_LABEL, UID_LABEL, pods_of, rank_of
+from k8s.state.names import INDEX_LABEL, UID_LABEL, pod_selector, rank_of
 from k8s.state.pods import created, failures, started
 from k8s.state.run import Run, is_settled, state
 from k8s.view import loglines
@@ -50,7 +50,7 @@ class RunLogs:
         self._cluster, self._job, self._ranks, self._since, self._tail = cluster, job, ranks, since, tail
         self._show = show
         # The UID leaves out the pods of an earlier Job of this name.
-        self._selector = f"{pods_of(job['metadata']['name'])},{UID_LABEL}={job['metadata']['uid']}"
+        self._selector = f"{pod_selector(job['metadata']['name'])},{UID_LABEL}={job['metadata']['uid']}"
         if len(ranks) < Run(job).workers:
             self._selector += f",{INDEX_LABEL} in ({','.join(map(str, sorted(ranks)))})"
         self._pods: dict[str, Object] = {}

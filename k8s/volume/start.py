@@ -18,10 +18,10 @@ from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.events import last_seen
 from k8s.state.find import find_job
-from k8s.state.names import CLAIM, RUNS, claim_of, claims, trainer_of
+from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, claims, trainer_of
 from k8s.state.pods import IMAGE_PROBLEMS, NORMAL_WAITS, created, has_finished, is_scheduled, pod_condition
 from k8s.volume.pod import VolumePod
-from k8s.volume.template import CONTAINER, VOLUME_PODS, base_template, volume_pod
+from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
 
 if TYPE_CHECKING:
     import argparse
@@ -59,7 +59,7 @@ def open_volume(
     role = "runner" if writes else "fetcher"
     permissions.require(cluster, NEEDED, role, ", which access to the volume needs")
     node = node_for(cluster, claim, new=new)
-    for pod in cluster.select("Pod", VOLUME_PODS):  # those that ended by themselves
+    for pod in cluster.select("Pod", VOLUME_POD_SELECTOR):  # those that ended by themselves
         if has_finished(pod):
             cluster.delete("Pod", pod["metadata"]["name"])
     with _signals_unwind():
@@ -79,7 +79,7 @@ def template_for(cluster: Cluster, run: str | None, image: str | None, claim: st
         JobError: 64, no Job is left and no image is given.
     """
     job = find_job(cluster, run) if run else None
-    job = job or max(cluster.select("Job", RUNS), key=created, default=None)
+    job = job or max(cluster.select("Job", RUN_SELECTOR), key=created, default=None)
     if job is None:
         if not image:
             what = f"there is no Job {run}" if run else "there is no Job"

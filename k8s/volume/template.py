@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CONTAINER = "volume"
 # None of the labels of a run's pods: selectors, the Service, the PodMonitor and the NetworkPolicy must not find it.
 LABELS = {PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
-VOLUME_PODS = ",".join(f"{name}={value}" for name, value in LABELS.items())
+VOLUME_POD_SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 LIFETIME_S = 3600  # the pod ends by itself if the launcher cannot delete it
 # Enough to compare a few hundred runs, whatever a worker of the run needs.
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}

@@ -16,7 +16,7 @@ from k8s.commands import submit
 from k8s.render import render
 from k8s.render.submission import Submission
 from k8s.state.find import find_job
-from k8s.state.names import pods_of, rank_of
+from k8s.state.names import pod_selector, rank_of
 from k8s.view.output import note
 from k8s.volume.template import base_template, volume_pod
 from tests.job import processes
@@ -120,7 +120,7 @@ class Namespace:
     def pods(self, run: str, rank: int | None = None) -> list[Object]:
         """The pods of a run, or of one of its ranks, the newest last."""
         job = find_job(self.cluster, run)
-        pods = self.cluster.select("Pod", pods_of(job["metadata"]["name"] if job else run))
+        pods = self.cluster.select("Pod", pod_selector(job["metadata"]["name"] if job else run))
         pods = [pod for pod in pods if rank is None or rank_of(pod) == rank]
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-from k8s.volume.template import VOLUME_PODS
+from k8s.volume.template import VOLUME_POD_SELECTOR
 from tests.cluster.access import Proxy
 
 if TYPE_CHECKING:
@@ -35,4 +35,6 @@ def test_fetch_by_a_connection_that_breaks(shared: Namespace, tmp_path: Path) ->
     fetched = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     assert (fetched["name"], fetched["folder"], fetched["fetched"]) == ("run", str(here), 1)
     assert (here / "report.html").read_bytes() == shared.read("models/run/report.html")
-    assert [pod for pod in shared.cluster.select("Pod", VOLUME_PODS) if pod["metadata"]["name"] != "reader"] == []
+    assert [
+        pod for pod in shared.cluster.select("Pod", VOLUME_POD_SELECTOR) if pod["metadata"]["name"] != "reader"
+    ] == []

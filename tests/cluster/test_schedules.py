@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.commands import submit
 from k8s.render.kustomize import MANIFESTS
-from k8s.state.names import RUNS, SCHEDULE_LABEL, run_name
+from k8s.state.names import RUN_SELECTOR, SCHEDULE_LABEL, run_name
 from k8s.state.run import Run
 from k8s.state.schedule import is_unfinished
 from tests.cluster.access import log_in
@@ -38,7 +38,7 @@ def flags(namespace: Namespace, *training: str, workers: int) -> list[str]:
 
 def active_runs(namespace: Namespace, schedule: str) -> list[str]:
     """The runs of a schedule that are not suspended and have not ended."""
-    runs = map(Run, namespace.cluster.select("Job", f"{RUNS},{SCHEDULE_LABEL}={schedule}"))
+    runs = map(Run, namespace.cluster.select("Job", f"{RUN_SELECTOR},{SCHEDULE_LABEL}={schedule}"))
     return [run.name for run in runs if is_unfinished(run) and not run.job["spec"].get("suspend")]
 
 

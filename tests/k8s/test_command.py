@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import k8s.__main__ as entry
 from job import __version__
 from job.config import parse, usage_error
 from k8s.__main__ import COMMANDS, main, module, parser
@@ -144,7 +143,7 @@ def test_wrong_flags(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong flag of the launcher or the training is one sentence, and no cluster is contacted."""
-    monkeypatch.setattr(entry, "connect", unreachable)
+    monkeypatch.setattr("k8s.api.kubeconfig.connect", unreachable)
     assert main(words) == 64
     assert capsys.readouterr() == ("", f"error: {sentence}\n")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import websocket
-from kubernetes.stream import ws_client
 
 from k8s.api.errors import ApiError
 from k8s.api.exec import exec_in_container
@@ -59,7 +58,7 @@ def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: byt
             raise socket
         return socket
 
-    monkeypatch.setattr(ws_client, "create_websocket", connect)
+    monkeypatch.setattr("k8s.api.exec.create_websocket", connect)
     output = bytearray()
     result = exec_in_container(None, "wss://here", {}, output.extend, "run a command in pod a", stdin)
     return result, bytes(output)

@@ -36,7 +36,7 @@ def cluster(tmp_path: Path) -> VolumeCluster:
 def put(cluster: VolumeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Put:
     """Runs `data put` with the words given; returns its exit status, output and errors."""
     monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
-    monkeypatch.setattr(entry, "connect", lambda *_, **__: cluster.given())
+    monkeypatch.setattr("k8s.api.kubeconfig.connect", lambda *_, **__: cluster.given())
 
     def run(*words: str | Path) -> tuple[int, str, str]:
         status = entry.main(["data", "put", *map(str, words)])
@@ -82,7 +82,7 @@ def test_whole(cluster: VolumeCluster, put: Put, folder: Path) -> None:
 def test_broken_connections(seed: int, put: Put, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the connection breaks, the dataset is whole."""
     broken = VolumeCluster(tmp_path / "claim", volume_job("digits"), seed=seed)
-    monkeypatch.setattr(entry, "connect", lambda *_, **__: broken.given())
+    monkeypatch.setattr("k8s.api.kubeconfig.connect", lambda *_, **__: broken.given())
     assert put(folder, "--claim=output")[0] == 0
     assert broken.cuts > 0
     assert content(broken.root / "mnist") == content(folder)
@@ -121,7 +121,7 @@ def test_another_dataset_is_there(cluster: VolumeCluster, put: Put, folder: Path
 def test_full_volume(put: Put, folder: Path, volume: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the volume is full, its own word is passed on, and the next attempt removes what this one left."""
     full = VolumeCluster(volume("size=100k"), volume_job("digits"))
-    monkeypatch.setattr(entry, "connect", lambda *_, **__: full.given())
+    monkeypatch.setattr("k8s.api.kubeconfig.connect", lambda *_, **__: full.given())
     status, out, err = put(folder, "--claim=output")
     assert (status, out) == (1, "")
     remedy = "make room on it, or name another claim"

@@ -52,7 +52,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     monkeypatch.setattr(volume_pod, "RETRY_S", 0.0)
 
     def run(cluster: FakeCluster, *words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(entry, "connect", lambda *_, **__: cluster.given())
+        monkeypatch.setattr("k8s.api.kubeconfig.connect", lambda *_, **__: cluster.given())
         status = entry.main(words)
         assert not [name for kind, name in cluster.objects if kind == "Pod"]
         return (status, *capsys.readouterr())

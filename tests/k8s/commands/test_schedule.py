@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-import k8s.__main__ as entry
 from k8s.__main__ import main
 from k8s.api.errors import ApiError
 from k8s.checks import preflight
@@ -65,7 +64,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Object]:
 
 def run(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """Run `schedule`."""
-    monkeypatch.setattr(entry, "connect", lambda *_, **__: cluster)
+    monkeypatch.setattr("k8s.api.kubeconfig.connect", lambda *_, **__: cluster)
     return main(["schedule", *words])
 
 

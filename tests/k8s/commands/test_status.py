@@ -14,7 +14,7 @@ import yaml
 from job.errors import JobError
 from k8s.api.errors import LauncherError
 from k8s.commands import status
-from k8s.state.names import JOB_NAME_LABEL, pods_of
+from k8s.state.names import JOB_NAME_LABEL, pod_selector
 from tests.k8s.changing_cluster import ChangingCluster
 from tests.k8s.objects import ended, event, job, pod, record, running, termination, waiting
 
@@ -239,7 +239,7 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     ]
     cluster = ChangingCluster(*moments, demo_0_aaaa0=[])
     run(cluster, "demo", output, watch=True)
-    assert [what for what in cluster.requests if "watch" in what] == [f"watch of Pod {pods_of('demo')}"]
+    assert [what for what in cluster.requests if "watch" in what] == [f"watch of Pod {pod_selector('demo')}"]
     lines = capsys.readouterr().out.splitlines()
     if output == "text":
         assert lines == ["demo: starting 0 of 2 run", "demo: starting 1 of 2 run", "demo: published"]

@@ -16,7 +16,7 @@ from k8s.commands import cancel, lifecycle, resume, status, suspend, why
 from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
-from k8s.state.names import APP, CANCELLED, NAME_LABEL, RUNS, SCHEDULE_LABEL, SINCE
+from k8s.state.names import APP, CANCELLED, NAME_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE
 from k8s.state.run import Run
 from k8s.state.schedule import Schedule
 from k8s.view.summary import schedule_summary
@@ -260,7 +260,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     with pytest.raises(KeyboardInterrupt):
         status.run(flags("nightly", watch=True), cluster.given)
     assert capsys.readouterr().out == "nightly: waiting\nnightly: suspended\n"
-    assert kept == [("Pod", RUNS), ("Job", RUNS)]
+    assert kept == [("Pod", RUN_SELECTOR), ("Job", RUN_SELECTOR)]
     assert set(listed) == {*kept, ("Event", "")}
 
 
