@@ -129,11 +129,7 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 class Reporter:
     """Sends a trainer's records to its supervisor and to an attached journal. Safe to use from several threads.
 
-    Args:
-        run: name of the run.
-        rank: rank of this worker.
-        pipe: the pipe to the supervisor, line-buffered.
-        restarts: how often this worker's trainer was restarted.
+    The pipe to the supervisor is line-buffered; restarts says how often this worker's trainer was restarted.
     """
 
     def __init__(self, run: str, rank: int, pipe: TextIO, restarts: int) -> None:

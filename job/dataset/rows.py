@@ -69,12 +69,8 @@ class Rows:
 class Dataset:
     """A prepared dataset, verified.
 
-    Attributes:
-        name: TensorFlow Datasets' name of it.
-        classes: the names of the classes, in the order of their labels.
-        fingerprint: the content of fingerprint.json.
-        train: the training examples.
-        test: the test examples.
+    name is TensorFlow Datasets'; classes has their names, in the order of their labels; fingerprint is the content of
+    fingerprint.json.
     """
 
     name: str

@@ -27,11 +27,7 @@ GAUGES = {
 class Metrics:
     """What /metrics shows. A value that is not known yet is absent.
 
-    Args:
-        run: the run's name, a label of every metric.
-        rank: this worker's rank, another label.
-        workers: how many workers train the run.
-        clock: monotonic seconds.
+    The run's name and this worker's rank are labels of every metric. The clock returns monotonic seconds.
     """
 
     def __init__(self, run: str, rank: int, workers: int, clock: Callable[[], float] = time.monotonic) -> None:

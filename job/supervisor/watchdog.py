@@ -73,13 +73,8 @@ def find_hang(phase: str, ages: Ages, patience_s: float) -> Outcome | None:
 class Watchdog:
     """Watches one process from its start to its exit.
 
-    Args:
-        process: the process.
-        config: the run's settings.
-        status: this worker's.
-        peers: the other workers.
-        round_id: the rendezvous round in which the process was started; empty if it needs no other workers.
-        clock: monotonic seconds.
+    round_id is the rendezvous round in which the process was started, empty if it needs no other workers. The clock
+    returns monotonic seconds.
 
     Attributes:
         final_record: the record in which the process reported how it ended, or is about to.
