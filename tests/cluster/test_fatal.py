@@ -54,8 +54,8 @@ def with_arguments(job: Object, *arguments: str) -> Object:
 def mount_of(job: Object) -> Object:
     """The mount of the output volume."""
     mounts = trainer_of(job["spec"]["template"])["volumeMounts"]
-    [mount] = [mount for mount in mounts if mount["name"] == "output"]
-    return dict(mount)
+    mount: Object = next(mount for mount in mounts if mount["name"] == "output")
+    return mount
 
 
 def test_fatal_codes(shared: Namespace) -> None:
@@ -101,7 +101,7 @@ def test_out_of_memory(shared: Namespace) -> None:
     shared.send(job)
     output = wait_until(lambda: text if "out-of-memory" in (text := shared.why("small")) else "", "the cause")
     assert re.search(
-        r"worker 0 exited with (71|137) \(out-of-memory\): the kernel killed the (trainer|worker) ", output
+        r"worker 0 exited with (71|137) \(out-of-memory\): the kernel killed the (trainer|worker)\b", output
     )
     assert "mnist-job retry small --memory 600Mi" in output
     if "exited with 71" in output:
