@@ -118,7 +118,12 @@ COMMANDS = {
         "classify pictures with a published model",
         (),
         {
-            "--model": {"type": Path, "required": True, "metavar": "FOLDER", "help": "models/<run>, or latest"},
+            "--model": {
+                "type": Path,
+                "required": True,
+                "metavar": "FOLDER",
+                "help": "folder of the model, such as output/models/<run> or output/latest",
+            },
             "pictures": {"type": Path, "nargs": "+", "metavar": "PICTURE", "help": "an image file of any size"},
             **JSON,
         },
@@ -128,22 +133,29 @@ COMMANDS = {
         "compare the published runs of an output folder",
         (),
         {
-            "output": {"type": Path, "metavar": "OUTPUT", "help": "the folder given to train as --output"},
-            "--html": {"type": Path, "metavar": "FILE", "help": "also write one self-contained page"},
+            "output": {"type": Path, "metavar": "OUTPUT", "help": "the --output folder of `train`"},
+            "--html": {"type": Path, "metavar": "FILE", "help": "also write a self-contained HTML page to FILE"},
             **JSON,
         },
         lambda given: load("job.report.compare").run(given.output, as_json=given.json, html=given.html),
     ),
     "promote": Command(
-        "move `latest` to a published run by hand, forwards or back",
+        "move `latest` to any published run",
         ("output",),
-        {"name": {"metavar": "RUN", "help": "a published run; neither its verdict nor its age matters"}, **JSON},
+        {"name": {"metavar": "RUN", "help": "a published run of any verdict and age"}, **JSON},
         promote,
     ),
     "prune": Command(
         "list and remove old runs and their models",
         ("output",),
-        {"names": {"nargs": "*", "metavar": "RUN", "help": "prune only these (default: all that may go)"}, **JSON},
+        {
+            "names": {
+                "nargs": "*",
+                "metavar": "RUN",
+                "help": "prune only these runs (default: all that may be pruned)",
+            },
+            **JSON,
+        },
         lambda given: load("job.output.prune").run(settings(given).output, given),
     ),
 }

@@ -174,7 +174,7 @@ def evaluate(training: Training, vector: tf.Tensor) -> Probabilities:
 
 def stopped_error(training: Training) -> JobError:
     """The error of a training run that ends early because this worker or a peer was asked to stop."""
-    reason, who = ("stopped", "told") if training.worker.stop_requested() else ("stopped-by-peer", "a peer was told")
+    reason, who = ("stopped", "asked") if training.worker.stop_requested() else ("stopped-by-peer", "a peer was asked")
     message = f"{who} to stop at step {training.statistics.step}"
     return JobError(Exit.TRY_AGAIN, reason, message, "start the run again")
 

@@ -1,4 +1,4 @@
-"""The launcher's command line: the table of commands, and the one that is named is run.
+"""The launcher's command line: a table of commands; runs the named one.
 
 A command's module is imported only when the command is named: `--help` and wrong flags answer at once.
 """
@@ -32,11 +32,11 @@ COMMANDS = {
     "cancel": "stop a run (its checkpoint is kept), or delete a schedule",
     "suspend": "pause a run or a schedule",
     "resume": "continue a run or a schedule that was suspended",
-    "retry": "start a run again that has ended, from its newest checkpoint",
-    "schedule": "train repeatedly, at the times of a cron expression",
+    "retry": "restart a run that has ended, from its newest checkpoint",
+    "schedule": "train on a schedule, given as a cron expression",
     "trigger": "start a run of a schedule now",
     "data": "copy a prepared dataset to a claim",
-    "fetch": "copy a run's model and report here",
+    "fetch": "copy a run's model and report to this machine",
     "compare": "compare published runs",
     "promote": "make a published run the latest model",
     "prune": "delete old runs with their models, checkpoints and Jobs",
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error, error.status)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except BrokenPipeError:  # nobody reads standard output any more, as after `| head`
+    except BrokenPipeError:  # the reader closed the pipe, for example `| head`
         sys.stderr.close()
         return 0
     return status
@@ -121,7 +121,7 @@ def usage_of(command: Parser, name: str) -> str:
 
 
 def module(name: str) -> Any:
-    """The module of a command: its EXAMPLES, its OUTPUTS if it has other ones than most, add_flags() and run()."""
+    """The module of a command: its EXAMPLES, its OUTPUTS if they differ from the default, add_flags() and run()."""
     return import_module(f"k8s.commands.{name}")
 
 

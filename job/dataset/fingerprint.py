@@ -60,7 +60,10 @@ def unreadable_dataset(place: Path, error: OSError) -> JobError:
     """The error of a dataset that the file system refuses to read."""
     if isinstance(error, PermissionError):
         return JobError(
-            Exit.DATA_MISSING, "dataset-unreadable", f"{error.filename} may not be read", "change its permissions"
+            Exit.DATA_MISSING,
+            "dataset-unreadable",
+            f"{error.filename} cannot be read: permission denied",
+            "change its permissions",
         )
     reason = error.strerror or str(error)
     return JobError(Exit.TRY_AGAIN, "dataset-io", f"{place} could not be read: {reason}", "start the run again")
@@ -106,4 +109,6 @@ def check_dataset_name(place: Path, name: str, actual: str) -> None:
     """Refuse, with 65, a folder that holds another dataset than its name says."""
     if actual != name:
         message = f"{place} holds the dataset {actual!r}, not {name!r}"
-        raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or name another folder with --data")
+        raise JobError(
+            Exit.DATA_DAMAGED, "dataset-other", message, "move it away, or choose another folder with --data"
+        )

@@ -64,7 +64,7 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
                     _make_dataset(folder, name, from_idx, Path(work), report)
     except OSError as error:
         message = f"the data folder {folder} cannot be written: {error.strerror or error}"
-        hint = "make it writable or free space there, or name another folder with --data"
+        hint = "make it writable or free space there, or choose another folder with --data"
         raise JobError(Exit.OUTPUT, "data-unwritable", message, hint) from error
     dataset = load_dataset(folder, name)
     report(f"{name} is prepared in {folder / name}: {_contents(dataset)}")
@@ -78,7 +78,7 @@ def _is_prepared(folder: Path, name: str) -> bool:
 def _open_prepared(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
     dataset = load_dataset(folder, name)
     if _unfinished(folder, name):
-        # They do no harm, so a read-only folder and a preparation that is going on are no errors.
+        # They do no harm, so a read-only folder and a preparation in progress are no errors.
         with contextlib.suppress(OSError), _dataset_lock(folder, name):
             _remove_unfinished(folder, name)
     unread = f"; {from_idx} was not read: move {folder / name} away to prepare from it" if from_idx else ""
@@ -117,7 +117,7 @@ def _unfinished(folder: Path, name: str) -> list[Path]:
 
 
 def _remove_unfinished(folder: Path, name: str) -> None:
-    """Remove what interrupted preparations left; no other is going on while the lock is held."""
+    """Remove what interrupted preparations left; no other runs while the lock is held."""
     for path in _unfinished(folder, name):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -163,7 +163,7 @@ def _newest(place: Path) -> Path:
     versions = [path.parent for path in place.glob("*/dataset_info.json") if VERSION.fullmatch(path.parent.name)]
     if not versions:
         message = f"{place} holds no dataset of TensorFlow Datasets"
-        hint = "move it away, or name another folder with --data"
+        hint = "move it away, or choose another folder with --data"
         raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, hint)
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
 

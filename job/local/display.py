@@ -61,7 +61,7 @@ class Lines:
 
     def restarted(self, rank: int, code: int, record: Record | None) -> None:
         """Show why a worker is started again."""
-        self.note(rank, f"{describe_exit(code, record)}; started again")
+        self.note(rank, f"{describe_exit(code, record)}; it is started again")
 
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Print on standard error why the run failed, by the exit of the worker that failed first."""

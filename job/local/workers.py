@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from job.config import Config
     from job.local.display import Lines
 
-# What comes from a worker: a record, a line of its standard error, or its exit code. A JobError is what this process
-# has to exit with. A SimpleQueue, because a signal handler can safely put into it at any point.
+# What comes from a worker: a record, a line of its standard error, or its exit code. A JobError makes this
+# process exit. A SimpleQueue, because a signal handler can safely put into it at any point.
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
 
 ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one for each round
@@ -168,7 +168,7 @@ def follow(workers: int, events: Events, display: Lines, start: Callable[[int], 
         The exit code, as run() does.
 
     Raises:
-        JobError: what this process has to exit with.
+        JobError: why this process has to exit.
     """
     controller = Controller(workers)
     deadline = float("inf")

@@ -70,7 +70,7 @@ def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[st
 
     Raises:
         JobError: 78 if all are damaged, or the newest that is not has other settings.
-        OSError: from the file system; a file that cannot be read may be sound.
+        OSError: from the file system; a file that cannot be read may be intact.
     """
     files = sorted(_files(folder), key=_step, reverse=True)
     for path in files:
@@ -85,7 +85,7 @@ def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[st
                 Exit.SETTINGS,
                 "other-settings",
                 f"the checkpoint {path} has other settings: {settings_differences(checkpoint.settings, settings)}",
-                "give the same flags again, or another --name",
+                "use the original flags, or another --name",
             )
         return checkpoint
     if files:
@@ -94,7 +94,7 @@ def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[st
             Exit.SETTINGS,
             "checkpoints-damaged",
             f"{count} in {folder} is damaged",
-            "put back a sound checkpoint, or use another --name to start from the beginning",
+            "restore an intact checkpoint, or use another --name to start from the beginning",
         )
     return None
 

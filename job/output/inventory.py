@@ -59,7 +59,7 @@ def take_inventory(output: Path) -> Inventory:
     latest = latest_run(output)
     if not any((output / kind).is_dir() for kind in KINDS):
         message = f"{output} has neither runs nor models"
-        raise JobError(Exit.DATA_MISSING, "no-runs", message, "give the folder that `train` was given with --output")
+        raise JobError(Exit.DATA_MISSING, "no-runs", message, "use the --output folder of `train`")
     runs: list[StoredRun] = []
     not_runs: dict[str, str] = {}
     for name in sorted({path.name for kind in KINDS for path in _visible(output / kind)}):
@@ -77,23 +77,23 @@ def take_inventory(output: Path) -> Inventory:
 
 
 def latest_run(output: Path) -> str | None:
-    """The run that `latest` leads to; None if there is no link.
+    """The run that `latest` points to; None if there is no link.
 
     Raises:
-        JobError: 73 if it leads elsewhere, or a link could lead `prune` out of the folder.
+        JobError: 73 if it points elsewhere, or a link could lead `prune` out of the folder.
     """
     for name in (*KINDS, layout.PRUNED):
         if (output / name).is_symlink():
-            message = f"{output / name} is a symbolic link, and nothing is pruned through one"
+            message = f"{output / name} is a symbolic link, and `prune` does not follow links"
             raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
     link = output / "latest"
     if not os.path.lexists(link):
         return None
-    with contextlib.suppress(OSError, RuntimeError):  # the second is a link that leads to itself
+    with contextlib.suppress(OSError, RuntimeError):  # the second is a link that points to itself
         if link.is_symlink() and (target := link.resolve()).parent == (output / "models").resolve():
             return target.name
-    message = f"{link} does not lead to a model in {output / 'models'}, so nothing is pruned"
-    raise JobError(Exit.OUTPUT, "latest-elsewhere", message, "`promote RUN` moves it to one")
+    message = f"{link} does not point to a model in {output / 'models'}, so nothing was pruned"
+    raise JobError(Exit.OUTPUT, "latest-elsewhere", message, "point it to a published run with `promote`")
 
 
 def inspect_run(output: Path, name: str) -> StoredRun:
@@ -145,7 +145,7 @@ def size_of(folder: Path) -> int:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """The entries of a folder; a leading dot marks a publication that is going on."""
+    """The entries of a folder; a leading dot marks a publication in progress."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
 
 

@@ -36,14 +36,13 @@ def output_errors(root: Path, action: str = "written") -> Iterator[None]:
                 Exit.TRY_AGAIN,
                 "output-io",
                 f"the output folder failed at {where}: {what}",
-                "the run can be started again" if action == "written" else "try again",
+                "start the run again" if action == "written" else "try again",
             ) from error
-        more = " with --output, or make room" if action == "written" else ""
         raise JobError(
             Exit.OUTPUT,
             "output-not-writable",
             f"the output folder cannot be {action} at {where}: {what}",
-            f"give a folder that can be {action}{more}",
+            "free space, or use a writable folder: --output" if action == "written" else "check its permissions",
         ) from error
 
 
@@ -54,4 +53,6 @@ def content_errors(path: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         message = f"{path} is damaged: {error}"
-        raise JobError(Exit.OUTPUT, "output-damaged", message, "put it back, or use another --name") from error
+        raise JobError(
+            Exit.OUTPUT, "output-damaged", message, "restore it from a backup, or use another --name"
+        ) from error

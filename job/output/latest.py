@@ -40,7 +40,7 @@ def promote_run(root: Path, run: str) -> Verdict:
         verdict = promotion.verdict
         if recorded is None:
             if verdict.verdict == "promoted" and latest is None and (unreadable := linked_run(root)):
-                reason = f"the report of the present latest, {unreadable}, cannot be read"
+                reason = f"the report of the current latest, {unreadable}, cannot be read"
                 verdict = dataclasses.replace(verdict, reason=reason)
             write_json(folder / "verdict.json", dataclasses.asdict(verdict))
         if promotion.moves_latest:
@@ -132,7 +132,7 @@ def _read_candidate(model: Path) -> Candidate:
 
 
 def _read_latest(root: Path) -> Candidate | None:
-    """The present latest; None if there is none, or its report cannot be read."""
+    """The current latest; None if there is none, or its report cannot be read."""
     try:
         report = read_json(root / "latest" / "report.json")
         return Candidate.of(report) if report else None

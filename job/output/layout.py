@@ -57,7 +57,7 @@ def refuse_symlinks(root: Path, run: str) -> None:
     fixed = [root / "runs", root / "models", root / PROMOTION_LOCK, folder, root / "models" / run]
     for path in (*fixed, *unfinished_models(root, run), *_all_below(folder)):
         if path.is_symlink():
-            message = f"{path} is a symbolic link, and nothing is written through one"
+            message = f"{path} is a symbolic link, and the job does not write through links"
             raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
 
 

@@ -77,7 +77,7 @@ def plan_promotion(new: Candidate, latest: Candidate | None, recorded: Verdict |
 
     Args:
         new: the model.
-        latest: the present latest.
+        latest: the current latest.
         recorded: the verdict that an earlier promotion of this run wrote before it was cut short. It is obeyed. But
             `latest` may have moved since: then it moves to this run only if it names an older run that the rules would
             replace. It moves neither back over a newer run nor away from one that somebody has gone back to.
@@ -91,10 +91,10 @@ def plan_promotion(new: Candidate, latest: Candidate | None, recorded: Verdict |
 
 
 def decide_verdict(new: Candidate, latest: Candidate | None) -> Verdict:
-    """The verdict on a published model beside the present latest.
+    """The verdict on a published model beside the current latest.
 
-    Rejected: below its minimum, or below the present latest's 95% interval on the same test set. Kept: `never`, or the
-    present latest began later, or was tested on other data.
+    Rejected: below its minimum, or below the current latest's 95% interval on the same test set. Kept: `never`, or
+    the current latest started later, or was tested on other data.
     """
     word, code, reason = _first_rule(new, latest)
     return Verdict(word, int(code), reason, latest.run if latest else None)
@@ -107,20 +107,20 @@ def _first_rule(  # noqa: PLR0911 - a list of rules, the first that applies
     if new.accuracy < new.min_accuracy:
         return "rejected", Exit.REJECTED, f"{accuracy} is below the minimum {new.min_accuracy:g}"
     if new.policy == "never":
-        return "kept", Exit.OK, "promotion was not asked for"
+        return "kept", Exit.OK, "--promote is never"
     if latest is None:
         return "promoted", Exit.OK, "there was no model before"
     if new.policy == "always":
-        return "promoted", Exit.OK, "promotion was asked for"
+        return "promoted", Exit.OK, "--promote is always"
     if latest.started > new.started:
-        return "kept", Exit.OK, f"the present latest, {latest.run}, began later"
+        return "kept", Exit.OK, f"the current latest, {latest.run}, started later"
     if latest.test != new.test:
-        return "kept", Exit.OK, f"the present latest, {latest.run}, was tested on other data"
+        return "kept", Exit.OK, f"the current latest, {latest.run}, was tested on other data"
     if new.accuracy < latest.low:
         interval = f"{latest.accuracy:.4f} (95% interval {latest.low:.4f} to {latest.high:.4f})"
         return (
             "rejected",
             Exit.REJECTED,
-            f"{accuracy} is worse than that of the present latest, {latest.run}: {interval}",
+            f"{accuracy} is worse than that of the current latest, {latest.run}: {interval}",
         )
     return "promoted", Exit.OK, f"not worse than {latest.run}, whose accuracy is {latest.accuracy:.4f}"

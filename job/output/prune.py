@@ -91,7 +91,7 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         return
     if plan["unknown"]:
         message = f"there is no run {' or '.join(map(repr, plan['unknown']))} in {output}"
-        raise usage_error(message, "nothing is pruned")
+        raise usage_error(message, "nothing was pruned")
     print("\n".join(plan_lines(plan)))
     if arguments.dry_run or not (arguments.yes or not plan["prune"] or confirmed()):
         return
@@ -102,7 +102,7 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _prune_lock(output: Path) -> Iterator[Path]:
-    """Hold .pruned/, which this yields, against another prune; wait for one that is going on."""
+    """Hold .pruned/, which this yields, against another prune; wait for one in progress."""
     pruned = output / layout.PRUNED
     make_folder(pruned)
     lock = open_to_lock(pruned / layout.LOCK)

@@ -55,6 +55,6 @@ def confirmed() -> bool:
     except EOFError:
         answer = ""
     if answer not in ("y", "yes"):
-        print("nothing is pruned")
+        print("nothing was pruned")
         return False
     return True

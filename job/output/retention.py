@@ -61,7 +61,7 @@ def decide_retention(inventory: Inventory, keep: int, older_than_s: int, names: 
         elif before is None or run.started >= before:
             kept[run.name] = _reason_too_young(run, oldest, keep) if names else ""
         elif run.name == inventory.latest:
-            kept[run.name] = "latest leads to it"
+            kept[run.name] = "`latest` points to it"
         elif not (names or older_than_s or run.has_model or run.has_verdict):
             kept[run.name] = "it has no model, and --keep alone does not prune it"
             without_model.append(run.name)
@@ -82,7 +82,7 @@ def reason_in_use(run: StoredRun, now: float, older_than_s: float = 0) -> str:
         return ""
     idle_s = now - run.written
     if idle_s < IDLE_S:
-        return f"it was written to within the last {IDLE_S / 60:.0f} min, and may be about to go on"
+        return f"it was written to within the last {IDLE_S / 60:.0f} min, and may continue"
     return "it was written to within --older-than" if idle_s < older_than_s else ""
 
 
@@ -91,5 +91,5 @@ def _reason_too_young(run: StoredRun, oldest: str | None, keep: int) -> str:
     if oldest is None:
         return f"there are fewer than {keep} models"
     if run.started < oldest:
-        return "it began within --older-than"
-    return f"it began no earlier than the newest {keep} models"
+        return "it started within --older-than"
+    return f"it is among the newest {keep} models, or started since"

@@ -78,8 +78,8 @@ class RunFolder:
             if not self.model.is_dir():
                 return None
             if self._read_manifest() is None:
-                message = f"{self.model} exists, but {self.folder / 'config.json'}, which says whose it is, does not"
-                raise JobError(Exit.USAGE, "run-taken", message, "use another name")
+                message = f"{self.model} exists, but {self.folder / 'config.json'}, which names its Job, is missing"
+                raise JobError(Exit.USAGE, "run-taken", message, "use another --name")
         return self.promote()
 
     @contextlib.contextmanager
@@ -160,7 +160,7 @@ class RunFolder:
             *layout.unfinished_models(self.root, self.run),
             *layout.unfinished_probes(self.root, self.run),
         ):
-            shutil.rmtree(folder, ignore_errors=True)  # a probe that is still going on removes itself
+            shutil.rmtree(folder, ignore_errors=True)  # a probe that is still running removes itself
         sweep(self.folder)
         sweep(self.checkpoints)
 
@@ -175,7 +175,7 @@ class RunFolder:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         if manifest["job_uid"] != self.job_uid and not self._take_over:
             message = f"run {self.run!r} belongs to another Job, {manifest['job_uid']}"
-            raise JobError(Exit.USAGE, "run-taken", message, "use another name, or --continue to take it up")
+            raise JobError(Exit.USAGE, "run-taken", message, "use another --name, or continue that run with --continue")
         return manifest
 
     def _check_settings(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -183,7 +183,7 @@ class RunFolder:
             return
         if any(before.get(split) != now[split] for split in ("train", "test")):
             message = f"run {self.run!r} was started on other data"
-            hint = "give it that data again, or use another --name"
+            hint = "use the original data, or another --name"
             raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, hint)
         message = f"run {self.run!r} has other settings: {settings_differences(before, now)}"
-        raise JobError(Exit.SETTINGS, "other-settings", message, "give the same flags again, or another --name")
+        raise JobError(Exit.SETTINGS, "other-settings", message, "use the original flags, or another --name")

@@ -72,4 +72,4 @@ def _wait_for(lock: int, run: str, job_uid: str) -> None:
     if job_uid == LOCAL_UID:
         raise JobError(Exit.USAGE, "run-in-use", message, "use another --name")
     message = f"{message}, which has held its lock for {JOB_WAIT_S:g} s"
-    raise JobError(Exit.TRY_AGAIN, "run-in-use", message, "the run can be started again")
+    raise JobError(Exit.TRY_AGAIN, "run-in-use", message, "start the run again")

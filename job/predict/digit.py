@@ -1,4 +1,4 @@
-"""Any picture of a digit -> 28x28 pixels, normalised as the images of MNIST are.
+"""Any picture of a digit -> 28x28 pixels, normalised like the images of MNIST.
 
 The specification, which the drawing pad of the report (job/report/templates/page.js) follows with these constants:
 

@@ -40,7 +40,7 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> None
     pixels = np.stack([digit.read_picture(picture) for picture in pictures])
     probabilities = _classify(model, pixels)
     if probabilities.shape[1] != len(names):
-        message = f"the model in {model} gives {probabilities.shape[1]} classes, and its report names {len(names)}"
+        message = f"the model in {model} gives {probabilities.shape[1]} classes, but its report names {len(names)}"
         raise JobError(Exit.DATA_DAMAGED, "model-damaged", message)
     if as_json:
         sys.stdout.write(_as_json(pictures, names, probabilities) + "\n")

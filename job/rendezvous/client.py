@@ -48,14 +48,16 @@ def ask(supervisor: str, request: Request, timeout_s: float) -> Reply:
         if response.code == HTTPStatus.CONFLICT:
             raise Refused(re.sub(r"[^ -~]", "", response.body.decode("latin-1"))[:REFUSAL_CHARS])
         if response.code != HTTPStatus.OK:
-            raise OSError(f"no worker 0 is there: HTTP status {response.code}")
+            raise OSError(f"the process there is not worker 0: HTTP status {response.code}")
         reply = messages.decode(response.body, Reply)
     except HTTPTimeoutError:
-        raise TimeoutError(f"no whole reply within {timeout_s:g} s") from None
+        raise TimeoutError(f"no complete reply within {timeout_s:g} s") from None
     except (HTTPClientError, UnsatisfiableReadError, ValueError) as error:  # it breaks off, is too long or is not HTTP
-        raise OSError(f"no worker 0 is there: {error}") from None
+        raise OSError(f"the process there is not worker 0: {error}") from None
     if len(reply.addresses) not in (0, request.workers):
-        raise OSError(f"no worker 0 is there: {len(reply.addresses)} addresses of {request.workers} workers")
+        raise OSError(
+            f"the process there is not worker 0: {len(reply.addresses)} addresses of {request.workers} workers"
+        )
     return reply
 
 

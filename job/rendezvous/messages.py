@@ -33,7 +33,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Rank 0's reply: the present round, how many workers have joined it and which are missing.
+    """Rank 0's reply: the current round, how many workers have joined it and which are missing.
 
     missing has the lowest missing ranks, at most 20. addresses has the address of every rank, in order, if the round is
     complete and the worker that asked has joined it; otherwise it is empty.

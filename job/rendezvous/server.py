@@ -1,4 +1,4 @@
-"""Rank 0's side of the rendezvous: which workers have joined the present round, and what each sent last."""
+"""Rank 0's side of the rendezvous: which workers have joined the current round, and what each sent last."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ class Rendezvous:
         sent = {"run": request.run, "JOB_UID": request.job_uid, "WORKERS": request.workers}
         for what, own in self._own.items():
             if own != sent[what]:
-                raise Refused(f"worker 0 there has the {what} {own!r}, and this worker has {sent[what]!r}")
+                raise Refused(f"worker 0 has the {what} {own!r}, but this worker has {sent[what]!r}")
         if request.settings != self._settings:
             raise Refused(
-                "worker 0 there has other settings: the flags or the dataset differ "
+                "worker 0 has other settings: the flags or the dataset differ "
                 f"(hash {self._settings[:12]} there, {request.settings[:12]} here)"
             )
         if request.rank >= self._workers:

@@ -48,7 +48,7 @@ def run(output: Path, *, as_json: bool = False, html: Path | None = None) -> Non
             files.write(html, compare_page.render_comparison(compared).encode())
         except OSError as error:
             message = f"{html} cannot be written: {error.strerror or error}"
-            raise JobError(Exit.OUTPUT, "page-not-writable", message, "give another file with --html") from error
+            raise JobError(Exit.OUTPUT, "page-not-writable", message, "choose another file with --html") from error
     if as_json:
         sys.stdout.write(json.dumps(comparison_json(compared), indent=2, ensure_ascii=False) + "\n")
     else:
@@ -72,9 +72,9 @@ def compare_folder(output: Path) -> Comparison:
     if published.damaged:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in published.damaged.items())
         raise JobError(Exit.DATA_DAMAGED, "run-damaged", f"no published run in {output} can be read ({reasons})")
-    begun = f"; begun and not published: {', '.join(published.unpublished)}" if published.unpublished else ""
+    begun = f"; started but not published: {', '.join(published.unpublished)}" if published.unpublished else ""
     message = f"there is no published run in {output}{begun}"
-    raise JobError(Exit.DATA_MISSING, "no-runs", message, "`python -m job train` makes one")
+    raise JobError(Exit.DATA_MISSING, "no-runs", message, "`python -m job train` publishes one")
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -134,11 +134,11 @@ def _difference_cell(comparison: Comparison, run: PublishedRun) -> str:
 
 
 def _difference_lines(comparison: Comparison) -> list[str]:
-    """Which differences are beyond chance, in words."""
+    """Which differences are statistically significant, in words."""
     if not comparison.differences:
         return []
     reference = comparison.reference.name
-    beyond = "* is beyond chance (McNemar's exact test, Holm, 5%)"
+    beyond = "* is significant (McNemar's exact test, Holm, 5%)"
     lines = [f"Compared with {reference} ({reference_role(comparison)}), in percentage points; {beyond}:"]
     lines += [
         f"  {one.run} is {'better' if one.difference > 0 else 'worse'}: it alone classifies {one.only_run} examples "
@@ -147,4 +147,4 @@ def _difference_lines(comparison: Comparison) -> list[str]:
         if one.beyond_chance
     ]
     within = [f"{one.run} (p = {one.p_value:.2g})" for one in comparison.differences.values() if not one.beyond_chance]
-    return [*lines, f"  no difference beyond chance: {', '.join(within)}"] if within else lines
+    return [*lines, f"  no significant difference: {', '.join(within)}"] if within else lines

@@ -1,4 +1,4 @@
-"""Published runs side by side: which differences are beyond chance, and what else distinguishes the runs."""
+"""Published runs side by side: which differences are significant, and what else distinguishes the runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Difference:
 class Comparison:
     """All published runs, newest first, each compared with the reference: `latest`, or else the most accurate run.
 
-    latest is the run that `latest` leads to, even if it is damaged; not_comparable are the runs tested on other data
+    latest is the run that `latest` points to, even if it is damaged; not_comparable are the runs tested on other data
     than the reference; other_training those tested on the same data but trained on other data; damaged has a sentence
     for each run that could not be read; unpublished are the runs without a model.
     """
@@ -54,7 +54,7 @@ class Comparison:
 
 
 def compare_runs(published: PublishedRuns) -> Comparison:
-    """Compare the runs of an output folder, of which there is at least one."""
+    """Compare the runs of an output folder; there must be at least one."""
     runs = sorted(published.runs, key=lambda run: (run.started, run.name), reverse=True)
     reference = next((run for run in runs if run.latest), max(runs, key=lambda run: run.accuracy))
     comparable = [run for run in runs if run is not reference and run.test_sha256 == reference.test_sha256]
@@ -108,7 +108,7 @@ def reference_role(comparison: Comparison) -> str:
     """Why the reference is the reference: it is latest, or else the most accurate run."""
     if comparison.reference.latest:
         return "latest"
-    reason = f"latest leads to {comparison.latest}, which is damaged" if comparison.latest else "no run is latest"
+    reason = f"latest points to {comparison.latest}, which is damaged" if comparison.latest else "no run is latest"
     return f"the most accurate; {reason}"
 
 
@@ -127,5 +127,5 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if len(comparison.runs) == 1:
         notes.append(f"{reference} is the only published run: there is nothing to compare it with.")
     if comparison.unpublished:
-        notes.append(f"Begun and not published: {', '.join(comparison.unpublished)}")
+        notes.append(f"Started but not published: {', '.join(comparison.unpublished)}")
     return notes

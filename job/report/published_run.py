@@ -51,8 +51,8 @@ class PublishedRun:
 class PublishedRuns:
     """What an output folder holds.
 
-    latest is the run that `latest` leads to, even if it is damaged; damaged has a sentence for each run whose files are
-    missing or contradict each other; unpublished are the runs without a model.
+    latest is the run that `latest` points to, even if it is damaged; damaged has a sentence for each run whose files
+    are missing or contradict each other; unpublished are the runs without a model.
     """
 
     runs: Sequence[PublishedRun]
@@ -70,7 +70,7 @@ def read_published_runs(output: Path) -> PublishedRuns:
     folders = _run_folders(output / "models")
     unpublished = {folder.name for folder in _run_folders(output / "runs")} - {folder.name for folder in folders}
     latest: str | None = None
-    with contextlib.suppress(RuntimeError):  # a link that leads to itself
+    with contextlib.suppress(RuntimeError):  # a link that points to itself
         target = (output / "latest").resolve()
         latest = next((folder.name for folder in folders if folder.resolve() == target), None)
     runs, damaged = [], {}
@@ -95,7 +95,7 @@ _DAMAGE = (
 
 
 def _run_folders(parent: Path) -> list[Path]:
-    """The folders of runs; a leading dot marks a publication that is going on."""
+    """The folders of runs; a leading dot marks a publication in progress."""
     if not parent.is_dir():
         return []
     return sorted(folder for folder in parent.iterdir() if folder.is_dir() and not folder.name.startswith("."))

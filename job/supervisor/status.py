@@ -23,7 +23,7 @@ class WorkerStatus:
     """What is known of this worker.
 
     Attributes:
-        phase: the present one.
+        phase: the current one.
         accuracy: the published model's, once it is known.
         metrics: the worker's metrics.
     """

@@ -132,7 +132,7 @@ class Supervisor:
         if outcome.code != Exit.OK or self._status.phase == "published":
             return outcome
         if self._stopping:
-            raise JobError(Exit.TRY_AGAIN, "stopped", "received SIGTERM before the training", "start it again")
+            raise JobError(Exit.TRY_AGAIN, "stopped", "received SIGTERM before the training", "start the run again")
         return None
 
     def _train(self) -> Outcome:
@@ -153,7 +153,7 @@ class Supervisor:
         while event := self._next_event(deadline):
             if isinstance(event, Stop):
                 message = "received SIGTERM while waiting for the other workers"
-                raise JobError(Exit.TRY_AGAIN, "stopped", message, "start it again")
+                raise JobError(Exit.TRY_AGAIN, "stopped", message, "start the run again")
             if not isinstance(event, ReplyEvent) or event.request.attempt != attempt:
                 continue
             reply = event.reply
@@ -195,7 +195,7 @@ class Supervisor:
                 self._stopping = True
                 watchdog.request_exit(STOP_S, Outcome(Exit.TRY_AGAIN, "stopped", "received SIGTERM"))
             elif isinstance(event, ReplyEvent) and not watchdog.forced and watchdog.must_rejoin(event):
-                outcome = Outcome(Exit.TRY_AGAIN, "gathering", "the workers meet in a new round")
+                outcome = Outcome(Exit.TRY_AGAIN, "gathering", "another worker restarted, so all workers restart")
                 watchdog.request_exit(REJOIN_S, outcome)
             watchdog.check()
 
@@ -208,7 +208,7 @@ class Supervisor:
         if outcome.code in FINAL_CODES:
             return False
         if self._stopping:
-            raise JobError(Exit.TRY_AGAIN, "stopped", outcome.message, "start it again")
+            raise JobError(Exit.TRY_AGAIN, "stopped", outcome.message, "start the run again")
         if outcome.reason == "run-in-use":
             return False
         delay_s = self._restart_delay(outcome)

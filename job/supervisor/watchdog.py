@@ -1,4 +1,4 @@
-"""Ends a supervised process that hangs, that has lost its peers, or that the supervisor wants to stop."""
+"""Ends a supervised process that hangs, that has lost its peers, or that has to stop."""
 
 from __future__ import annotations
 

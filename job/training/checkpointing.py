@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output: RunFolder | None) -> Checkpoint:
-    """The newest sound checkpoint of the run, or its start at step 0 if there is no checkpoint.
+    """The newest intact checkpoint of the run, or its start at step 0 if there is no checkpoint.
 
     Reports each damaged checkpoint that was skipped and the step that the run resumes from.
 
@@ -37,7 +37,7 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
         The checkpoint, with this run's number of workers.
 
     Raises:
-        JobError: 78 if the checkpoints do not fit this run, or none is sound; 73 or 75 from the output folder.
+        JobError: 78 if the checkpoints do not fit this run, or none is intact; 73 or 75 from the output folder.
     """
     workers = worker.cluster.workers
     start = Checkpoint(0, workers, dict(settings), 0.0, model.init(config.seed))

@@ -27,7 +27,7 @@ ANNOUNCE_S = 10.0
 
 def all_reduce(tensor: tf.Tensor) -> tf.Tensor:
     """The sum of the workers' tensors; call it within strategy.run."""
-    # The identity places the tensor on a device, which tells the strategy where to sum it.
+    # The identity places the tensor on a device; the strategy sums it there.
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 

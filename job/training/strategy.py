@@ -40,7 +40,7 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     except tf.errors.DeadlineExceededError as error:
         message = f"not all of the {cluster.workers} workers joined within {timeout_s} s"
-        raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "find out why the others did not start") from error
+        raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "check why the others did not start") from error
     except tf.errors.UnknownError as error:
         if internals.PORT_TAKEN not in str(error):
             raise
@@ -48,8 +48,8 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
         raise JobError(
             Exit.TRY_AGAIN,
             "port-taken",
-            f"the port of {address} is taken by another process",
-            "free it, or start again",
+            f"another process uses the port of {address}",
+            "stop that process, or start the run again",
         ) from error
 
 

@@ -35,7 +35,7 @@ class Cluster:
         namespace: where the runs are.
         say: shows one line about an API server that does not answer.
         patience_s: how long a request is retried while the API server does not answer.
-        flags: the launcher's flags that lead to this cluster, for commands that a user is given.
+        flags: the launcher's flags that lead to this cluster, for the commands that messages suggest.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Cluster:
     ) -> None:
         self._api, self.namespace, self._flags = Api(log_in, say, patience_s), namespace, flags
         self._versions: dict[str, str] = {}  # path of each API group's preferred version
-        # The objects of keep() by namespace, kind and selector, or why they cannot be watched any more.
+        # The objects of keep() by namespace, kind and selector, or why they can no longer be watched.
         self._kept: dict[tuple[str, str, str], list[Object] | LauncherError] = {}
 
     @property

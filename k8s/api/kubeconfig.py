@@ -77,7 +77,7 @@ def read_context(context: str | None, kubeconfig: str | None) -> Object | None:
 
 
 def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
-    """A client with the kubeconfig's present content; credentials are in it, or come from the plugin that it names."""
+    """A client with the kubeconfig's current content; credentials are in it, or come from the plugin that it names."""
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
     with kubeconfig_errors(), logged_errors() as errors:
         api = config.new_client_from_config(kubeconfig, context, client_configuration=settings)
@@ -92,7 +92,7 @@ def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
 
 
 def by_service_account() -> Any:
-    """A client with the present token of the pod that this runs in."""
+    """A client with the current token of the pod that this runs in."""
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
     try:
         config.load_incluster_config(client_configuration=settings, try_refresh_token=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 PATIENCE_S = 30.0  # how long a request is retried
-SILENT_S = 10.0  # how long before the user is told of it
+SILENT_S = 10.0  # how long before this is reported to the user
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of a response
 LOGIN_S = 60.0  # how long credentials that were accepted before are renewed
 LOGIN_EVERY_S = 5.0
@@ -48,7 +48,7 @@ class Api:
         self._accepted = False  # whether the API server has accepted the credentials before
         self.patience_s = patience_s
         self._timeout_s = (min(TIMEOUT_S[0], patience_s), min(TIMEOUT_S[1], patience_s))
-        self._warned = False  # whether the user was told that it does not answer
+        self._warned = False  # whether it was reported that it does not answer
 
     def json(
         self,
@@ -95,7 +95,7 @@ class Api:
         return content
 
     def _be_patient(self, passed_s: float, refused: ApiError | None, reason: str) -> None:
-        """Tell the user once that the API server does not answer.
+        """Report once that the API server does not answer.
 
         Raises:
             LauncherError: the patience is used up.
@@ -132,7 +132,7 @@ class Api:
             response.close()
 
     def logged_in(self, ask: Callable[[Any], T]) -> T:
-        """What ask(client) returns, with fresh credentials if the API server does not accept the present ones.
+        """What ask(client) returns, with fresh credentials if the API server does not accept the current ones.
 
         If it has accepted some before, they may just be rotating: they are renewed for LOGIN_S seconds.
 

@@ -48,7 +48,7 @@ def check_namespace(cluster: Cluster) -> Check:
     """Whether the namespace exists."""
     name = cluster.namespace
     if cluster.get("Namespace", name) is None:
-        remedy = f"create it with `kubectl create namespace {name}`, or name another one with --namespace"
+        remedy = f"create it with `kubectl create namespace {name}`, or choose another one with --namespace"
         return Check("namespace", "failed", f"namespace {name} does not exist", remedy)
     return Check("namespace", "ok", name)
 
@@ -66,11 +66,11 @@ def check_name(cluster: Cluster, job: Object) -> Check:
     """Whether the run's name is free."""
     run = job["metadata"]["name"]
     if existing := find_job(cluster, run) or cluster.get("Job", run):
-        remedy = f"give another --name, or run `mnist-job retry {run_name(existing)} {cluster.flags}`"
-        return Check("name", "failed", f"a Job named {existing['metadata']['name']} exists already", remedy)
+        remedy = f"choose another --name, or run `mnist-job retry {run_name(existing)} {cluster.flags}`"
+        return Check("name", "failed", f"a Job named {existing['metadata']['name']} already exists", remedy)
     if get_if_allowed(cluster, "CronJob", run):
-        remedy = f"give another --name, or run `mnist-job trigger {run} {cluster.flags}`"
-        return Check("name", "failed", f"a schedule named {run} exists already", remedy)
+        remedy = f"choose another --name, or run `mnist-job trigger {run} {cluster.flags}`"
+        return Check("name", "failed", f"a schedule named {run} already exists", remedy)
     return Check("name", "ok", run)
 
 
@@ -83,7 +83,9 @@ def check_service_account(cluster: Cluster, job: Object) -> Check:
         return Check("service account", "ok", f"submit creates the service account {account}")
     message = f"service account {account} does not exist in namespace {cluster.namespace}"
     command = f"kubectl create serviceaccount {account} -n {cluster.namespace}"
-    return Check("service account", "failed", message, f"create it with `{command}`, or name another --service-account")
+    return Check(
+        "service account", "failed", message, f"create it with `{command}`, or choose another --service-account"
+    )
 
 
 def check_pod(cluster: Cluster, job: Object) -> Check:

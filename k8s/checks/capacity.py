@@ -94,11 +94,11 @@ def check_nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
     room = [fits(allocatable, requests(trainer)) for allocatable in usable.values()]
     problem = ""
     if not usable:
-        problem = "no node is ready and accepts this job's pods, by its labels and taints"
+        problem = "no ready node accepts this job's pods: the labels or taints of the nodes do not match"
     elif not any(room):
         problem = f"no node that accepts this job has room for {describe_workers(1, trainer)}"
     elif most(room) < workers:
-        place = "no single node, which the volume needs, has" if one_node else "the cluster has no"
+        place = "the volume needs all workers on one node, and no node has" if one_node else "the cluster has no"
         problem = f"{place} room for {describe_workers(workers, trainer)}"
     if problem:
         return Check("nodes", *without_nodes(cluster, job, problem, catalogue.remedy("scheduling")))
@@ -107,7 +107,7 @@ def check_nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
     except ApiError as error:
         if error.code != 403:
             raise
-        message = f"the nodes are large enough; this user may not ask what is free on them: {error.message}"
+        message = f"the nodes are large enough; this user may not read how much of them is free: {error.message}"
         return Check("nodes", "not checked", message)
     used = usage_by_node(pods)
     unused = [{key: value - used[node][key] for key, value in total.items()} for node, total in usable.items()]
@@ -130,7 +130,7 @@ def check_gpus(cluster: Cluster, job: Object) -> Check:
     if not count:
         names = ", ".join(sorted(node["metadata"]["name"] for node in gpu_nodes))
         message = f"the nodes with GPUs ({names}) are not ready, or do not accept this job's pods"
-        remedy = "see their taints and labels with `kubectl describe node`"
+        remedy = "`kubectl describe node` shows their taints and labels"
         return Check("gpus", *without_nodes(cluster, job, message, remedy))
     return Check("gpus", "ok", f"{count} on nodes that accept this job")
 

@@ -45,8 +45,8 @@ def check_volume(job: Object, claim: Object | None) -> Check:
     modes = set(claim["spec"]["accessModes"])
     if modes == {"ReadOnlyMany"}:
         message = f"the claim {name} is ReadOnlyMany: a run cannot write to it"
-        return Check("volume", "failed", message, "name another one with --claim")
-    return shared(claim, workers, "volume", "name a ReadWriteMany or ReadWriteOnce claim with --claim", together)
+        return Check("volume", "failed", message, "choose another one with --claim")
+    return shared(claim, workers, "volume", "choose a ReadWriteMany or ReadWriteOnce claim with --claim", together)
 
 
 def check_data(cluster: Cluster, job: Object) -> Check:
@@ -56,7 +56,9 @@ def check_data(cluster: Cluster, job: Object) -> Check:
         return Check("data", "ok", "the image's own dataset")
     claim = read_claim(cluster, name)
     if claim is None:
-        return Check("data", "failed", f"the claim {name} does not exist", "create it, or name another one with --data")
+        return Check(
+            "data", "failed", f"the claim {name} does not exist", "create it, or choose another one with --data"
+        )
     if claim is UNREADABLE:
         return Check("data", "not checked", f"this user may not read the claim {name}")
     if claim.get("status", {}).get("phase") != "Bound":
@@ -64,7 +66,7 @@ def check_data(cluster: Cluster, job: Object) -> Check:
         remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} {cluster.flags}`"
         return Check("data", "failed", message, remedy)
     together = "; all workers run on one node" if workers > 1 and not is_read_by_many(claim) else ""
-    return shared(claim, workers, "data", "name a claim with another access mode with --data", together)
+    return shared(claim, workers, "data", "choose a claim with another access mode: --data", together)
 
 
 def shared(claim: Object, workers: int, check: str, remedy: str, together: str) -> Check:
@@ -93,7 +95,7 @@ def default_class(cluster: Cluster, name: str) -> tuple[str, str, str]:
         if each["metadata"].get("annotations", {}).get(DEFAULT_CLASS) == "true":
             return "ok", f"{each['metadata']['name']}, the default class, provisions the volume", ""
     message = f"submit would create the claim {name}, but the cluster has no default storage class"
-    return "failed", message, "create a claim with a class of your own, and name it with --claim"
+    return "failed", message, "create a claim with a class of your own, and pass it with --claim"
 
 
 def provisioning(cluster: Cluster, claim: Object) -> tuple[str, str, str]:

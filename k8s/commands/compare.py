@@ -1,4 +1,4 @@
-"""compare: show published runs side by side, and which differences are beyond chance; as a page with --html."""
+"""compare: show published runs side by side, and which differences are significant; as a page with --html."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLES = ("mnist-job compare", "mnist-job compare --html runs.html")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `compare` takes."""
-    text = "write a self-contained page here, with accuracy over time and learning curves"
+    text = "also write a self-contained HTML page to FILE, with accuracy over time and learning curves"
     parser.add_argument("--html", type=Path, metavar="FILE", help=text)
     flags.add_volume(parser)
 
@@ -59,5 +59,5 @@ def save(page: Path, content: bytes) -> None:
         page.write_bytes(content)
     except OSError as error:
         message = f"{page} cannot be written: {error.strerror or error}"
-        raise failed(message, "name another file with --html") from None
+        raise failed(message, "choose another file with --html") from None
     note(f"the comparison is in {page}")

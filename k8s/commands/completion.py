@@ -27,7 +27,7 @@ RUN_SELECTOR = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `completion`."""
-    parser.add_argument("shell", choices=SHELLS, help="the shell to complete commands in")
+    parser.add_argument("shell", choices=SHELLS, help="the shell to print the script for")
 
 
 def run(arguments: argparse.Namespace, _: Callable[[], Cluster]) -> int:

@@ -31,7 +31,7 @@ EXAMPLES = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `data` takes."""
     add = parser.add_argument
-    add("action", choices=("put",), help="copy the dataset, whole and verified, or not at all")
+    add("action", choices=("put",), help="copy and verify the dataset; an incomplete copy is never used")
     add("folder", metavar="FOLDER", type=Path, help="a dataset that `python -m job data` prepared, such as data/mnist")
     text = f"claim for the dataset; created with 1Gi and ReadWriteOnce if it does not exist (default: {DATA_CLAIM})"
     add("--claim", metavar="NAME", default=DATA_CLAIM, help=text)
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     if arguments.output == "json":
         print(json.dumps({"dataset": name, "claim": claim, **counts}))
         return 0
-    did = "copied now" if counts["copied"] else "it was there already"
+    did = "copied now" if counts["copied"] else "it was already there"
     print(f"{name} is on the claim {claim}, verified: {counts['files']} files, {counts['bytes'] / 1e6:.1f} MB, {did}")
     image = f" --image {arguments.image}" if arguments.image else ""
     training = "" if name == "mnist" else f" -- --dataset {name}"
@@ -78,7 +78,7 @@ def create_claim(cluster: Cluster, name: str) -> None:
         if error.reason == "AlreadyExists":
             return
         message = f"the claim {name} cannot be created: {error.message}"
-        hint = "ask an administrator for a claim, and name it with --claim"
+        hint = "ask an administrator for a claim, and pass it with --claim"
         raise refused(message, hint) from None
     size, [mode] = claim["spec"]["resources"]["requests"]["storage"], claim["spec"]["accessModes"]
     note(f"created the claim {name}: {size}, {mode}; workers on several nodes need a ReadWriteMany claim instead")

@@ -33,8 +33,15 @@ EXAMPLES = ("mnist-job fetch digits", "mnist-job fetch latest models --report")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `fetch` takes."""
     add = parser.add_argument
-    add("name", metavar="NAME", help="the run, or `latest` for the promoted one")
-    add("directory", metavar="DIR", nargs="?", type=Path, default=Path(), help="folder for DIR/NAME (default: .)")
+    add("name", metavar="NAME", help="the run, or `latest` for the model in use")
+    add(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        help="the folder in which NAME is created (default: .)",
+    )
     add("--report", action="store_true", help="open the report in a browser")
     flags.add_volume(parser)
 
@@ -64,10 +71,10 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
 
 
 def promoted_run(pod: VolumePod) -> str:
-    """The run that `latest` leads to.
+    """The run that `latest` points to.
 
     Raises:
-        LauncherError: there is no such link, or it does not lead to a model.
+        LauncherError: there is no such link, or it does not point to a model.
     """
     target = pod.latest()
     if not target:
@@ -75,7 +82,7 @@ def promoted_run(pod: VolumePod) -> str:
         raise failed(message, "fetch a run by its name")
     folder, _, name = target.rpartition("/")
     if folder != "models":
-        message = f"`{LATEST}` on the claim {pod.claim} leads to {target!r}, which is not a model"
-        raise failed(message, "promote a published run to replace it")
-    check_name(name, 1, f"the run that `{LATEST}` leads to")
+        message = f"`{LATEST}` on the claim {pod.claim} points to {target!r}, which is not a model"
+        raise failed(message, "`promote` a published run")
+    check_name(name, 1, f"the run that `{LATEST}` points to")
     return name

@@ -62,7 +62,13 @@ def add_submission(
     claim = f"claim for the output (default: $MNIST_JOB_CLAIM, or the overlay's, {CLAIM})"
     add("--claim", metavar="NAME", default=variable("CLAIM"), help=claim)
     add("--data", metavar="CLAIM", help="claim with the dataset, mounted read-only (default: the image's dataset)")
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable in each worker; repeatable")
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set an environment variable in each worker; repeatable",
+    )
     add("--overlay", default="cpu", metavar="NAME", help="cpu, gpu, local, or the path of a folder (default: cpu)")
     add("--component", action="append", default=[], metavar="NAME", help="add a kustomize component; repeatable")
     add = parser.add_argument_group("resources and scheduling").add_argument

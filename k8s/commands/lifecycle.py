@@ -53,12 +53,12 @@ QUEUED = Rule(
 )
 # By command and state of a run that has not ended: cancelled, suspended, queued (Kueue decides when it runs), active.
 RUN_RULES = {
-    ("cancel", "cancelled"): Rule(f"{{name}} is cancelled already; {RETRY}", "cancelled"),
+    ("cancel", "cancelled"): Rule(f"{{name}} is already cancelled; {RETRY}", "cancelled"),
     ("cancel", "suspended"): Rule(f"{{name}} is cancelled; {RETRY}", "cancelled", suspend=True),
     ("cancel", "queued"): Rule(f"{{name}} is cancelled and has left the queue; {RETRY}", "cancelled", suspend=True),
     ("cancel", "active"): Rule(f"{{name}} is cancelled: {STOP}; {RETRY}", "cancelled", suspend=True),
     ("suspend", "cancelled"): Rule(f"{{name}} is cancelled, so it does not run; {RETRY}", "cancelled"),
-    ("suspend", "suspended"): Rule(f"{{name}} is suspended already; {RESUME}", "suspended"),
+    ("suspend", "suspended"): Rule(f"{{name}} is already suspended; {RESUME}", "suspended"),
     ("suspend", "queued"): QUEUED,
     ("suspend", "active"): Rule(
         f"{{name}} is suspended: {STOP}, and their logs are deleted; {RESUME}", "suspended", suspend=True
@@ -79,7 +79,7 @@ CANCELLED_SCHEDULE = Rule(
 SCHEDULE_RULES = {
     ("cancel", True): CANCELLED_SCHEDULE,
     ("cancel", False): CANCELLED_SCHEDULE,
-    ("suspend", True): Rule("{name} is suspended already; `mnist-job resume {name} {flags}` resumes it", "suspended"),
+    ("suspend", True): Rule("{name} is already suspended; `mnist-job resume {name} {flags}` resumes it", "suspended"),
     ("suspend", False): Rule(
         "{name} is suspended: it starts no run until `mnist-job resume {name} {flags}`", "suspended", suspend=True
     ),
@@ -124,7 +124,7 @@ def rule_for_run(command: str, run: Run, flags: str) -> Rule:
     """
     current, name = state(run), run.name
     if current.ended:
-        raise refused(f"{name} has ended already ({current})", f"`mnist-job retry {name} {flags}` starts it again")
+        raise refused(f"{name} has already ended ({current})", f"`mnist-job retry {name} {flags}` starts it again")
     queue = run.job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
     word = current.word if current.word in ("cancelled", "suspended") else "queued" if queue else "active"
     rule = RUN_RULES[command, word]

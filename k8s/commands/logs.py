@@ -30,10 +30,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", metavar="NAME", help="the run")
     add("--rank", type=int, action="append", default=[], metavar="N", help="print only this rank; repeatable")
-    add("--since", metavar="TIME", help="print only lines newer than this, such as 90s, 10m or 1h")
+    add("--since", metavar="TIME", help="print only lines from this time on, such as 90s, 10m or 1h")
     add("--tail", type=int, metavar="N", help="begin with the last N lines of each pod")
     add("--grep", metavar="REGEX", help="print only lines that match")
-    add("--no-follow", action="store_true", help="print what is there, and end")
+    add("--no-follow", action="store_true", help="print the existing lines, and exit")
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:

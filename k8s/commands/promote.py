@@ -1,4 +1,4 @@
-"""promote: move `latest` to a published run by hand, forwards or back, whatever its verdict and its age."""
+"""promote: move `latest` to a published run of any verdict and age."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def carry_out(
     """Prune what is planned and not spared meanwhile; returns the names of the pruned runs and of the deleted Jobs.
 
     A Job is deleted before its model, so that nobody can retry or resume a run while it is being removed. The Job of a
-    run without a model is deleted last: if this prune is interrupted, only the Job tells the next one that the run has
+    run without a model is deleted last: if this prune is interrupted, only the Job shows the next one that the run has
     ended.
     """
 

@@ -30,7 +30,7 @@ def free_name(cluster: Cluster, run: Run, workers: int) -> str:
     while existing := conflicting_job(cluster, name := attempt.job_name(run.name, number, workers)):
         if is_ours(existing) and run_name(existing) == run.name:
             raise refused(
-                f"somebody else is retrying {run.name}", f"`mnist-job status {run.name} {cluster.flags}` shows it"
+                f"another `retry` is restarting {run.name}", f"`mnist-job status {run.name} {cluster.flags}` shows it"
             )
         number += 1  # another run has this name
     return name
@@ -56,7 +56,7 @@ def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:
 
 
 def until_pods_ended(cluster: Cluster, job: Object) -> None:
-    """Wait until none of a Job's pods can write any more.
+    """Wait until none of a Job's pods can write.
 
     Raises:
         LauncherError: 2, a pod has not ended, for example because its node does not answer.

@@ -1,4 +1,4 @@
-"""retry: start a run again that has ended or was cancelled; it continues from its newest checkpoint.
+"""retry: restart a run that has ended or was cancelled; it continues from its newest checkpoint.
 
 A Job's template cannot be changed, so the run gets another Job, made from what was submitted: NAME-2 after NAME. It is
 created before the old one is deleted.
@@ -45,8 +45,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `retry`."""
     add = parser.add_argument
     add("name", metavar="NAME", help="the run")
-    add("--workers", type=int, metavar="N", help="number of workers (default for this and the next: as before)")
-    add("--image", help="the job's image")
+    add("--workers", type=int, metavar="N", help="number of workers (default: unchanged)")
+    add("--image", help="image of the job (default: unchanged)")
     add("--cpu", metavar="QUANTITY", help="CPUs of each worker, as its request and its limit")
     add("--memory", metavar="QUANTITY", help="memory of each worker, as its request and its limit")
     add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
@@ -104,7 +104,7 @@ def retried_job(run: Run, changes: Submission) -> Object:
 
     Args:
         run: it has ended or is cancelled.
-        changes: what is to be different; its arguments are added to those of the training.
+        changes: the flags that change; its arguments are added to those of the training.
 
     Raises:
         JobError: 64, the run cannot continue with that number of workers.
@@ -133,4 +133,4 @@ def refuse_other_averaging(args: list[str], changes: Submission, workers: int) -
         return
     if every > 1:
         message = f"--workers must stay {workers} for {changes.name}, not {changes.workers}"
-        raise usage_error(f"{message}: with --sync-every {every}, each number of workers is another training")
+        raise usage_error(f"{message}: with --sync-every {every}, a run cannot change its number of workers")

@@ -1,4 +1,4 @@
-"""schedule: train repeatedly, at the times of a cron expression.
+"""schedule: train on a schedule, given as a cron expression.
 
 The jobTemplate of the CronJob is the Job that `submit` would send.
 """
@@ -47,9 +47,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `schedule`: a time, and the flags of `submit`."""
     add = parser.add_argument
     add("cron", metavar="CRON", help="when runs start, quoted: '0 2 * * *' or @daily")
-    add("--timezone", default="UTC", metavar="ZONE", help="of the times, such as Europe/Berlin (default: UTC)")
+    add("--timezone", default="UTC", metavar="ZONE", help="time zone of CRON, such as Europe/Berlin (default: UTC)")
     flags.add_dry_run(parser)
-    flags.add_submission(parser, "name of the schedule, which its runs' names begin with (default: <dataset>)")
+    flags.add_submission(parser, "name of the schedule; the names of its runs begin with it (default: <dataset>)")
     parser.usage = "%(prog)s CRON [FLAGS] [-- TRAINING FLAGS]"
 
 
@@ -124,20 +124,20 @@ def cron_job(job: Object, expression: str, timezone: str) -> Object:
 
 
 def existing(cluster: Cluster, name: str) -> Object | None:
-    """The CronJob of that name, which is to be changed; None if there is none, once a deletion has finished.
+    """The existing CronJob of that name; None if there is none. Waits for a deletion to finish.
 
     Raises:
         LauncherError: 2, the name is that of a Job or of somebody else's CronJob, or a deletion does not finish.
     """
     if cluster.get("Job", name):
-        raise refused(f"there is a Job {name} already", "give the schedule another --name")
+        raise refused(f"a Job named {name} already exists", "choose another --name")
     cronjob = cluster.get("CronJob", name)
     if cronjob and is_being_deleted(cronjob):  # for a moment after `cancel`
         until_deleted(cluster, "CronJob", name, cronjob["metadata"]["uid"])
         return existing(cluster, name)
     if cronjob and not is_ours(cronjob):
         message = f"the CronJob {name} in namespace {cluster.namespace} does not belong to {APP}"
-        raise refused(message, "give the schedule another --name")
+        raise refused(message, "choose another --name")
     return cronjob
 
 
@@ -152,7 +152,9 @@ def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = F
             return cluster.create(new, dry_run=dry_run)
         return cluster.replace(with_spec(old, new["spec"], datetime.now(UTC)), dry_run=dry_run)
     except ApiError as error:
-        if error.code == 409 and tries > 1:  # created or changed meanwhile, as by `suspend` or the cluster's controller
+        if (
+            error.code == 409 and tries > 1
+        ):  # created or changed meanwhile, for example by `suspend` or the cluster's controller
             return send(cluster, new, existing(cluster, new["metadata"]["name"]), dry_run=dry_run, tries=tries - 1)
         if error.code != 403:
             raise

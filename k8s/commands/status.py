@@ -146,7 +146,7 @@ def with_record(cluster: Cluster, run: Run) -> Run:
 
 
 def restart_reasons(cluster: Cluster, run: Run) -> dict[int, Counter[str]]:
-    """Why trainers were restarted, from the logs of the first few ranks to which that happened."""
+    """Why trainers were restarted, from the logs of the first few ranks with restarts."""
     ranks = [rank for rank in range(run.workers) if rank in run.newest and restart_count(run, rank)][:REQUESTS]
 
     def count_reasons(rank: int) -> Counter[str]:
@@ -180,7 +180,7 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     """Show changes until the run has ended."""
     cluster.patience_s = float("inf")
     if not arguments.all_namespaces:
-        # Know what may be long lists by a watch; the Job of one run is read each time.
+        # Keep long lists up to date by watches; the Job of one run is read each time.
         if arguments.name and not schedules.find(cluster, arguments.name):
             cluster.keep("Pod", pod_selector(job_of(cluster, arguments.name)["metadata"]["name"]))
         else:

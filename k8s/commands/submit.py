@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         return show(arguments, submission, connect)
     if arguments.wait and arguments.output not in ("text", "json"):
         raise usage_error(
-            f"--wait prints text or json, not {arguments.output}", "leave out --wait, or name another --output"
+            f"--wait prints text or json, not {arguments.output}", "leave out --wait, or choose another --output"
         )
     cluster = connect()
     job = submit(cluster, submission)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class Problem:
     """Why a run is in trouble, what to do, and what `status` shows.
 
-    The remedy is a template: remedy() fills in names. Where no symptom is given, it is that of most problems.
+    The remedy is a template: remedy() fills in names. The default symptom is that of most problems.
     """
 
     cause: str
@@ -25,7 +25,7 @@ RESTARTED, REPLACED = "a worker is restarted ({reason})", "a worker is replaced 
 FAILED_OR_REPLACED = "failed: {reason}, or a worker is replaced ({reason})"
 RESTARTED_OR_REPLACED = "a worker is restarted or replaced ({reason})"
 CONTINUES = "none needed: the run continues from its last checkpoint"
-# By the reason, a short fixed word for tools. The order is that in which a run could meet them.
+# By the reason, a short fixed word for tools. They are in the order in which a run could meet them.
 PROBLEMS: dict[str, Problem] = {
     # Before the pods exist
     "queued": Problem(
@@ -35,17 +35,17 @@ PROBLEMS: dict[str, Problem] = {
         "{reason}",
     ),
     "suspended": Problem(
-        "somebody suspended the run",
+        "a user suspended the run",
         "`mnist-job resume {run} {flags}` continues it from its last checkpoint",
         "{reason}",
     ),
     "cancelled": Problem(
-        "somebody cancelled the run",
+        "a user cancelled the run",
         "`mnist-job retry {run} {flags}` continues it from its last checkpoint",
         "{reason}",
     ),
     "schedule-suspended": Problem(
-        "somebody suspended the schedule",
+        "a user suspended the schedule",
         "`mnist-job resume {schedule} {flags}` lets it start runs again",
         "schedule: suspended",
     ),
@@ -174,14 +174,14 @@ PROBLEMS: dict[str, Problem] = {
     ),
     # Once they run
     "stopped": Problem(
-        "the worker was told to stop, for example by a drain, an eviction or `kubectl delete`", CONTINUES, REPLACED
+        "the worker was asked to stop, for example by a drain, an eviction or `kubectl delete`", CONTINUES, REPLACED
     ),
-    "stopped-by-peer": Problem("another worker was told to stop, and all workers stop together", CONTINUES, RESTARTED),
+    "stopped-by-peer": Problem("another worker was asked to stop, and all workers stop together", CONTINUES, RESTARTED),
     "peer-lost": Problem("another worker failed: see that worker's reason", CONTINUES, RESTARTED),
     "gathering": Problem("another worker restarted, and all workers restart together", CONTINUES, RESTARTED),
     "peers-lost": Problem(
         "the other workers were lost several times without a new step",
-        "find out why they failed, and check that TensorFlow's port 2222 is open between all workers",
+        "check why they failed, and check that TensorFlow's port 2222 is open between all workers",
         FAILED_OR_REPLACED,
     ),
     "stalled": Problem(
@@ -325,7 +325,7 @@ def remedy(reason: str, *, flags: str = "", **names: str) -> str:
 
 
 def refusal_reason(message: str) -> str:
-    """The reason, a key of PROBLEMS, for which the API server refused a pod with this message."""
+    """The reason, a key of PROBLEMS, why the API server refused a pod with this message."""
     return next((reason for text, reason in REFUSAL_REASONS.items() if text in message), "refused")
 
 

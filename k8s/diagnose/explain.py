@@ -68,7 +68,7 @@ def explain_failure(run: Run) -> Explanation:
 
 
 def explain_deleted_pod(run: Run, pod: str, code: int, when: str) -> Explanation:
-    """Why a run failed of whose failed pod only the name and the exit code are known."""
+    """Why a run failed, if only the name and the exit code of its failed pod are known."""
     indexed = re.search(r"-(\d+)-[a-z0-9]{5}$", pod)
     rank = int(indexed[1]) if indexed else None
     worker = pod if rank is None else f"worker {rank}"
@@ -79,12 +79,12 @@ def explain_deleted_pod(run: Run, pod: str, code: int, when: str) -> Explanation
 
 
 def explain_deadline(run: Run, when: str) -> Explanation:
-    """Why a run did not finish within its deadline, as far as its pods, which the deadline ended, left any trace."""
+    """Why a run did not finish within its deadline, as far as traces of its deleted pods show."""
     sentence = f"the run did not finish within its deadline of {run.job['spec'].get('activeDeadlineSeconds')} s"
     failure = first_cause([each for each in container_exits(run.pods) if each.reason not in SECONDARY])
     first = explain_exit(run, failure) if failure else next(pending_causes(run), None) or explain_from_events(run)
     if first:
-        # A worker that exited may have been replaced and have run for long since.
+        # A worker that exited may have been replaced since then, and its replacement may have run for long.
         sentence += f"; {'before that' if failure else 'cause'}: {first.sentence}"
     elif events.newest(run.events, "Started"):
         sentence += f"; its workers were running: runs/{run.name}/events.jsonl on its volume shows how far they got"
@@ -113,7 +113,7 @@ def explain_from_events(run: Run) -> Explanation | None:
 
 
 def explain_replaced_too_often(run: Run, when: str) -> Explanation:
-    """Why a worker failed more often than the Job allows; Kubernetes says no more than that."""
+    """Why a worker failed more often than the Job allows. Kubernetes itself gives no cause."""
     ranks = sorted(exhausted_ranks(run))
     failures = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
     sentence = f"{list_workers(ranks)} failed {failures} times, the most that the Job allows"

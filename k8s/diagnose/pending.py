@@ -1,4 +1,4 @@
-"""What keeps a run's pods from being created, scheduled or started. Pure: one function for each stage."""
+"""What prevents a run's pods from being created, scheduled or started. Pure: one function for each stage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUOTA = re.compile(r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limit
 
 
 class Obstacle(NamedTuple):
-    """What keeps one pod from going on.
+    """What prevents one pod from continuing.
 
     text follows the name of one worker or of several, so it begins with `cannot`. reason is a key of PROBLEMS; when is
     RFC 3339.
@@ -48,7 +48,7 @@ class Obstacle(NamedTuple):
 
 
 def pending_causes(run: Run) -> Iterator[Explanation]:
-    """What keeps a run from going on, the most telling first."""
+    """What prevents a run from continuing, the most informative cause first."""
     yield from refused_pods(run)
     pods = [pod for pod in run.newest.values() if not has_finished(pod)]
     yield from by_cause(run, pods, lambda pod: on_unreachable_node(run, pod))
@@ -58,7 +58,7 @@ def pending_causes(run: Run) -> Iterator[Explanation]:
 
 
 def by_cause(run: Run, pods: Sequence[Object], find: Callable[[Object], Obstacle | None]) -> Iterator[Explanation]:
-    """Explain what keeps pods from going on, those with the same cause in one sentence."""
+    """Explain what prevents pods from continuing; pods with the same cause share a sentence."""
     groups: dict[tuple[str, str], list[tuple[Object, str]]] = {}
     for pod in pods:
         if obstacle := find(pod):
@@ -105,7 +105,7 @@ def refused_pods(run: Run) -> Iterator[Explanation]:
 def on_unreachable_node(run: Run, pod: Object) -> Obstacle | None:
     """A pod whose node does not respond."""
     node = pod["spec"].get("nodeName")
-    # A user who may not list nodes can still tell it by the pod.
+    # Without permission to list nodes, the pod's own conditions still show it.
     unreachable = node in run.down if run.down is not None else is_cut_off(pod)
     if not node or not unreachable:
         return None
@@ -130,7 +130,7 @@ def not_scheduled(run: Run, pod: Object) -> Obstacle | None:
 
 
 def scheduling_problem(run: Run, pod: Object, message: str) -> tuple[str, str]:
-    """The reason for which a pod has no node, and the rest of a sentence, by what the scheduler says."""
+    """Why a pod has no node: the reason, and the rest of a sentence, from the scheduler's message."""
     reason, text = parse_message(message)
     if reason == "claim-unbound":
         failure = events.newest(run.events, "ProvisioningFailed", "FailedBinding")
@@ -142,7 +142,7 @@ def scheduling_problem(run: Run, pod: Object, message: str) -> tuple[str, str]:
 
 
 def claims_of(pod: Object) -> str:
-    """The claims of a pod, of which one is meant."""
+    """The claims of a pod; the message is about one of them."""
     return " or ".join(name for name in (claim_of(pod), data_claim_of(pod)) if name)
 
 
@@ -156,18 +156,20 @@ def list_requests(pod: Object) -> str:
 
 def not_started(run: Run, pod: Object) -> Obstacle | None:
     """A pod whose container does not start."""
-    name, hindered = pod["metadata"]["name"], start_problem(pod)
+    name, waiting_reason = pod["metadata"]["name"], start_problem(pod)
     message = container_state(pod).get("waiting", {}).get("message", "")
     own = [
         event for event in run.events if events.object_name(event) == name and TEMPORARY not in events.message(event)
     ]
-    if hindered in IMAGE_PROBLEMS:
-        first = next((event for event in own if event.get("reason") in ("Failed", "InspectFailed", hindered)), None)
-        text = f"cannot pull the image {trainer_of(pod)['image']}: {image_error(message or hindered)}"
+    if waiting_reason in IMAGE_PROBLEMS:
+        first = next(
+            (event for event in own if event.get("reason") in ("Failed", "InspectFailed", waiting_reason)), None
+        )
+        text = f"cannot pull the image {trainer_of(pod)['image']}: {image_error(message or waiting_reason)}"
         return Obstacle("image", text, (first or {}).get("firstTimestamp") or created(pod))
-    if hindered:
-        reason = "configuration" if hindered in CONFIGURATION else kebab_case(hindered)
-        return Obstacle(reason, f"cannot start ({hindered}): {clean_message(message)}", created(pod))
+    if waiting_reason:
+        reason = "configuration" if waiting_reason in CONFIGURATION else kebab_case(waiting_reason)
+        return Obstacle(reason, f"cannot start ({waiting_reason}): {clean_message(message)}", created(pod))
     if event := events.newest(own, *VOLUME_EVENTS):
         reason, text = volume_error(pod, events.message(event))
         return Obstacle(reason, f"cannot mount a volume: {text}", events.last_seen(event))
@@ -184,7 +186,7 @@ def image_error(message: str) -> str:
 
 
 def volume_error(pod: Object, message: str) -> tuple[str, str]:
-    """The reason for which a volume cannot be mounted, and the rest of a sentence."""
+    """Why a volume cannot be mounted: the reason, and the rest of a sentence."""
     if "Multi-Attach" in message:
         user = re.search(r"already used by pod\(s\) (.+)$", message)
         holder = f"pod {user[1].strip()} on another node" if user else "another node"

@@ -38,7 +38,7 @@ def explain_no_start(schedule: Schedule, now: datetime, flags: str) -> Explanati
 
 
 def explain_missed_start(schedule: Schedule, due: datetime) -> tuple[str, str]:
-    """The reason for which a run was not started, and the sentence."""
+    """Why a run was not started: the reason, and the sentence."""
     since = [each for each in schedule.events if (at := events.last_seen(each)) and datetime.fromisoformat(at) >= due]
     event = events.newest(since, *NOT_STARTED)
     reason, within_s = "schedule-missed", schedule.cronjob["spec"].get("startingDeadlineSeconds")
@@ -57,7 +57,7 @@ def explain_missed_start(schedule: Schedule, due: datetime) -> tuple[str, str]:
 
 def explain_healthy(schedule: Schedule, now: datetime) -> Explanation:
     """That nothing is known to be wrong with a schedule."""
-    coming = f"its next start is not known: {error}" if (error := schedule.unknown) else next_start(schedule, now)
+    coming = f"its next start is unknown: {error}" if (error := schedule.unknown) else next_start(schedule, now)
     run = schedule.active_run
     if run:
         return Explanation("running", f"nothing is wrong: its run {run.name} has not ended; {coming}")

@@ -67,7 +67,7 @@ def next_job(job: Object) -> Object:
     """
     new, run = submitted(job), run_name(job)
     new["metadata"].setdefault("labels", {})[RUN_LABEL] = run
-    # In place of the Job's name, which is not the run's any more.
+    # In place of the Job's name, which now differs from the run's.
     set_variables(trainer_of(new["spec"]["template"]), {"RUN": run})
     return record_submission(new)
 

@@ -118,7 +118,7 @@ def extra_variables(submission: Submission) -> dict[str, str]:
     pairs = [match_value("--env", VARIABLE, "NAME=VALUE", text) for text in submission.variables]
     for parts in pairs:
         if parts["key"] in IDENTITY:
-            raise usage_error(f"--env cannot set {parts['key']}: a worker finds its run, rank and peers by it")
+            raise usage_error(f"--env cannot set {parts['key']}: workers read their run, rank and peers from it")
     return {parts["key"]: parts["value"] for parts in pairs}
 
 

@@ -103,7 +103,7 @@ def parse(text: str) -> Cron:
     """
     text = text.strip()
     if "TZ=" in text:
-        raise usage_error(f"CRON cannot name a time zone, as {text!r} does", "give it as --timezone")
+        raise usage_error(f"CRON cannot contain a time zone: {text!r}", "use --timezone")
     if text.startswith("@") and text not in MACROS:
         raise usage_error(f"CRON must have five fields or be one of {', '.join(MACROS)}, not {text!r}")
     parts = MACROS.get(text, text).split()
@@ -136,7 +136,7 @@ def parse_field(text: str, name: str, lowest: int, highest: int, names: tuple[st
             last = match["high"] or (str(highest) if match["step"] else match["low"])
             high = parse_value(last, name, lowest, highest, names)
         if low > high:
-            raise usage_error(f"the {name} in CRON must begin before it ends, not {text!r}")
+            raise usage_error(f"the {name} in CRON must be a range from low to high, not {text!r}")
         values |= set(range(low, high + 1, step))
     return frozenset(values)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
-# Reasons that follow from another worker's end or from being told to stop: the first cause is elsewhere.
+# Reasons that follow from another worker's end or from being asked to stop: the first cause is elsewhere.
 SECONDARY = {"stopped", "stopped-by-peer", "peer-lost", "peers-lost", "peers-missing", "gathering", "not-joined"}
 # The most common reason for each fatal exit code, for when only the code is known.
 REASON_OF_CODE: dict[int, str] = {

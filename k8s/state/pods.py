@@ -9,7 +9,7 @@ from k8s.state.names import CONTAINER
 if TYPE_CHECKING:
     from k8s.api.objects import Object
 
-# The kubelet's reasons for which a container waits in the normal course of a start, and because of its image.
+# The kubelet's reasons why a container waits: during a normal start, and because of its image.
 NORMAL_WAITS = {"ContainerCreating", "PodInitializing", ""}
 IMAGE_PROBLEMS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
 
@@ -21,7 +21,7 @@ def container_state(pod: Object) -> Object:
 
 
 def waiting_reason(pod: Object) -> str:
-    """The kubelet's reason for which a pod's container waits; empty if it does not wait or the reason is unknown."""
+    """The kubelet's reason why a pod's container waits; empty if it does not wait or the reason is unknown."""
     return str(container_state(pod).get("waiting", {}).get("reason", ""))
 
 
@@ -79,7 +79,7 @@ def stage(pod: Object) -> str:
         return "has no node yet"
     if reason := start_problem(pod):
         return f"cannot start on {pod['spec']['nodeName']} ({reason})"
-    doing = "runs" if started(pod) else "gets its image" if is_pulling(pod) else "is being set up"
+    doing = "runs" if started(pod) else "is pulling its image" if is_pulling(pod) else "is starting"
     return f"{doing} on {pod['spec']['nodeName']}"
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 QUEUED = 1000  # lines that wait to be shown
-PATIENCE_S = 15.0  # for a log that cannot be read and to which nothing more is written
+PATIENCE_S = 15.0  # to wait for a log that cannot be read and has no writer
 
 
 class RunLogs:
@@ -70,7 +70,7 @@ class RunLogs:
 
         def lines(uid: str, pod: Object) -> Iterator[Line]:
             nonlocal patience_s
-            ended = {**pod, "status": {"phase": "Succeeded"}}  # so that the log is read to its present end only
+            ended = {**pod, "status": {"phase": "Succeeded"}}  # so that the log is read only to its current end
             cursor = self._cursors[uid] = Cursor(self._since, self._tail)
             try:
                 yield from loglines.read_log(self._cluster, pod, lambda: ended, cursor, self._stop, lambda: patience_s)

@@ -48,7 +48,7 @@ def run_details(run: Run, now: datetime, restarted: Mapping[int, Reasons]) -> di
     Args:
         run: the run.
         now: the current time.
-        restarted: for each rank whose trainer was restarted, how often for which reason.
+        restarted: for each rank whose trainer was restarted, the number of restarts by reason.
     """
     record, exits = run.record, container_exits(run.pods)
     return {

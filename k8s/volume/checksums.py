@@ -63,8 +63,8 @@ def refuse_links(folder: Path, paths: Iterable[str]) -> None:
         places |= {target, target.with_name(f".{target.name}.part")}
         places |= {folder / parent for parent in PurePosixPath(path).parents}
     if links := sorted(str(place) for place in places if place.is_symlink()):
-        message = f"these are symbolic links, and nothing is written through one: {', '.join(links)}"
-        raise failed(message, "remove them, or name another DIR")
+        message = f"`fetch` does not write through symbolic links: {', '.join(links)}"
+        raise failed(message, "remove them, or choose another DIR")
 
 
 def incomplete(folder: Path, checksums: Mapping[str, str]) -> list[str]:

@@ -53,7 +53,7 @@ def download(
         part.replace(folder / CHECKSUMS)
     except OSError as error:
         place = error.filename or folder
-        raise failed(f"{place} cannot be written: {error.strerror or error}", "name another DIR") from None
+        raise failed(f"{place} cannot be written: {error.strerror or error}", "choose another DIR") from None
     return {"files": len(sizes), "bytes": sum(sizes.values()), "fetched": len(missing)}
 
 
@@ -64,12 +64,14 @@ def _read_checksums(pod: VolumePod, name: str) -> str:
     if "No such file" not in errors:
         raise failed(f"{name} cannot be read on the claim {pod.claim}: {errors}", "check the volume")
     if pod.output(["test", "-d", f"{OUTPUT}/runs/{name}"])[0] == 0:
-        raise failed(f"{name} has not published a model yet", f"`mnist-job status {name}` shows its progress")
-    raise failed(f"there is no run {name} on the claim {pod.claim}", "name another claim with --claim")
+        raise failed(
+            f"{name} has not published a model yet", f"`mnist-job status {name} {pod.flags}` shows its progress"
+        )
+    raise failed(f"there is no run {name} on the claim {pod.claim}", "choose another claim with --claim")
 
 
 def _file_sizes(pod: VolumePod, name: str, paths: Collection[str]) -> dict[str, int]:
-    """The sizes of a model's files, in bytes; files that symbolic links lead to are not the model's."""
+    """The sizes of a model's files, in bytes; files that symbolic links point to are not the model's."""
     code, content, errors = pod.output(["find", f"{OUTPUT}/models/{name}", "-type", "f", "-printf", r"%s %P\0"])
     if code:
         raise failed(f"{name} cannot be read on the volume: {errors}")

@@ -25,10 +25,13 @@ class VolumePod:
         cluster: the namespace that it is in.
         name: of the pod.
         claim: the name of the claim that it mounts at /output.
+
+    Attributes:
+        flags: the launcher's flags that select the namespace, for the commands that messages suggest.
     """
 
     def __init__(self, cluster: Cluster, name: str, claim: str) -> None:
-        self.name, self.claim = name, claim
+        self.name, self.claim, self.flags = name, claim, cluster.flags
         self._cluster = cluster
 
     def output(self, command: Sequence[str], stdin: Callable[[], Iterable[bytes]] = tuple) -> tuple[int, bytes, str]:
@@ -122,9 +125,9 @@ def job_failure(code: int, errors: str, claim: str) -> LauncherError:
     *traceback, last = errors.splitlines()
     sentence, remedy = last.removeprefix("error: "), ""
     if code == Exit.DATA_MISSING:
-        remedy = "submit a run first, or name another claim with --claim"
+        remedy = "submit a run first, or choose another claim with --claim"
     elif code == Exit.OUTPUT and "--output" in sentence:
-        remedy = f"make room on the claim {claim}, or make it writable"
+        remedy = f"free space on the claim {claim}, or make it writable"
     elif code == Exit.TRY_AGAIN:
         remedy = "try again"
     if remedy:

@@ -57,7 +57,7 @@ def open_volume(
     template = template_for(cluster, run, arguments.image, arguments.claim)
     claim = claim_of(template) or CLAIM
     role = "runner" if writes else "fetcher"
-    permissions.require(cluster, NEEDED, role, ", which access to the volume needs")
+    permissions.require(cluster, NEEDED, role, "; access to the volume needs these permissions")
     node = node_for(cluster, claim, new=new)
     for pod in cluster.select("Pod", VOLUME_POD_SELECTOR):  # those that ended by themselves
         if has_finished(pod):
@@ -103,7 +103,7 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     current = storage.read_claim(cluster, claim)
     if current is None:
         message = f"there is no claim {claim} in namespace {cluster.namespace}"
-        raise refused(message, "name the claim that the run wrote to with --claim")
+        raise refused(message, "choose the claim that the run wrote to: --claim")
     if current is not storage.UNREADABLE and current.get("status", {}).get("phase") != "Bound" and not new:
         message = f"the claim {claim} has no volume yet, so there is nothing on it"
         raise refused(message, "submit a run first")
@@ -142,10 +142,10 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
     elif reason not in NORMAL_WAITS:
         why, hint = f"{reason}: {detail}", remedy("refused")
     elif unscheduled and waited_s > UNSCHEDULED_S:
-        why, hint = f"no node fits: {unscheduled.get('message', '')}", "change what the sentence names"
+        why, hint = f"no node is suitable: {unscheduled.get('message', '')}", "fix what this message names"
     elif waited_s > START_S:
         warnings = [event["message"] for event in events if event.get("type") == "Warning"]
-        why = f"{START_S:.0f} s have passed" + (f"; {warnings[-1]}" if warnings else "")
+        why = f"still starting after {START_S:.0f} s" + (f"; {warnings[-1]}" if warnings else "")
         hint = remedy("volume", pod=pod["metadata"]["name"], flags=f"-n {pod['metadata']['namespace']}")
     else:
         return None

@@ -69,7 +69,7 @@ def upload(
     if pod.output(["test", "-e", target])[0] == 0:
         if pod.output(["cat", f"{target}/{FINGERPRINT}"])[1] != (folder / FINGERPRINT).read_bytes():
             message = f"the claim {pod.claim} already holds another dataset {name}, and a dataset is never changed"
-            raise failed(message, "name another claim with --claim")
+            raise failed(message, "choose another claim with --claim")
         _verify(pod, OUTPUT, name)
         return counts | {"copied": 0}
     incoming = f"{OUTPUT}/.{name}.incoming"
@@ -119,4 +119,7 @@ def _run_checked(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[byt
     code, _, errors = pod.output(command, stdin)
     if code:
         problem = errors.partition("\n")[0]
-        raise failed(f"the claim {pod.claim} cannot be written: {problem}", "make room on it, or name another claim")
+        raise failed(
+            f"the claim {pod.claim} cannot be written: {problem}",
+            "free space on it, or choose another claim with --claim",
+        )

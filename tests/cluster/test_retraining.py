@@ -38,7 +38,7 @@ def test_retraining(shared: Namespace, tmp_path: Path) -> None:
     shared.wait_until_published("first")
     shared.submit("second", *SHORT, "--learning-rate=0.0001", "--schedule=constant", workers=1)
     shared.wait_until_failed("second")
-    figures = r"accuracy 0\.\d{4} is worse than that of the present latest, first: 0\.\d{4} \(95% interval 0\.\d{4} to "
+    figures = r"accuracy 0\.\d{4} is worse than that of the current latest, first: 0\.\d{4} \(95% interval 0\.\d{4} to "
     [run] = [run for run in json_of(shared, "status")["runs"] if run["name"] == "second"]
     assert (run["state"], run["code"]) == ("rejected", 69)
     assert re.match(figures, run["detail"])
@@ -70,7 +70,7 @@ def test_retraining(shared: Namespace, tmp_path: Path) -> None:
     planned = json_of(shared, "prune", "--keep=1", "--dry-run")
     assert [one["name"] for one in planned["prune"]] == planned["jobs"] == ["first"]
     assert {name: why for name, why in planned["kept"].items() if why} == {
-        "second": "latest leads to it",
+        "second": "`latest` points to it",
         "suspended": "its Job is suspended",
     }
     pruned = json_of(shared, "prune", "--keep=1", "--yes")
@@ -106,16 +106,16 @@ def test_data_on_a_volume(shared: Namespace, tmp_path: Path) -> None:
     shared.wait_until_published("first")
 
     output = shared.launcher("preflight", *shared.submission("second", flags=["--data=nowhere"]), code=2)
-    assert "failed      data: the claim nowhere does not exist; create it, or name another one with --data" in output
+    assert "failed      data: the claim nowhere does not exist; create it, or choose another one with --data" in output
     shared.submit("second", *SHORT, workers=2, flags=[f"--data={DATA_CLAIM}"])
     shared.wait_until_published("second")
-    kept = "kept because the present latest, first, was tested on other data"
+    kept = "kept because the current latest, first, was tested on other data"
     [run] = [run for run in json_of(shared, "status")["runs"] if run["name"] == "second"]
     assert (run["state"], run["detail"]) == ("published", kept)
     assert f"`latest` was not changed: {kept}" in shared.why("second")
     output = shared.launcher("compare")
     assert "Tested on other data than first (latest), so not comparable: second" in output
-    assert "second, the newest, was kept: the present latest, first, was tested on other data" in output
+    assert "second, the newest, was kept: the current latest, first, was tested on other data" in output
 
     output = shared.launcher("retry", "second", "--workers=1", "--wait")
     assert "second is published" in output

@@ -84,8 +84,8 @@ def test_two_runs_at_once(shared: Namespace) -> None:
     shared.submit("one", *TRAINING, workers=1)
     shared.submit("two", *TRAINING, workers=1)
     output = shared.launcher("submit", *shared.submission("one", *TRAINING), code=2)
-    remedy = f"give another --name, or run `mnist-job retry one -n {shared.name}`"
-    assert f"failed      name: a Job named one exists already; {remedy}" in output
+    remedy = f"choose another --name, or run `mnist-job retry one -n {shared.name}`"
+    assert f"failed      name: a Job named one already exists; {remedy}" in output
     for run in ("one", "two"):
         shared.wait_until_published(run)
     listing = shared.kubectl("exec", shared.reader(), "--", "sh", "-c", "cd /output && ls models && readlink latest")

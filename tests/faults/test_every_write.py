@@ -362,7 +362,7 @@ def test_two_runs_at_the_same_moment(tmp_path: Path, before: Path, seed: int) ->
         assert hidden(root) == []
         assert str((root / "latest").readlink()) == "models/later"
         verdicts = {name: writes.run(root, name, 0, 0) for name in ("earlier", "later")}
-        kept = Verdict("kept", 0, "the present latest, later, began later", "later")
+        kept = Verdict("kept", 0, "the current latest, later, started later", "later")
         old, earlier = (
             f"not worse than {name}, whose accuracy is {a:.4f}" for name, a in (("old", 0.9), ("earlier", 0.925))
         )

@@ -82,7 +82,7 @@ def test_damaged_checkpoints(
     interrupted: Path,
     damage: tuple[Callable[[Path], None], ...],
 ) -> None:
-    """Workers resume from the newest sound checkpoint, name each damaged one, and end like the undisturbed run."""
+    """Workers resume from the newest intact checkpoint, name each damaged one, and end like the undisturbed run."""
     shutil.copytree(interrupted, tmp_path / "output")
     with Team(digits, tmp_path / "output") as team:
         paths = checkpoints(team)

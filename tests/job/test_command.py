@@ -126,7 +126,7 @@ def test_a_read_only_output_folder_is_refused(prepared: Path, tmp_path: Path) ->
             assert ended.code == Exit.OUTPUT
             (line,) = ended.stderr.splitlines()
             assert line.startswith(f"error: worker 0: the output folder cannot be written at {folder}/.probe.")
-            assert line.endswith("; give a folder that can be written with --output, or make room")
+            assert line.endswith("; free space, or use a writable folder: --output")
             assert ended.seconds < LIMIT_S
             assert contents(tmp_path) == before
 

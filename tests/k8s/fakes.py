@@ -96,7 +96,7 @@ class FakeCluster:
             made["status"] = self.pod_status
         key = (new["kind"], made["metadata"]["name"])
         if key in self.objects:
-            raise ApiError(409, "AlreadyExists", f"{key} exists already", "create it")
+            raise ApiError(409, "AlreadyExists", f"{key} already exists", "create it")
         if not dry_run:
             self.objects[key] = made
         return copy.deepcopy(made)

@@ -503,7 +503,7 @@ def test_a_data_folder_that_cannot_be_made_is_73(tmp_path: Path, raw: Path) -> N
         Exit.OUTPUT,
         (
             f"the data folder {tmp_path}/file/data cannot be written: Not a directory; "
-            "make it writable or free space there, or name another folder with --data"
+            "make it writable or free space there, or choose another folder with --data"
         ),
     )
 

@@ -280,7 +280,7 @@ def test_files_without_random_access_are_65_for_rows_on_disk(copy: Path) -> None
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (errno.EACCES, Exit.DATA_MISSING, "{file} may not be read"),
+        (errno.EACCES, Exit.DATA_MISSING, "{file} cannot be read: permission denied"),
         (errno.EIO, Exit.TRY_AGAIN, "{place} could not be read: Input/output error"),
         (errno.ESTALE, Exit.TRY_AGAIN, "{place} could not be read: Stale file handle"),
     ],

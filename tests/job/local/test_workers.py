@@ -170,7 +170,7 @@ def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) 
         os.kill(supervisor, signal.SIGKILL)
         assert surviving(below) == set()
         code, errors, _ = run.wait()
-    assert (code, errors) == (0, f"worker {rank}: the worker was killed by SIGKILL; started again\n")
+    assert (code, errors) == (0, f"worker {rank}: the worker was killed by SIGKILL; it is started again\n")
     assert published(tmp_path) == [".promotion-lock", "latest", "models"]
 
 
@@ -187,7 +187,7 @@ def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path
         code, errors, _ = run.wait()
     assert code == 128 + signal.SIGKILL
     assert errors.splitlines()[-1] == "error: worker 1: the worker was killed by SIGKILL"
-    assert errors.count("; started again") == MAX_RESTARTS
+    assert errors.count("; it is started again") == MAX_RESTARTS
 
 
 def test_a_good_run_is_logfmt_on_standard_output_alone(trained: Trained) -> None:

@@ -216,7 +216,7 @@ def test_none_sound_is_78_and_never_a_new_start(tmp_path: Path, steps: list[int]
         restore_newest(tmp_path, SETTINGS, warnings)
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "checkpoints-damaged")
     assert caught.value.message.startswith(message.format(tmp_path))
-    assert caught.value.hint == "put back a sound checkpoint, or use another --name to start from the beginning"
+    assert caught.value.hint == "restore an intact checkpoint, or use another --name to start from the beginning"
     assert len(warnings) == len(steps)
 
 

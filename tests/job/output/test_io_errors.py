@@ -30,7 +30,7 @@ def test_damaged_file_of_the_run_is_73(tmp_path: Path, name: str, content: bytes
         output.published_verdict()
     assert (caught.value.code, caught.value.reason) == (Exit.OUTPUT, "output-damaged")
     assert caught.value.message.startswith(f"{tmp_path / name} is damaged: ")
-    assert caught.value.hint == "put it back, or use another --name"
+    assert caught.value.hint == "restore it from a backup, or use another --name"
     assert tree(tmp_path) == before
 
 

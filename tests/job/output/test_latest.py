@@ -97,7 +97,7 @@ def test_latest_with_a_damaged_report_is_replaced(tmp_path: Path) -> None:
     """It is not compared with, and the verdict says so."""
     published(tmp_path, "first").promote()
     (tmp_path / "models" / "first" / "report.json").write_text("{")
-    reason = "the report of the present latest, first, cannot be read"
+    reason = "the report of the current latest, first, cannot be read"
     assert published(tmp_path, "second").promote() == Verdict("promoted", 0, reason, None)
     assert latest(tmp_path) == "models/second"
 

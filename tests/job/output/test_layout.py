@@ -73,7 +73,9 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, at: str, kind: str) -
         with pytest.raises(JobError) as caught:
             action()
         assert (caught.value.code, caught.value.reason) == (Exit.OUTPUT, "output-link")
-        assert str(caught.value) == f"{root / at} is a symbolic link, and nothing is written through one; remove it"
+        assert (
+            str(caught.value) == f"{root / at} is a symbolic link, and the job does not write through links; remove it"
+        )
         assert tree(tmp_path) == before
 
 

@@ -30,31 +30,31 @@ BELOW = "accuracy 0.9000 is below the minimum 0.91"
         # There is no other model.
         (report("new", 0.5), None, "unless-worse", 0, ("promoted", "there was no model before", None)),
         (report("new", 0.5), None, "always", 0, ("promoted", "there was no model before", None)),
-        (report("new", 0.5), None, "never", 0, ("kept", "promotion was not asked for", None)),
+        (report("new", 0.5), None, "never", 0, ("kept", "--promote is never", None)),
         # The minimum comes first, and is itself good enough.
         (report("new", 0.9), None, "unless-worse", 0.91, ("rejected", BELOW, None)),
         (report("new", 0.9, started=9), BASE, "always", 0.91, ("rejected", BELOW, "base")),
         (report("new", 0.9, started=9), BASE, "never", 0.91, ("rejected", BELOW, "base")),
         (report("new", 0.91), None, "unless-worse", 0.91, ("promoted", "there was no model before", None)),
         # What was asked for.
-        (report("new", 0.99, started=9), BASE, "never", 0, ("kept", "promotion was not asked for", "base")),
-        (report("new", 0.1, started=1), BASE, "always", 0, ("promoted", "promotion was asked for", "base")),
+        (report("new", 0.99, started=9), BASE, "never", 0, ("kept", "--promote is never", "base")),
+        (report("new", 0.1, started=1), BASE, "always", 0, ("promoted", "--promote is always", "base")),
         # Not an older run over a newer one, nor one tested on other data, whatever their accuracies.
         (
             report("new", 0.99, started=4),
             BASE,
             "unless-worse",
             0,
-            ("kept", "the present latest, base, began later", "base"),
+            ("kept", "the current latest, base, started later", "base"),
         ),
         (
             report("new", 0.1, started=9, test="clothes"),
             BASE,
             "unless-worse",
             0,
-            ("kept", "the present latest, base, was tested on other data", "base"),
+            ("kept", "the current latest, base, was tested on other data", "base"),
         ),
-        # The present latest's interval is the bar, and its lower end is good enough.
+        # The current latest's interval is the bar, and its lower end is good enough.
         (
             report("new", 0.9099, started=9),
             BASE,
@@ -63,7 +63,7 @@ BELOW = "accuracy 0.9000 is below the minimum 0.91"
             (
                 "rejected",
                 (
-                    "accuracy 0.9099 is worse than that of the present latest, base: "
+                    "accuracy 0.9099 is worse than that of the current latest, base: "
                     "0.9200 (95% interval 0.9100 to 1.0000)"
                 ),
                 "base",

@@ -76,7 +76,7 @@ def test_old_models_go(output: Path) -> None:
     ]
     assert planned["kept"] == {
         "old": "it has no model, and --keep alone does not prune it",
-        "second": "latest leads to it",
+        "second": "`latest` points to it",
         "fourth": "",
         "fifth": "",
         "new": "",
@@ -120,7 +120,7 @@ def test_run_in_training_stays(output: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert prune.plan_pruning(output, 1)["kept"]["first"] == "it is being trained"
         os.utime(output / "runs/old")
-        resting = "it was written to within the last 20 min, and may be about to go on"
+        resting = "it was written to within the last 20 min, and may continue"
         assert prune.plan_pruning(output, 1, names=named)["kept"]["old"] == resting
         (output / "latest").unlink()
         (output / "latest").symlink_to("models/third")
@@ -262,7 +262,7 @@ def test_links_and_other_entries_are_left_alone(output: Path) -> None:
         "file": "it is a symbolic link or a file",
         "linked": "it is a symbolic link or a file",
         "old": "it has no model, and --keep alone does not prune it",
-        "second": "latest leads to it",
+        "second": "`latest` points to it",
         "third": f"its lock cannot be opened: {os.strerror(errno.ELOOP)}",
     }
     assert prune.prune(output, planned) == ["first", "fourth"]
@@ -277,7 +277,7 @@ def test_folder_that_is_a_link_is_refused(output: Path, place: str) -> None:
     (output / place).mkdir(exist_ok=True)
     (output / place).rename(aside)
     (output / place).symlink_to(aside)
-    with pytest.raises(JobError, match="is a symbolic link, and nothing is pruned through one; remove it"):
+    with pytest.raises(JobError, match="is a symbolic link, and `prune` does not follow links; remove it"):
         prune.plan_pruning(output, 1)
 
 
@@ -286,7 +286,7 @@ def test_latest_that_leads_elsewhere_is_refused(output: Path, target: str) -> No
     """It is then unknown which model is in use."""
     (output / "latest").unlink()
     (output / "latest").symlink_to(target)
-    with pytest.raises(JobError, match=r"does not lead to a model in .*, so nothing is pruned"):
+    with pytest.raises(JobError, match=r"does not point to a model in .*, so nothing was pruned"):
         prune.plan_pruning(output, 1)
 
 
@@ -306,7 +306,7 @@ def test_run_without_its_files_is_as_old_as_its_folder(output: Path) -> None:
 
 
 def test_pruned_model_is_not_promoted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`latest` never leads to nothing, even if the model is pruned just before promote takes its lock."""
+    """`latest` never points to nothing, even if the model is pruned just before promote takes its lock."""
     planned = prune.plan_pruning(output, 1)
 
     @contextlib.contextmanager
@@ -359,7 +359,7 @@ def test_command_shows_the_plan_and_asks(
         ),
     )
     said = [
-        "'second' is kept: latest leads to it",
+        "'second' is kept: `latest` points to it",
         "to prune, 3 runs, which frees 0.0 MB:",
         "  old    2026-11-01 06:00 UTC       0.0 MB  unpublished",
         "  first  2026-11-02 06:00 UTC       0.0 MB  model and run",
@@ -369,7 +369,7 @@ def test_command_shows_the_plan_and_asks(
     assert command(monkeypatch, *flags, "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == said
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    for answer, end in (("", "nothing is pruned"), ("yes", "pruned 3 runs")):
+    for answer, end in (("", "nothing was pruned"), ("yes", "pruned 3 runs")):
         assert remaining(output) == before
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
         assert command(monkeypatch, *flags) == 0
@@ -377,7 +377,7 @@ def test_command_shows_the_plan_and_asks(
     assert len(remaining(output)) == len(before) - 5
     assert command(monkeypatch, *flags, "--yes", "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "latest leads to it")
+    assert (told["prune"], told["pruned"], told["kept"]["second"]) == ([], [], "`latest` points to it")
     assert command(monkeypatch, *flags, "--json") == 64
     assert capsys.readouterr().err.startswith(
         "error: prune asks before it removes anything, and JSON output leaves no pl"
@@ -392,13 +392,13 @@ def test_command_says_why_a_named_run_stays(
     before = remaining(output)
     assert command(monkeypatch, *flags) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "'second' is kept: latest leads to it",
-        "'fifth' is kept: it began no earlier than the newest 2 models",
-        "'new' is kept: it began no earlier than the newest 2 models",
+        "'second' is kept: `latest` points to it",
+        "'fifth' is kept: it is among the newest 2 models, or started since",
+        "'new' is kept: it is among the newest 2 models, or started since",
         "there is nothing to prune",
     ]
     assert command(monkeypatch, *flags, "first", "fist") == 64
-    said = f"error: there is no run 'fist' in {output}; nothing is pruned\n"
+    said = f"error: there is no run 'fist' in {output}; nothing was pruned\n"
     assert capsys.readouterr() == ("", said)
     assert remaining(output) == before
     assert command(monkeypatch, *flags[:1], "--keep=6", "--yes", "old") == 0
@@ -413,7 +413,7 @@ def test_folder_without_runs_is_66(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for folder in (tmp_path, tmp_path / "outptu"):
         assert command(monkeypatch, f"--output={folder}", "--keep=2", "--yes") == 66
         assert capsys.readouterr().err == (
-            f"error: {folder} has neither runs nor models; give the folder that `train` was given with --output\n"
+            f"error: {folder} has neither runs nor models; use the --output folder of `train`\n"
         )
     assert list(tmp_path.iterdir()) == []
 

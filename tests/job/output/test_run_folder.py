@@ -91,7 +91,7 @@ def test_run_of_other_data_is_65(tmp_path: Path) -> None:
         with pytest.raises(JobError) as caught, RunFolder(tmp_path, "a", "local").begin(changed):
             pytest.fail("begun")
         assert (caught.value.code, caught.value.reason) == (Exit.DATA_DAMAGED, "dataset-other")
-        assert str(caught.value) == "run 'a' was started on other data; give it that data again, or use another --name"
+        assert str(caught.value) == "run 'a' was started on other data; use the original data, or another --name"
     assert tree(tmp_path) == before
 
 
@@ -107,7 +107,7 @@ def test_name_of_another_job_is_64(tmp_path: Path) -> None:
     for caught in (beginning, asking):
         assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "run-taken")
         assert caught.value.message == "run 'a' belongs to another Job, local"
-        assert caught.value.hint == "use another name, or --continue to take it up"
+        assert caught.value.hint == "use another --name, or continue that run with --continue"
     assert tree(tmp_path) == before
 
 

@@ -79,7 +79,7 @@ def test_a_refusal_is_raised_with_its_reason() -> None:
 )
 def test_nonsense_is_an_os_error(chunks: Iterable[bytes], capfd: pytest.CaptureFixture[str]) -> None:
     """A reply that breaks off, is another server's, or does not end."""
-    with server(chunks) as address, pytest.raises(OSError, match=r"no worker 0 is there|reset"):
+    with server(chunks) as address, pytest.raises(OSError, match=r"the process there is not worker 0|reset"):
         ask(address, REQUEST, 60)
     assert capfd.readouterr() == ("", "")
 
@@ -108,5 +108,5 @@ def test_no_server_is_an_os_error() -> None:
             ask(f"127.0.0.1:{port}", REQUEST, 0.1)
     with pytest.raises(ConnectionRefusedError):
         ask(f"127.0.0.1:{port}", REQUEST, 60)
-    with pytest.raises(OSError, match="no worker 0 is there"):
+    with pytest.raises(OSError, match="the process there is not worker 0"):
         ask(f"{'x' * 64}..y:{port}", REQUEST, 60)

@@ -143,14 +143,14 @@ def test_a_rank_0_that_was_replaced_opens_a_new_round() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("run", "s", "worker 0 there has the run 'r', and this worker has 's'"),
-        ("job_uid", "v", "worker 0 there has the JOB_UID 'u', and this worker has 'v'"),
-        ("workers", 4, "worker 0 there has the WORKERS 3, and this worker has 4"),
+        ("run", "s", "worker 0 has the run 'r', but this worker has 's'"),
+        ("job_uid", "v", "worker 0 has the JOB_UID 'u', but this worker has 'v'"),
+        ("workers", 4, "worker 0 has the WORKERS 3, but this worker has 4"),
         (
             "settings",
             "0" * 64,
             (
-                "worker 0 there has other settings: the flags or the dataset differ "
+                "worker 0 has other settings: the flags or the dataset differ "
                 "(hash 5e775e775e77 there, 000000000000 here)"
             ),
         ),

@@ -93,7 +93,7 @@ def test_runs_are_compared_with_latest(output: Path) -> None:
     assert differing_settings(found.runs) == ["learning_rate", "schedule"]
 
 
-def test_table_says_what_is_beyond_chance(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_says_what_is_significant(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole printed page."""
     compare.run(output)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
@@ -109,13 +109,13 @@ other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  ▁█
     assert printed == [
         *table.strip().splitlines(),
         "",
-        f"Compared with {called}, in percentage points; * is beyond chance (McNemar's exact test, Holm, 5%):",
+        f"Compared with {called}, in percentage points; * is significant (McNemar's exact test, Holm, 5%):",
         "  slow is worse: it alone classifies 0 examples correctly, base alone 60 (p = 5.2e-18)",
-        "  no difference beyond chance: twin (p = 1), retrained (p = 0.12)",
+        "  no significant difference: twin (p = 1), retrained (p = 0.12)",
         "twin, the newest, was kept: it is kept",
         f"Trained on other data than {called}: retrained",
         f"Tested on other data than {called}, so not comparable: other",
-        "Begun and not published: begun",
+        "Started but not published: begun",
     ]
 
 
@@ -214,7 +214,7 @@ def test_without_latest_the_most_accurate_is_the_reference(output: Path) -> None
 def test_folder_without_runs_is_66(tmp_path: Path) -> None:
     """The folder may be missing, or hold a run that is not published."""
     (tmp_path / "begun" / "runs" / "first").mkdir(parents=True)
-    for folder, told in (("absent", ""), ("begun", "; begun and not published: first")):
+    for folder, told in (("absent", ""), ("begun", "; started but not published: first")):
         with pytest.raises(JobError) as caught:
             compare.run(tmp_path / folder)
         assert caught.value.code == Exit.DATA_MISSING
@@ -263,7 +263,7 @@ def test_damaged_latest_is_named(output: Path) -> None:
     (output / "models" / "base" / "report.json").unlink()
     found = compare.compare_folder(output)
     assert (found.reference.name, found.latest) == ("other", "base")
-    assert "other is the most accurate; latest leads to base, which is damaged" in page_of_damaged(output)
+    assert "other is the most accurate; latest points to base, which is damaged" in page_of_damaged(output)
 
 
 def page_of_damaged(output: Path) -> str:

@@ -122,7 +122,7 @@ def test_blocks_continue_one_another(run_block: step.RunBlock) -> None:
 
 @pytest.mark.parametrize("stop", [0, 1])
 def test_flag_to_stop_comes_out(run_block: step.RunBlock, stop: int) -> None:
-    """A worker that was told to stop is counted, and still makes the block."""
+    """A worker that was asked to stop is counted, and still makes the block."""
     inputs = block(stop=stop)
     result = run_block(tf.constant(start()), inputs)
     assert float(result.stops) == stop

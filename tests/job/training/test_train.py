@@ -488,11 +488,11 @@ def test_last_update_that_is_not_finite_is_76_too(tmp_path: Path, dataset: Datas
 
 
 def test_stop_takes_effect_at_the_end_of_a_block(tmp_path: Path, dataset: Dataset) -> None:
-    """The worker exits with 75 after the block during which it was told to stop, and publishes nothing."""
+    """The worker exits with 75 after the block during which it was asked to stop, and publishes nothing."""
     alone = Alone(tmp_path, dataset, stop_at=14)
     with pytest.raises(JobError) as caught:
         alone.train()
-    assert (caught.value.code, caught.value.message) == (Exit.TRY_AGAIN, "told to stop at step 18")
+    assert (caught.value.code, caught.value.message) == (Exit.TRY_AGAIN, "asked to stop at step 18")
     assert alone.reports[-1]["step"] == 14
     assert not (tmp_path / "models").exists()
 

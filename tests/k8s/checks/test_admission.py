@@ -51,7 +51,7 @@ def test_namespace_missing(job: Object) -> None:
         "namespace",
         "failed",
         "namespace here does not exist",
-        "create it with `kubectl create namespace here`, or name another one with --namespace",
+        "create it with `kubectl create namespace here`, or choose another one with --namespace",
     )
     assert admission.check_pod(cluster, job) == Check("pod", "not checked", 'namespaces "here" not found')
 
@@ -93,8 +93,8 @@ def test_name_taken(job: Object) -> None:
     """A Job of the same name fails the check."""
     cluster = CheckedCluster(named("Job", "digits")).given()
     message, remedy = (
-        "a Job named digits exists already",
-        "give another --name, or run `mnist-job retry digits -n here`",
+        "a Job named digits already exists",
+        "choose another --name, or run `mnist-job retry digits -n here`",
     )
     assert admission.check_name(cluster, job) == Check("name", "failed", message, remedy)
 
@@ -102,8 +102,8 @@ def test_name_taken(job: Object) -> None:
 def test_name_of_a_schedule(job: Object) -> None:
     """A schedule of the same name fails the check."""
     message, remedy = (
-        "a schedule named digits exists already",
-        "give another --name, or run `mnist-job trigger digits -n here`",
+        "a schedule named digits already exists",
+        "choose another --name, or run `mnist-job trigger digits -n here`",
     )
     assert admission.check_name(CheckedCluster(named("CronJob", "digits")).given(), job) == Check(
         "name", "failed", message, remedy
@@ -170,5 +170,5 @@ def test_a_service_account_of_the_users_own(job: Object) -> None:
         "service account",
         "failed",
         "service account mine does not exist in namespace here",
-        "create it with `kubectl create serviceaccount mine -n here`, or name another --service-account",
+        "create it with `kubectl create serviceaccount mine -n here`, or choose another --service-account",
     )

@@ -95,7 +95,7 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
             [node("a", "600m"), node("b", "600m")],
             True,
             "failed",
-            f"no single node, which the volume needs, has room for 2 workers {EACH}",
+            f"the volume needs all workers on one node, and no node has room for 2 workers {EACH}",
             SCHEDULING,
         ),
         (
@@ -110,7 +110,7 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
             [node("a", ready=False), node("b", unschedulable=True), node("c", taints=[TAINT])],
             False,
             "failed",
-            "no node is ready and accepts this job's pods, by its labels and taints",
+            "no ready node accepts this job's pods: the labels or taints of the nodes do not match",
             SCHEDULING,
         ),
         (
@@ -153,7 +153,7 @@ def test_nodes_where_pods_may_not_be_asked_for(job: Object) -> None:
     """If pods may not be listed, free room is not checked, but a node that is too small still fails."""
     message = 'pods is forbidden: User "u" cannot list resource "pods"'
     cluster = CheckedCluster(node("a"), forbidden=["Pod"]).given()
-    told = f"the nodes are large enough; this user may not ask what is free on them: {message}"
+    told = f"the nodes are large enough; this user may not read how much of them is free: {message}"
     assert capacity.check_nodes(cluster, job, one_node=True) == Check("nodes", "not checked", told)
     small = CheckedCluster(node("a", "100m"), forbidden=["Pod"]).given()
     assert capacity.check_nodes(small, job, one_node=True).failed
@@ -192,7 +192,7 @@ def test_node_selector_and_tolerations(job: Object) -> None:
             [node("a", gpus=1, taints=[TAINT]), node("b", gpus=1, ready=False)],
             "failed",
             "the nodes with GPUs (a, b) are not ready, or do not accept this job's pods",
-            "see their taints and labels with `kubectl describe node`",
+            "`kubectl describe node` shows their taints and labels",
         ),
         (
             [node("a", gpus=1, taints=[{"key": GPU, "effect": "NoSchedule", "value": "present"}])],
@@ -223,7 +223,7 @@ def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forb
     cluster = CheckedCluster(*more, forbidden=forbidden).given()
     gpu = catalogue.remedy("gpu")
     expected = {
-        "nodes": ("no node is ready and accepts this job's pods, by its labels and taints", SCHEDULING),
+        "nodes": ("no ready node accepts this job's pods: the labels or taints of the nodes do not match", SCHEDULING),
         "gpus": ("no node has a GPU", gpu),
     }
     found = [capacity.check_nodes(cluster, gpu_job, one_node=False), capacity.check_gpus(cluster, gpu_job)]

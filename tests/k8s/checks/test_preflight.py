@@ -95,7 +95,9 @@ def test_one_node_by_an_affinity(job: Object) -> None:
     }
     cluster = CheckedCluster(node("a", "600m"), node("b", "600m"))
     found = {check.name: check for check in preflight.check_all(cluster.given(), job, claim("ReadWriteMany"))}
-    assert found["nodes"].message == f"no single node, which the volume needs, has room for 2 workers {EACH}"
+    assert (
+        found["nodes"].message == f"the volume needs all workers on one node, and no node has room for 2 workers {EACH}"
+    )
 
 
 def run(cluster: FakeCluster, *flags: str) -> int:

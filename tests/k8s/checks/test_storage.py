@@ -34,13 +34,13 @@ def alone(job: Object) -> Object:
             claim("ReadWriteOncePod"),
             "failed",
             "is ReadWriteOncePod: 2 workers cannot share it",
-            "name a ReadWriteMany or ReadWriteOnce claim with --claim",
+            "choose a ReadWriteMany or ReadWriteOnce claim with --claim",
         ),
         (
             claim("ReadOnlyMany"),
             "failed",
             "is ReadOnlyMany: a run cannot write to it",
-            "name another one with --claim",
+            "choose another one with --claim",
         ),
     ],
 )
@@ -66,7 +66,7 @@ def test_volume_of_one_worker(job: Object) -> None:
             (
                 "failed",
                 "the claim data is ReadWriteOncePod: 2 workers cannot share it",
-                "name a claim with another access mode with --data",
+                "choose a claim with another access mode: --data",
             ),
         ),
         (
@@ -78,7 +78,7 @@ def test_volume_of_one_worker(job: Object) -> None:
                 "copy one there: `mnist-job data put data/mnist --claim data -n here`",
             ),
         ),
-        ("", "", ("failed", "the claim data does not exist", "create it, or name another one with --data")),
+        ("", "", ("failed", "the claim data does not exist", "create it, or choose another one with --data")),
     ],
 )
 def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, str, str]) -> None:
@@ -133,7 +133,7 @@ def test_claim_missing(job: Object) -> None:
             None,
             "failed",
             f"submit would create the claim {CLAIM}, but the cluster has no default storage class",
-            "create a claim with a class of your own, and name it with --claim",
+            "create a claim with a class of your own, and pass it with --claim",
         ),
     ],
 )

@@ -112,7 +112,7 @@ def test_another_dataset_is_there(cluster: VolumeCluster, put: Put, folder: Path
         "",
         (
             "error: the claim output already holds another dataset mnist, and a dataset is never changed; "
-            "name another claim with --claim\n"
+            "choose another claim with --claim\n"
         ),
     )
     assert content(cluster.root) == {"mnist/fingerprint.json": b"{}"}
@@ -124,7 +124,7 @@ def test_full_volume(put: Put, folder: Path, volume: Mount, monkeypatch: pytest.
     monkeypatch.setattr("k8s.api.kubeconfig.connect", lambda *_, **__: full.given())
     status, out, err = put(folder, "--claim=output")
     assert (status, out) == (1, "")
-    remedy = "make room on it, or name another claim"
+    remedy = "free space on it, or choose another claim with --claim"
     assert re.fullmatch(rf"error: the claim output cannot be written: .*No space left on device; {remedy}\n", err)
     assert not (full.root / "mnist").exists()
     volume("size=100m")
@@ -160,6 +160,6 @@ def test_claim_is_created(cluster: VolumeCluster, put: Put, folder: Path) -> Non
         "",
         (
             "error: the claim other cannot be created: claims are forbidden; "
-            "ask an administrator for a claim, and name it with --claim\n"
+            "ask an administrator for a claim, and pass it with --claim\n"
         ),
     )

@@ -146,15 +146,15 @@ def test_not_published(volume: VolumeCluster, tmp_path: Path) -> None:
     """A run without a model and a run that does not exist have different errors."""
     (tmp_path / "volume/runs/young").mkdir()
     assert failed(volume, tmp_path, "young") == (
-        "young has not published a model yet; `mnist-job status young` shows its progress"
+        "young has not published a model yet; `mnist-job status young -n here` shows its progress"
     )
     assert failed(volume, tmp_path, "nobody") == (
-        "there is no run nobody on the claim output; name another claim with --claim"
+        "there is no run nobody on the claim output; choose another claim with --claim"
     )
 
 
 def test_latest(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`latest` is followed, and the run that it leads to is named."""
+    """`latest` is followed, and the run that it points to is named."""
     assert failed(volume, tmp_path, "latest") == (
         "no model is promoted yet: there is no `latest` on the claim output; fetch a run by its name"
     )
@@ -165,10 +165,10 @@ def test_latest(volume: VolumeCluster, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_latest_leads_elsewhere(volume: VolumeCluster, tmp_path: Path) -> None:
-    """A `latest` that does not lead to a model is not followed."""
+    """A `latest` that does not point to a model is not followed."""
     (tmp_path / "volume/latest").symlink_to("../../etc")
     assert failed(volume, tmp_path, "latest") == (
-        "`latest` on the claim output leads to '../../etc', which is not a model; promote a published run to replace it"
+        "`latest` on the claim output points to '../../etc', which is not a model; `promote` a published run"
     )
 
 
@@ -202,7 +202,7 @@ def test_links_here(link: str, volume: VolumeCluster, tmp_path: Path) -> None:
     elsewhere.mkdir()
     (here / link).symlink_to(elsewhere)
     assert failed(volume, here) == (
-        f"these are symbolic links, and nothing is written through one: {here / link}; remove them, or name another DIR"
+        f"`fetch` does not write through symbolic links: {here / link}; remove them, or choose another DIR"
     )
     assert list(elsewhere.iterdir()) == []
 
@@ -210,7 +210,7 @@ def test_links_here(link: str, volume: VolumeCluster, tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written(volume: VolumeCluster, tmp_path: Path) -> None:
     """If DIR cannot be written, the error is one sentence."""
     (tmp_path / "digits").write_bytes(b"a file")
-    assert failed(volume, tmp_path).endswith("; name another DIR")
+    assert failed(volume, tmp_path).endswith("; choose another DIR")
 
 
 def test_report_is_opened(

@@ -40,7 +40,7 @@ def run(command: Any, cluster: FakeCluster, output: str = "text", name: str = "d
                 + RESUME
             ),
         ),
-        (suspend, job(suspend=True), None, f"digits is suspended already; {RESUME}"),
+        (suspend, job(suspend=True), None, f"digits is already suspended; {RESUME}"),
         (
             suspend,
             job(suspend=True, annotations=STOPPED),
@@ -54,7 +54,7 @@ def run(command: Any, cluster: FakeCluster, output: str = "text", name: str = "d
             "digits continues from its newest checkpoint; `mnist-job logs digits -n here` follows it",
         ),
         (resume, job(), None, "digits is not suspended"),
-        (cancel, job(suspend=True, annotations=STOPPED), None, f"digits is cancelled already; {RETRY}"),
+        (cancel, job(suspend=True, annotations=STOPPED), None, f"digits is already cancelled; {RETRY}"),
     ],
 )
 def test_what_is_sent_and_reported(
@@ -113,7 +113,7 @@ def test_ended(command: Any, condition: str, outcome: str) -> None:
     cluster = FakeCluster(job("digits", condition))
     with pytest.raises(LauncherError) as refused:
         run(command, cluster)
-    text = f"digits has ended already ({outcome}); `mnist-job retry digits -n here` starts it again"
+    text = f"digits has already ended ({outcome}); `mnist-job retry digits -n here` starts it again"
     assert (refused.value.status, str(refused.value)) == (2, text)
     assert cluster.asked == []
 
@@ -122,7 +122,7 @@ def test_a_run_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends between the decision and the change is not reported as suspended."""
     cluster = FakeCluster(job())
     monkeypatch.setattr(cluster, "patch", lambda *_: job("digits", "Complete"))
-    with pytest.raises(LauncherError, match=r"digits has ended already \(published\)"):
+    with pytest.raises(LauncherError, match=r"digits has already ended \(published\)"):
         run(suspend, cluster)
 
 
@@ -210,7 +210,7 @@ def test_a_cancelled_run_makes_way_for_its_schedule(queue: str, capsys: pytest.C
     assert (kept["metadata"]["labels"].get(QUEUE_LABEL, ""), kept["spec"]["suspend"]) == (queue, False)
     [first, second] = capsys.readouterr().out.splitlines()
     assert first.startswith("nightly-28000000 is cancelled")
-    assert second.startswith("nightly-28000000 is cancelled already; `mnist-job retry nightly-28000000 -n here`")
+    assert second.startswith("nightly-28000000 is already cancelled; `mnist-job retry nightly-28000000 -n here`")
 
 
 def test_a_cancelled_run_whose_pods_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:

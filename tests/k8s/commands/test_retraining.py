@@ -128,7 +128,7 @@ def test_prune(root: Path, command: Callable[..., tuple[int, str, str]], age: li
     )
     assert command(cluster, "prune", "--keep=1") == (64, "", asked)
     said = """
-'first' is kept: latest leads to it
+'first' is kept: `latest` points to it
 'queued' is kept: its Job is queued
 'retried' is kept: its Job was created recently
 'running' is kept: its Job has not ended

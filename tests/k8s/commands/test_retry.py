@@ -156,7 +156,7 @@ def test_two_at_once(submitted: Object, monkeypatch: pytest.MonkeyPatch) -> None
     before = dict(cluster.objects)
     with pytest.raises(LauncherError) as refused:
         again(cluster)
-    assert str(refused.value) == "somebody else is retrying digits; `mnist-job status digits -n here` shows it"
+    assert str(refused.value) == "another `retry` is restarting digits; `mnist-job status digits -n here` shows it"
     assert cluster.objects == before
 
 
@@ -233,7 +233,7 @@ def test_other_averaging(submitted: Object) -> None:
     with pytest.raises(JobError) as refused:
         again(cluster, workers=3)
     assert str(refused.value) == (
-        "--workers must stay 2 for digits, not 3: with --sync-every 10, each number of workers is another training"
+        "--workers must stay 2 for digits, not 3: with --sync-every 10, a run cannot change its number of workers"
     )
     assert again(cluster, workers=2) == 0
 

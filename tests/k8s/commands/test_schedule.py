@@ -301,13 +301,13 @@ def test_the_same_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             ["@daily", f"--name={NAME}"],
             [job(NAME)],
             2,
-            "there is a Job nightly already; give the schedule another --name",
+            "a Job named nightly already exists; choose another --name",
         ),
         (
             ["@daily", f"--name={NAME}"],
             [{"kind": "CronJob", "metadata": {"name": NAME}}],
             2,
-            "the CronJob nightly in namespace here does not belong to mnist-job; give the schedule another --name",
+            "the CronJob nightly in namespace here does not belong to mnist-job; choose another --name",
         ),
     ],
 )

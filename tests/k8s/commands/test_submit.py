@@ -160,5 +160,5 @@ def test_outputs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     ]
     assert submit.run(arguments("--dry-run=client", "--output=name"), no_cluster) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "job/digits"
-    with pytest.raises(JobError, match=r"^--wait prints text or json, not name; leave out --wait, or name another"):
+    with pytest.raises(JobError, match=r"^--wait prints text or json, not name; leave out --wait, or choose another"):
         submit.run(arguments("--output=name", "--wait"), no_cluster)

@@ -64,10 +64,10 @@ def test_published() -> None:
     pods = (ended(0, 0, message=termination(0, "promoted", "first", accuracy=0.92614)), running(1))
     run = Run(job(2, "SuccessCriteriaMet", "SuccessPolicy"), pods)
     assert why(run) == ["nothing is wrong: the model is published with a test accuracy of 0.9261"]
-    kept = ended(0, 0, message=termination(0, "kept", "the present latest, a, was tested on other data", accuracy=0.9))
+    kept = ended(0, 0, message=termination(0, "kept", "the current latest, a, was tested on other data", accuracy=0.9))
     [line] = why(Run(run.job, (kept,)))
     assert line.startswith("nothing is wrong: the model is published with a test accuracy of 0.9000; `latest` was not ")
-    assert line.endswith("the present latest, a, was tested on other data")
+    assert line.endswith("the current latest, a, was tested on other data")
 
 
 def test_out_of_memory_under_cgroup_v2() -> None:
@@ -88,7 +88,9 @@ def test_out_of_memory_too_often() -> None:
 
 def test_the_workers_message_goes_before_the_kubelets_reason() -> None:
     """Under cgroup v1, the kubelet reports OOMKilled for each container in which a trainer was ever killed."""
-    message = termination(75, "output-io", "the output folder failed at /output: Stale file handle", "start it again")
+    message = termination(
+        75, "output-io", "the output folder failed at /output: Stale file handle", "start the run again"
+    )
     run = Run(job(1), (ended(0, 75, reason="OOMKilled", message=message),))
     assert why(run)[0] == (
         "worker 0 exited with 75 (output-io): the output folder failed at /output: Stale file handle; it is replaced "
@@ -134,7 +136,7 @@ def test_failed_at_once() -> None:
     """The worker's own message, the meaning of its code and its hint."""
     message = "Container trainer for pod team/demo-1-aaaa0 failed with exit code 76 matching FailJob rule at index 1"
     said = termination(76, "loss-not-finite", "the loss was nan at step 7", "a smaller --learning-rate", step=7)
-    pods = (ended(0, 75, message=termination(75, "stopped", "told to stop")), ended(1, 76, message=said))
+    pods = (ended(0, 75, message=termination(75, "stopped", "asked to stop")), ended(1, 76, message=said))
     run = Run(job(2, "FailureTarget", "PodFailurePolicy", message), pods)
     assert why(run) == [
         "worker 1 exited with 76 (loss-not-finite): the loss was nan at step 7 (2026-01-01T00:00:05Z)",
@@ -151,7 +153,7 @@ def test_failed_at_once() -> None:
         (
             73,
             "output-not-writable",
-            "give a folder that can be written: --output",
+            "use a writable folder: --output",
             "free space, or change the volume's mode and owner: the workers write as user and group 65532",
         ),
         (
@@ -208,14 +210,14 @@ def test_lost_with_its_node() -> None:
 
 
 def test_drained() -> None:
-    """A worker that was told to stop did nothing wrong; the sentence says what stopped it."""
+    """A worker that was asked to stop did nothing wrong; the sentence says what stopped it."""
     by = condition("DisruptionTarget", reason="EvictionByEvictionAPI", message="Eviction API: evicting")
     stopped = ended(
-        1, 75, message=termination(75, "stopped", "told to stop at step 800", "start it again"), conditions=[by]
+        1, 75, message=termination(75, "stopped", "asked to stop at step 800", "start the run again"), conditions=[by]
     )
     assert why(Run(job(), (running(0), stopped), record=record("waiting", joined=1))) == [
         (
-            "worker 1 exited with 75 (stopped): told to stop at step 800; the cluster stopped it "
+            "worker 1 exited with 75 (stopped): asked to stop at step 800; the cluster stopped it "
             "(EvictionByEvictionAPI), which does not count as a failure; it is replaced (2026-01-01T00:00:05Z)"
         ),
         f"exit code 75: {MEANINGS[Exit.TRY_AGAIN]}",
@@ -344,7 +346,7 @@ def test_what_delayed_a_run_until_its_deadline(reason: str, message: str, said: 
 def test_a_worker_that_failed_before_the_deadline() -> None:
     """It may have been replaced since, so the sentence does not call it the cause."""
     killed = ended(1, 137, reason="OOMKilled")
-    run = Run(LATE, (killed, ended(0, 75, message=termination(75, "stopped", "told to stop"))))
+    run = Run(LATE, (killed, ended(0, 75, message=termination(75, "stopped", "asked to stop"))))
     assert why(run)[0] == f"{NOT_IN_TIME}; before that: {OUT_OF_MEMORY} (2026-01-01T00:00:59Z)"
 
 

@@ -318,7 +318,7 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
         *(
             (
                 {"variables": (f"{name}=1",)},
-                f"--env cannot set {name}: a worker finds its run, rank and peers by it",
+                f"--env cannot set {name}: workers read their run, rank and peers from it",
             )
             for name in sorted(IDENTITY)
         ),

@@ -63,11 +63,11 @@ def test_shortest_gap(expression: str, seconds: int) -> None:
         ("60 * * * *", "the minute in CRON must be from 0 to 59, not '60'"),
         ("0 0 * * 7", "the day of the week in CRON must be from 0 to 6, or sun to sat, not '7'"),
         ("0 0 * dez *", "the month in CRON must be from 1 to 12, or jan to dec, not 'dez'"),
-        ("5-1 * * * *", "the minute in CRON must begin before it ends, not '5-1'"),
+        ("5-1 * * * *", "the minute in CRON must be a range from low to high, not '5-1'"),
         ("*/0 * * * *", "the minute in CRON must have a step of at least 1, not '*/0'"),
         ("0 -1 * * *", "the hour in CRON must look like *, 1, 1-5, */5 or 1,3, not '-1'"),
         ("0 0 30 2 *", "CRON names a day that never comes: '0 0 30 2 *'"),
-        ("TZ=UTC 0 0 * * *", "CRON cannot name a time zone, as 'TZ=UTC 0 0 * * *' does; give it as --timezone"),
+        ("TZ=UTC 0 0 * * *", "CRON cannot contain a time zone: 'TZ=UTC 0 0 * * *'; use --timezone"),
         (
             "@every 1h",
             (

@@ -63,8 +63,8 @@ def test_published(condition: str) -> None:
 @pytest.mark.parametrize("before", ["", "published before: "])
 def test_kept(before: str) -> None:
     """Where `latest` did not move, the state says why, also where the run was started again since."""
-    pods = (ended(0, 0, message=termination(0, "kept", f"{before}the present latest, a, began later", accuracy=0.9)),)
-    found = State("published", "kept because the present latest, a, began later", ended=True, code=0, accuracy=0.9)
+    pods = (ended(0, 0, message=termination(0, "kept", f"{before}the current latest, a, started later", accuracy=0.9)),)
+    found = State("published", "kept because the current latest, a, started later", ended=True, code=0, accuracy=0.9)
     assert state(Run(job(2, "Complete"), pods)) == found
 
 
@@ -84,7 +84,7 @@ def test_failed_at_once() -> None:
     message = "Container trainer for pod team/demo-1-aaaa0 failed with exit code 64 matching FailJob rule at index 1"
     failed = job(2, "Failed", "PodFailurePolicy", message)
     pods = (
-        ended(0, 75, message=termination(75, "stopped", "told to stop")),
+        ended(0, 75, message=termination(75, "stopped", "asked to stop")),
         ended(1, 64, message=termination(64, "run-taken", "no")),
     )
     assert state(Run(failed, pods)) == State("failed", "run-taken", ended=True, code=64)

@@ -328,7 +328,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             "waiting",
             "published",
             (
-                "nothing is wrong: its last run nightly-10 published a model; its next start is not known: CRON must "
+                "nothing is wrong: its last run nightly-10 published a model; its next start is unknown: CRON must "
                 "have five fields or be one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, not "
                 "'@every 1h'"
             ),
@@ -385,7 +385,7 @@ def test_why(
             suspend,
             cronjob(suspend=True),
             None,
-            "nightly is suspended already; `mnist-job resume nightly -n here` resumes it",
+            "nightly is already suspended; `mnist-job resume nightly -n here` resumes it",
         ),
         (
             resume,

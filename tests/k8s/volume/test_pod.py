@@ -49,26 +49,26 @@ def test_output_over_a_broken_connection() -> None:
         (65, "error: the run x is damaged: a; b", 1, "the run x is damaged: a; b"),
         (
             66,
-            "error: /output has no published run; `python -m job train` makes one",
+            "error: /output has no published run; `python -m job train` publishes one",
             1,
-            "/output has no published run; submit a run first, or name another claim with --claim",
+            "/output has no published run; submit a run first, or choose another claim with --claim",
         ),
         (
             73,
             (
                 "error: the output folder cannot be written at /output/latest: No space left on device; "
-                "give a folder that can be written with --output, or make room"
+                "free space, or use a writable folder: --output"
             ),
             1,
             (
                 "the output folder cannot be written at /output/latest: No space left on device; "
-                "make room on the claim output, or make it writable"
+                "free space on the claim output, or make it writable"
             ),
         ),
         (73, "error: /output/runs is a symbolic link; remove it", 1, "/output/runs is a symbolic link; remove it"),
         (
             75,
-            "error: the output folder failed at x: Stale; the run can be started again",
+            "error: the output folder failed at x: Stale; start the run again",
             1,
             "the output folder failed at x: Stale; try again",
         ),

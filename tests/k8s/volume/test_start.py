@@ -77,7 +77,7 @@ def test_node(objects: list[Object], node: str) -> None:
 @pytest.mark.parametrize(
     ("objects", "said"),
     [
-        ([], "there is no claim output in namespace here; name the claim that the run wrote to with --claim"),
+        ([], "there is no claim output in namespace here; choose the claim that the run wrote to: --claim"),
         (
             [claim("ReadWriteOnce", phase="Pending")],
             "the claim output has no volume yet, so there is nothing on it; submit a run first",
@@ -217,8 +217,8 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             UNSCHEDULED,
             25,
             (
-                "the volume pod does not start: no node fits: 0/2 nodes are available: 2 Insufficient cpu.; "
-                "change what the sentence names"
+                "the volume pod does not start: no node is suitable: 0/2 nodes are available: 2 Insufficient cpu.; "
+                "fix what this message names"
             ),
         ),
         (
@@ -238,7 +238,8 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             waiting("ContainerCreating"),
             301,
             (
-                'the volume pod does not start: 300 s have passed; MountVolume.SetUp failed for volume "output"; '
+                "the volume pod does not start: still starting after 300 s; "
+                'MountVolume.SetUp failed for volume "output"; '
                 f"{catalogue.remedy('volume', pod='helper', flags='-n here')}"
             ),
         ),
@@ -260,6 +261,6 @@ def test_missing_permissions(writes: bool, role: str) -> None:
     cluster.forbidden = {("get", "Pod", "exec"), ("delete", "Pod", "")}
     with pytest.raises(LauncherError) as refused, start.open_volume(cluster.given(), FLAGS, writes=writes):
         pass
-    said = "this user may not get Pod/exec, delete Pod in namespace here, which access to the volume needs"
+    said = "this user may not get Pod/exec, delete Pod in namespace here; access to the volume needs these permissions"
     assert str(refused.value) == f"{said}; bind the role mnist-job-{role} of k8s/manifests/rbac"
     assert (refused.value.status, cluster.asked) == (2, [])
