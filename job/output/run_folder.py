@@ -67,7 +67,7 @@ class RunFolder:
                     file.write_bytes(b"")
                     file.rename(Path(probe) / "renamed")
 
-    def published_verdict(self) -> Verdict | None:
+    def promote_if_published(self) -> Verdict | None:
         """The verdict of this run if it is published, decided now if promotion was cut short; else None.
 
         Raises:
@@ -101,7 +101,7 @@ class RunFolder:
                 layout.refuse_symlinks(self.root, self.run)
                 self._read_manifest()
                 held.enter_context(run_lock(self.folder, self.job_uid))
-            published = self.published_verdict()
+            published = self.promote_if_published()
             if published is None:
                 with self.errors():
                     self._remove_unfinished()

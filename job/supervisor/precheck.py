@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def precheck(config: Config, cluster: Cluster, report: Reporter) -> int:
     """Promote a published run and report its verdict, or else probe the folder; returns the exit code."""
     output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
-    if verdict := output.published_verdict():
+    if verdict := output.promote_if_published():
         return report_published(report, output, verdict)
     output.probe()
     return 0

@@ -46,7 +46,7 @@ def save(folder: Path, step: int) -> None:
 def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
     """Do to the output folder what a run does: probe it, begin, publish, promote. A published run is only promoted."""
     output = RunFolder(root, name, "local")
-    if verdict := output.published_verdict():
+    if verdict := output.promote_if_published():
         return verdict
     output.probe()
     manifest = {"job_uid": "local", "started": f"2026-11-{day:02}", "settings_hash": "", "must_match": SETTINGS}

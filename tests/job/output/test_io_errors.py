@@ -27,7 +27,7 @@ def test_damaged_file_of_the_run_is_73(tmp_path: Path, name: str, content: bytes
     (tmp_path / ".promotion-lock").touch()
     before = tree(tmp_path)
     with pytest.raises(JobError) as caught:
-        output.published_verdict()
+        output.promote_if_published()
     assert (caught.value.code, caught.value.reason) == (Exit.OUTPUT, "output-damaged")
     assert caught.value.message.startswith(f"{tmp_path / name} is damaged: ")
     assert caught.value.hint == "restore it from a backup, or use another --name"

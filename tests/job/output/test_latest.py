@@ -50,7 +50,7 @@ def test_verdict_is_decided_only_once(tmp_path: Path) -> None:
     decided = output.promote()
     published(tmp_path, "third", 0.4, 3, policy="always").promote()
     before = tree(tmp_path)
-    assert output.promote() == output.published_verdict() == decided
+    assert output.promote() == output.promote_if_published() == decided
     assert tree(tmp_path) == before
 
 
@@ -68,7 +68,7 @@ def test_interrupted_promotion_is_finished(tmp_path: Path, monkeypatch: pytest.M
             output.promote()
     assert (output.folder / "verdict.json").is_file()
     assert latest(tmp_path) == "models/first"
-    verdict = RunFolder(tmp_path, "second", "local").published_verdict()
+    verdict = RunFolder(tmp_path, "second", "local").promote_if_published()
     assert verdict == Verdict("promoted", 0, "not worse than first, whose accuracy is 0.9000", "first")
     assert latest(tmp_path) == "models/second"
 
@@ -77,10 +77,10 @@ def test_published_run_without_verdict_gets_one(tmp_path: Path) -> None:
     """The verdict follows from the report; a run that is not published has none."""
     output = RunFolder(tmp_path, "a", "local")
     with output.begin(manifest()):
-        assert output.published_verdict() is None
+        assert output.promote_if_published() is None
         output.publish(fill(0.9, min_accuracy=0.99))
     expected = Verdict("rejected", 69, "accuracy 0.9000 is below the minimum 0.99", None)
-    assert RunFolder(tmp_path, "a", "local").published_verdict() == expected
+    assert RunFolder(tmp_path, "a", "local").promote_if_published() == expected
     assert latest(tmp_path) is None
 
 
@@ -89,7 +89,7 @@ def test_restarted_older_run_does_not_take_latest_back(tmp_path: Path) -> None:
     first = published(tmp_path, "first")
     verdict = first.promote()
     published(tmp_path, "second", 0.95, 2).promote()
-    assert first.published_verdict() == verdict
+    assert first.promote_if_published() == verdict
     assert latest(tmp_path) == "models/second"
 
 
@@ -186,7 +186,7 @@ def test_roll_back_lasts(tmp_path: Path) -> None:
     second = published(tmp_path, "second", 0.95, 2)
     verdict = second.promote()
     move_latest(tmp_path, "first")
-    assert second.published_verdict() == verdict
+    assert second.promote_if_published() == verdict
     assert latest(tmp_path) == "models/first"
     assert published(tmp_path, "third", 0.9, 3).promote().compared_with == "first"
     assert latest(tmp_path) == "models/third"
@@ -213,7 +213,7 @@ def test_roll_back_lasts_after_an_interrupted_promotion(
         published(tmp_path, "third", 0.95, 3).promote()
         assert latest(tmp_path) == "models/third"
     move_latest(tmp_path, "first")
-    assert second.published_verdict() == Verdict(
+    assert second.promote_if_published() == Verdict(
         "promoted", 0, "not worse than first, whose accuracy is 0.9000", "first"
     )
     assert latest(tmp_path) == "models/first"

@@ -64,7 +64,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, at: str, kind: str) -
 
     actions: list[Callable[[], object]] = [
         begin,
-        output.published_verdict,
+        output.promote_if_published,
         output.promote,
         lambda: output.publish(fill()),
         lambda: move_latest(root, "a"),

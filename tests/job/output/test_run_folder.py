@@ -103,7 +103,7 @@ def test_name_of_another_job_is_64(tmp_path: Path) -> None:
     with pytest.raises(JobError) as beginning, other.begin(manifest("0f6e")):
         pytest.fail("begun")
     with pytest.raises(JobError) as asking:
-        other.published_verdict()
+        other.promote_if_published()
     for caught in (beginning, asking):
         assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "run-taken")
         assert caught.value.message == "run 'a' belongs to another Job, local"
@@ -125,7 +125,7 @@ def test_take_over_continues_the_run_of_another_job(tmp_path: Path) -> None:
         assert output.manifest == manifest("77aa") | {"started": "first"}
         output.publish(fill())
     assert json.loads((output.folder / "config.json").read_text()) == first
-    assert output.published_verdict() == RunFolder(tmp_path, "a", "0f6e").published_verdict()
+    assert output.promote_if_published() == RunFolder(tmp_path, "a", "0f6e").promote_if_published()
 
 
 @pytest.mark.parametrize(
