@@ -26,7 +26,7 @@ FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learni
 SHORT = ("--epochs=5",)  # for tests that need no moment in training
 # For one worker, which makes twenty times as many steps a second.
 ALONE_MIDDLE = 6000
-ALONE = ("--epochs=600", "--log-every=300", "--checkpoint-every=600")
+ALONE = ("--epochs=60", "--batch-size=10", "--log-every=600")  # 36,000 steps, a checkpoint every 600
 # Below the ports that the kernel assigns to others, and at a distance from those of other test processes.
 _PORTS = itertools.count(10_000 + os.getpid() * 997 % 20_000)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, Team, assert_published, assert_same
-from tests.job.processes import command, contents, environment
+from tests.job.processes import command, contents, environment, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,6 +124,7 @@ def test_a_volume_that_becomes_full(
     with Team(digits, output, 1, ALONE) as team:
         team.start()
         team[0].wait_for_step(ALONE_MIDDLE)
+        wait_until(lambda: len(checkpoints(team)) >= 3, "as many checkpoints as are kept")
         team[0].kill_trainer(signal.SIGSTOP)  # so that it does not use the free space meanwhile
         filler = fill(output.parent, free)
         team[0].kill_trainer(signal.SIGCONT)
