@@ -71,7 +71,7 @@ def download_dataset(name: str, data: Path, raw: Path) -> None:
             builder = tfds.builder(name, data_dir=data, file_format=RANDOM_ACCESS)
             builder.download_and_prepare(download_dir=raw)
     except NonMatchingChecksumError as error:
-        message = f"what {host} sent for {name} has another SHA-256 than TensorFlow Datasets expects"
+        message = f"the download of {name} from {host} does not have the SHA-256 that TensorFlow Datasets expects"
         hint = "give the four raw files with --from-idx FOLDER"
         raise JobError(Exit.DATA_DAMAGED, "download-damaged", message, hint) from error
     except Exception as error:

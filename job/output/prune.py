@@ -114,7 +114,7 @@ def _prune_lock(output: Path) -> Iterator[Path]:
 
 
 def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
-    """Move a run into .pruned/, while nobody can begin or promote it; None if it has to stay or is gone."""
+    """Move a run into .pruned/, while nobody can begin or promote it; None if it must be kept or is gone."""
     folder = output / "runs" / name
     with promotion_lock(output), contextlib.ExitStack() as stack:
         try:

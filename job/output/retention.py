@@ -1,6 +1,6 @@
 """Which runs may be pruned, and why the others stay: a pure decision from the facts in inventory.py.
 
-These stay: the newest models, the run that is `latest`, the runs that are being trained, and those that may go on.
+These are kept: the newest models, the run that is `latest`, runs that are being trained, and runs that may continue.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ IDLE_S = 1200.0
 
 @dataclass(frozen=True)
 class Retention:
-    """What goes and what stays.
+    """Which runs are pruned and which are kept.
 
     Attributes:
-        prune: the runs that go, the oldest first.
+        prune: the runs to prune, the oldest first.
         before: the time, UTC in ISO 8601, since which every run stays; None if there are too few models to prune any.
         kept: all other runs, each with the reason why it stays; empty for its age, or if other runs were named.
         without_model: the runs in `kept` that stay because --keep alone prunes no run without a model.
@@ -41,13 +41,13 @@ def decide_retention(inventory: Inventory, keep: int, older_than_s: int, names: 
     """Decide what goes.
 
     The newest models stay, and every run that began since the oldest of them, published or not. A run without a model
-    may be suspended, or waiting for its workers. It goes only if it is named or an age is given.
+    may be suspended, or waiting for its workers. It is pruned only if it is named or an age is given.
 
     Args:
         inventory: what is on the volume.
         keep: how many models stay, at least 1; `latest` stays in any case.
         older_than_s: runs that began within this time stay too, and unfinished ones that were written to within it.
-        names: the only runs that may go; all if empty.
+        names: the only runs that may be pruned; all if empty.
         now: in seconds since 1970.
     """
     models = [run.started for run in inventory.runs if run.has_model]
@@ -87,7 +87,7 @@ def reason_in_use(run: StoredRun, now: float, older_than_s: float = 0) -> str:
 
 
 def _reason_too_young(run: StoredRun, oldest: str | None, keep: int) -> str:
-    """Why a run is too young to go; `oldest` is when the oldest of the models that stay began."""
+    """Why a run is too young to be pruned; `oldest` is the start of the oldest model that is kept."""
     if oldest is None:
         return f"there are fewer than {keep} models"
     if run.started < oldest:

@@ -55,7 +55,7 @@ class Attendance:
 
     @property
     def missing(self) -> str:
-        """What has kept the workers from meeting."""
+        """Why the workers have not met."""
         # Rank 0 may be gone because it gave up first: the workers that it waited for are still the cause.
         return ", and then ".join(filter(None, (self.absent, self.unreachable))) or "worker 0 has not answered"
 

@@ -67,7 +67,7 @@ class Rendezvous:
     async def join_and_wait(self, request: Request, wait_s: float) -> Reply:
         """Like join(), but a worker that waits gets its reply when its round is complete, or after wait_s.
 
-        A reply whenever another worker joins would make N replies for each of N workers.
+        Replying to all waiting workers whenever another one joins would cost N replies for each of N workers.
 
         Args:
             request: what the worker sent.

@@ -17,7 +17,7 @@ Needed = tuple[str, str, str]  # verb, kind, and subresource or an empty string
 
 
 def denied(cluster: Cluster, needed: Sequence[Needed]) -> list[Needed]:
-    """Those of the needed permissions that this user does not have."""
+    """The needed permissions that this user does not have."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         allowed = pool.map(lambda each: cluster.may(*each), needed)
         return [each for each, may in zip(needed, allowed, strict=True) if not may]

@@ -34,7 +34,7 @@ def check_memory(job: Object) -> Check:
     remedy = "raise it with --memory 1Gi"
     if amount(limit) <= LEAST_MEMORY:
         return Check("memory", "failed", f"a worker's limit is {limit}; TensorFlow needs more than 450Mi", remedy)
-    return Check("memory", "warning", f"a worker's limit is {limit}; it uses up to 850 MB", remedy)
+    return Check("memory", "warning", f"a worker's limit is {limit}; a worker uses up to 850 MB", remedy)
 
 
 def check_quota(cluster: Cluster, job: Object) -> Check:

@@ -25,7 +25,7 @@ EXAMPLES = ("mnist-job compare", "mnist-job compare --html runs.html")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `compare` takes."""
+    """Add the arguments of `compare`."""
     text = "also write a self-contained HTML page to FILE, with accuracy over time and learning curves"
     parser.add_argument("--html", type=Path, metavar="FILE", help=text)
     flags.add_volume(parser)

@@ -29,7 +29,7 @@ EXAMPLES = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `data` takes."""
+    """Add the arguments of `data`."""
     add = parser.add_argument
     add("action", choices=("put",), help="copy and verify the dataset; an incomplete copy is never used")
     add("folder", metavar="FOLDER", type=Path, help="a dataset that `python -m job data` prepared, such as data/mnist")

@@ -31,7 +31,7 @@ EXAMPLES = ("mnist-job fetch digits", "mnist-job fetch latest models --report")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `fetch` takes."""
+    """Add the arguments of `fetch`."""
     add = parser.add_argument
     add("name", metavar="NAME", help="the run, or `latest` for the model in use")
     add(

@@ -26,7 +26,7 @@ AT_A_TIME = 50  # ranks: each takes a thread, and a connection through the API s
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `logs` takes."""
+    """Add the arguments of `logs`."""
     add = parser.add_argument
     add("name", metavar="NAME", help="the run")
     add("--rank", type=int, action="append", default=[], metavar="N", help="print only this rank; repeatable")

@@ -21,7 +21,7 @@ EXAMPLES = ("mnist-job promote digits", "mnist-job promote digits --output json"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `promote` takes."""
+    """Add the arguments of `promote`."""
     parser.add_argument("name", metavar="NAME", help="the run")
     flags.add_volume(parser)
 

@@ -37,7 +37,7 @@ EXAMPLES = ("mnist-job prune --keep 10 --dry-run", "mnist-job prune --keep 10 --
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `prune` takes."""
+    """Add the arguments of `prune`."""
     add_prune_flags(parser)
     flags.add_volume(parser)
 

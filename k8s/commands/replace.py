@@ -50,7 +50,7 @@ def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:
             continue
         try:
             cluster.delete("Job", name, uid=uid)
-        except LauncherError as error:  # the run is the new Job's all the same
+        except LauncherError as error:  # the new Job runs in any case
             note(f"Job {name} was replaced by {made['metadata']['name']} but not deleted: {error}")
     return made
 

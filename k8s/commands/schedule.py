@@ -194,7 +194,7 @@ def report(cluster: Cluster, cronjob: Object, output: str, *, created: bool, cha
     result |= {"next": coming, "late": late, "deadline_s": deadline_s}
     when = next_start(schedule, now, changed=bool({"schedule", "timeZone"} & {*changed})) or "it is suspended"
     if created:
-        text = f"scheduled {name}: {when}, and fails after {deadline_s} s"
+        text = f"scheduled {name}: {when}; a run fails after {deadline_s} s"
     elif changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         fields = f"{', '.join(changed[:SHOWN])}{more}"

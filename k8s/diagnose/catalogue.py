@@ -51,8 +51,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "schedule-held-up": Problem(
         "a run of the schedule is suspended or cancelled, and the schedule starts no other run before that one ends",
-        "`mnist-job resume {run} {flags}` continues the run; `mnist-job cancel {run} {flags}` makes way for the next "
-        "one",
+        "`mnist-job resume {run} {flags}` continues the run; `mnist-job cancel {run} {flags}` lets the next one start",
         "schedule: held up",
     ),
     "schedule-overlap": Problem(
@@ -67,12 +66,12 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "quota": Problem(
         "the namespace's quota has no room for another worker",
-        "request less (--cpu, --memory, --workers), or have the quota raised",
+        "request less (--cpu, --memory, --workers), or ask for a larger quota",
         NO_PODS,
     ),
     "limits": Problem(
         "a worker requests more or less than the namespace's LimitRange allows",
-        "request what the message allows (--cpu, --memory), or have the LimitRange changed",
+        "request what the message allows (--cpu, --memory), or ask for another LimitRange",
         NO_PODS,
     ),
     "pod-security": Problem(
@@ -166,8 +165,8 @@ PROBLEMS: dict[str, Problem] = {
         "joining, and ranks are replaced ({reason})",
     ),
     "run-in-use": Problem(
-        "another process that trains this run holds its lock: usually rank 0's previous pod, whose end the volume "
-        "has not noticed yet",
+        "another process that trains this run holds its lock: usually rank 0's previous pod, whose lock the volume "
+        "has not released yet",
         "none needed if the run continues once rank 0 is replaced; otherwise stop the process or pod that trains the "
         "run",
         "starting, and rank 0 is replaced ({reason})",
@@ -185,12 +184,12 @@ PROBLEMS: dict[str, Problem] = {
         FAILED_OR_REPLACED,
     ),
     "stalled": Problem(
-        "its trainer completed no step within --stall-timeout, or its process was frozen",
+        "the worker's trainer completed no step within --stall-timeout, or its process was frozen",
         "none needed if the run continues; otherwise check the load of the node, or raise --stall-timeout",
         RESTARTED,
     ),
     "trainer-hangs": Problem(
-        "its trainer cannot be killed, usually because a volume does not respond",
+        "the worker's trainer cannot be killed, usually because a volume does not respond",
         "check the volume's server and the node",
         REPLACED,
     ),
@@ -229,7 +228,7 @@ PROBLEMS: dict[str, Problem] = {
         "run `mnist-job retry {run} {flags}`; if it happens again, report it with the last lines of the log",
     ),
     "container-status-unknown": Problem(
-        "the worker's node was away or rebooted when the worker ended",
+        "the worker's node was unreachable or rebooted when the worker ended",
         "none needed if the worker is replaced; otherwise check that the nodes stay up",
     ),
     "deadline-exceeded": Problem(

@@ -161,7 +161,7 @@ def explain_replacement(run: Run) -> Explanation | None:
     counted = sum(each.rank == last.rank and each.counted for each in failures)
     most = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
     count = f" (failure {counted} of at most {most})" if counted and last.counted else ""
-    # A worker's own hint is of no use where another one or the cluster stopped it.
+    # A worker's own hint does not help if another worker or the cluster stopped it.
     remedy = remedy_for(run, last.reason, rank=str(last.rank)) if last.reason in SECONDARY else explanation.remedy
     return dataclasses.replace(explanation, sentence=f"{explanation.sentence}; it is replaced{count}", remedy=remedy)
 

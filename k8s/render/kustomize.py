@@ -33,7 +33,7 @@ def folder(kind: str, name: str) -> Path:
         return Path(name)
     one = kind.removesuffix("s")
     raise usage_error(
-        f"the {one} {name!r} does not exist", f"give {', '.join(known)}, or the path of a folder with a slash in it"
+        f"the {one} {name!r} does not exist", f"use {', '.join(known)}, or the path of a folder with a slash in it"
     )
 
 

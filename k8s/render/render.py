@@ -48,7 +48,7 @@ def only_job(objects: Sequence[Object], overlay: str) -> Object:
     problem = ""
     if len(objects) != 1 or objects[0].get("kind") != "Job":
         kinds = ", ".join(str(each.get("kind")) for each in objects)
-        problem = f"makes {kinds or 'nothing'}, and not one Job alone"
+        problem = f"must make exactly one Job, but makes {kinds or 'nothing'}"
     else:
         template = objects[0]["spec"]["template"]
         trainer = next((each for each in template["spec"].get("containers", []) if each.get("name") == CONTAINER), None)

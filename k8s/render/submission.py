@@ -76,7 +76,7 @@ class Submission:
                 raise usage_error(f"{flag} must be a Kubernetes quantity such as 500m, 2 or 1Gi, not {value!r}")
         if self.gpus is not None and self.gpus not in (0, 1):
             raise usage_error(
-                f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: give more --workers"
+                f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: increase --workers"
             )
         where = "overlay" if self.overlay == "gpu" else "component" if "gpu" in self.components else ""
         if self.gpus == 0 and where:

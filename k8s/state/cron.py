@@ -41,7 +41,7 @@ MACROS = {
 RANGE = re.compile(r"(?P<low>\*|\?|\w+)(-(?P<high>\w+))?(/(?P<step>\d+))?")
 FAR_DAYS = 9 * 366  # covers the time from one 29 February to the next, which is eight years at most
 FIRST = datetime(2000, 1, 1, tzinfo=UTC)  # where shortest_gap_s begins, so that its answer never changes
-LOOKED_AT = 250  # starts that it looks at; the times of a day, whose gaps are the short ones, repeat within them
+LOOKED_AT = 250  # starts that are compared: the times of a day, which have the shortest gaps, repeat within them
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _file_sizes(pod: VolumePod, name: str, paths: Collection[str]) -> dict[str, 
     entries = [entry.partition(" ") for entry in content.decode(errors="replace").split("\0")[:-1]]
     sizes = {path: int(size) for size, _, path in entries if path in paths}
     if lost := [path for path in paths if path not in sizes]:
-        message = f"{name} is damaged on the volume: missing, or reached through symbolic links: {', '.join(lost)}"
+        message = f"the model {name} on the volume is damaged: missing files or symbolic links: {', '.join(lost)}"
         raise failed(message, "train it again under another name")
     return sizes
 

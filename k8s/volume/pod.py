@@ -79,11 +79,11 @@ class VolumePod:
         """Wait before another attempt.
 
         Args:
-            since: when the connection last brought anything, in seconds of time.monotonic().
+            since: when the connection last delivered data, in seconds of time.monotonic().
             error: that of the last attempt.
 
         Raises:
-            LauncherError: the connection has been of no use for too long.
+            LauncherError: the connection has delivered nothing for too long.
         """
         if time.monotonic() - since > self._cluster.patience_s:
             message = f"the connection to pod {self.name} keeps breaking: {error}"

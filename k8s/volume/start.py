@@ -111,7 +111,7 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
         return ""
     users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
     if users and current["spec"]["accessModes"] == ["ReadWriteOncePod"]:
-        message = f"only one pod can use the claim {claim}, and {users[0]['metadata']['name']} does"
+        message = f"pod {users[0]['metadata']['name']} uses the claim {claim}, which only one pod can use at a time"
         raise refused(message, "try again once that pod has ended")
     return str(users[0]["spec"]["nodeName"]) if users else ""
 

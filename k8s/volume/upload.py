@@ -112,7 +112,7 @@ def _verify(pod: VolumePod, parent: str, name: str) -> None:
         sentence = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit code {code}"
         problem = sentence.rpartition("; ")[0] or sentence  # its remedy is one for a folder on this machine
         message = f"the dataset on the claim {pod.claim} was not verified: {problem}"
-        raise failed(message, "verify yours with `python -m job data`, and copy it to a claim without one")
+        raise failed(message, "verify the local dataset with `python -m job data`, and copy it to another claim")
 
 
 def _run_checked(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Trained(NamedTuple):
-    """A finished run named `good` of two workers and 12 steps, whose output is not to be changed."""
+    """A finished run named `good` of two workers and 12 steps, whose output must not be changed."""
 
     data: Path
     output: Path

@@ -87,7 +87,7 @@ def test_only_existing_metrics() -> None:
             assert set(re.findall(r"(\w+)=", labels)) <= known[name], name
             used.add(name)
     assert KUBE.keys() <= used
-    # Every metric of the supervisors is to be seen somewhere.
+    # Every metric of the supervisors must be shown somewhere.
     assert {name for name in known if name.startswith("mnist_job_")} <= used
 
 

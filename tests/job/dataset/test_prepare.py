@@ -339,10 +339,9 @@ def test_a_download_with_a_wrong_checksum_is_65(tfds_server: tuple[Path, str], d
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>please log in</html>")
     with pytest.raises(JobError) as caught:
         attempt(data)
-    assert (caught.value.code, caught.value.message) == (
-        Exit.DATA_DAMAGED,
-        f"what {address.split('/')[2]} sent for mnist has another SHA-256 than TensorFlow Datasets expects",
-    )
+    host = address.split("/")[2]
+    message = f"the download of mnist from {host} does not have the SHA-256 that TensorFlow Datasets expects"
+    assert (caught.value.code, caught.value.message) == (Exit.DATA_DAMAGED, message)
     assert not (data / "mnist").exists()
 
 
@@ -541,7 +540,7 @@ def test_a_second_preparation_waits_for_the_first(data: Path, raw: Path, prepare
 
 
 # Prepares a dataset. Kills itself at the given change to the temporary folder, or else prints the number of changes:
-# files opened, folders created, renames, the last of which is the one to the final place.
+# files opened, folders created, renames; the last rename is the one to the final place.
 KILLED = """
 import os, signal, sys
 from pathlib import Path

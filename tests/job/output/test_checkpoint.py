@@ -64,7 +64,7 @@ class Warnings(list[str]):
 
 
 def silent(sentence: str) -> None:
-    """Nothing is to be warned of."""
+    """Fail on any warning."""
     pytest.fail(sentence)
 
 
@@ -109,7 +109,7 @@ def test_newest_is_restored_by_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["", "absent"])
 def test_no_checkpoint_is_none(tmp_path: Path, folder: str) -> None:
-    """A run that is killed before its first begins anew."""
+    """A run that is killed before its first checkpoint starts from the beginning."""
     (tmp_path / ".5.safetensors.tmp").write_bytes(b"half")
     assert restore_newest(tmp_path / folder, SETTINGS, silent) is None
 

@@ -1,4 +1,4 @@
-"""What a worker knows of the others: which have not joined, whether its round is over, whom DNS has to find."""
+"""What a worker knows of the others: which have not joined, whether its round is over, which names need DNS."""
 
 from __future__ import annotations
 

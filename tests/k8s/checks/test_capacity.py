@@ -254,7 +254,7 @@ def test_nodes_of_a_queue(job: Object) -> None:
     [
         ("1Gi", "ok", "a worker's limit is 1Gi"),
         ("850M", "ok", "a worker's limit is 850M"),
-        ("512Mi", "warning", "a worker's limit is 512Mi; it uses up to 850 MB"),
+        ("512Mi", "warning", "a worker's limit is 512Mi; a worker uses up to 850 MB"),
         ("450Mi", "failed", "a worker's limit is 450Mi; TensorFlow needs more than 450Mi"),
         ("2", "failed", "a worker's limit is 2; TensorFlow needs more than 450Mi"),
         (None, "ok", "a worker has no limit"),

@@ -97,7 +97,7 @@ def test_damaged_here(cluster: VolumeCluster, put: Put, folder: Path) -> None:
     assert (status, out) == (1, "")
     assert re.fullmatch(
         r"error: the dataset on the claim output was not verified: .*mnist.*; "
-        r"verify yours with `python -m job data`, and copy it to a claim without one\n",
+        r"verify the local dataset with `python -m job data`, and copy it to another claim\n",
         err,
     )
     assert content(cluster.root) == {}
@@ -143,7 +143,7 @@ def test_folder_without_a_dataset(put: Put, tmp_path: Path, fingerprint: str | N
 
 
 def test_claim_is_created(cluster: VolumeCluster, put: Put, folder: Path) -> None:
-    """A claim that does not exist is created as the manifest says; a user who may not is told whom to ask."""
+    """A claim that does not exist is created as the manifest says; a user without permission gets a remedy."""
     assert put(folder)[2] == (
         "created the claim mnist-job-data: 1Gi, ReadWriteOnce; "
         "workers on several nodes need a ReadWriteMany claim instead\n"

@@ -137,7 +137,7 @@ def test_missing_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
     """A file that SHA256SUMS lists and the volume lacks is named."""
     (tmp_path / "volume/models/digits/report").unlink()
     assert failed(volume, tmp_path) == (
-        "digits is damaged on the volume: missing, or reached through symbolic links: report; "
+        "the model digits on the volume is damaged: missing files or symbolic links: report; "
         "train it again under another name"
     )
 
@@ -188,7 +188,7 @@ def test_links_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
     with (folder / "SHA256SUMS").open("a") as sums:
         sums.write(f"{sha256(folder / 'file')}  file\n{sha256(folder / 'file')}  sub/key\n")
     assert failed(volume, tmp_path, "evil") == (
-        "evil is damaged on the volume: missing, or reached through symbolic links: file, sub/key; "
+        "the model evil on the volume is damaged: missing files or symbolic links: file, sub/key; "
         "train it again under another name"
     )
     assert not (tmp_path / "evil").exists()

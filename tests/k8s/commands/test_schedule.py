@@ -123,7 +123,7 @@ def test_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("scheduled nightly: the next run starts at 20")
-    assert first.endswith(" 02:00 UTC, and fails after 21600 s")
+    assert first.endswith(" 02:00 UTC; a run fails after 21600 s")
     assert second == "  mnist-job status nightly -n here    mnist-job trigger nightly -n here"
 
 

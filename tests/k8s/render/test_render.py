@@ -280,7 +280,7 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
         ),
         ({"cpu": "two"}, "--cpu must be a Kubernetes quantity such as 500m, 2 or 1Gi, not 'two'"),
         ({"memory": "-1Gi"}, "--memory must be a Kubernetes quantity such as 500m, 2 or 1Gi, not '-1Gi'"),
-        ({"gpus": 2}, "--gpus must be 0 or 1, not 2; each worker trains on one GPU: give more --workers"),
+        ({"gpus": 2}, "--gpus must be 0 or 1, not 2; each worker trains on one GPU: increase --workers"),
         ({"gpus": 0, "overlay": "gpu"}, "--gpus 0 and the gpu overlay contradict each other; leave one of them out"),
         (
             {"gpus": 0, "components": ("gpu",)},
@@ -340,7 +340,7 @@ def test_unknown_folders() -> None:
         with pytest.raises(JobError) as caught:
             render.job(Submission("digits", **fields))
         known = ", ".join(sorted(path.name for path in (MANIFESTS / f"{one}s").iterdir()))
-        sentence = f"the {one} 'x' does not exist; give {known}, or the path of a folder with a slash in it"
+        sentence = f"the {one} 'x' does not exist; use {known}, or the path of a folder with a slash in it"
         assert (str(caught.value), caught.value.code) == (sentence, Exit.USAGE)
 
 
@@ -387,7 +387,7 @@ def test_one_node_once() -> None:
     [
         (
             {"resources": ["SETUP"]},
-            "makes ServiceAccount, Service, PersistentVolumeClaim, NetworkPolicy, and not one Job",
+            "must make exactly one Job, but makes ServiceAccount, Service, PersistentVolumeClaim, NetworkPolicy",
         ),
         ({"resources": ["RUN"], "patches": [NO_CLAIM]}, "does not mount one claim for the output"),
     ],

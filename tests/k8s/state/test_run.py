@@ -128,7 +128,7 @@ def test_the_newest_pod_of_each_rank_counts() -> None:
 
 
 def test_pods_of_a_job_before_are_none_of_its_own() -> None:
-    """A Job that was deleted and made again has not the pods that the first left."""
+    """A Job that was deleted and created again does not get the pods of the first one."""
     new, old = pod(0, number=1), pod(0)
     new["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "job"
     old["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "before"

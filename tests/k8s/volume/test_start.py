@@ -84,7 +84,7 @@ def test_node(objects: list[Object], node: str) -> None:
         ),
         (
             [claim("ReadWriteOncePod"), user()],
-            "only one pod can use the claim output, and user does; try again once that pod has ended",
+            "pod user uses the claim output, which only one pod can use at a time; try again once that pod has ended",
         ),
     ],
 )
