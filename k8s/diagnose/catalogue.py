@@ -20,7 +20,7 @@ class Problem:
     symptom: str = "failed: {reason}"
 
 
-NO_PODS, NO_NODES = "starting 0 of 4 pods made", "waiting for nodes"
+NO_PODS, NO_NODES = "starting 0 of 4 pods created", "waiting for nodes"
 RESTARTED, REPLACED = "a worker is restarted ({reason})", "a worker is replaced ({reason})"
 FAILED_OR_REPLACED = "failed: {reason}, or a worker is replaced ({reason})"
 RESTARTED_OR_REPLACED = "a worker is restarted or replaced ({reason})"
@@ -119,18 +119,18 @@ PROBLEMS: dict[str, Problem] = {
         "a node cannot pull the image",
         "check the image's name, and that the nodes can pull it; `make load` loads it into the nodes of kind and "
         "minikube",
-        "pulling 0 of 4 run, ErrImagePull",
+        "pulling 0 of 4 running, ErrImagePull",
     ),
     "volume": Problem(
         "a volume cannot be attached or mounted",
         "see `kubectl describe pod {pod} {flags}`; if the claim is ReadWriteOnce, keep all workers on one node: "
         "--component one-node",
-        "starting 0 of 4 run",
+        "starting 0 of 4 running",
     ),
     "configuration": Problem(
         "the pod refers to something that does not exist, such as a Secret or a ConfigMap",
         "create what the message names, or remove it from the overlay",
-        "starting 0 of 4 run, CreateContainerConfigError",
+        "starting 0 of 4 running, CreateContainerConfigError",
     ),
     "start-error": Problem(
         "the image does not contain the command", "use an image that was built from this project's Dockerfile: --image"

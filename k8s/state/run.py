@@ -171,21 +171,21 @@ def state_from_pods(run: Run) -> State | None:
     """The state of a run whose workers have not all started; None once they have."""
     pods = run.newest
     if len(pods) < run.workers:
-        return State("starting", f"{len(pods)} of {run.workers} pods made")
+        return State("starting", f"{len(pods)} of {run.workers} pods created")
     live = [pod for pod in pods.values() if not has_finished(pod)]
     if unscheduled := [pod for pod in live if not is_scheduled(pod)]:
-        return State("waiting for nodes", f"{run.workers - len(unscheduled)} of {run.workers} have one")
+        return State("waiting for nodes", f"{run.workers - len(unscheduled)} of {run.workers} scheduled")
     running = [pod for pod in live if started(pod)]
     if len(running) < len(live):
         problem = next((reason for pod in live if (reason := start_problem(pod))), "")
         pulling = problem in IMAGE_PROBLEMS if problem else any(is_pulling(pod) for pod in live)
-        detail = f"{len(running)} of {len(live)} run" + (f", {problem}" if problem else "")
+        detail = f"{len(running)} of {len(live)} running" + (f", {problem}" if problem else "")
         return State("pulling" if pulling else "starting", detail)
     if run.record:
         return None
     if 0 in pods and is_cut_off(pods[0]):  # its log exists but cannot be read
         return State("out of reach", f"node {pods[0]['spec']['nodeName']} does not answer")
-    return State("starting", f"{len(live)} of {run.workers} run")
+    return State("starting", f"{len(live)} of {run.workers} running")
 
 
 def state_from_record(record: Record | None, workers: int) -> State:

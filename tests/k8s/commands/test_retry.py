@@ -211,7 +211,7 @@ def test_queue(submitted: Object) -> None:
     ("suspend", "said"),
     [
         (True, "digits is suspended, not ended; `mnist-job resume digits -n here` continues it"),
-        (False, "digits has not ended (starting 0 of 2 pods made); `mnist-job cancel digits -n here` stops it"),
+        (False, "digits has not ended (starting 0 of 2 pods created); `mnist-job cancel digits -n here` stops it"),
     ],
 )
 def test_not_ended(submitted: Object, suspend: bool, said: str) -> None:

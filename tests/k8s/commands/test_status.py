@@ -242,9 +242,9 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert [what for what in cluster.requests if "watch" in what] == [f"watch of Pod {pod_selector('demo')}"]
     lines = capsys.readouterr().out.splitlines()
     if output == "text":
-        assert lines == ["demo: starting 0 of 2 run", "demo: starting 1 of 2 run", "demo: published"]
+        assert lines == ["demo: starting 0 of 2 running", "demo: starting 1 of 2 running", "demo: published"]
     else:
-        assert [json.loads(line)["detail"] for line in lines] == ["0 of 2 run", "1 of 2 run", ""]
+        assert [json.loads(line)["detail"] for line in lines] == ["0 of 2 running", "1 of 2 running", ""]
         assert json.loads(lines[-1])["ended"]
 
 

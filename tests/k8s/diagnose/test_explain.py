@@ -327,7 +327,7 @@ def test_refused_pods() -> None:
     ]
     made = event("Job", "demo", "SuccessfulCreate", "Created pod: demo-1-aaaa0", 21)
     assert why(Run(job(), (running(0),), (refused, made))) == ["the run waits for worker 1, which has no pod yet"]
-    assert why(Run(job(), BOTH, (refused,))) == ["nothing is wrong: starting 2 of 2 run"]
+    assert why(Run(job(), BOTH, (refused,))) == ["nothing is wrong: starting 2 of 2 running"]
 
 
 @pytest.mark.parametrize(

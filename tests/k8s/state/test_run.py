@@ -25,16 +25,16 @@ NO_ROOM = "0/2 nodes are available: 2 Insufficient cpu. no new claims to dealloc
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        (Run(job()), "starting 0 of 2 pods made"),
-        (Run(job(), (unscheduled(0, NO_ROOM), waiting(1))), "waiting for nodes 1 of 2 have one"),
-        (Run(job(), (waiting(0), waiting(1))), "starting 0 of 2 run"),
-        (Run(job(), (running(0), waiting(1, sandbox=True))), "pulling 1 of 2 run"),
-        (Run(job(), (running(0), waiting(1, "ErrImagePull"))), "pulling 1 of 2 run, ErrImagePull"),
+        (Run(job()), "starting 0 of 2 pods created"),
+        (Run(job(), (unscheduled(0, NO_ROOM), waiting(1))), "waiting for nodes 1 of 2 scheduled"),
+        (Run(job(), (waiting(0), waiting(1))), "starting 0 of 2 running"),
+        (Run(job(), (running(0), waiting(1, sandbox=True))), "pulling 1 of 2 running"),
+        (Run(job(), (running(0), waiting(1, "ErrImagePull"))), "pulling 1 of 2 running, ErrImagePull"),
         (
             Run(job(), (running(0), waiting(1, "CreateContainerConfigError", sandbox=True))),
-            "starting 1 of 2 run, CreateContainerConfigError",
+            "starting 1 of 2 running, CreateContainerConfigError",
         ),
-        (Run(job(), BOTH), "starting 2 of 2 run"),
+        (Run(job(), BOTH), "starting 2 of 2 running"),
         (Run(job(), (cut_off(0), running(1))), "out of reach node node-1 does not answer"),
         (Run(job(), BOTH, record=record("waiting", joined=1)), "joining 1/2"),
         (Run(job(), (running(0), ended(1, 75)), record=record("waiting", joined=1)), "joining 1/2"),
