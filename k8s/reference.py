@@ -21,11 +21,11 @@ HEAD = """\
 # Launcher reference
 
 `mnist-job`, `kubectl mnist-job` and, in a clone, `python -m k8s` are the same command. `mnist-job COMMAND --help`
-prints what this page says. `eval "$(mnist-job completion bash)"` in `~/.bashrc`, or the same with `zsh` in `~/.zshrc`,
-makes the shell complete commands, flags and the names of runs.
+prints the same text as this page. `eval "$(mnist-job completion bash)"` in `~/.bashrc`, or the same with `zsh` in
+`~/.zshrc`, makes the shell complete commands, flags and the names of runs.
 
-Do not install the launcher's wheel in the same environment as the PyPI package `k8s`: that installs a folder of the
-same name.
+Do not install the launcher's wheel in the same environment as the PyPI package `k8s`: both install a folder named
+`k8s`.
 
 ## Exit statuses
 

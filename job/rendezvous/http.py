@@ -38,7 +38,7 @@ def answer_requests(
     places: int,
     started: Callable[[Callable[[], object]], None],
 ) -> None:
-    """Answer requests until told to stop.
+    """Answer requests until asked to stop.
 
     Args:
         listening: the port, not blocking.
