@@ -8,7 +8,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,6 +74,33 @@ def load(data: Path) -> tuple[Rows, Rows]:
         for split in ("train", "test")
     )
     return train, test
+
+
+def keras_model(keras: Any, args: argparse.Namespace) -> Any:
+    """Softmax regression in Keras 3 or tf_keras; like the other programs, it computes no accuracy while it trains."""
+    model = keras.Sequential(
+        [
+            keras.layers.Input([PIXELS], dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Dense(CLASSES, kernel_initializer="zeros"),
+        ]
+    )
+    model.compile(
+        optimizer=keras.optimizers.SGD(args.learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=args.steps_per_execution,
+    )
+    return model
+
+
+def epoch_clock(keras: Any) -> tuple[Any, list[float]]:
+    """A callback of Keras, and the list to which it appends the time of each epoch's end in seconds."""
+    ends: list[float] = []
+
+    def note_end(_epoch: int, _logs: dict[str, Any]) -> None:
+        ends.append(time.perf_counter())
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=note_end), ends
 
 
 def time_epochs(epochs: int, steps: int, run_epoch: Callable[[], object]) -> float:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,25 +42,8 @@ def worker(args: Namespace) -> None:
         return rows.batch(context.get_per_replica_batch_size(size)).prefetch(tf.data.AUTOTUNE)
 
     with strategy.scope():
-        model = keras.Sequential(
-            [
-                keras.layers.Input([common.PIXELS], dtype="uint8"),
-                keras.layers.Rescaling(1 / 255),
-                keras.layers.Dense(common.CLASSES, kernel_initializer="zeros"),
-            ]
-        )
-        model.compile(
-            optimizer=keras.optimizers.SGD(args.learning_rate),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            # No accuracy during training, which the other programs do not compute either.
-            steps_per_execution=args.steps_per_execution,
-        )
-    ends: list[float] = []
-
-    def note_end(_epoch: int, _logs: dict[str, Any]) -> None:
-        ends.append(time.perf_counter())
-
-    clock = keras.callbacks.LambdaCallback(on_epoch_end=note_end)
+        model = common.keras_model(keras, args)
+    clock, ends = common.epoch_clock(keras)
     data = strategy.distribute_datasets_from_function(batches)
     model.fit(data, epochs=args.epochs, steps_per_epoch=steps, verbose=0, callbacks=[clock])
     us_per_step = common.between(ends[0], ends[-1], (args.epochs - 1) * steps)
