@@ -126,6 +126,10 @@ class Workers:
         self._kill()
         for worker in self._processes.values():
             worker.wait()
+        if self._signal:
+            # While Python exits, its handlers are gone: another signal would end this process with a code of its own.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         # An exception from here could come after a worker was started and before its process is stored.

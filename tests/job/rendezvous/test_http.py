@@ -116,7 +116,7 @@ def test_workers_join(serving: Serving) -> None:
         reply = ask(serving.address, FIRST, 60)
         assert waiting.result(60) == reply
     assert reply.addresses == ADDRESSES
-    with pytest.raises(Refused, match="has the run 'r', and this worker has 'other'"):
+    with pytest.raises(Refused, match="has the run 'r', but this worker has 'other'"):
         ask(serving.address, msgspec.structs.replace(REQUEST, run="other"), 60)
 
 
