@@ -193,8 +193,8 @@ class VolumeCluster(FakeCluster):
         [pod] = [one for (kind, _), one in self.objects.items() if kind == "Pod"]
         [mount] = [m for m in pod["spec"]["containers"][0]["volumeMounts"] if m["name"] == "output"]
         assert not mount.get("readOnly") or not {"promote", "--yes", "sh"} & set(command)
-        here = [sys.executable if word == "python" else word for word in command]
-        here = [re.sub(r"^((?:--[a-z]+=)?)/(?:output|tmp)\b", rf"\g<1>{self.root}", word) for word in here]
+        here = [re.sub(r"^((?:--[a-z]+=)?)/(?:output|tmp)\b", rf"\g<1>{self.root}", word) for word in command]
+        here = [sys.executable if word == "python" else word for word in here]
         done = subprocess.run(here, input=self.stdin, capture_output=True, check=False, cwd=ROOT)
         output = done.stdout.replace(str(self.root).encode(), b"/output")
         if self._random and (self.cuts == 0 or self._random.random() < 0.6):
