@@ -102,7 +102,7 @@ def test_kueue_starts_and_preempts(shared: Namespace, undisturbed: Undisturbed, 
     assert state == "training"
     assert re.fullmatch(r"run: training \d+%\nnothing is wrong: training \d+%\n", sentence)
     for command in ("suspend", "resume"):
-        assert f"Kueue decides when run runs, for it is in the queue {queue}" in shared.launcher(command, "run", code=2)
+        assert f"Kueue decides when run runs: it is in the queue {queue}" in shared.launcher(command, "run", code=2)
 
     preempt(shared, "run")
     wait_until(lambda: not shared.pods("run"), "the end of the pods")
