@@ -84,7 +84,9 @@ def test_read_write_once_over_two_nodes(shared: Namespace) -> None:
     shared.claim("once", "ReadWriteOnce", shared.storage_class)
     most = max(float(node["status"]["allocatable"]["cpu"].rstrip("m")) for node in shared.nodes())
     each = f"--cpu={most * 0.7:g}" if most < 1000 else f"--cpu={most * 0.7:g}m"
-    assert_refused(shared, r"failed +nodes: no node alone, as the volume needs, can hold 2 workers", each)
+    assert_refused(
+        shared, r"failed +nodes: the volume needs all workers on one node, and no node has room for 2 workers", each
+    )
 
 
 def test_quota_exceeded(shared: Namespace) -> None:
@@ -92,7 +94,7 @@ def test_quota_exceeded(shared: Namespace) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}}
     shared.kubectl("create", "-f", "-", stdin=json.dumps({**quota, "spec": {"hard": {"requests.cpu": "700m"}}}))
     wait_until(lambda: (shared.cluster.get("ResourceQuota", "small") or {}).get("status", {}).get("hard"), "the quota")
-    assert_refused(shared, r"failed +quota: quota small has 0 of 700m requests\.cpu used, and 2 workers ask for 1 more")
+    assert_refused(shared, r"failed +quota: quota small has 0 of 700m requests\.cpu used; 2 workers would use 1 more")
     sentence = (
         r"in quota small, 500m of 700m requests\.cpu are used, and a worker requests 500m more .*\nremedy: request"
     )
