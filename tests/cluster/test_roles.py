@@ -32,7 +32,7 @@ def test_the_rights_of_the_roles(shared: Namespace, tmp_path: Path) -> None:
     assert "failed" not in output
     output = run("submit", "--wait", *shared.submission("short", "--epochs=1", workers=1))
     assert "short is published" in output
-    assert "nothing is wrong: it is published" in run("why", "short")
+    assert "nothing is wrong: the model is published" in run("why", "short")
     assert "phase=published" in run("logs", "short")
 
     run("submit", *shared.submission("long", *LONG, workers=1))
