@@ -92,6 +92,14 @@ def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Pa
     assert (records[-1].phase, records[-1].reason) == ("failed", "stopped")  # it received SIGTERM, and exited by itself
 
 
+def stop_processes(pids: list[int]) -> None:
+    """Send SIGSTOP, and wait until it has taken effect: a SIGTERM that comes before is handled first."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    states = [Path(f"/proc/{pid}/stat") for pid in pids]
+    wait_until(lambda: all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in states), "SIGSTOP")
+
+
 def pending(pid: int, number: int) -> bool:
     """Whether a signal is pending for a stopped process, or the process has been killed already."""
     try:
@@ -111,8 +119,7 @@ def test_workers_that_do_not_exit_are_killed(number: int, times: int, code: Exit
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         supervisors = run.supervisors()
-        for pid in supervisors:
-            os.kill(pid, signal.SIGSTOP)
+        stop_processes(supervisors)
         started = time.monotonic()
         for _ in range(times):
             run.process.send_signal(number)
@@ -130,8 +137,7 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         supervisors = run.supervisors()
-        for pid in supervisors:
-            os.kill(pid, signal.SIGSTOP)
+        stop_processes(supervisors)
         run.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 2 * workers.CTRL_C_S
         while time.monotonic() < deadline:
