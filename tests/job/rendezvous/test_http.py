@@ -24,6 +24,7 @@ from job.rendezvous.client import ask
 from job.rendezvous.listener import Listener, serve
 from job.rendezvous.messages import Refused, Request, encode
 from job.rendezvous.server import Rendezvous
+from tests.job.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,15 +79,6 @@ def serving(capfd: pytest.CaptureFixture[str]) -> Iterator[Serving]:
     assert capfd.readouterr() == ("", "")
 
 
-def wait_until(condition: object) -> None:
-    """Wait until a function returns true, at most a minute."""
-    assert callable(condition)
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def post(body: bytes, *fields: str, path: str = "/join") -> bytes:
     """A POST of a body with its length, or with other fields."""
     lines = [f"POST {path} HTTP/1.1", "Host: h", *(fields or [f"Content-Length: {len(body)}"])]
@@ -111,7 +103,7 @@ def test_workers_join(serving: Serving) -> None:
     """The reply to a waiting worker comes when the last one joins; a refusal is raised with its reason."""
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(ask, serving.address, REQUEST, 60)
-        wait_until(serving.rendezvous.latest_requests)
+        wait_until(serving.rendezvous.latest_requests, "a request")
         assert not waiting.done()
         reply = ask(serving.address, FIRST, 60)
         assert waiting.result(60) == reply
@@ -135,7 +127,7 @@ def test_a_waiting_worker_takes_no_place_from_others(monkeypatch: pytest.MonkeyP
     with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server, ThreadPoolExecutor(1) as threads:
         address = f"127.0.0.1:{server.port}"
         waiting = threads.submit(ask, address, requests[0], 60)
-        wait_until(rendezvous.latest_requests)
+        wait_until(rendezvous.latest_requests, "a request")
         assert ask(address, requests[1], 60).missing == (2,)
         assert ask(address, requests[2], 60) == waiting.result(60)
 
@@ -230,7 +222,7 @@ def test_a_flood_of_unfinished_requests_keeps_no_worker_out(monkeypatch: pytest.
         threads = stack.enter_context(ThreadPoolExecutor(1))
         monkeypatch.setattr(http, "HOLD_S", 600)
         waiting = threads.submit(ask, serving.address, REQUEST, 60)
-        wait_until(rendezvous.latest_requests)
+        wait_until(rendezvous.latest_requests, "a request")
         flood = [stack.enter_context(serving.connect()) for _ in range(40)]
         assert ask(serving.address, FIRST, 60).addresses == ADDRESSES
         assert waiting.result(60).addresses == ADDRESSES
@@ -349,8 +341,8 @@ def test_a_closed_server_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]
         waits, sends = serving.connect(), serving.connect()
         waits.sendall(post(BODY))
         sends.sendall(HALF_A_REQUEST)
-        wait_until(rendezvous.latest_requests)
+        wait_until(rendezvous.latest_requests, "a request")
     waits.close()
     sends.close()
-    wait_until(lambda: count() <= before)
+    wait_until(lambda: count() <= before, "the end of what was started")
     assert capfd.readouterr() == ("", "")
