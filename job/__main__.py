@@ -85,14 +85,16 @@ def train(arguments: argparse.Namespace) -> int:
     # The kernel drops a signal that a container's first process does not handle. The modules below take a while to
     # import, and then install handlers of their own.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TRY_AGAIN))
-    cluster = load("job.cluster").identify(os.environ)
+    identity = load("job.cluster")
+    cluster = identity.identify(os.environ)
     chosen = settings(arguments)
     if cluster is None:
         return int(load("job.local.workers").run(chosen))
     for name in ("workers", "name"):
         if name in arguments:
-            message = f"{config.flag(name)} cannot be used in a cluster, where the environment sets it"
-            raise config.usage_error(message, "leave it out")
+            marker = identity.membership(os.environ)
+            message = f"{config.flag(name)} cannot be used in a cluster, which {marker} makes this process a worker of"
+            raise config.usage_error(message, f"leave it out; {identity.how_to_leave(marker)}")
     return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
 

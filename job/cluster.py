@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 TENSORFLOW_PORT = 2222
 SUPERVISOR_PORT = 9100
 LOCAL_UID = "local"
+# The variables that make a process a worker of a cluster, in their order of precedence.
+MARKERS = ("PEERS", "TF_CONFIG", "JOB_COMPLETION_INDEX")
+HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([-\w]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([-\w]*[A-Za-z0-9_])?)*\.?", re.ASCII
+)
+TF_CONFIG_FORM = '{"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,19 @@ def identify(environ: Mapping[str, str]) -> Cluster | None:
     Raises:
         JobError: 64, the message names the variable that is missing or wrong.
     """
-    if "PEERS" in environ:
-        return _from_peers(environ)
-    if "TF_CONFIG" in environ:
-        return _from_tf_config(environ)
-    if "JOB_COMPLETION_INDEX" in environ:
-        return _from_indexed_job(environ)
-    return None
+    readers = dict(zip(MARKERS, (_from_peers, _from_tf_config, _from_indexed_job), strict=True))
+    marker = membership(environ)
+    return readers[marker](environ) if marker else None
+
+
+def membership(environ: Mapping[str, str]) -> str | None:
+    """The variable that makes a process with this environment a worker of a cluster; None if it is none."""
+    return next((name for name in MARKERS if name in environ), None)
+
+
+def how_to_leave(marker: str) -> str:
+    """How a person runs a command without the cluster that a variable puts it in: the rest of a sentence."""
+    return f"to run it without a cluster, run `unset {marker}` first, or put `env -u {marker}` before the command"
 
 
 def _from_peers(environ: Mapping[str, str]) -> Cluster:
@@ -82,8 +96,8 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
         raise usage_error(f"PEERS must be JSON [[host:port, host:port], ...], not {environ['PEERS']!r}") from None
     if len(pairs) != workers:
         raise usage_error(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
-    supervisors = _addresses("PEERS", [supervisor for _, supervisor in pairs])
-    tensorflow = _addresses("PEERS", [tensorflow for tensorflow, _ in pairs], least_port=0)
+    supervisors = _addresses([supervisor for _, supervisor in pairs], "PEERS")
+    tensorflow = _addresses([tensorflow for tensorflow, _ in pairs], "PEERS", least_port=0)
     return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
 
 
@@ -91,40 +105,50 @@ def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
     text = environ["TF_CONFIG"]
     try:
         config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        kind, index = task["type"], task["index"]
-        chiefs, workers = list(cluster.get("chief", [])), list(cluster.get("worker", []))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _tf_config_error(f"is not JSON: {text!r}" if text else "is empty") from None
-    except (KeyError, TypeError, AttributeError):
-        raise _tf_config_error(f"lacks `cluster`, or `task` with `type` and `index`: {text!r}") from None
+    cluster, task = (_tf_config_part(config, key, dict, "an object in braces") for key in ("cluster", "task"))
+    kind = _tf_config_part(task, "type", str, "a role in quotation marks")
+    index = _tf_config_part(task, "index", int, "a whole number without quotation marks")
     others = sorted(set(cluster) - {"chief", "worker"})
-    if others or kind not in ("chief", "worker"):  # a tuple: looking up a list in a set raises TypeError
+    if others or kind not in {"chief", "worker"}:
         raise _tf_config_error(f"has the role {(others or [kind])[0]!r}; only chief and worker can train")
-    if type(index) is not int or not 0 <= index < len(chiefs if kind == "chief" else workers):
-        raise _tf_config_error(f"has the task {kind} {index!r}, which its cluster does not list")
+    chiefs, workers = (
+        _tf_config_part({role: [], **cluster}, role, list, "a list of addresses") for role in ("chief", "worker")
+    )
+    if not 0 <= index < len(chiefs if kind == "chief" else workers):
+        raise _tf_config_error(f"has the task {kind} {index}, which its cluster does not list")
     if len(chiefs) > 1:
         raise _tf_config_error(f"lists {len(chiefs)} chiefs; only one is allowed")
-    tensorflow = _addresses("TF_CONFIG", chiefs + workers)
+    tensorflow = _addresses(chiefs + workers, "TF_CONFIG")
     run = _value(environ, "RUN")
     check_name(run, len(tensorflow), "RUN")
-    hosts = [address.rpartition(":")[0] for address in tensorflow]
+    hosts = [_parse_address(address)[0] for address in tensorflow]
     # The supervisors of one host's tasks have different ports, in the order of their ranks.
-    supervisors = tuple(f"{host}:{SUPERVISOR_PORT + hosts[:rank].count(host)}" for rank, host in enumerate(hosts))
+    ports = [SUPERVISOR_PORT + hosts[:rank].count(host) for rank, host in enumerate(hosts)]
+    supervisors = tuple(f"{address.rpartition(':')[0]}:{port}" for address, port in zip(tensorflow, ports, strict=True))
+    if clash := next((address for address in tensorflow if address in supervisors), None):
+        raise _tf_config_error(f"has the address {clash}, whose port this host's supervisors use")
     rank = index + len(chiefs) if kind == "worker" else 0
     return Cluster(run, environ.get("JOB_UID") or run, rank, tensorflow, supervisors)
+
+
+def _tf_config_part(parent: Any, key: str, kind: type, form: str) -> Any:
+    """The value of a key of TF_CONFIG, which must be of this kind; `form` says that in words."""
+    if not isinstance(parent, dict) or key not in parent:
+        raise _tf_config_error(f"lacks `{key}`: it has {json.dumps(parent)}")
+    if type(parent[key]) is not kind:  # isinstance() would take true for a number
+        raise _tf_config_error(f"has {json.dumps(parent[key])} as `{key}`, which must be {form}")
+    return parent[key]
 
 
 def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
     run, rank, workers = _indexed(environ)
     job, service = _value(environ, "JOB_NAME"), _value(environ, "SERVICE")
     hosts = [f"{job}-{i}.{service}" for i in range(workers)]
+    tensorflow = _addresses([f"{host}:{TENSORFLOW_PORT}" for host in hosts], "a name from JOB_NAME and SERVICE")
     return Cluster(
-        run,
-        _value(environ, "JOB_UID"),
-        rank,
-        tuple(f"{host}:{TENSORFLOW_PORT}" for host in hosts),
-        tuple(f"{host}:{SUPERVISOR_PORT}" for host in hosts),
+        run, _value(environ, "JOB_UID"), rank, tensorflow, tuple(f"{host}:{SUPERVISOR_PORT}" for host in hosts)
     )
 
 
@@ -142,7 +166,10 @@ def _indexed(environ: Mapping[str, str]) -> tuple[str, int, int]:
 def _value(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "")
     if not value:
-        raise usage_error(f"{name} is not set; a worker in a cluster needs it")
+        marker = membership(environ) or ""
+        is_not_set = f"{name} is set, but empty" if name == marker else f"{name} is not set, but {marker} is"
+        message = f"{is_not_set}, which makes this process a worker of a cluster"
+        raise usage_error(message, f"set {name}; {how_to_leave(marker)}")
     return value
 
 
@@ -153,24 +180,44 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
     return int(text)
 
 
-def _addresses(variable: str, addresses: list[Any], least_port: int = 1) -> tuple[str, ...]:
+def _addresses(addresses: list[Any], source: str, least_port: int = 1) -> tuple[str, ...]:
     """Check each rank's host:port. TensorFlow hangs if two are the same; port 0 means a free one, and may repeat."""
+    error = _tf_config_error if source == "TF_CONFIG" else lambda problem: usage_error(f"{source} {problem}")
+    first: dict[tuple[str, int], str] = {}
     for address in addresses:
         if not is_address(address, least_port):
-            raise usage_error(f"{variable} has the address {address!r}, which is not host:port")
-        if addresses.count(address) > 1 and not address.endswith(":0"):
-            raise usage_error(f"{variable} lists {address} twice")
+            raise error(f"has the address {address!r}, which is not host:port")
+        parsed = _parse_address(address)
+        if parsed[1] and parsed in first:
+            also = f", the second time as {address}" if first[parsed] != address else ""
+            raise error(f"lists {first[parsed]} twice{also}")
+        first[parsed] = address
     return tuple(addresses)
 
 
 def is_address(text: Any, least_port: int = 1) -> bool:
-    """Whether a value is host:port with a valid port."""
-    match = re.fullmatch(r".+:([0-9]{1,5})", text) if isinstance(text, str) else None
-    return match is not None and least_port <= int(match[1]) < 2**16
+    """Whether a value is host:port: a host name, an IPv4 address or an IPv6 address in brackets, and a valid port."""
+    if not isinstance(text, str):
+        return False
+    with suppress(ValueError):
+        return least_port <= _parse_address(text)[1] < 2**16
+    return False
+
+
+def _parse_address(text: str) -> tuple[str, int]:
+    """The host, written in one way, and the port of host:port; ValueError if it is not in this form."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError(text)
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if re.fullmatch(r"[0-9.]+", host):
+        return str(ipaddress.IPv4Address(host)), int(port)
+    if not HOST_NAME.fullmatch(host):
+        raise ValueError(text)
+    return host.lower(), int(port)
 
 
 def _tf_config_error(problem: str) -> JobError:
-    return usage_error(
-        f"TF_CONFIG {problem}",
-        'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}',
-    )
+    hint = f"correct it in the form {TF_CONFIG_FORM}; {how_to_leave('TF_CONFIG')}"
+    return usage_error(f"TF_CONFIG {problem}", hint)

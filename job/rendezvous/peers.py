@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from job.cluster import is_address
+from job.config import usage_error
 from job.errors import Exit, JobError
 from job.rendezvous.messages import Refused, Reply, Request
 from job.rendezvous.server import Rendezvous
@@ -169,13 +171,20 @@ class Peers:
 
 
 def tensorflow_address(cluster: Cluster) -> str:
-    """The host:port of this worker's TensorFlow server: the IP address if it is known, and a free port for port 0."""
+    """The host:port of this worker's TensorFlow server: the IP address if it is known, and a free port for port 0.
+
+    Raises:
+        JobError: 64, POD_IP is not an address.
+    """
     host, _, port = cluster.tensorflow[cluster.rank].rpartition(":")
     if port == "0":  # the workers of one machine, which may all be in one pod
         with socket.create_server((host, 0)) as free:
             return f"{host}:{free.getsockname()[1]}"
     host = os.environ.get("POD_IP") or host
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    if not is_address(address):
+        raise usage_error(f"POD_IP must be an IP address, not {host!r}")
+    return address
 
 
 def check_distinct(addresses: tuple[str, ...]) -> None:

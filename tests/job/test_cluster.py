@@ -14,7 +14,15 @@ INDEXED = {"RUN": "r", "JOB_NAME": "j", "JOB_UID": "u", "JOB_COMPLETION_INDEX": 
 BY_INDEX = Cluster("r", "u", 1, ("j-0.s:2222", "j-1.s:2222"), ("j-0.s:9100", "j-1.s:9100"))
 BY_PEERS = Cluster("r", "u", 1, ("a:1", "b:2"), ("a:3", "b:4"))
 PEERS = {"PEERS": '[["a:1", "a:3"], ["b:2", "b:4"]]'}
-REMEDY = '; unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
+LEAVE = "to run it without a cluster, run `unset {0}` first, or put `env -u {0}` before the command"
+FORM = '{"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
+REMEDY = f"; correct it in the form {FORM}; {LEAVE.format('TF_CONFIG')}"
+
+
+def not_set(variable: str, marker: str) -> str:
+    """The sentence of a variable that is missing in an environment which the marker makes a cluster's."""
+    cause = f"{variable} is not set, but {marker} is, which makes this process a worker of a cluster"
+    return f"{cause}; set {variable}; {LEAVE.format(marker)}"
 
 
 def tf_config(kind: Any = "worker", index: Any = 0, **cluster: Any) -> dict[str, str]:
@@ -73,32 +81,54 @@ def test_an_ipv6_address_keeps_its_brackets() -> None:
         ("", "is empty"),
         (" ", "is not JSON: ' '"),
         ("{", "is not JSON: '{'"),
+        ("[" * 20_000, f"is not JSON: '{'[' * 20_000}'"),
         ("{'cluster': {}}", "is not JSON: \"{'cluster': {}}\""),
-        ("null", None),
-        ("[]", None),
-        ("1", None),
-        ("{}", None),
-        ('{"cluster": {"worker": ["a:1"]}}', None),
-        ('{"task": {"type": "worker", "index": 0}}', None),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}', None),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": 0}}', None),
-        ('{"cluster": {"worker": ["a:1"]}, "task": null}', None),
-        ('{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}', None),
-        ('{"cluster": {"worker": null}, "task": {"type": "worker", "index": 0}}', None),
-        ('{"cluster": {"worker": 1}, "task": {"type": "worker", "index": 0}}', None),
+        ("null", "lacks `cluster`: it has null"),
+        ("[]", "lacks `cluster`: it has []"),
+        ("1", "lacks `cluster`: it has 1"),
+        ("{}", "lacks `cluster`: it has {}"),
+        ('{"cluster": {"worker": ["a:1"]}}', 'lacks `task`: it has {"cluster": {"worker": ["a:1"]}}'),
+        ('{"task": {}}', 'lacks `cluster`: it has {"task": {}}'),
+        ('{"cluster": {}, "task": {"type": "worker"}}', 'lacks `index`: it has {"type": "worker"}'),
+        ('{"cluster": {}, "task": {"index": 0}}', 'lacks `type`: it has {"index": 0}'),
+        ('{"cluster": {}, "task": null}', "has null as `task`, which must be an object in braces"),
+        ('{"cluster": {}, "task": "worker"}', 'has "worker" as `task`, which must be an object in braces'),
+        ('{"cluster": ["a:1"], "task": {}}', 'has ["a:1"] as `cluster`, which must be an object in braces'),
+        ('{"cluster": null, "task": {}}', "has null as `cluster`, which must be an object in braces"),
     ],
 )
-def test_an_incomplete_tf_config_is_refused(text: str, problem: str | None) -> None:
+def test_an_incomplete_tf_config_is_refused(text: str, problem: str) -> None:
     """It is an error that shows the form, never a run of one worker."""
-    problem = problem or f"lacks `cluster`, or `task` with `type` and `index`: {text!r}"
     assert refusal({"RUN": "r", "TF_CONFIG": text}) == f"TF_CONFIG {problem}{REMEDY}"
 
 
-@pytest.mark.parametrize("index", [2, -1, 0.0, 1.5, "0", None, True, False, [0], {}])
-def test_a_task_that_the_cluster_does_not_list_is_refused(index: Any) -> None:
-    """An index is a whole number from 0 to the last worker's; a boolean is not one."""
-    sentence = f"TF_CONFIG has the task worker {index!r}, which its cluster does not list{REMEDY}"
+@pytest.mark.parametrize("addresses", [None, 1, "a:1", {"0": "a:1"}, True])
+@pytest.mark.parametrize("role", ["chief", "worker"])
+def test_addresses_that_are_not_a_list_are_refused(role: str, addresses: Any) -> None:
+    """A text would otherwise be read as a list of its characters."""
+    problem = f"has {json.dumps(addresses)} as `{role}`, which must be a list of addresses"
+    assert refusal(tf_config(**{"worker": ["w:1"], role: addresses})) == f"TF_CONFIG {problem}{REMEDY}"
+
+
+@pytest.mark.parametrize("index", [2, -1, 10**30])
+def test_a_task_that_the_cluster_does_not_list_is_refused(index: int) -> None:
+    """The index is from 0 to the last worker's."""
+    sentence = f"TF_CONFIG has the task worker {index}, which its cluster does not list{REMEDY}"
     assert refusal(tf_config("worker", index, worker=["a:1", "b:2"])) == sentence
+
+
+@pytest.mark.parametrize("index", ["0", "1", "one", "", 0.0, 1.5, None, True, False, [0], {}])
+def test_an_index_that_is_no_number_is_refused(index: Any) -> None:
+    """Not even one that would be listed as a number."""
+    problem = f"has {json.dumps(index)} as `index`, which must be a whole number without quotation marks"
+    assert refusal(tf_config("worker", index, worker=["a:1", "b:2"])) == f"TF_CONFIG {problem}{REMEDY}"
+
+
+@pytest.mark.parametrize("kind", [None, 0, True, ["worker"], {"worker": 0}])
+def test_a_type_that_is_no_text_is_refused(kind: Any) -> None:
+    """The role stands in quotation marks."""
+    problem = f"has {json.dumps(kind)} as `type`, which must be a role in quotation marks"
+    assert refusal(tf_config(kind, 0, worker=["a:1"])) == f"TF_CONFIG {problem}{REMEDY}"
 
 
 def test_a_role_without_hosts_has_no_tasks() -> None:
@@ -115,8 +145,9 @@ def test_a_role_without_hosts_has_no_tasks() -> None:
         ("worker", {"evaluator": []}, "evaluator"),
         ("evaluator", {}, "evaluator"),
         ("ps", {"ps": ["p:1"]}, "ps"),
-        (None, {}, None),
-        (["worker"], {}, ["worker"]),
+        ("master", {"master": ["m:1"]}, "master"),
+        ("Worker", {}, "Worker"),
+        ("", {}, ""),
     ],
 )
 def test_another_role_is_refused(kind: Any, more: dict[str, Any], role: Any) -> None:
@@ -131,37 +162,109 @@ def test_two_chiefs_are_refused() -> None:
     assert refusal(tf_config(chief=["a:1", "b:2"], worker=["c:3"])) == sentence
 
 
-@pytest.mark.parametrize("cluster", [{"worker": ["a:1", "b:2", "a:1"]}, {"chief": ["a:1"], "worker": ["a:1"]}])
-def test_an_address_that_is_listed_twice_is_refused(cluster: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "also"),
+    [
+        ("a:1", "a:1", ""),
+        ("a:1", "A:1", ", the second time as A:1"),
+        ("a:1", "a:01", ", the second time as a:01"),
+        ("[::1]:1", "[0:0::1]:1", ", the second time as [0:0::1]:1"),
+    ],
+)
+def test_an_address_that_is_listed_twice_is_refused(first: str, second: str, also: str) -> None:
     """TensorFlow would wait forever for the second one."""
-    assert refusal(tf_config(**cluster)) == "TF_CONFIG lists a:1 twice"
+    for cluster in ({"worker": [first, "b:2", second]}, {"chief": [first], "worker": [second]}):
+        assert refusal(tf_config(**cluster)) == f"TF_CONFIG lists {first} twice{also}{REMEDY}"
+
+
+def test_a_port_of_a_supervisor_is_refused() -> None:
+    """The supervisor of the same host listens there."""
+    sentence = f"TF_CONFIG has the address a:9100, whose port this host's supervisors use{REMEDY}"
+    assert refusal(tf_config(worker=["a:9100"])) == sentence
 
 
 @pytest.mark.parametrize(
     "address",
-    ["", "a", ":1", "a:", "a:x", "a:0", "a:65536", "a:-1", "a:" + "1" * 5000, "a:\u0661", None, 1, ["a:1"], {}],
+    [
+        *(
+            "",
+            "a",
+            ":1",
+            "a:",
+            "a:x",
+            "a:0",
+            "a:65536",
+            "a:-1",
+            "a:+1",
+            "a:" + "1" * 5000,
+            "a:\u0661",
+            "a:1.0",
+            "a:0x1",
+        ),
+        *(None, 1, ["a:1"], {}, True),
+        *(f"{scheme}://a:1" for scheme in ("grpc", "grpcs", "http", "https", "tcp", "dns")),
+        *("dns:a:1", "ipv4:10.0.0.1:1", "unix:///socket", "dns:///a:1", "//a:1", "a/b:1", "user@a:1"),
+        *(" a:1", "a:1 ", "a :1", "a: 1", "a b:1", "\ta:1", "a:1\n", "\na:1", "a\u00a0:1", "\ufeffa:1", " :1", "a,b:1"),
+        *("::1:5", "[::1:5", "::1]:5", "[::1]", "[a]:1", "[]:1", "[::1 ]:5", "[10.0.0.1]:5"),
+        *("10.0.0:1", "10.0.0.256:1", "10.0.0.1.:1", "1:1", "a..b:1", ".a:1", "-a:1", "a-:1", "*:1", "h\u00f6st:1"),
+        "a" * 254 + ":1",
+    ],
 )
 def test_an_address_that_is_not_host_and_port_is_refused(address: Any) -> None:
-    """The message shows the value from the list."""
-    assert refusal(tf_config(worker=[address])) == f"TF_CONFIG has the address {address!r}, which is not host:port"
+    """The message shows the value from the list. The workers would wait for such an address until --join-timeout."""
+    sentence = f"TF_CONFIG has the address {address!r}, which is not host:port{REMEDY}"
+    assert refusal(tf_config(worker=["b:2", address])) == sentence
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a:1", "A.b-c.svc.cluster.local.:65535", "a_b:1", "1a:1", "10.0.0.1:1", "[fe80::1%eth0]:1", "[2001:db8::1]:1"],
+)
+def test_every_form_of_a_host_is_taken(address: str) -> None:
+    """Names with and without a final dot, names of container networks, IPv4, and IPv6 in brackets."""
+    cluster = identify(tf_config(worker=[address]))
+    assert cluster is not None
+    assert cluster.tensorflow == (address,)
+
+
+def test_one_host_in_two_writings_has_supervisors_on_different_ports() -> None:
+    """Host names do not depend on capital letters."""
+    cluster = identify(tf_config(worker=["a:1", "A:2"]))
+    assert cluster is not None
+    assert cluster.supervisors == ("a:9100", "A:9101")
 
 
 def test_a_tf_config_needs_the_name_of_the_run() -> None:
-    """RUN is required, and must be a valid name."""
+    """RUN is required, and must be a valid name. A TF_CONFIG that something else has left is named as the cause."""
     environ = tf_config(worker=["a:1"])
-    assert refusal(environ | {"RUN": ""}) == "RUN is not set; a worker in a cluster needs it"
+    assert refusal(environ | {"RUN": ""}) == not_set("RUN", "TF_CONFIG")
     del environ["RUN"]
-    assert refusal(environ) == "RUN is not set; a worker in a cluster needs it"
+    assert refusal(environ) == not_set("RUN", "TF_CONFIG")
     form = "lower-case letters, digits and hyphens, with a letter or digit at both ends"
     assert refusal(environ | {"RUN": "../r"}) == f"RUN must be {form}, not '../r'"
 
 
-@pytest.mark.parametrize("variable", sorted(INDEXED))
+@pytest.mark.parametrize("variable", sorted(INDEXED.keys() - {"JOB_COMPLETION_INDEX"}))
 def test_an_indexed_job_needs_every_variable(variable: str) -> None:
     """An empty variable counts as not set."""
-    if variable != "JOB_COMPLETION_INDEX":
-        assert refusal({k: v for k, v in INDEXED.items() if k != variable}).startswith(f"{variable} is not set")
-    assert refusal(INDEXED | {variable: ""}) == f"{variable} is not set; a worker in a cluster needs it"
+    sentence = not_set(variable, "JOB_COMPLETION_INDEX")
+    assert refusal({k: v for k, v in INDEXED.items() if k != variable}) == sentence
+    assert refusal(INDEXED | {variable: ""}) == sentence
+
+
+def test_an_empty_index_is_refused() -> None:
+    """It makes the process a worker, but does not say which."""
+    cause = "JOB_COMPLETION_INDEX is set, but empty, which makes this process a worker of a cluster"
+    remedy = f"set JOB_COMPLETION_INDEX; {LEAVE.format('JOB_COMPLETION_INDEX')}"
+    assert refusal(INDEXED | {"JOB_COMPLETION_INDEX": ""}) == f"{cause}; {remedy}"
+
+
+@pytest.mark.parametrize("service", [" s", "s ", "http://s", "s:80"])
+def test_a_service_that_makes_no_host_name_is_refused(service: str) -> None:
+    """The workers would wait for such a name until --join-timeout."""
+    address = f"j-0.{service}:2222"
+    sentence = f"a name from JOB_NAME and SERVICE has the address {address!r}, which is not host:port"
+    assert refusal(INDEXED | {"SERVICE": service}) == sentence
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from job.errors import MEANINGS, Exit
 from job.local import workers as local
 from tests.job import processes
 from tests.job.processes import contents
+from tests.job.test_cluster import LEAVE, REMEDY, not_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 LIMIT_S = 30.0
 NAME_FORM = "--name must be lower-case letters, digits and hyphens, with a letter or digit at both ends"
-REMEDY = 'unset it, or give {"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
 ONE = '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -76,12 +76,13 @@ def test_a_wrong_flag_is_refused(arguments: list[str], sentence: str, tmp_path: 
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"TF_CONFIG": ""}, f"TF_CONFIG is empty; {REMEDY}"),
+        ({"TF_CONFIG": ""}, f"TF_CONFIG is empty{REMEDY}"),
+        ({"TF_CONFIG": ONE}, not_set("RUN", "TF_CONFIG")),
         (
             {"PEERS": "", "RUN": "r", "WORKERS": "1", "JOB_COMPLETION_INDEX": "0"},
             "PEERS must be JSON [[host:port, host:port], ...], not ''",
         ),
-        ({"JOB_COMPLETION_INDEX": "0"}, "RUN is not set; a worker in a cluster needs it"),
+        ({"JOB_COMPLETION_INDEX": "0"}, not_set("RUN", "JOB_COMPLETION_INDEX")),
     ],
 )
 def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str, tmp_path: Path) -> None:
@@ -91,9 +92,9 @@ def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str, t
 
 @pytest.mark.parametrize("flag", ["--workers=1", "--name=other"])
 def test_flags_that_the_environment_sets_are_refused_in_a_cluster(flag: str, tmp_path: Path) -> None:
-    """The workers and the run's name, even with the value from the environment."""
-    message = "cannot be used in a cluster, where the environment sets it"
-    sentence = f"{flag.partition('=')[0]} {message}; leave it out"
+    """The workers and the run's name, even with the value from the environment. The sentence names the variable."""
+    message = "cannot be used in a cluster, which TF_CONFIG makes this process a worker of"
+    sentence = f"{flag.partition('=')[0]} {message}; leave it out; {LEAVE.format('TF_CONFIG')}"
     check(Exit.USAGE, sentence, tmp_path / "output", flag, env={"TF_CONFIG": ONE, "RUN": "r"})
 
 

@@ -11,7 +11,7 @@ from job.cluster import Cluster
 from job.errors import Exit, JobError
 from job.rendezvous.listener import serve
 from job.rendezvous.messages import Reply, Request
-from job.rendezvous.peers import Attendance, Peers, ReplyEvent, check_distinct, needs_dns
+from job.rendezvous.peers import Attendance, Peers, ReplyEvent, check_distinct, needs_dns, tensorflow_address
 from job.rendezvous.server import Rendezvous
 
 REQUEST = Request("r", "u", "5e77", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
@@ -70,3 +70,21 @@ def test_two_workers_with_one_address_are_refused() -> None:
 def test_which_hosts_dns_has_to_find(host: str, named: bool) -> None:
     """Names, but not addresses and not this machine."""
     assert needs_dns(host) is named
+
+
+@pytest.mark.parametrize(
+    ("pod_ip", "address"), [("", "w:5"), ("10.0.0.1", "10.0.0.1:5"), ("::1", "[::1]:5"), ("[::1]", "[::1]:5")]
+)
+def test_the_pods_address_is_used_if_it_is_known(pod_ip: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv6 is put in brackets."""
+    monkeypatch.setenv("POD_IP", pod_ip)
+    assert tensorflow_address(Cluster("r", "u", 0, ("w:5",), ("w:6",))) == address
+
+
+@pytest.mark.parametrize("pod_ip", [" 10.0.0.1", "http://10.0.0.1", "10.0.0"])
+def test_a_wrong_address_of_the_pod_is_refused(pod_ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 would refuse it until --join-timeout."""
+    monkeypatch.setenv("POD_IP", pod_ip)
+    with pytest.raises(JobError, match=f"POD_IP must be an IP address, not {pod_ip!r}") as caught:
+        tensorflow_address(Cluster("r", "u", 0, ("w:5",), ("w:6",)))
+    assert caught.value.code == Exit.USAGE

@@ -17,7 +17,7 @@ HASH = "5e77" * 16
 
 def waiting(rank: int, attempt: str = "a", workers: int = 3) -> Request:
     """The request of a worker that waits."""
-    return Request("r", "u", HASH, workers, rank, attempt, "", f"10.0.0.{rank}:2222", "waiting", 0)
+    return Request("r", "u", HASH, workers, rank, attempt, "", f"10.0.{rank >> 8}.{rank & 255}:2222", "waiting", 0)
 
 
 def running(rank: int, round_id: str, attempt: str = "a") -> Request:
@@ -185,7 +185,7 @@ def test_all_waiting_workers_get_their_replies_when_the_last_one_joins() -> None
 
     replies = asyncio.run(meet())
     assert set(replies) == {replies[0]}
-    assert replies[0].addresses == tuple(f"10.0.0.{rank}:2222" for rank in range(workers))
+    assert replies[0].addresses == tuple(f"10.0.{rank >> 8}.{rank & 255}:2222" for rank in range(workers))
 
 
 def test_a_worker_whose_trainer_runs_gets_its_reply_at_once() -> None:
