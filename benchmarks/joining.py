@@ -20,8 +20,9 @@ import msgspec
 
 from benchmarks.measure import PROJECT
 from benchmarks.recovery import cpu_s
-from job.config import Config, settings_hash, settings_to_match
+from job.config import Config
 from job.dataset import fingerprint
+from job.must_match import settings_hash, settings_to_match
 from job.rendezvous.messages import Reply, Request, decode, encode
 from job.rendezvous.peers import ANSWER_S, EVERY_S
 from tests.job import processes
@@ -64,8 +65,9 @@ def join(data: Path, workers: int) -> Joined:
     identity = {"RUN": "bench", "JOB_UID": "u", "WORKERS": str(workers), "JOB_COMPLETION_INDEX": "0", "PEERS": peers}
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    settings = settings_hash(settings_to_match(Config(data=data), fingerprint.read_fingerprint(data, "mnist")))
-    template = Request("bench", "u", settings, workers, 0, "", "", "", "waiting", 0)
+    must_match = settings_to_match(Config(data=data), fingerprint.read_fingerprint(data, "mnist"))
+    settings, model = settings_hash(must_match), must_match["model"]
+    template = Request("bench", "u", settings, model, workers, 0, "", "", "", "waiting", 0)
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as output:
         command = ["prlimit", f"--nofile={FILES}:", sys.executable, "-m", "job", "train", f"--data={data}"]
         process = subprocess.Popen(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 # A Job's name becomes a pod's host name, <name>-<index>, of at most 63 characters (RFC 1123).
 NAME_LIMIT = 62
@@ -188,34 +186,6 @@ def add_prune_flags(parser: argparse.ArgumentParser) -> None:
     add("--older-than", metavar="TIME", help="keep runs started within this time, such as 12h or 30d")
     add("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     add("--yes", action="store_true", help="do not ask for confirmation")
-
-
-def settings_to_match(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """What must match when a run is resumed: the data, and the settings that determine the parameters.
-
-    Args:
-        config: the run's settings.
-        fingerprint: the dataset's, with `train` and `test` SHA-256.
-    """
-    return {
-        "train": fingerprint["train"]["sha256"],
-        "test": fingerprint["test"]["sha256"],
-        **{
-            name: getattr(config, name)
-            for name in ("batch_size", "seed", "learning_rate", "schedule", "epochs", "sync_every")
-        },
-    }
-
-
-def settings_hash(values: Mapping[str, Any]) -> str:
-    """SHA-256 of settings_to_match() in canonical JSON."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def settings_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name each of settings_to_match() that differs, with both values: "seed was 0 and is now 3"."""
-    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names)
 
 
 def parse(arguments: Sequence[str]) -> Config:

@@ -33,7 +33,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.OUTPUT: "the output folder cannot be written",
     Exit.TRY_AGAIN: "stopped early; running the same command again may succeed",
     Exit.NOT_FINITE: "the loss was not finite",
-    Exit.SETTINGS: "the run was started with other settings, or all of its checkpoints are damaged",
+    Exit.SETTINGS: "the run was started with other settings or another model.py, or all of its checkpoints are damaged",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

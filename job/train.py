@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from job import model
-from job.config import settings_to_match
 from job.errors import Exit, JobError
+from job.must_match import settings_to_match
 from job.output.journal import read_curve
 from job.report.report import Evaluation, RunFacts, build_report, write_report
 from job.system import process

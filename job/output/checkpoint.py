@@ -16,8 +16,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from job.config import settings_differences, settings_hash
 from job.errors import Exit, JobError
+from job.must_match import check_match, settings_hash
 from job.system.files import make_folder, sweep, write
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Checkpoint:
     """The state of a training after a step.
 
     step is the number of steps made, workers the number of workers that made them; settings are those of
-    config.settings_to_match(); seconds is the time of training so far; params are the model's parameters.
+    must_match.settings_to_match(); seconds is the time of training so far; params are the model's parameters.
     """
 
     step: int
@@ -65,11 +65,11 @@ def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[st
 
     Args:
         folder: may be absent.
-        settings: those of config.settings_to_match(), which the checkpoint must have.
+        settings: those of must_match.settings_to_match(), which the checkpoint must have.
         warn: called with a sentence for each damaged checkpoint that is skipped.
 
     Raises:
-        JobError: 78 if all are damaged, or the newest that is not has other settings.
+        JobError: 78 if all are damaged, or the newest that is not has other settings or another model.
         OSError: from the file system; a file that cannot be read may be intact.
     """
     files = sorted(_files(folder), key=_step, reverse=True)
@@ -80,13 +80,7 @@ def restore_newest(folder: Path, settings: Mapping[str, Any], warn: Callable[[st
         except ValueError as error:
             warn(f"the checkpoint {path} is damaged and is skipped: {error}")
             continue
-        if checkpoint.settings != settings:
-            raise JobError(
-                Exit.SETTINGS,
-                "other-settings",
-                f"the checkpoint {path} has other settings: {settings_differences(checkpoint.settings, settings)}",
-                "use the original flags, or another --name",
-            )
+        check_match(f"the checkpoint {path}", checkpoint.settings, settings)
         return checkpoint
     if files:
         count = "the only checkpoint" if len(files) == 1 else f"each of the {len(files)} checkpoints"

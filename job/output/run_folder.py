@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.config import check_name, settings_differences, usage_error
+from job.config import check_name, usage_error
 from job.errors import Exit, JobError
+from job.must_match import check_match
 from job.output import latest, layout
 from job.output.io_errors import content_errors, output_errors
 from job.output.run_lock import run_lock
@@ -94,7 +95,8 @@ class RunFolder:
 
         Raises:
             JobError: 64 if another Job began it, or another process here trains it; 75 if another process of the Job
-                still does; 65 if it was started on other data, 78 with other settings; 73 or 75 from the file system.
+                still does; 65 if it was started on other data, 78 with other settings or another model; 73 or 75 from
+                the file system.
         """
         with contextlib.ExitStack() as held:
             with self.errors():
@@ -179,11 +181,8 @@ class RunFolder:
         return manifest
 
     def _check_settings(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        if before == now:
-            return
         if any(before.get(split) != now[split] for split in ("train", "test")):
             message = f"run {self.run!r} was started on other data"
             hint = "use the original data, or another --name"
             raise JobError(Exit.DATA_DAMAGED, "dataset-other", message, hint)
-        message = f"run {self.run!r} has other settings: {settings_differences(before, now)}"
-        raise JobError(Exit.SETTINGS, "other-settings", message, "use the original flags, or another --name")
+        check_match(f"run {self.run!r}", before, now)

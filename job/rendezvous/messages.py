@@ -15,14 +15,15 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every supervisor sends to rank 0's once a second.
 
-    settings is the settings hash. attempt is a random text, new for each attempt to join. round_id is empty while the
-    worker waits for the others; then it names the round in which its trainer was started. address is the host:port of
-    its TensorFlow server.
+    settings is the settings hash; model, the SHA-256 of model.py, is part of it too. attempt is a random text, new for
+    each attempt to join. round_id is empty while the worker waits for the others; then it names the round in which its
+    trainer was started. address is the host:port of its TensorFlow server.
     """
 
     run: Text
     job_uid: Text
     settings: Text
+    model: Text
     workers: Count
     rank: Count
     attempt: Text

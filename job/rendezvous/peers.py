@@ -89,13 +89,13 @@ class Peers:
         self._new_attempt = threading.Event()
         self._thread = threading.Thread(target=self._ask_repeatedly, name="rendezvous", daemon=True)
 
-    def connect(self, settings: str) -> None:
-        """Prepare to meet the other workers, if there are any; their settings hash must be this one."""
+    def connect(self, settings: str, model: str) -> None:
+        """Prepare to meet the other workers, if there are any; their hash of settings and model must be these."""
         run, uid, workers, rank = self._cluster.run, self._cluster.job_uid, self._cluster.workers, self.rank
         if workers > 1:
-            self.rendezvous = Rendezvous(run, uid, settings, workers) if rank == 0 else None
+            self.rendezvous = Rendezvous(run, uid, settings, model, workers) if rank == 0 else None
             self.answered_at = time.monotonic()
-            self._request = Request(run, uid, settings, workers, rank, "", "", "", "starting", 0)
+            self._request = Request(run, uid, settings, model, workers, rank, "", "", "", "starting", 0)
 
     def start_attempt(self) -> str:
         """Try to join a round, with the first request at once; returns the id of this attempt."""

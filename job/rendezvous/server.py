@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from job.cluster import is_address
+from job.must_match import SHORT
 from job.rendezvous.messages import Refused, Reply, Request
 
 if TYPE_CHECKING:
@@ -31,18 +32,25 @@ class Rendezvous:
     All methods are thread-safe, except that join_and_wait() needs one event loop for all its calls.
 
     Args:
-        run: the run's name. All workers must have the same run, job_uid, settings and workers.
+        run: the run's name. All workers must have the same run, job_uid, settings, model and workers.
         job_uid: the UID of its Job.
         settings: the settings hash.
+        model: SHA-256 of model.py, which is part of the settings hash too.
         workers: the number of workers.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, run: str, job_uid: str, settings: str, workers: int, clock: Callable[[], float] = time.monotonic
+        self,
+        run: str,
+        job_uid: str,
+        settings: str,
+        model: str,
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._own = {"run": run, "JOB_UID": job_uid, "WORKERS": workers}
-        self._settings, self._workers, self._clock = settings, workers, clock
+        self._settings, self._model, self._workers, self._clock = settings, model, workers, clock
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
         self._lock = threading.RLock()
@@ -106,10 +114,15 @@ class Rendezvous:
         for what, own in self._own.items():
             if own != sent[what]:
                 raise Refused(f"worker 0 has the {what} {own!r}, but this worker has {sent[what]!r}")
+        if request.model != self._model:
+            raise Refused(
+                f"worker 0 has another model: model.py has SHA-256 {self._model[:SHORT]} there "
+                f"and {request.model[:SHORT]} here; give all workers the same model.py or the same image"
+            )
         if request.settings != self._settings:
             raise Refused(
                 "worker 0 has other settings: the flags or the dataset differ "
-                f"(hash {self._settings[:12]} there, {request.settings[:12]} here)"
+                f"(hash {self._settings[:SHORT]} there, {request.settings[:SHORT]} here)"
             )
         if request.rank >= self._workers:
             raise Refused(f"a worker's rank must be from 0 to {self._workers - 1}, not {request.rank}")

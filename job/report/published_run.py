@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from job.must_match import SHORT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 class PublishedRun:
     """One published run.
 
-    accuracy and interval are of the test set; verdict and reason are promotion's, `-` and empty if it decided nothing;
-    curve is that of report.json; correct says of each test example whether the model classifies it correctly [n].
+    settings are the report's, and `model`, the start of the SHA-256 of model.py; accuracy and interval are of the test
+    set; verdict and reason are promotion's, `-` and empty if it decided nothing; curve is that of report.json; correct
+    says of each test example whether the model classifies it correctly [n].
     """
 
     name: str
@@ -116,10 +119,12 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
     except ValueError:
         raise _DamageError(f"the run's start in report.json is not a time: {started!r}") from None
     verdict, reason = _read_verdict(run_folder / "verdict.json")
+    # Shown like a setting, and short. Reports of earlier versions have none.
+    model = {"model": str(report["model_sha256"])[:SHORT]} if "model_sha256" in report else {}
     return PublishedRun(
         name=folder.name,
         started=started,
-        settings={str(key): value for key, value in report["settings"].items()},
+        settings={**{str(key): value for key, value in report["settings"].items()}, **model},
         train_sha256=str(report["dataset"]["train"]["sha256"]),
         test_sha256=str(report["dataset"]["test"]["sha256"]),
         accuracy=float(test["accuracy"]),

@@ -51,6 +51,7 @@ def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
         "dataset": dict(manifest["fingerprint"]),
         "settings": dict(settings),
         "settings_hash": manifest["settings_hash"],
+        "model_sha256": manifest["must_match"]["model"],
         "workers": settings["workers"],
         "replicas": run.replicas,
         "device": settings["device"],

@@ -100,6 +100,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]
                 ("test images", f"{data['test']['count']:,}"),
                 ("their SHA-256", data["test"]["sha256"]),
                 ("settings hash", report["settings_hash"]),
+                ("SHA-256 of model.py", report["model_sha256"]),
                 ("SHA-256 of the parameters", report["parameters_sha256"]),
             ],
         ),

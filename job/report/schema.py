@@ -14,12 +14,14 @@ _TEXT = {"type": "string"}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
 
-def _object(description: str, properties: Mapping[str, Any], *, closed: bool = True) -> dict[str, Any]:
+def _object(
+    description: str, properties: Mapping[str, Any], *, closed: bool = True, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     return {
         "type": "object",
         "description": description,
         "properties": dict(properties),
-        "required": list(properties),
+        "required": [name for name in properties if name not in optional],
         "additionalProperties": not closed,
     }
 
@@ -57,7 +59,8 @@ SCHEMA: dict[str, Any] = {
                 closed=False,
             ),
             "settings": {"type": "object", "description": "every setting of the run, named as in job/config.py"},
-            "settings_hash": _SHA256 | {"description": "over the settings that must match for a resume"},
+            "settings_hash": _SHA256 | {"description": "over data, model and settings that must match for a resume"},
+            "model_sha256": _SHA256 | {"description": "of model.py; reports of earlier versions have none"},
             "workers": {"type": "integer", "minimum": 1},
             "replicas": {"type": "integer", "minimum": 1, "description": "replicas in sync, over all workers"},
             "device": {"type": "string", "description": "cpu or gpu"},
@@ -126,5 +129,6 @@ SCHEMA: dict[str, Any] = {
             ),
             "parameters_sha256": _SHA256 | {"description": "over name, dtype, shape and bytes of each, by sorted name"},
         },
+        optional=("model_sha256",),
     ),
 }

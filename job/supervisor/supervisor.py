@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.config import settings_hash, settings_to_match
 from job.dataset.fingerprint import read_fingerprint
 from job.errors import PUBLISHED, Exit, JobError
+from job.must_match import model_changed, model_sha256, settings_hash, settings_to_match
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
@@ -82,6 +82,7 @@ class Supervisor:
         self._restarts = RestartPolicy()
         self._peers = Peers(cluster, self.events)
         self._status = WorkerStatus(cluster, self._restarts, self._peers)
+        self._model = ""  # SHA-256 of model.py
         self._stopping = False
         self._child_pid = 0
 
@@ -93,12 +94,14 @@ class Supervisor:
         """
         try:
             dataset = read_fingerprint(self._config.data, self._config.dataset)
+            must_match = settings_to_match(self._config, dataset)
         except JobError:
             outcome = self._precheck()
-            if outcome and self._status.phase == "published":  # a published run needs no dataset
+            if outcome and self._status.phase == "published":  # a published run needs no dataset and no model
                 return outcome
             raise
-        self._peers.connect(settings_hash(settings_to_match(self._config, dataset)))
+        self._model = must_match["model"]
+        self._peers.connect(settings_hash(must_match), self._model)
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         with ExitStack() as stack:
             with listen_errors(port):
@@ -138,6 +141,8 @@ class Supervisor:
     def _train(self) -> Outcome:
         """Meet the other workers, and run the trainer to its exit."""
         round_id, addresses = self._meet()
+        if (model := model_sha256()) != self._model:  # the peers compared the file as it was at the start
+            raise model_changed(self._model, model)
         cluster = dataclasses.replace(self._cluster, tensorflow=addresses)
         return self._run_process("job.supervisor.trainer", cluster, round_id)
 

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from job.config import settings_hash, settings_to_match
 from job.dataset.rows import Dataset, load_dataset
+from job.must_match import settings_hash, settings_to_match
 from job.output.journal import Journal
 from job.output.run_folder import RunFolder
 from job.supervisor.child import run_child

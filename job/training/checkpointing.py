@@ -30,7 +30,7 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
     Args:
         config: the run's settings.
         worker: this process.
-        settings: config.settings_to_match()'s, which the checkpoint must have.
+        settings: must_match.settings_to_match()'s, which the checkpoint must have.
         output: rank 0's run folder; None on the other ranks, which get the start.
 
     Returns:

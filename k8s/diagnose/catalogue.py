@@ -285,6 +285,10 @@ PROBLEMS: dict[str, Problem] = {
         "the run was started with other flags, or none of its checkpoints is intact",
         "use the original flags, or choose another --name",
     ),
+    "other-model": Problem(
+        "model.py is not the one with which the run began",
+        "use the image with the original model.py, or choose another --name",
+    ),
     "other-workers": Problem(
         "the run has --sync-every above 1, and was started with another number of workers",
         "use the number of workers that the message names (--workers)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ from safetensors.numpy import load_file
 
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
-from tests.faults.team import STEPS, Team, assert_published, assert_same
+from tests.faults.team import STEPS, Team, assert_published, assert_same, copy_with
 from tests.fixtures import synthetic, write_idx
-from tests.job.processes import contents
+from tests.job.processes import ROOT, contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     Undisturbed = Callable[..., dict[str, Any]]
 
 pytestmark = pytest.mark.faults
+
+MODEL = ROOT / "job" / "model.py"
 
 
 @pytest.mark.parametrize("name", ["train-images.npy", "test-labels.npy", "fingerprint.json"])
@@ -74,6 +77,25 @@ def test_a_resumed_run_with_other_settings(digits: Path, tmp_path: Path, interru
         team.start()
         message = "run 'run' has other settings: batch_size was 100 and is now 50, seed was 0 and is now 1"
         assert team[0].failure() == (78, "other-settings", message)
+        assert team.sound_checkpoints() == before
+
+
+@pytest.mark.parametrize("edit", [("* (1 / 255)", "* (1 / 256)"), ("[PIXELS, CLASSES]", "[PIXELS + 1, CLASSES]")])
+def test_a_resumed_run_with_another_model(
+    digits: Path, tmp_path: Path, interrupted: Path, edit: tuple[str, str]
+) -> None:
+    """An interrupted run whose model.py was edited since ends with 78, whether the parameters' shapes fit or not."""
+    source = MODEL.read_text(encoding="utf-8")
+    assert source.count(edit[0]) == 1
+    edited = source.replace(*edit)
+    variables = copy_with(tmp_path, "model.py", edited)
+    shutil.copytree(interrupted, tmp_path / "output")
+    with Team(digits, tmp_path / "output", 1, variables=variables) as team:
+        before = team.sound_checkpoints()
+        team.start()
+        had, has = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, edited))
+        message = f"the model changed since the run began: {tmp_path}/job/model.py had SHA-256 {had} and has {has}"
+        assert team[0].failure() == (78, "other-model", message)
         assert team.sound_checkpoints() == before
 
 

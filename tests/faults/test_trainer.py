@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.team import SHORT, Team, assert_same
+from tests.faults.team import SHORT, Team, assert_same, copy_with
 from tests.job import processes
 
 if TYPE_CHECKING:
@@ -168,13 +167,6 @@ def kill_at_random(team: Team, rng: random.Random, kills: int) -> int:
         if worker.process.returncode is not None:
             team.start(worker.rank)
     return kills
-
-
-def copy_with(folder: Path, name: str, source: str) -> dict[str, str]:
-    """Copy the package job and replace one module; gives the environment variables with which the copy runs."""
-    shutil.copytree(processes.ROOT / "job", folder / "job", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "job" / name).write_text(source, encoding="utf-8")
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # without the current folder
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from job.errors import Exit
 from job.supervisor.restart_policy import CAUSED_BY_PEER
 from job.supervisor.supervisor import STOP_S
 from job.supervisor.watchdog import SILENT_S
-from tests.faults.team import ALONE, ALONE_MIDDLE, RUN, SHORT, STEPS, Team, assert_same
-from tests.job.processes import wait_until
+from tests.faults.team import ALONE, ALONE_MIDDLE, RUN, SHORT, STEPS, Team, assert_same, copy_with
+from tests.job.processes import ROOT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,12 +233,14 @@ def test_rank_0_never_starts(digits: Path, tmp_path: Path) -> None:
 
 
 def test_strangers_at_rank_0(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
-    """Workers of another run, of another Job and with other settings never join; each one's last record says why."""
+    """Workers of another run or Job, or with other settings or another model, never join; the last record says why."""
+    edited = copy_with(tmp_path, "model.py", (ROOT / "job" / "model.py").read_text(encoding="utf-8") + "# edited\n")
     with Team(digits, tmp_path / "own", flags=SHORT) as team, ExitStack() as stack:
         strangers = {
             "the run": Team(digits, tmp_path / "run", 2, (*SHORT, "--join-timeout=3"), {"RUN": "other"}),
             "the JOB_UID": Team(digits, tmp_path / "uid", 2, (*SHORT, "--join-timeout=3"), uid="uid-2"),
             "other settings": Team(digits, tmp_path / "seed", 2, (*SHORT, "--join-timeout=3", "--seed=1")),
+            "another model": Team(digits, tmp_path / "model", 2, (*SHORT, "--join-timeout=3"), edited),
         }
         team.start(0)
         team[0].wait_for_phase("waiting")

@@ -78,6 +78,7 @@ def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) 
         "started": "2026-11-23T06:54:00+00:00",
         "settings": settings | {"data": "data", "output": "output"},
         "settings_hash": "a" * 64,
+        "must_match": {"model": "e" * 64},
         "fingerprint": {
             "dataset": "mnist",
             "version": "3.0.1",

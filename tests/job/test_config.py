@@ -76,7 +76,6 @@ WITHIN: list[tuple[str, Any]] = [
     ("threads", 0),
     ("threads", 1024),
 ]
-FINGERPRINT = {"train": {"sha256": "a" * 64}, "test": {"sha256": "b" * 64}}
 
 
 def refusal(*arguments: str) -> tuple[Exit, str, str]:
@@ -171,46 +170,6 @@ def test_argv_is_the_inverse_of_parse() -> None:
     )
     assert len(configs.argv(odd)) == len(dataclasses.fields(Config))
     assert configs.parse(configs.argv(odd)) == odd
-
-
-def test_the_settings_hash_covers_exactly_what_must_match() -> None:
-    """The data and what determines the parameters change it; workers, paths, intervals and threads do not."""
-
-    def digest(config: Config, fingerprint: Any = FINGERPRINT) -> str:
-        return configs.settings_hash(configs.settings_to_match(config, fingerprint))
-
-    base = digest(Config())
-    assert base == digest(Config())
-    assert len(base) == 64
-    other: dict[str, Any] = {
-        "epochs": 11,
-        "batch_size": 101,
-        "learning_rate": 1.5,
-        "schedule": "constant",
-        "seed": 1,
-        "dataset": "kmnist",  # counts by its fingerprint
-        "data": Path("elsewhere"),
-        "output": Path("elsewhere"),
-        "name": "other",
-        "workers": 2,
-        "sync_every": 2,
-        "evaluate_every": 0,
-        "log_every": 1,
-        "checkpoint_every": 1,
-        "continue_": True,
-        "join_timeout": 1,
-        "stall_timeout": 5,
-        "min_accuracy": 0.5,
-        "promote": "never",
-        "device": "gpu",
-        "threads": 1,
-    }
-    hashes = {field: digest(dataclasses.replace(Config(), **{field: value})) for field, value in other.items()}
-    changing = {field for field in hashes if hashes[field] != base}
-    assert set(other) == {field.name for field in dataclasses.fields(Config)}
-    assert changing == {"epochs", "batch_size", "learning_rate", "schedule", "seed", "sync_every"}
-    fingerprints = [digest(Config(), FINGERPRINT | {split: {"sha256": "c" * 64}}) for split in ("train", "test")]
-    assert len({base, *fingerprints, *(hashes[field] for field in changing)}) == 9
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from job.config import Config, settings_hash, settings_to_match
+from job.config import Config
+from job.must_match import settings_hash, settings_to_match
 from job.output.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import pytest
 from safetensors import numpy as safetensors
 from safetensors import safe_open
 
-from job.config import Config, settings_hash, settings_to_match
+from job.config import Config
 from job.errors import Exit, JobError
+from job.must_match import model_sha256, settings_hash, settings_to_match
 from job.output import checkpoint
 from job.output.checkpoint import Checkpoint, CheckpointWriter, restore_newest, save_checkpoint
 from job.system import files
@@ -91,7 +92,8 @@ def test_file_is_a_safetensors_file_and_tells_what_it_is(tmp_path: Path) -> None
         "workers": "2",
         "seconds": "4.0",
         "settings": (
-            '{"batch_size": 100, "epochs": 10, "learning_rate": 0.1, "schedule": "cosine", "seed": 0, "sync_every": 1, '
+            '{"batch_size": 100, "epochs": 10, "learning_rate": 0.1, '
+            f'"model": "{model_sha256()}", "schedule": "cosine", "seed": 0, "sync_every": 1, '
             f'"test": "{"b" * 64}", "train": "{"a" * 64}"}}'
         ),
         "settings_hash": settings_hash(SETTINGS),
@@ -233,6 +235,17 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
         f"the checkpoint {tmp_path / '2.safetensors'} has other settings: "
         "batch_size was 100 and is now 64, learning_rate was 0.1 and is now 0.2, momentum was None and is now 0.9"
     )
+
+
+def test_another_model_is_78(tmp_path: Path) -> None:
+    """The newest checkpoint decides; one of a version that did not note the model fits any."""
+    old = {name: value for name, value in SETTINGS.items() if name != "model"}
+    save_checkpoint(tmp_path, made(2, settings=old))
+    assert restore_newest(tmp_path, SETTINGS, silent)
+    save_checkpoint(tmp_path, made(4))
+    with pytest.raises(JobError, match="the model changed since the run began") as caught:
+        restore_newest(tmp_path, SETTINGS | {"model": "d" * 64}, silent)
+    assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-model")
 
 
 def test_one_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

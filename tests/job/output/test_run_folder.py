@@ -80,6 +80,20 @@ def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+def test_run_of_another_model_is_78(tmp_path: Path) -> None:
+    """Whether the name of the run is this Job's or taken over; nothing changes."""
+    with RunFolder(tmp_path, "a", "local").begin(manifest()):
+        pass
+    before = tree(tmp_path)
+    changed = manifest()
+    changed["must_match"]["model"] = "d" * 64
+    for output in (RunFolder(tmp_path, "a", "local"), RunFolder(tmp_path, "a", "0f6e", take_over=True)):
+        with pytest.raises(JobError, match="the model changed since the run began") as caught, output.begin(changed):
+            pytest.fail("begun")
+        assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-model")
+    assert tree(tmp_path) == before
+
+
 def test_run_of_other_data_is_65(tmp_path: Path) -> None:
     """The data is named and the remedy, even if settings differ too; nothing changes."""
     with RunFolder(tmp_path, "a", "local").begin(manifest()):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKERS = 2
-REQUEST = Request("r", "u", "5e77", WORKERS, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+REQUEST = Request("r", "u", "5e77", "30de1", WORKERS, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
 FIRST = msgspec.structs.replace(REQUEST, rank=0, address="10.0.0.0:2222")
 ADDRESSES = ("10.0.0.0:2222", "10.0.0.1:2222")
 TEXT = "text/plain; charset=utf-8"
@@ -71,7 +71,7 @@ class Serving(NamedTuple):
 @pytest.fixture
 def serving(capfd: pytest.CaptureFixture[str]) -> Iterator[Serving]:
     """Rank 0's server. In the end it must still reply, and have printed nothing."""
-    rendezvous = Rendezvous("r", "u", "5e77", WORKERS)
+    rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS)
     with serve("127.0.0.1", 0, lambda: b"metrics\n", rendezvous) as server:
         serving = Serving(server, rendezvous)
         yield serving
@@ -122,7 +122,7 @@ def test_a_waiting_worker_takes_no_place_from_others(monkeypatch: pytest.MonkeyP
     """If all places to wait are taken, a worker gets its reply at once."""
     monkeypatch.setattr(listener, "CONNECTIONS", 2)
     monkeypatch.setattr(http, "HOLD_S", 600)
-    rendezvous = Rendezvous("r", "u", "5e77", 3)
+    rendezvous = Rendezvous("r", "u", "5e77", "30de1", 3)
     requests = [msgspec.structs.replace(REQUEST, workers=3, rank=rank) for rank in range(3)]
     with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server, ThreadPoolExecutor(1) as threads:
         address = f"127.0.0.1:{server.port}"
@@ -216,7 +216,7 @@ def test_a_slow_request_is_cut_off(serving: Serving, monkeypatch: pytest.MonkeyP
 def test_a_flood_of_unfinished_requests_keeps_no_worker_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new connection closes the oldest one, and one that a worker waits on is not closed."""
     monkeypatch.setattr(listener, "CONNECTIONS", 32)
-    rendezvous = Rendezvous("r", "u", "5e77", WORKERS)
+    rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS)
     with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server, ExitStack() as stack:
         serving = Serving(server, rendezvous)
         threads = stack.enter_context(ThreadPoolExecutor(1))
@@ -308,7 +308,7 @@ def test_a_port_that_the_launcher_holds_can_be_used(host: str) -> None:
         port = held.getsockname()[1]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         for _ in range(2):
-            alone = Rendezvous("r", "u", "5e77", 1)
+            alone = Rendezvous("r", "u", "5e77", "30de1", 1)
             with serve(host, port, lambda: b"", alone):
                 assert ask(address, msgspec.structs.replace(FIRST, workers=1), 60).addresses
             with pytest.raises(ConnectionRefusedError):
@@ -332,7 +332,7 @@ def test_a_closed_server_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]
         return threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
     before = count()
-    rendezvous = Rendezvous("r", "u", "5e77", WORKERS)
+    rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS)
     with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server:
         serving = Serving(server, rendezvous)
         for data in (post(b"{"), HALF_A_REQUEST[:20], b"x" * 9000, post(BODY)):

@@ -14,7 +14,7 @@ from job.rendezvous.messages import Reply, Request
 from job.rendezvous.peers import Attendance, Peers, ReplyEvent, check_distinct, needs_dns, tensorflow_address
 from job.rendezvous.server import Rendezvous
 
-REQUEST = Request("r", "u", "5e77", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
 
 
 def test_the_missing_workers_are_named() -> None:
@@ -35,11 +35,11 @@ def test_the_missing_workers_are_named() -> None:
 def test_rank_0_does_not_need_its_own_name() -> None:
     """DNS may not know it yet. The others report why they get no reply."""
     replies = []
-    with serve("", 0, lambda: b"", Rendezvous("r", "u", "5e77", 2)) as listening:
+    with serve("", 0, lambda: b"", Rendezvous("r", "u", "5e77", "30de1", 2)) as listening:
         supervisors = (f"no-such-host.invalid:{listening.port}", "h:1")
         for rank in range(2):
             peers = Peers(Cluster("r", "u", rank, ("h:2222", "i:2222"), supervisors), queue.SimpleQueue())
-            replies.append(peers._ask(Request("r", "u", "5e77", 2, rank, "a", "", "h:2222", "starting", 0)))
+            replies.append(peers._ask(Request("r", "u", "5e77", "30de1", 2, rank, "a", "", "h:2222", "starting", 0)))
     assert isinstance(replies[0], Reply)
     assert replies[0].missing == (1,)
     assert str(replies[1]).startswith(f"worker 0 does not answer at {supervisors[0]} (")

@@ -12,12 +12,14 @@ import pytest
 from job.rendezvous.messages import Refused, Reply, Request
 from job.rendezvous.server import FRESH_S, MAX_NAMED, Rendezvous
 
-HASH = "5e77" * 16
+HASH, MODEL = "5e77" * 16, "30de1" * 12 + "30de"
 
 
 def waiting(rank: int, attempt: str = "a", workers: int = 3) -> Request:
     """The request of a worker that waits."""
-    return Request("r", "u", HASH, workers, rank, attempt, "", f"10.0.{rank >> 8}.{rank & 255}:2222", "waiting", 0)
+    return Request(
+        "r", "u", HASH, MODEL, workers, rank, attempt, "", f"10.0.{rank >> 8}.{rank & 255}:2222", "waiting", 0
+    )
 
 
 def running(rank: int, round_id: str, attempt: str = "a") -> Request:
@@ -38,7 +40,7 @@ class Clock:
 def opened(workers: int = 3) -> tuple[Rendezvous, Clock]:
     """A rendezvous that no worker has joined, and its clock."""
     clock = Clock()
-    return Rendezvous("r", "u", HASH, workers, clock), clock
+    return Rendezvous("r", "u", HASH, MODEL, workers, clock), clock
 
 
 def complete(rendezvous: Rendezvous, attempt: str = "a") -> str:
@@ -147,6 +149,14 @@ def test_a_rank_0_that_was_replaced_opens_a_new_round() -> None:
         ("job_uid", "v", "worker 0 has the JOB_UID 'u', but this worker has 'v'"),
         ("workers", 4, "worker 0 has the WORKERS 3, but this worker has 4"),
         (
+            "model",
+            "0" * 64,
+            (
+                "worker 0 has another model: model.py has SHA-256 30de130de130 there and 000000000000 here; "
+                "give all workers the same model.py or the same image"
+            ),
+        ),
+        (
             "settings",
             "0" * 64,
             (
@@ -174,7 +184,7 @@ def test_a_worker_of_another_run_is_refused(field: str, value: Any, sentence: st
 def test_all_waiting_workers_get_their_replies_when_the_last_one_joins() -> None:
     """Although each might wait far longer."""
     workers = 100
-    rendezvous = Rendezvous("r", "u", HASH, workers)
+    rendezvous = Rendezvous("r", "u", HASH, MODEL, workers)
 
     async def meet() -> list[Reply]:
         requests = [waiting(rank, workers=workers) for rank in range(workers)]
@@ -190,7 +200,7 @@ def test_all_waiting_workers_get_their_replies_when_the_last_one_joins() -> None
 
 def test_a_worker_whose_trainer_runs_gets_its_reply_at_once() -> None:
     """The wait of the others is bounded."""
-    rendezvous = Rendezvous("r", "u", HASH, 3)
+    rendezvous = Rendezvous("r", "u", HASH, MODEL, 3)
     assert asyncio.run(rendezvous.join_and_wait(running(1, "g"), 1e6)).joined == 0
     reply = asyncio.run(rendezvous.join_and_wait(waiting(1), 0.05))
     assert reply == Reply(reply.round_id, 1, (0, 2), ())

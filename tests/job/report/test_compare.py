@@ -11,6 +11,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
@@ -20,6 +21,7 @@ from job.report import compare, published_run
 from job.report import statistics as metrics
 from job.report.compare import block_curves
 from job.report.comparison import Difference, differing_settings
+from job.report.schema import SCHEMA
 from tests.job import report_samples as samples
 from tests.job.report.test_page import CONTRASTS
 
@@ -135,6 +137,21 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
         "damaged": {},
         "unpublished": ["begun"],
     }
+
+
+def test_runs_of_different_models_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the start of the SHA-256 of model.py, like a setting. Reports of earlier versions have none."""
+    for name, model in (("one", "a" * 64), ("two", "b" * 64), ("old", "")):
+        folder = samples.publish(tmp_path, name, right(), must_match={"model": model})
+        if not model:
+            report = json.loads((folder / "report.json").read_bytes())
+            del report["model_sha256"]
+            jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
+            (folder / "report.json").write_text(json.dumps(report))
+    compare.run(tmp_path)
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()[:4]]
+    assert header[-1] == "model"
+    assert {row[0]: row[-1] for row in rows} == {"one": "a" * 12, "two": "b" * 12, "old": "-"}
 
 
 def test_learning_curve_in_blocks(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_ids_are_unique_and_figures_are_shown(tmp_path: Path) -> None:
         "Misses the 90.00% minimum",
         "averaged every 100 steps (local SGD)",
         report["parameters_sha256"],
+        report["model_sha256"],
         "23 November 2026, 06:54 UTC",
     ):
         assert told in text

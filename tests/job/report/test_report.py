@@ -44,6 +44,7 @@ def test_report_holds_every_figure_of_the_run() -> None:
         "dataset": run.manifest["fingerprint"],
         "settings": run.manifest["settings"],
         "settings_hash": "a" * 64,
+        "model_sha256": "e" * 64,
         "workers": 2,
         "replicas": 2,
         "device": "cpu",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job import telemetry
+from job import must_match, telemetry
 from job.cluster import Cluster
 from job.config import Config
 from job.errors import PUBLISHED, Exit
@@ -140,6 +140,25 @@ def test_a_failure_that_may_pass_is_retried_three_times(
     ]
     assert starts(tmp_path) == 4
     assert termination_message(tmp_path)["reason"] == "restarts-used-up"
+
+
+def test_a_model_that_was_edited_meanwhile_is_78(
+    prepared: Path,
+    trainer: Callable[[str], None],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trainer is not started again with a model that the peers have not compared."""
+    model = tmp_path / "model.py"
+    model.write_text("# as at the start")
+    monkeypatch.setattr(must_match, "model_file", lambda: model)
+    trainer(f"echo edited > {model}\nkill -KILL $$")
+    assert supervised(prepared) == Exit.SETTINGS
+    last = shown(capfd)[0][-1]
+    assert (last.phase, last.reason) == ("failed", "other-model")
+    assert (last.message or "").startswith(f"the model changed since the run began: {model} had SHA-256 ")
+    assert starts(tmp_path) == 1
 
 
 def test_a_new_step_sets_the_count_to_0(

@@ -53,7 +53,7 @@ class FakeProcess:
 
 def request(rank: int, round_id: str = "", phase: str = "") -> Request:
     """What a worker sends to rank 0."""
-    return Request("r", "u", "s", WORKERS, rank, "a", round_id, f"a:{rank + 1}", phase, 0)
+    return Request("r", "u", "s", "m", WORKERS, rank, "a", round_id, f"a:{rank + 1}", phase, 0)
 
 
 class Scene:
@@ -62,10 +62,10 @@ class Scene:
     def __init__(self, rank: int) -> None:
         self.rank, self.clock, self.process = rank, Clock(), FakeProcess()
         cluster = Cluster("r", "u", rank, ("a:1",) * WORKERS, ("a:2",) * WORKERS)
-        self.rendezvous = Rendezvous("r", "u", "s", WORKERS, self.clock)
+        self.rendezvous = Rendezvous("r", "u", "s", "m", WORKERS, self.clock)
         self.round_id = [self.rendezvous.join(request(each)) for each in range(WORKERS)][-1].round_id
         self.peers = Peers(cluster, queue.SimpleQueue())
-        self.peers.connect("s")
+        self.peers.connect("s", "m")
         if rank == 0:
             self.peers.rendezvous = self.rendezvous
         self.rank_0_answered()

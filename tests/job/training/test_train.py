@@ -24,10 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from job import telemetry, train
 from job.cluster import Cluster
-from job.config import Config, settings_hash
+from job.config import Config
 from job.dataset.prepare import prepare_dataset
 from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
+from job.must_match import settings_hash
 from job.output.run_folder import RunFolder
 from job.report.schema import SCHEMA
 from job.supervisor.trainer import manifest
@@ -177,7 +178,7 @@ def test_same_flags_train_the_same_to_the_bit(runs: Runs, workers: int) -> None:
     first = runs.alone() if workers == 1 else runs.pair()
     second = runs(f"{first.name}-again", **({} if workers == 1 else {"workers": 2}))
     ours, theirs = first.json("report.json"), second.json("report.json")
-    for key in ("parameters_sha256", "curve", "test", "settings_hash"):
+    for key in ("parameters_sha256", "curve", "test", "settings_hash", "model_sha256"):
         assert ours[key] == theirs[key]
 
 
@@ -277,6 +278,7 @@ def test_config_json_is_the_manifest_of_the_run(runs: Runs, dataset: Dataset, pr
     must_match = {
         "train": dataset.fingerprint["train"]["sha256"],
         "test": dataset.fingerprint["test"]["sha256"],
+        "model": hashlib.sha256((processes.ROOT / "job/model.py").read_bytes()).hexdigest(),
         "batch_size": 64,
         "seed": 3,
         "learning_rate": 0.05,

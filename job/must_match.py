@@ -1,0 +1,97 @@
+"""What must match when a run is resumed, and on all of its workers: data, model, and the settings of the training."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import job
+from job.config import usage_error
+from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from job.config import Config
+
+SETTINGS = ("batch_size", "seed", "learning_rate", "schedule", "epochs", "sync_every")
+SHORT = 12  # digits of a SHA-256 in a message
+
+
+def settings_to_match(config: Config, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The data, the model's source, and the settings that determine the parameters.
+
+    Args:
+        config: the run's settings.
+        fingerprint: the dataset's, with `train` and `test` SHA-256.
+
+    Raises:
+        JobError: 64 if model.py cannot be read.
+    """
+    return {
+        "train": fingerprint["train"]["sha256"],
+        "test": fingerprint["test"]["sha256"],
+        "model": model_sha256(),
+        **{name: getattr(config, name) for name in SETTINGS},
+    }
+
+
+def settings_hash(values: Mapping[str, Any]) -> str:
+    """SHA-256 of settings_to_match() in canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def model_file() -> Path:
+    """The file from which `job.model` is imported; it need not exist. Imports nothing, because that takes seconds."""
+    spec = importlib.util.find_spec("job.model")
+    return Path(spec.origin) if spec and spec.origin else Path(job.__path__[0], "model.py")
+
+
+def model_sha256() -> str:
+    """SHA-256 of the bytes of model.py; modules of the user's own that it imports do not count.
+
+    Raises:
+        JobError: 64 if it cannot be read.
+    """
+    file = model_file()
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        hint = "put the file with the model there; it may be a mount or a copy that failed"
+        raise usage_error(f"the model {file} cannot be read: {error.strerror}", hint) from error
+
+
+def check_match(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to resume with other settings_to_match().
+
+    Versions of this job before the hash of the model left none: their runs resume with any model that fits.
+
+    Args:
+        what: what `before` belongs to, for the message.
+        before: those with which the run began.
+        now: those of this start.
+
+    Raises:
+        JobError: 78, with what differs.
+    """
+    differing = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    if "model" in before and "model" in differing:
+        raise model_changed(before["model"], now["model"])
+    if others := [name for name in differing if name != "model"]:
+        changes = ", ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in others)
+        hint = "use the original flags, or another --name"
+        raise JobError(Exit.SETTINGS, "other-settings", f"{what} has other settings: {changes}", hint)
+
+
+def model_changed(before: str, now: str) -> JobError:
+    """The error of a run whose model.py has another SHA-256 than at its start."""
+    digests = f"{model_file()} had SHA-256 {before[:SHORT]} and has {now[:SHORT]}"
+    return JobError(
+        Exit.SETTINGS,
+        "other-model",
+        f"the model changed since the run began: {digests}",
+        "restore the original file, or use another --name",
+    )
