@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from kubernetes.stream.ws_client import get_websocket_url
 
-from k8s.api.errors import ApiError, LauncherError
+from k8s.api.errors import ApiError
 from k8s.api.exec import exec_in_container
 from k8s.api.objects import KINDS
 from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
-from k8s.api.watch import watch_objects
+from k8s.api.watch import GONE, watch_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PAGE = 500
 SILENCE_S = 60.0  # without a line of a log that is followed, before it is requested again
-WATCH_S = 60  # length of one watch request: a dead connection goes unnoticed for that long
+WATCH_S = 60  # length of one watch request
+LATE_S = 15.0  # how much longer its end may take: a dead connection goes unnoticed for both together
 
 
 class Cluster:
@@ -50,7 +51,7 @@ class Cluster:
         self._api, self.namespace, self._flags = Api(log_in, say, patience_s), namespace, flags
         self._versions: dict[str, str] = {}  # path of each API group's preferred version
         # The objects of keep() by namespace, kind and selector, or why they can no longer be watched.
-        self._kept: dict[tuple[str, str, str], list[Object] | LauncherError] = {}
+        self._kept: dict[tuple[str, str, str], list[Object] | Exception] = {}
 
     @property
     def patience_s(self) -> float:
@@ -89,10 +90,16 @@ class Cluster:
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects that a label selector and a field selector match; everywhere: in all namespaces."""
         if not fields and not everywhere and (kept := self._kept.get((self.namespace, kind, selector))) is not None:
-            if isinstance(kept, LauncherError):
+            if isinstance(kept, Exception):
                 raise kept
             return kept
-        return self._list(kind, selector, fields, everywhere=everywhere)[0]
+        return list(self.each(kind, selector, fields, everywhere=everywhere))
+
+    def each(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> Iterator[Object]:
+        """As select(), but one at a time: only a part of a long list is in memory at any time."""
+        for items, _ in self._pages(kind, selector, fields, everywhere=everywhere):
+            while items:
+                yield items.pop(0)
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
         """Create an object; in a dry run the API server only says what it would create."""
@@ -148,9 +155,14 @@ class Cluster:
         def open_watch(version: str) -> Generator[str]:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
-            return self._api.stream(self._path(kind), query, WATCH_S)
+            return self._api.stream(self._path(kind), query, WATCH_S + LATE_S)
 
-        return watch_objects(lambda: self._list(kind, selector, fields), open_watch, stop or threading.Event())
+        def list_objects() -> tuple[list[Object], str]:
+            pages = list(self._pages(kind, selector, fields))
+            # Of the first page: what changed while the others were listed is watched then.
+            return [item for items, _ in pages for item in items], pages[0][1]
+
+        return watch_objects(list_objects, open_watch, stop or threading.Event())
 
     def keep(self, kind: str, selector: str) -> None:
         """Watch these objects from now on: select() of them sends no requests. Returns once they are listed.
@@ -165,7 +177,7 @@ class Cluster:
                 for objects in self.watch(kind, selector):
                     self._kept[self.namespace, kind, selector] = list(objects.values())
                     known.set()
-            except LauncherError as error:
+            except Exception as error:  # noqa: BLE001 - whatever ends the thread, select() raises it
                 self._kept[self.namespace, kind, selector] = error
                 known.set()
 
@@ -271,20 +283,43 @@ class Cluster:
             self._versions[group] = f"/apis/{content['preferredVersion']['groupVersion']}"
         return self._versions[group]
 
-    def _list(self, kind: str, selector: str, fields: str, *, everywhere: bool = False) -> tuple[list[Object], str]:
-        items: list[Object] = []
+    def _pages(
+        self, kind: str, selector: str, fields: str, *, everywhere: bool = False
+    ) -> Iterator[tuple[list[Object], str]]:
+        """The objects of each page of a list, and the page's version.
+
+        A list may take longer than the API server keeps its version. It then goes on from the next object with the
+        objects as they are at that time (Kubernetes' "inconsistent continuation"), or without a token for this, with
+        all that are left at once.
+        """
         path = "/".join(KINDS[kind][:2]) if everywhere else self._path(kind)
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
+        seen: set[str] = set()
+        expired = False
         while True:
-            page = self._api.json("GET", path, query)
-            if "items" not in page:
-                raise self._api.not_kubernetes()
-            for item in page["items"]:
-                item["metadata"].pop("managedFields", None)  # a third of a pod's size, and unused here
-            items += page["items"]
-            if not (token := page["metadata"].get("continue")):
-                return items, page["metadata"]["resourceVersion"]
-            query["continue"] = token
+            try:
+                page = self._api.json("GET", path, query)
+            except ApiError as error:
+                if error.code != GONE or "continue" not in query:
+                    raise
+                if error.more and not expired:
+                    query["continue"], expired = error.more, True
+                else:
+                    del query["continue"], query["limit"]
+                continue
+            try:
+                version, token = page["metadata"]["resourceVersion"], page["metadata"].get("continue")
+                items = [item for item in page["items"] or [] if item["metadata"]["uid"] not in seen]
+                seen |= {item["metadata"]["uid"] for item in items}
+                for item in items:
+                    item["metadata"].pop("managedFields", None)  # a third of a pod's size, and unused here
+            except (KeyError, TypeError, AttributeError):
+                raise self._api.not_kubernetes() from None
+            del page  # not to be in memory together with the next one
+            yield items, version
+            if not token:
+                return
+            query["continue"], expired = token, False
 
 
 def field_manager() -> str:

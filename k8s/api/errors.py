@@ -58,11 +58,12 @@ class ApiError(LauncherError):
         code: the HTTP status, such as 403.
         reason: Kubernetes' word for it, such as Forbidden or AlreadyExists.
         message: the API server's sentence.
+        more: the token with which a list that took too long can go on; empty for none.
     """
 
-    def __init__(self, code: int, reason: str, message: str, what: str) -> None:
+    def __init__(self, code: int, reason: str, message: str, what: str, more: str = "") -> None:
         super().__init__(Status.REFUSED, f"the API server refused to {what}: {message}")
-        self.code, self.reason, self.message = code, reason, message
+        self.code, self.reason, self.message, self.more = code, reason, message, more
 
 
 def refusal(code: int, text: bytes, what: str) -> ApiError:
@@ -75,7 +76,8 @@ def refusal(code: int, text: bytes, what: str) -> ApiError:
     """
     try:
         status = json.loads(text)
-        return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what)
+        more = (status.get("metadata") or {}).get("continue") or ""
+        return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what, more)
     except (ValueError, AttributeError):
         return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
 

@@ -89,9 +89,11 @@ class Api:
             raise refusal(response.status, response.data, f"{method.lower()} {path}")
         self._warned = False
         try:
-            content: Object = json.loads(response.data or b"{}")
-        except ValueError:  # a proxy's own page, for example
-            raise self.not_kubernetes() from None
+            content = json.loads(response.data or b"{}")
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):  # a proxy's own page, for example
+            raise self.not_kubernetes()
         return content
 
     def _be_patient(self, passed_s: float, refused: ApiError | None, reason: str) -> None:
@@ -205,9 +207,10 @@ def send(
     url, headers = request_of(client, method, path, query)
     headers |= {"Accept": "application/json", "Content-Type": content_type}
     data = None if body is None else json.dumps(body)
+    timeout = Timeout(connect=timeout_s[0], read=timeout_s[1])
     try:
         response = client.rest_client.pool_manager.request(
-            method, url, body=data, headers=headers, timeout=Timeout(*timeout_s), retries=False, preload_content=False
+            method, url, body=data, headers=headers, timeout=timeout, retries=False, preload_content=False
         )
         if response.status >= 400 or ("watch" not in query and "follow" not in query):
             response.read(cache_content=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 5.0  # between two watches
 GONE = 410  # the version to continue from is too old
+CHANGES = {"ADDED", "MODIFIED", "DELETED", "BOOKMARK"}
 
 
 def watch_objects(
@@ -28,8 +29,8 @@ def watch_objects(
 ) -> Iterator[dict[str, Object]]:
     """The objects by UID: first as they are, then again after each change, until stop is set.
 
-    A watch that ends normally continues where it ended. One that breaks starts again from a new list, after a pause
-    that grows while no watch brings news.
+    A watch that ends normally continues where it ended. One that breaks, or brings what no watch should, starts again
+    from a new list, after a pause that grows while no watch brings news.
 
     Args:
         list_objects: gives the objects, and their version.
@@ -49,15 +50,16 @@ def watch_objects(
         began, newest = time.monotonic(), ""
         lines, start, version = open_watch(version), version, ""  # a new list, unless the watch ends normally
         try:
-            with suppress(OSError, ValueError), closing(lines):
-                for event in map(json.loads, lines):
-                    if stop.is_set() or event["type"] == "ERROR":
+            with suppress(OSError), closing(lines):
+                for line in lines:
+                    change = None if stop.is_set() else parse_change(line)
+                    if not change:
                         break
-                    item = event["object"]
+                    kind, item = change
                     newest = item["metadata"]["resourceVersion"]
-                    if event["type"] == "BOOKMARK":
+                    if kind == "BOOKMARK":
                         continue
-                    if event["type"] == "DELETED":
+                    if kind == "DELETED":
                         known.pop(item["metadata"]["uid"], None)
                     else:
                         known[item["metadata"]["uid"]] = item
@@ -70,3 +72,20 @@ def watch_objects(
         useful = newest or time.monotonic() - began > LAST_PAUSE_S
         pause_s = FIRST_PAUSE_S if useful else min(2 * pause_s, LAST_PAUSE_S)
         stop.wait(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+
+
+def parse_change(line: str) -> tuple[str, Object] | None:
+    """The type of a change (ADDED, MODIFIED, DELETED or BOOKMARK) and its object, from a line of a watch.
+
+    None if the watch cannot go on: an ERROR, or a line that is cut off or that no API server sends.
+    """
+    try:
+        event = json.loads(line)
+        kind, metadata = event["type"], event["object"]["metadata"]
+        needed = ("resourceVersion",) if kind == "BOOKMARK" else ("resourceVersion", "uid")
+        if kind not in CHANGES or not all(isinstance(metadata[name], str) for name in needed):
+            return None
+    except (ValueError, KeyError, TypeError):
+        return None
+    metadata.pop("managedFields", None)  # a third of a pod's size, and unused here
+    return kind, event["object"]

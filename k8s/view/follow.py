@@ -15,7 +15,7 @@ from job.config import Config
 from job.errors import PUBLISHED
 from job.local.display import Lines, choose_display
 from job.telemetry import Record
-from k8s.api.errors import ApiError, LauncherError, Status, refused
+from k8s.api.errors import ApiError, Status, refused
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.find import own_pods
 from k8s.state.names import claim_of, pod_selector, rank_of
@@ -77,7 +77,7 @@ class Follower:
             update = self._updates.get(timeout=seconds)
         except queue.Empty:
             return None
-        if isinstance(update, LauncherError):
+        if isinstance(update, Exception):
             raise update
         if isinstance(update, Record):
             self.run = dataclasses.replace(self.run, record=update)
@@ -111,7 +111,7 @@ class Follower:
                     if kind not in self._newest:
                         self._updates.put(kind)
                     self._newest[kind] = list(objects.values())
-        except LauncherError as error:  # for example because this user may not watch
+        except Exception as error:  # noqa: BLE001 - whatever ends the thread, next_record() raises it
             self._updates.put(error)
 
     def _read_log(self, pods: Iterable[Object]) -> None:
@@ -136,7 +136,7 @@ class Follower:
                     self._updates.put(record)
         except ApiError:
             pass  # this user may not read logs: the run is followed without its progress
-        except LauncherError as error:
+        except Exception as error:  # noqa: BLE001 - as in _watch()
             self._updates.put(error)
 
 

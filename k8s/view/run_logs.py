@@ -8,7 +8,6 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
-from k8s.api.errors import LauncherError
 from k8s.state.names import INDEX_LABEL, UID_LABEL, pod_selector, rank_of
 from k8s.state.pods import created, failures, started
 from k8s.state.run import Run, is_settled, state
@@ -140,7 +139,7 @@ class RunLogs:
         def guarded() -> None:
             try:
                 work(*arguments)
-            except LauncherError as error:
+            except Exception as error:  # noqa: BLE001 - whatever ends the thread, follow() raises it
                 self._news.put(("error", error))
 
         threading.Thread(target=guarded, daemon=True).start()

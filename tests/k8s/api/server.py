@@ -25,7 +25,8 @@ JOBS = "/apis/batch/v1/namespaces/here/jobs"
 CUT = object()  # in place of an answer: the connection is closed
 
 
-Answer = Any  # CUT, an object (200), or (status, object); a list of these as the lines of a stream
+# CUT, an object (200), or (status, object); a list of these as the lines of a stream; or what writes to a file
+Answer = Any
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -45,7 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, content = answer if isinstance(answer, tuple) else (200, answer)
         self.send_response(status)
         self.end_headers()
-        if isinstance(content, bytes):
+        if callable(content):
+            content(self.wfile)
+        elif isinstance(content, bytes):
             self.wfile.write(content)
         elif isinstance(content, list):
             self.wfile.write(b"".join(json.dumps(line).encode() + b"\n" for line in content))

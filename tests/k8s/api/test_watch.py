@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k8s.api.errors import ApiError
+from k8s.api.errors import ApiError, LauncherError
+from tests.job.processes import wait_until
 from tests.k8s.api.server import (
     CUT,
     PODS,
@@ -97,6 +98,114 @@ def test_a_watch_that_brings_nothing_waits_longer_each_time(serve: Callable[...,
     for found, expected in zip(stop.seconds, (0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 0.2), strict=True):
         assert 0.75 * expected <= found <= 1.25 * expected
     assert len([path for _, path, _ in server.asked if "limit=" in path]) == lists
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"object": {"metadata": {"uid": "a-uid", "resourceVersion": "8"}}}',
+        b'{"type": null, "object": {"metadata": {"uid": "a-uid", "resourceVersion": "8"}}}',
+        b'{"type": "SYNC", "object": {"metadata": {"uid": "a-uid", "resourceVersion": "8"}}}',
+        b'{"type": "ADDED"}',
+        b'{"type": "ADDED", "object": null}',
+        b'{"type": "ADDED", "object": {"metadata": {"uid": "a-uid"}}}',
+        b'{"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}}}',
+        b'{"type": "BOOKMARK", "object": {"metadata": {}}}',
+        b'{"type": "ERROR", "object": {"kind": "Status", "code": 500}}',
+        b'{"kind": "Status", "code": 403}',
+        b"null",
+        b"[]",
+        b"7",
+        b'"type"',
+        b"<html>busy</html>",
+        b"",
+        b"\xff",
+    ],
+)
+def test_a_line_that_is_no_change_starts_the_watch_again(serve: Callable[..., Server], line: bytes) -> None:
+    """What a proxy adds to a watch, or an error in it, leads to a new list; the reader is not left waiting."""
+    server = serve(page(version="7"), (200, line + b"\n"), page(named("b"), version="9"), [])
+    stop = Waits()
+    for now in cluster_at(server.port).watch("Pod", stop=stop):
+        if now:
+            stop.set()
+    assert list(now) == ["b-uid"]
+    assert "resourceVersion=7" in server.asked[1][1]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"continue": "from-b"}])
+def test_a_watch_whose_list_took_too_long(serve: Callable[..., Server], metadata: dict[str, str]) -> None:
+    """It goes on with the objects as they are, and watches from the first page on, so that no change is lost."""
+    old, changed = named("a"), named("a", resourceVersion="8")
+    rest = page(named("b"), version="9") if metadata else page(changed, named("b"), version="9")
+    server = serve(
+        page(old, version="7", more="t"),
+        (410, {"kind": "Status", "reason": "Expired", "code": 410, "metadata": metadata}),
+        rest,
+        [{"type": "MODIFIED", "object": changed}],
+    )
+    stop, seen = Waits(), []
+    for now in cluster_at(server.port).watch("Pod", stop=stop):
+        seen.append(now)
+        if len(seen) == 2:
+            stop.set()
+    assert seen[0] == {"a-uid": named("a"), "b-uid": named("b")}
+    assert seen[1]["a-uid"] == changed
+    assert "continue=t" in server.asked[1][1]
+    assert ("continue=from-b" in server.asked[2][1]) == bool(metadata)
+    assert "resourceVersion=7" in server.asked[3][1]
+
+
+def test_a_list_that_expires_again_and_again_is_refused(serve: Callable[..., Server]) -> None:
+    """A server that never accepts a token is asked for everything at once, and then no more."""
+    gone = (410, {"kind": "Status", "code": 410, "message": "expired", "metadata": {"continue": "t"}})
+    server = serve(page(named("a"), more="t"), gone, gone, gone)
+    with pytest.raises(ApiError, match="expired"):
+        cluster_at(server.port).select("Pod")
+    assert "limit" not in server.asked[-1][1]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b'{"items": []}', b'{"items": [{}], "metadata": {}}', b"<html>"])
+def test_a_list_that_no_api_server_gives(serve: Callable[..., Server], content: bytes) -> None:
+    """It is an error that names the server, also for those that wait for what is kept."""
+    with pytest.raises(LauncherError, match="does not answer like a Kubernetes API server"):
+        cluster_at(serve((200, content)).port).keep("Pod", "app=a")
+
+
+def test_a_fault_in_the_thread_of_what_is_kept(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends the thread, those that wait for the objects learn of it."""
+
+    def fail(_: str) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("k8s.api.watch.parse_change", fail)
+    server = serve(page(named("a")), [{"type": "ADDED", "object": named("b")}])
+    cluster = cluster_at(server.port)
+    cluster.keep("Pod", "app=a")
+
+    def until_raised() -> None:
+        wait_until(lambda: not cluster.select("Pod", "app=a"), "an error")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        until_raised()
+
+
+def test_a_quiet_watch_ends_before_its_connection_counts_as_dead(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each time without a change would cost a new list. The time to connect is no limit to its silence."""
+    monkeypatch.setattr("k8s.api.cluster.WATCH_S", 0.2)
+    monkeypatch.setattr("k8s.api.requests.TIMEOUT_S", (0.2, 30.0))
+
+    def quiet(_: object) -> None:
+        time.sleep(0.5)
+
+    server = serve(page(version="7"), quiet, page(version="8"), quiet, [])
+    stop = Waits()
+    threading.Thread(target=lambda: list(cluster_at(server.port).watch("Pod", stop=stop)), daemon=True).start()
+    wait_until(lambda: len(server.asked) >= 3, "three requests")
+    stop.set()
+    assert ["limit=" in path for _, path, _ in server.asked[:3]] == [True, False, False]
 
 
 def test_what_is_kept_is_listed_once_and_watched_once(serve: Callable[..., Server]) -> None:
