@@ -13,7 +13,7 @@ from kubernetes.stream.ws_client import get_websocket_url
 
 from k8s.api.errors import ApiError
 from k8s.api.exec import exec_in_container
-from k8s.api.objects import KINDS
+from k8s.api.objects import KINDS, leave_out_unused
 from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
 from k8s.api.watch import GONE, watch_objects
 
@@ -308,15 +308,16 @@ class Cluster:
                     del query["continue"], query["limit"]
                 continue
             try:
-                version, token = page["metadata"]["resourceVersion"], page["metadata"].get("continue")
-                items = [item for item in page["items"] or [] if item["metadata"]["uid"] not in seen]
-                seen |= {item["metadata"]["uid"] for item in items}
+                items, version, token = page["items"] or [], *map(page["metadata"].get, ("resourceVersion", "continue"))
+                if "limit" not in query:
+                    items = [item for item in items if item["metadata"].get("uid") not in seen]
+                seen.update(item["metadata"].get("uid", "") for item in items)
                 for item in items:
-                    item["metadata"].pop("managedFields", None)  # a third of a pod's size, and unused here
+                    leave_out_unused(item)
             except (KeyError, TypeError, AttributeError):
                 raise self._api.not_kubernetes() from None
             del page  # not to be in memory together with the next one
-            yield items, version
+            yield items, version or ""
             if not token:
                 return
             query["continue"], expired = token, False

@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
+from k8s.api.objects import leave_out_unused
 from k8s.api.requests import TEMPORARY
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def parse_change(line: str) -> tuple[str, Object] | None:
         needed = ("resourceVersion",) if kind == "BOOKMARK" else ("resourceVersion", "uid")
         if kind not in CHANGES or not all(isinstance(metadata[name], str) for name in needed):
             return None
-    except (ValueError, KeyError, TypeError):
+        leave_out_unused(event["object"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    metadata.pop("managedFields", None)  # a third of a pod's size, and unused here
     return kind, event["object"]

@@ -103,13 +103,15 @@ def check_nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
     if problem:
         return Check("nodes", *without_nodes(cluster, job, problem, catalogue.remedy("scheduling")))
     try:
-        pods = cluster.select("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
+        # There may be 100,000 pods: they are summed up as they come.
+        used = usage_by_node(
+            cluster.each("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
+        )
     except ApiError as error:
         if error.code != 403:
             raise
         message = f"the nodes are large enough; this user may not read how much of them is free: {error.message}"
         return Check("nodes", "not checked", message)
-    used = usage_by_node(pods)
     unused = [{key: value - used[node][key] for key, value in total.items()} for node, total in usable.items()]
     free = most(fits(each, requests(trainer)) for each in unused)
     if free < workers:

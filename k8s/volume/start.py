@@ -109,7 +109,7 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
         raise refused(message, "submit a run first")
     if storage.is_read_by_many(current):
         return ""
-    users = [pod for pod in cluster.select("Pod") if uses(pod, claim)]
+    users = [pod for pod in cluster.each("Pod") if uses(pod, claim)]
     if users and current["spec"]["accessModes"] == ["ReadWriteOncePod"]:
         message = f"pod {users[0]['metadata']['name']} uses the claim {claim}, which only one pod can use at a time"
         raise refused(message, "try again once that pod has ended")

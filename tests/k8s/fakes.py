@@ -68,6 +68,10 @@ class FakeCluster:
         found = [one for (its, _), one in self.objects.items() if its == kind]
         return [copy.deepcopy(one) for one in found if selects(selector, one["metadata"].get("labels", {}))]
 
+    def each(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> Iterator[Object]:
+        """As select(), one at a time."""
+        yield from self.select(kind, selector, fields, everywhere=everywhere)
+
     def in_namespace(self, _namespace: str) -> Cluster:
         """Itself: everything is in one namespace."""
         return self.given()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +47,39 @@ def test_select_page_by_page(serve: Callable[..., Server]) -> None:
     query = "?labelSelector=app%3Da%2Cb%3Dc&fieldSelector=spec.nodeName%3Dn&limit=500"
     paths = [f"{PODS}{query}{token}" for token in ("", "&continue=t1", "&continue=t2")]
     assert [path for _, path, _ in server.asked] == [*paths, "/api/v1/pods?limit=500"]
+
+
+def test_one_page_is_in_memory_at_a_time(serve: Callable[..., Server]) -> None:
+    """Ten times as many objects take no more memory, and the next page is requested once this one is used up."""
+    text = json.dumps(page(*(named(f"pod-{n}", note="x" * 2000) for n in range(200)), more="t")).encode()
+    last = json.dumps(page()).encode()
+
+    def peak(pages: int) -> int:
+        server = serve(*([(200, text)] * pages), (200, last))
+        cluster = cluster_at(server.port)
+        tracemalloc.start()
+        try:
+            for number, _ in enumerate(cluster.each("Pod", everywhere=True)):
+                assert len(server.asked) == number // 200 + 1
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)  # what is imported and cached at the first request
+    assert peak(30) < 1.5 * peak(3)
+
+
+def test_a_list_that_expires_is_not_counted_twice(serve: Callable[..., Server]) -> None:
+    """What was given before is left out where a list can only begin again."""
+    server = serve(page(named("a"), more="t"), (410, b""), page(named("a"), named("b")))
+    assert [one["metadata"]["name"] for one in cluster_at(server.port).each("Pod")] == ["a", "b"]
+
+
+def test_what_no_command_reads_is_left_out(serve: Callable[..., Server]) -> None:
+    """The managers of fields, and the images on a node."""
+    node = {**named("n", "Node", managedFields=[{}]), "status": {"images": [{"names": ["a"]}], "conditions": []}}
+    [found] = cluster_at(serve(page(node)).port).select("Node")
+    assert found == {**named("n", "Node"), "status": {"conditions": []}}
 
 
 def test_create(serve: Callable[..., Server]) -> None:

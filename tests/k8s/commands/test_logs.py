@@ -317,6 +317,18 @@ def test_forbidden() -> None:
         show(cluster)
 
 
+def test_a_fault_in_a_thread_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends a watch ends the command."""
+
+    def fail(*_: object) -> None:
+        raise KeyError("type")
+
+    cluster = FakeCluster(job())
+    monkeypatch.setattr(cluster, "watch", fail)
+    with pytest.raises(KeyError, match="type"):
+        show(cluster)
+
+
 @pytest.mark.parametrize(
     ("now", "pods", "said"),
     [

@@ -147,6 +147,18 @@ def refuse(error: Exception) -> Any:
     return watch
 
 
+def test_a_fault_in_a_thread_is_no_endless_wait() -> None:
+    """Whatever ends the watch reaches the reader."""
+
+    class Faulty(Cluster):
+        def watch(self, kind: str, **_: Any) -> Iterator[dict[str, Object]]:
+            yield from ()
+            raise KeyError(kind)
+
+    with Follower(Faulty([], [], {}), job()) as follower, pytest.raises(KeyError):  # type: ignore[arg-type]
+        follower.next_record(DEADLINE_S)
+
+
 def test_a_log_that_ends_too_early_is_read_again() -> None:
     """A stream that ends normally while the container is running is requested again."""
     log = [[line(1, 1)], [line(1, 1), line(2, 2)]]
