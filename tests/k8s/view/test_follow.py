@@ -147,15 +147,15 @@ def refuse(error: Exception) -> Any:
     return watch
 
 
-def test_a_fault_in_a_thread_is_no_endless_wait() -> None:
+def test_a_fault_in_a_thread_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ends the watch reaches the reader."""
 
-    class Faulty(Cluster):
-        def watch(self, kind: str, **_: Any) -> Iterator[dict[str, Object]]:
-            yield from ()
-            raise KeyError(kind)
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("type")
 
-    with Follower(Faulty([], [], {}), job()) as follower, pytest.raises(KeyError):  # type: ignore[arg-type]
+    cluster = Cluster([], [], {})
+    monkeypatch.setattr(cluster, "watch", fail)
+    with Follower(cluster, job()) as follower, pytest.raises(KeyError):  # type: ignore[arg-type]
         follower.next_record(DEADLINE_S)
 
 
