@@ -14,6 +14,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "Service": ("/api/v1", "services", True),
     "ServiceAccount": ("/api/v1", "serviceaccounts", True),
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims", True),
+    "PersistentVolume": ("/api/v1", "persistentvolumes", False),
     "ResourceQuota": ("/api/v1", "resourcequotas", True),
     "Node": ("/api/v1", "nodes", False),
     "Namespace": ("/api/v1", "namespaces", False),
@@ -21,8 +22,6 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "CronJob": ("/apis/batch/v1", "cronjobs", True),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
     "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
-    "ConfigMap": ("/api/v1", "configmaps", True),
-    "NodePool": ("/apis/karpenter.sh/v1", "nodepools", False),
     "LocalQueue": ("/apis/kueue.x-k8s.io", "localqueues", True),
     "Workload": ("/apis/kueue.x-k8s.io", "workloads", True),
 }

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
+from k8s.checks.matching import HOSTNAME, accepts, place_of
 from k8s.diagnose import catalogue
-from k8s.diagnose.evidence import is_node_ready
 from k8s.render.render import GPU
-from k8s.state.names import QUEUE_LABEL, trainer_of
+from k8s.state.names import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
 
-# Signs of an autoscaler: the Cluster Autoscaler's status, and Karpenter's pools.
-AUTOSCALERS = (("ConfigMap", "metadata.name=cluster-autoscaler-status"), ("NodePool", ""))
+WAITS = "the run waits for a suitable node"  # which an autoscaler or Kueue may provide
 # Measured: one worker finishes two epochs in 500 MiB, and is killed by the kernel in 450.
 LEAST_MEMORY = 450 * 2**20
 PEAK_MEMORY = 850e6  # bytes
@@ -39,14 +38,16 @@ def check_memory(job: Object) -> Check:
 
 def check_quota(cluster: Cluster, job: Object) -> Check:
     """Whether the namespace's quotas have room for all workers: the dry run of a pod checks one alone."""
-    workers, trainer = job["spec"]["completions"], trainer_of(job["spec"]["template"])
-    requested = requests(trainer)
+    workers, spec = job["spec"]["completions"], job["spec"]["template"]["spec"]
+    uses = {f"requests.{name}": value for name, value in pod_amounts(spec, requests).items()}
+    uses |= {f"limits.{name}": value for name, value in pod_amounts(spec, limits).items()}
+    uses |= {"pods": 1, "count/pods": 1}
     for each in cluster.select("ResourceQuota"):
         if not counts_workers(each):
             continue
         used, hard = each.get("status", {}).get("used", {}), each.get("status", {}).get("hard", {})
         for resource, most in hard.items():
-            total = workers * used_by_one(resource, requested, trainer)
+            total = workers * uses.get(resource, uses.get(f"requests.{resource}", 0))
             if total and amount(used.get(resource, "0")) + total > amount(most):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
                 message += f"; {worker_count(workers)} would use {as_quantity(resource, total)} more"
@@ -76,32 +77,37 @@ def as_quantity(resource: str, value: float) -> str:
     return f"{value / 2**30:.4g}Gi" if "memory" in resource or "storage" in resource else f"{value:g}"
 
 
-def used_by_one(resource: str, requested: dict[str, float], container: Object) -> float:
-    """How much of a quota's resource one worker uses."""
-    if resource in ("pods", "count/pods"):
-        return 1
-    if resource.startswith("limits."):
-        return amount(container["resources"].get("limits", {}).get(resource.removeprefix("limits."), "0"))
-    return requested.get(resource.removeprefix("requests."), 0)
+def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), volumes: Sequence[Object] = ()) -> Check:
+    """Whether the nodes have room for each worker and for all at once; only the scheduler knows, so it never fails.
 
-
-def check_nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
-    """Whether the nodes have room for each worker and for all at once; on one node where the volume needs that."""
+    Args:
+        cluster: gives the nodes and the pods on them.
+        job: the rendered Job.
+        together: labels in which the nodes of all workers must agree, such as kubernetes.io/hostname for one node.
+        volumes: the PersistentVolumes that the workers mount.
+    """
     template, workers = job["spec"]["template"], job["spec"]["completions"]
-    trainer, most = trainer_of(template), max if one_node else sum
-    nodes = [node for node in cluster.select("Node") if accepts(node, template)]
+    trainer, requested = trainer_of(template), pod_amounts(template["spec"], requests)
+    nodes = [node for node in cluster.select("Node") if accepts(node, template, volumes)]
     usable = {node["metadata"]["name"]: amounts(node["status"]["allocatable"]) for node in nodes}
-    room = [fits(allocatable, requests(trainer)) for allocatable in usable.values()]
+    places = {node["metadata"]["name"]: place_of(node, together) for node in nodes}
+
+    def most(room: dict[str, int]) -> int:
+        by_place: dict[tuple[str, ...], int] = defaultdict(int)
+        for name, count in room.items():
+            by_place[places[name]] += count
+        return max(by_place.values(), default=0)
+
+    room = {name: fits(allocatable, requested) for name, allocatable in usable.items()}
     problem = ""
     if not usable:
         problem = "no ready node accepts this job's pods: the labels or taints of the nodes do not match"
-    elif not any(room):
+    elif not any(room.values()):
         problem = f"no node that accepts this job has room for {describe_workers(1, trainer)}"
     elif most(room) < workers:
-        place = "the volume needs all workers on one node, and no node has" if one_node else "the cluster has no"
-        problem = f"{place} room for {describe_workers(workers, trainer)}"
+        problem = f"{where(together)} room for {describe_workers(workers, trainer)}"
     if problem:
-        return Check("nodes", *without_nodes(cluster, job, problem, catalogue.remedy("scheduling")))
+        return Check("nodes", "warning", problem, f"{WAITS}; {catalogue.remedy('scheduling')}")
     try:
         # There may be 100,000 pods: they are summed up as they come.
         used = usage_by_node(
@@ -112,53 +118,39 @@ def check_nodes(cluster: Cluster, job: Object, *, one_node: bool) -> Check:
             raise
         message = f"the nodes are large enough; this user may not read how much of them is free: {error.message}"
         return Check("nodes", "not checked", message)
-    unused = [{key: value - used[node][key] for key, value in total.items()} for node, total in usable.items()]
-    free = most(fits(each, requests(trainer)) for each in unused)
+    unused = {name: {key: value - used[name][key] for key, value in total.items()} for name, total in usable.items()}
+    free = most({name: fits(left, requested) for name, left in unused.items()})
     if free < workers:
         message = f"there is room for {free} of {worker_count(workers)} now; the run waits for the rest"
         return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
     return Check("nodes", "ok", f"room for {describe_workers(workers, trainer)}")
 
 
-def check_gpus(cluster: Cluster, job: Object) -> Check:
-    """Whether nodes that accept the job have GPUs, if it requests them."""
+def where(together: Sequence[str]) -> str:
+    """The beginning of a sentence about missing room: where all workers must be."""
+    if HOSTNAME in together:
+        return "the volume needs all workers on one node, and no node has"
+    if together:
+        return f"all workers need nodes with the same {' and '.join(together)}, and no such nodes have"
+    return "the cluster has no"
+
+
+def check_gpus(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -> Check:
+    """Whether nodes that accept the job have GPUs, if it requests them; only the scheduler knows, so it never fails."""
     template = job["spec"]["template"]
     if not requests(trainer_of(template)).get(GPU):
         return Check("gpus", "ok", "none requested")
     gpu_nodes = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
     if not gpu_nodes:
-        return Check("gpus", *without_nodes(cluster, job, "no node has a GPU", catalogue.remedy("gpu")))
-    count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in gpu_nodes if accepts(node, template))
+        return Check("gpus", "warning", "no node has a GPU", f"{WAITS}; {catalogue.remedy('gpu')}")
+    count = sum(
+        int(amount(node["status"]["allocatable"][GPU])) for node in gpu_nodes if accepts(node, template, volumes)
+    )
     if not count:
         names = ", ".join(sorted(node["metadata"]["name"] for node in gpu_nodes))
         message = f"the nodes with GPUs ({names}) are not ready, or do not accept this job's pods"
-        remedy = "`kubectl describe node` shows their taints and labels"
-        return Check("gpus", *without_nodes(cluster, job, message, remedy))
+        return Check("gpus", "warning", message, f"{WAITS}; `kubectl describe node` shows their taints and labels")
     return Check("gpus", "ok", f"{count} on nodes that accept this job")
-
-
-def without_nodes(cluster: Cluster, job: Object, problem: str, remedy: str) -> tuple[str, str, str]:
-    """State, message and remedy where no node is suitable: an autoscaler or Kueue may still provide some."""
-    if QUEUE_LABEL in job["metadata"].get("labels", {}):
-        return "warning", problem, f"Kueue starts the run once it finds room; if it never does: {remedy}"
-    if may_autoscale(cluster):
-        waits = "the run waits for the cluster's autoscaler; if that adds no suitable node"
-        return "warning", problem, f"{waits}: {remedy}"
-    return "failed", problem, remedy
-
-
-def may_autoscale(cluster: Cluster) -> bool:
-    """Whether an autoscaler may add nodes; assumed where this user may not ask."""
-    for kind, fields in AUTOSCALERS:
-        try:
-            if cluster.select(kind, fields=fields, everywhere=True):
-                return True
-        except ApiError as error:
-            if error.code == 403:
-                return True
-            if error.code != 404:  # 404: Karpenter is not installed
-                raise
-    return False
 
 
 def usage_by_node(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
@@ -167,32 +159,32 @@ def usage_by_node(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
     for pod in pods:
         node = pod["spec"].get("nodeName", "")
         used[node]["pods"] += 1
-        for container in pod["spec"]["containers"]:
-            for resource, value in requests(container).items():
-                used[node][resource] += value
+        for resource, value in pod_amounts(pod["spec"], requests).items():
+            used[node][resource] += value
     return used
 
 
-def accepts(node: Object, template: Object) -> bool:
-    """Whether a node accepts a pod, by its state, labels and taints."""
-    spec, labels = template["spec"], node["metadata"].get("labels", {})
-    hard = [taint for taint in node["spec"].get("taints", []) if taint["effect"] in ("NoSchedule", "NoExecute")]
-    return (
-        is_node_ready(node)
-        and not node["spec"].get("unschedulable")
-        and spec.get("nodeSelector", {}).items() <= labels.items()
-        and all(any(tolerates(each, taint) for each in spec.get("tolerations", [])) for taint in hard)
-    )
+def pod_amounts(spec: Object, of: Callable[[Object], dict[str, float]]) -> dict[str, float]:
+    """What a pod requests, or its limits, as the scheduler and quotas count it.
 
+    Its containers and sidecars together, or an init container that needs more; and the runtime class's overhead.
 
-def tolerates(toleration: Object, taint: Object) -> bool:
-    """Whether a toleration matches a taint."""
-    if toleration.get("effect") not in (None, "", taint["effect"]):
-        return False
-    if not toleration.get("key"):
-        return toleration.get("operator") == "Exists"
-    same = toleration["key"] == taint["key"]
-    return same and (toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", ""))
+    Args:
+        spec: the pod's.
+        of: the amounts of one container.
+    """
+    inits = spec.get("initContainers", [])
+    sidecars = [each for each in inits if each.get("restartPolicy") == "Always"]
+    total: dict[str, float] = defaultdict(float)
+    for container in [*spec["containers"], *sidecars]:
+        for resource, value in of(container).items():
+            total[resource] += value
+    for container in inits:
+        for resource, value in of(container).items():
+            total[resource] = max(total[resource], value)
+    for resource, value in amounts(spec.get("overhead", {})).items():
+        total[resource] += value
+    return total
 
 
 def fits(room: dict[str, float], requested: dict[str, float]) -> int:
@@ -210,6 +202,11 @@ def requests_as_written(container: Object) -> dict[str, str]:
 def requests(container: Object) -> dict[str, float]:
     """A container's requests, as numbers."""
     return amounts(requests_as_written(container))
+
+
+def limits(container: Object) -> dict[str, float]:
+    """A container's limits, as numbers."""
+    return amounts(container.get("resources", {}).get("limits", {}))
 
 
 def amounts(quantities: Object) -> dict[str, float]:

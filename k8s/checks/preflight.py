@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from k8s.api.errors import ApiError
 from k8s.checks import admission, capacity, storage
 from k8s.checks.check import Check
+from k8s.checks.matching import HOSTNAME, shared_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,21 +25,22 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         job: the rendered Job.
         claim: the output's claim; None if there is none yet.
     """
-    one_node = storage.needs_one_node(claim) or storage.is_on_one_node(job)
+    together = sorted(shared_labels(job["spec"]["template"]) | ({HOSTNAME} if storage.needs_one_node(claim) else set()))
+    volumes = storage.volumes(cluster, job)
     checks: dict[str, Callable[[], Check]] = {
         "server version": lambda: admission.check_version(cluster),
         "namespace": lambda: admission.check_namespace(cluster),
         "permissions": lambda: admission.check_permissions(cluster),
         "name": lambda: admission.check_name(cluster, job),
-        "volume": lambda: storage.check_volume(job, claim),
+        "volume": lambda: storage.check_volume(cluster, job, claim),
         "storage class": lambda: storage.check_storage_class(cluster, job, claim),
         "data": lambda: storage.check_data(cluster, job),
         "service account": lambda: admission.check_service_account(cluster, job),
         "pod": lambda: admission.check_pod(cluster, job),
         "memory": lambda: capacity.check_memory(job),
         "quota": lambda: capacity.check_quota(cluster, job),
-        "nodes": lambda: capacity.check_nodes(cluster, job, one_node=one_node),
-        "gpus": lambda: capacity.check_gpus(cluster, job),
+        "nodes": lambda: capacity.check_nodes(cluster, job, together, volumes),
+        "gpus": lambda: capacity.check_gpus(cluster, job, volumes),
         "queue": lambda: admission.check_queue(cluster, job),
     }
     with ThreadPoolExecutor(len(checks)) as pool:

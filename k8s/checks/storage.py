@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
+from k8s.checks.matching import HOSTNAME, follows
 from k8s.diagnose import catalogue
-from k8s.state.names import CLAIM, claim_of, data_claim_of
+from k8s.state.names import CLAIM, claim_of, claims, data_claim_of
+from k8s.state.pods import has_finished, is_scheduled
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
@@ -32,7 +34,7 @@ def read_claim(cluster: Cluster, name: str) -> Object | None:
         return UNREADABLE
 
 
-def check_volume(job: Object, claim: Object | None) -> Check:
+def check_volume(cluster: Cluster, job: Object, claim: Object | None) -> Check:
     """Whether the output's claim exists, and its access mode fits the number of workers."""
     name, workers = claim_name(job), job["spec"]["completions"]
     together = "; all workers run on one node" if workers > 1 and needs_one_node(claim) else ""
@@ -46,12 +48,13 @@ def check_volume(job: Object, claim: Object | None) -> Check:
     if modes == {"ReadOnlyMany"}:
         message = f"the claim {name} is ReadOnlyMany: a run cannot write to it"
         return Check("volume", "failed", message, "choose another one with --claim")
-    return shared(claim, workers, "volume", "choose a ReadWriteMany or ReadWriteOnce claim with --claim", together)
+    remedy = "choose a ReadWriteMany or ReadWriteOnce claim with --claim"
+    return shared(cluster, job, claim, "volume", remedy, one_node=needs_one_node(claim))
 
 
 def check_data(cluster: Cluster, job: Object) -> Check:
     """Whether all workers can read the dataset's claim, if the run names one."""
-    name, workers = data_claim_of(job["spec"]["template"]), job["spec"]["completions"]
+    name = data_claim_of(job["spec"]["template"])
     if name is None:
         return Check("data", "ok", "the image's own dataset")
     claim = read_claim(cluster, name)
@@ -65,18 +68,36 @@ def check_data(cluster: Cluster, job: Object) -> Check:
         message = f"the claim {name} has no volume yet, so it holds no dataset"
         remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} {cluster.flags}`"
         return Check("data", "failed", message, remedy)
-    together = "; all workers run on one node" if workers > 1 and not is_read_by_many(claim) else ""
-    return shared(claim, workers, "data", "choose a claim with another access mode: --data", together)
+    remedy = "choose a claim with another access mode: --data"
+    return shared(cluster, job, claim, "data", remedy, one_node=not is_read_by_many(claim))
 
 
-def shared(claim: Object, workers: int, check: str, remedy: str, together: str) -> Check:
-    """Whether all workers can mount a claim at the same time."""
-    name, modes = claim["metadata"]["name"], claim["spec"]["accessModes"]
-    if modes == ["ReadWriteOncePod"] and workers > 1:
-        return Check(
-            check, "failed", f"the claim {name} is ReadWriteOncePod: {workers} workers cannot share it", remedy
-        )
-    return Check(check, "ok", f"the claim {name} is {', '.join(sorted(modes))}{together}")
+def shared(cluster: Cluster, job: Object, claim: Object, check: str, remedy: str, *, one_node: bool) -> Check:
+    """Whether all workers can mount a claim at the same time, and beside the pods that use it now.
+
+    Args:
+        cluster: gives the pods.
+        job: the rendered Job.
+        claim: as the API server has it.
+        check: the name of the check.
+        remedy: for a claim that the workers cannot share.
+        one_node: whether the pods that use the claim must share a node.
+    """
+    name, modes, workers = claim["metadata"]["name"], claim["spec"]["accessModes"], job["spec"]["completions"]
+    message, alone = f"the claim {name} is {', '.join(sorted(modes))}", modes == ["ReadWriteOncePod"]
+    if alone and workers > 1:
+        return Check(check, "failed", f"{message}: {workers} workers cannot share it", remedy)
+    if not one_node:
+        return Check(check, "ok", message)
+    together = "; all workers run on one node" if workers > 1 else ""
+    others = [pod for pod in users(cluster, name) if alone or not follows(job["spec"]["template"], pod)]
+    if not others:
+        return Check(check, "ok", f"{message}{together}")
+    user, node = others[0]["metadata"]["name"], others[0]["spec"]["nodeName"]
+    message += f", and pod {user} on node {node} uses it; a worker {'' if alone else 'on another node '}waits until "
+    command = f"kubectl delete pod {user} -n {cluster.namespace}"
+    here = "" if alone else f", or place the workers on its node: --node-selector {HOSTNAME}={node}"
+    return Check(check, "warning", f"{message}that pod has ended", f"end it (`{command}`){here}")
 
 
 def check_storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:
@@ -117,10 +138,33 @@ def provisioning(cluster: Cluster, claim: Object) -> tuple[str, str, str]:
     return "warning", f"{class_name} has not provisioned a volume for the claim {name} yet", remedy
 
 
-def is_on_one_node(job: Object) -> bool:
-    """Whether a Job's pods must share a node, by the component one-node or an affinity of the user's own."""
-    affinity = job["spec"]["template"]["spec"].get("affinity", {})
-    return bool(affinity.get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution"))
+def users(cluster: Cluster, claim: str) -> list[Object]:
+    """The pods that have a claim's volume mounted on their node; none if this user may not list pods."""
+    try:
+        return [pod for pod in cluster.each("Pod") if has_mounted(pod, claim)]
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return []
+
+
+def has_mounted(pod: Object, claim: str) -> bool:
+    """Whether a pod has a claim's volume mounted on its node."""
+    return is_scheduled(pod) and not has_finished(pod) and claim in [name for _, name in claims(pod)]
+
+
+def volumes(cluster: Cluster, job: Object) -> list[Object]:
+    """The PersistentVolumes that a rendered Job's pods mount, as far as there are any and this user may read them."""
+    found = [read_claim(cluster, name) for _, name in claims(job["spec"]["template"])]
+    try:
+        mounted = [
+            cluster.get("PersistentVolume", c["spec"]["volumeName"]) for c in found if c and "volumeName" in c["spec"]
+        ]
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return []
+    return [volume for volume in mounted if volume]
 
 
 def claim_name(job: Object) -> str:

@@ -15,6 +15,7 @@ from k8s.checks import admission, preflight, setup, storage
 from k8s.commands.flags import add_dry_run, add_submission, add_wait, submission_of
 from k8s.render import render
 from k8s.render.attempt import record_submission
+from k8s.state.names import DATA_LABEL
 from k8s.view.follow import follow_run
 from k8s.view.output import note, print_objects, print_result, where_to_look
 
@@ -76,12 +77,14 @@ def submit(cluster: Cluster, submission: Submission) -> Object:
 def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
     """The Job of a submission and the claim of the output, None if there is none yet.
 
-    If a claim serves only one node, all workers run there.
+    If a claim serves only one node, all workers run there, beside the other pods that use it.
     """
     job = render.job(submission)
     claim = storage.output_claim(cluster, job)
-    if storage.needs_one_node(claim) or storage.data_needs_one_node(cluster, job):
+    if storage.needs_one_node(claim):
         render.put_on_one_node(job)
+    elif storage.data_needs_one_node(cluster, job):
+        render.put_on_one_node(job, DATA_LABEL)
     return record_submission(job), claim
 
 

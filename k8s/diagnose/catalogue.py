@@ -123,8 +123,13 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "volume": Problem(
         "a volume cannot be attached or mounted",
-        "see `kubectl describe pod {pod} {flags}`; if the claim is ReadWriteOnce, keep all workers on one node: "
-        "--component one-node",
+        "see `kubectl describe pod {pod} {flags}`",
+        "starting 0 of 4 running",
+    ),
+    "volume-in-use": Problem(
+        "another pod uses the claim, which only one node or one pod can use at a time",
+        "none needed if that pod ends soon; otherwise keep all pods that use the claim on one node (--component "
+        "one-node), or choose a ReadWriteMany claim with --claim",
         "starting 0 of 4 running",
     ),
     "configuration": Problem(

@@ -191,6 +191,6 @@ def volume_error(pod: Object, message: str) -> tuple[str, str]:
         user = re.search(r"already used by pod\(s\) (.+)$", message)
         holder = f"pod {user[1].strip()} on another node" if user else "another node"
         text = f"{holder} uses the claim {claims_of(pod)}, which only one node can use at a time (ReadWriteOnce)"
-        return "volume", text
+        return "volume-in-use", text
     missing = re.search(r'(configmap|secret) "\S+" not found', message)
     return ("configuration" if missing else "volume"), message

@@ -18,7 +18,12 @@ PHRASES = (
     (r"(was|were) unschedulable", "been cordoned", "scheduling"),
     (r"untolerated taint\(?s?\)?\s*\{([^}]*?):? *\}", "the untolerated taint {}", "scheduling"),
     (r"untolerated taint", "an untolerated taint", "scheduling"),
-    (r"didn't match pod affinity rules", "none of the workers that must share a node", "volume-node"),
+    (r"didn't match pod affinity rules", "none of the pods that must share a node", "volume-node"),
+    (
+        r"ReadWriteOncePod access mode",
+        "a pod that uses the claim, which only one pod can use at a time",
+        "volume-in-use",
+    ),
     (r"node affinity/selector", "labels that do not match the node selector", "scheduling"),
 )
 
@@ -38,7 +43,7 @@ def parse_message(message: str) -> tuple[str, str]:
         return "scheduling", details
     reasons = [reason for _, _, reason in counts]
     # A GPU or a volume ties a pod to few nodes: what rules out the other nodes matters less.
-    reason = next((r for r in ("gpu", "volume-node", "claim-unbound") if r in reasons), "scheduling")
+    reason = next((r for r in ("gpu", "volume-in-use", "volume-node", "claim-unbound") if r in reasons), "scheduling")
     if len(counts) == 1 and counts[0][0] == nodes:
         all_nodes = "the only node has" if nodes == 1 else f"all {nodes} nodes have"
         return reason, f"{all_nodes} {counts[0][1]}"

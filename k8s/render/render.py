@@ -8,7 +8,7 @@ from job import __version__, config
 from job.config import usage_error
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
 from k8s.render.submission import extra_variables, node_selector, tolerations
-from k8s.state.names import CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claims, trainer_of
+from k8s.state.names import CLAIM_LABEL, CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claim_labels, claims, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +83,7 @@ def fill_job(job: Object, submission: Submission) -> Object:
         mount_data(template, submission.data)
     if submission.image is not None:
         trainer["image"] = submission.image
+    template["metadata"]["labels"] |= claim_labels(template)
     set_resources(trainer, submission)
     set_variables(trainer, {**extra_variables(submission), "WORKERS": str(spec["completions"])})
     set_placement(template["spec"], submission)
@@ -101,13 +102,19 @@ def set_placement(spec: Object, submission: Submission) -> None:
         spec["serviceAccountName"] = submission.service_account
 
 
-def put_on_one_node(job: Object) -> None:
-    """Place all workers of a rendered Job on one node, like the component one-node; the Job is changed in place."""
+def put_on_one_node(job: Object, label: str = CLAIM_LABEL) -> None:
+    """Place the pods of a rendered Job on one node, like the component one-node; the Job is changed in place.
+
+    Args:
+        job: the rendered Job.
+        label: names the claim that one node at a time can use; the node is that of all pods with this claim.
+    """
     import yaml  # noqa: PLC0415 - not needed for a command's --help
 
     patch = yaml.safe_load((MANIFESTS / "components/one-node/affinity.yaml").read_text(encoding="utf-8"))
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     [term] = patch["spec"]["template"]["spec"]["affinity"]["podAffinity"][required]
+    term["matchLabelKeys"] = [label]
     affinity = job["spec"]["template"]["spec"].setdefault("affinity", {}).setdefault("podAffinity", {})
     if term not in affinity.setdefault(required, []):
         affinity[required].append(term)

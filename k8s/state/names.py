@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,10 +17,14 @@ DATA = "/data"
 DATA_VOLUME = "data"  # the volume's name, if the dataset is not the image's own
 CLAIM = "mnist-job-output"
 
+LABEL_LIMIT = 63  # characters in a label's value
 NAME_LABEL = "app.kubernetes.io/name"
 PART_OF_LABEL = "app.kubernetes.io/part-of"
 # Our own labels, because Argo CD, Helm and kustomize set app.kubernetes.io/instance to other names.
 RUN_LABEL = "mnist-job/run"  # of a Job that `retry` made: the run, because its name is not the Job's
+# Of pods: the claims that they mount, so that the scheduler can place pods that share one on one node.
+CLAIM_LABEL = "mnist-job/claim"
+DATA_LABEL = "mnist-job/data"
 SCHEDULE_LABEL = "mnist-job/schedule"  # of a Job: the schedule that the run belongs to
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
@@ -69,6 +74,16 @@ def claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
 def data_claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
     """The name of the claim that holds the dataset; None if the image holds it."""
     return next((name for volume, name in claims(template_or_pod) if volume == DATA_VOLUME), None)
+
+
+def claim_labels(template_or_pod: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that name a pod's claims. A name too long for a label is replaced by its SHA-256, cut to fit."""
+    names = {CLAIM_LABEL: claim_of(template_or_pod), DATA_LABEL: data_claim_of(template_or_pod)}
+    return {
+        label: name if len(name) <= LABEL_LIMIT else hashlib.sha256(name.encode()).hexdigest()[:LABEL_LIMIT]
+        for label, name in names.items()
+        if name
+    }
 
 
 def claims(template_or_pod: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,8 +18,8 @@ from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.events import last_seen
 from k8s.state.find import find_job
-from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, claims, trainer_of
-from k8s.state.pods import IMAGE_PROBLEMS, NORMAL_WAITS, created, has_finished, is_scheduled, pod_condition
+from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, trainer_of
+from k8s.state.pods import IMAGE_PROBLEMS, NORMAL_WAITS, created, has_finished, pod_condition
 from k8s.volume.pod import VolumePod
 from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
 
@@ -109,16 +109,11 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
         raise refused(message, "submit a run first")
     if storage.is_read_by_many(current):
         return ""
-    users = [pod for pod in cluster.each("Pod") if uses(pod, claim)]
+    users = storage.users(cluster, claim)
     if users and current["spec"]["accessModes"] == ["ReadWriteOncePod"]:
         message = f"pod {users[0]['metadata']['name']} uses the claim {claim}, which only one pod can use at a time"
         raise refused(message, "try again once that pod has ended")
     return str(users[0]["spec"]["nodeName"]) if users else ""
-
-
-def uses(pod: Object, claim: str) -> bool:
-    """Whether a pod has a claim's volume mounted on its node."""
-    return is_scheduled(pod) and not has_finished(pod) and claim in [name for _, name in claims(pod)]
 
 
 def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> LauncherError | None:

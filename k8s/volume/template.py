@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.render import set_claim
-from k8s.state.names import APP, DATA_VOLUME, PART_OF_LABEL, trainer_of
+from k8s.state.names import APP, CLAIM_LABEL, DATA_VOLUME, PART_OF_LABEL, claim_labels, trainer_of
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -28,6 +28,7 @@ SPEC_OF_RUN = (
     "tolerations",
     "runtimeClassName",
 )
+OF_IMAGE = ("kubernetes.io/os", "kubernetes.io/arch")  # labels of the nodes on which the image runs
 CONTAINER_OF_RUN = ("image", "imagePullPolicy", "securityContext")
 
 
@@ -62,7 +63,7 @@ def volume_pod(template: Object, name: str, *, writes: bool = False, node: str =
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": dict(LABELS)},
+        "metadata": {"name": name, "labels": LABELS | {CLAIM_LABEL: claim_labels(template)[CLAIM_LABEL]}},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,
@@ -80,12 +81,14 @@ def _is_output(volume: Object) -> bool:
 
 
 def _placement(spec: Object, node: str) -> Object:
-    """Where the pod can run: where the run's pods can, or on the node that has the volume, whatever they ask for."""
+    """Where the pod can run: where the run's pods can, or on the node that has the volume if the image runs there."""
+    selector = spec.get("nodeSelector", {})
     if node:
         fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
         required = {"nodeSelectorTerms": [{"matchFields": fields}]}
-        return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}
-    placement = {"nodeSelector": spec["nodeSelector"]} if "nodeSelector" in spec else {}
+        affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+        return {"nodeSelector": {key: selector[key] for key in OF_IMAGE if key in selector}, "affinity": affinity}
+    placement = {"nodeSelector": selector} if selector else {}
     # Affinity to other pods of the run would keep this one from starting.
     if affinity := spec.get("affinity", {}).get("nodeAffinity"):
         placement["affinity"] = {"nodeAffinity": affinity}

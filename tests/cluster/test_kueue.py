@@ -57,9 +57,12 @@ def queue(shared: Namespace) -> Iterator[str]:
         shared.kubectl("delete", "crd", "localqueues.kueue.x-k8s.io")
 
 
+FLAVOUR = "beta.kubernetes.io/os"  # a label of every node
+
+
 def admit(namespace: Namespace, run: str) -> None:
     """Start a run on the nodes of a flavour, as Kueue does."""
-    flavour = {"template": {"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}}
+    flavour = {"template": {"spec": {"nodeSelector": {FLAVOUR: "linux"}}}}
     namespace.cluster.patch("Job", namespace.job(run)["metadata"]["name"], {"spec": {"suspend": False, **flavour}})
 
 
@@ -69,7 +72,7 @@ def preempt(namespace: Namespace, run: str) -> None:
     namespace.kubectl(
         "patch", "job", run, "--subresource=status", "--type=merge", '--patch={"status":{"startTime":null}}'
     )
-    namespace.cluster.patch("Job", run, {"spec": {"template": {"spec": {"nodeSelector": None}}}})
+    namespace.cluster.patch("Job", run, {"spec": {"template": {"spec": {"nodeSelector": {FLAVOUR: None}}}}})
 
 
 def state_and_why(namespace: Namespace, run: str) -> tuple[str, str]:
@@ -118,7 +121,7 @@ def test_kueue_starts_and_preempts(shared: Namespace, undisturbed: Undisturbed, 
     shared.launcher("retry", "run")
     job = shared.job("run")
     assert (job["metadata"]["name"], job["spec"]["suspend"]) == ("run-2", True)
-    assert "nodeSelector" not in job["spec"]["template"]["spec"]
+    assert FLAVOUR not in job["spec"]["template"]["spec"]["nodeSelector"]
     assert shared.cluster.get("Job", "run") is None
     admit(shared, "run")
     shared.wait_until_published("run")

@@ -103,7 +103,8 @@ def node(name: str, cpu: str = "4", gpus: int = 0, *, ready: bool = True, **spec
     """A node with 8 Gi of memory."""
     allocatable = {"cpu": cpu, "memory": "8Gi", "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
     conditions = [{"type": "Ready", "status": str(ready)}]
-    labels = {"labels": spec.pop("labels", {})}
+    of_every_node = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    labels = {"labels": of_every_node | spec.pop("labels", {})}
     return named(
         "Node", name, metadata=labels, spec=spec, status={"allocatable": allocatable, "conditions": conditions}
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s.api.errors import ApiError
 from k8s.checks import capacity
 from k8s.checks.check import Check
+from k8s.checks.matching import accepts
 from k8s.diagnose import catalogue
 from k8s.render.render import GPU
 from k8s.state.names import trainer_of
@@ -18,7 +17,13 @@ from tests.k8s.checks.cluster import CheckedCluster, named, node, pod_on
 if TYPE_CHECKING:
     from k8s.api.objects import Object
 
-SCHEDULING = catalogue.remedy("scheduling")
+WAITS = "the run waits for a suitable node"
+
+
+SCHEDULING = f"{WAITS}; {catalogue.remedy('scheduling')}"
+
+
+ONE_NODE = ("kubernetes.io/hostname",)
 
 
 QUOTA = catalogue.remedy("quota")
@@ -31,12 +36,6 @@ EACH = "(500m cpu, 1Gi memory each)"
 
 
 TAINT = {"key": "team", "value": "vision", "effect": "NoSchedule"}
-
-
-STATUS = named("ConfigMap", "cluster-autoscaler-status")
-
-
-WAITS = "the run waits for the cluster's autoscaler; if that adds no suitable node"
 
 
 def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any) -> Object:
@@ -81,82 +80,84 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "one_node", "state", "message", "remedy"),
+    ("nodes", "together", "state", "message", "remedy"),
     [
-        ([node("a")], True, "ok", "room for 2 workers (500m cpu, 1Gi memory each)", ""),
+        ([node("a")], ONE_NODE, "ok", "room for 2 workers (500m cpu, 1Gi memory each)", ""),
         (
             [node("a", "600m"), node("b", "600m")],
-            False,
+            (),
             "ok",
             "room for 2 workers (500m cpu, 1Gi memory each)",
             "",
         ),
         (
             [node("a", "600m"), node("b", "600m")],
-            True,
-            "failed",
+            ONE_NODE,
+            "warning",
             f"the volume needs all workers on one node, and no node has room for 2 workers {EACH}",
             SCHEDULING,
         ),
         (
             [node("a", "400m"), node("b", "400m")],
-            False,
-            "failed",
+            (),
+            "warning",
             "no node that accepts this job has room for 1 worker (500m cpu, 1Gi memory)",
             SCHEDULING,
         ),
-        ([node("a", "900m")], False, "failed", f"the cluster has no room for 2 workers {EACH}", SCHEDULING),
+        ([node("a", "900m")], (), "warning", f"the cluster has no room for 2 workers {EACH}", SCHEDULING),
         (
             [node("a", ready=False), node("b", unschedulable=True), node("c", taints=[TAINT])],
-            False,
-            "failed",
+            (),
+            "warning",
             "no ready node accepts this job's pods: the labels or taints of the nodes do not match",
             SCHEDULING,
         ),
         (
             [node("a", taints=[{**TAINT, "effect": "PreferNoSchedule"}])],
-            False,
+            (),
             "ok",
             "room for 2 workers (500m cpu, 1Gi memory each)",
             "",
         ),
         (
             [node("a", "1"), node("b", "1"), pod_on("a", "900m"), pod_on("b", "300m", "another")],
-            False,
+            (),
             "warning",
             "there is room for 1 of 2 workers now; the run waits for the rest",
             WAIT,
         ),
         (
             [node("a", "1"), node("b", "1"), pod_on("a", "100m"), pod_on("", "4", "waiting")],
-            True,
+            ONE_NODE,
             "ok",
             "room for 2 workers (500m cpu, 1Gi memory each)",
             "",
         ),
         (
             [node("a", "1"), node("b", "900m"), pod_on("a", "100m")],
-            True,
+            ONE_NODE,
             "warning",
             "there is room for 1 of 2 workers now; the run waits for the rest",
             WAIT,
         ),
     ],
 )
-def test_nodes(job: Object, nodes: list[Object], one_node: bool, state: str, message: str, remedy: str) -> None:
+def test_nodes(
+    job: Object, nodes: list[Object], together: tuple[str, ...], state: str, message: str, remedy: str
+) -> None:
     """The nodes that accept the job have room for all workers; a single node, if the volume needs that."""
-    found = capacity.check_nodes(CheckedCluster(*nodes).given(), job, one_node=one_node)
+    found = capacity.check_nodes(CheckedCluster(*nodes).given(), job, together)
     assert found == Check("nodes", state, message, remedy)
 
 
 def test_nodes_where_pods_may_not_be_asked_for(job: Object) -> None:
-    """If pods may not be listed, free room is not checked, but a node that is too small still fails."""
+    """If pods may not be listed, free room is not checked, but a node that is too small is still a warning."""
     message = 'pods is forbidden: User "u" cannot list resource "pods"'
     cluster = CheckedCluster(node("a"), forbidden=["Pod"]).given()
     told = f"the nodes are large enough; this user may not read how much of them is free: {message}"
-    assert capacity.check_nodes(cluster, job, one_node=True) == Check("nodes", "not checked", told)
+    assert capacity.check_nodes(cluster, job, ONE_NODE) == Check("nodes", "not checked", told)
     small = CheckedCluster(node("a", "100m"), forbidden=["Pod"]).given()
-    assert capacity.check_nodes(small, job, one_node=True).failed
+    assert capacity.check_nodes(small, job, ONE_NODE).state == "warning"
 
 
 def test_node_selector_and_tolerations(job: Object) -> None:
@@ -174,8 +175,8 @@ def test_node_selector_and_tolerations(job: Object) -> None:
     ]
     for toleration, takes in tolerations:
         spec["tolerations"] = [toleration]
-        assert capacity.accepts(labelled, job["spec"]["template"]) == takes
-        assert not capacity.accepts(node("b", taints=[TAINT]), job["spec"]["template"])
+        assert accepts(labelled, job["spec"]["template"]) == takes
+        assert not accepts(node("b", taints=[TAINT]), job["spec"]["template"])
 
 
 @pytest.mark.parametrize(
@@ -184,15 +185,15 @@ def test_node_selector_and_tolerations(job: Object) -> None:
         ([node("a", gpus=1), node("b", gpus=2), node("c")], "ok", "3 on nodes that accept this job", ""),
         (
             [node("a")],
-            "failed",
+            "warning",
             "no node has a GPU",
-            catalogue.remedy("gpu"),
+            f"{WAITS}; {catalogue.remedy('gpu')}",
         ),
         (
             [node("a", gpus=1, taints=[TAINT]), node("b", gpus=1, ready=False)],
-            "failed",
+            "warning",
             "the nodes with GPUs (a, b) are not ready, or do not accept this job's pods",
-            "`kubectl describe node` shows their taints and labels",
+            f"{WAITS}; `kubectl describe node` shows their taints and labels",
         ),
         (
             [node("a", gpus=1, taints=[{"key": GPU, "effect": "NoSchedule", "value": "present"}])],
@@ -205,48 +206,6 @@ def test_node_selector_and_tolerations(job: Object) -> None:
 def test_gpus(gpu_job: Object, nodes: list[Object], state: str, message: str, remedy: str) -> None:
     """Only GPUs on nodes that accept the job count."""
     assert capacity.check_gpus(CheckedCluster(*nodes).given(), gpu_job) == Check("gpus", state, message, remedy)
-
-
-@pytest.mark.parametrize(
-    ("more", "forbidden", "state"),
-    [
-        ([STATUS], [], "warning"),
-        ([named("NodePool", "default")], [], "warning"),
-        ([], ["ConfigMap"], "warning"),
-        ([], ["NodePool"], "warning"),
-        ([named("ConfigMap", "other")], [], "failed"),
-    ],
-    ids=["the Cluster Autoscaler's", "Karpenter's", "unseen configmaps", "unseen pools", "none"],
-)
-def test_nodes_that_come_by_themselves(gpu_job: Object, more: list[Object], forbidden: list[str], state: str) -> None:
-    """Without a suitable node, an autoscaler makes it a warning; so does one that may exist but cannot be read."""
-    cluster = CheckedCluster(*more, forbidden=forbidden).given()
-    gpu = catalogue.remedy("gpu")
-    expected = {
-        "nodes": ("no ready node accepts this job's pods: the labels or taints of the nodes do not match", SCHEDULING),
-        "gpus": ("no node has a GPU", gpu),
-    }
-    found = [capacity.check_nodes(cluster, gpu_job, one_node=False), capacity.check_gpus(cluster, gpu_job)]
-    waits = f"{WAITS}: " if state == "warning" else ""
-    assert found == [Check(name, state, told, waits + remedy) for name, (told, remedy) in expected.items()]
-
-
-def test_nodes_without_karpenter(job: Object) -> None:
-    """A missing API means no autoscaler; a failing API server is an error."""
-    cluster = CheckedCluster()
-    for code, raises in ((404, False), (500, True)):
-        cluster.listed["NodePool"] = ApiError(code, "", "no", "list them")
-        with pytest.raises(ApiError) if raises else nullcontext():
-            assert capacity.check_nodes(cluster.given(), job, one_node=False).failed
-
-
-def test_nodes_of_a_queue(job: Object) -> None:
-    """For a run in a queue, missing room is a warning: Kueue finds it."""
-    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
-    found = capacity.check_nodes(CheckedCluster(node("a", "100m")).given(), job, one_node=False)
-    message = "no node that accepts this job has room for 1 worker (500m cpu, 1Gi memory)"
-    remedy = f"Kueue starts the run once it finds room; if it never does: {SCHEDULING}"
-    assert found == Check("nodes", "warning", message, remedy)
 
 
 @pytest.mark.parametrize(

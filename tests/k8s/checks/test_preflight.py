@@ -91,7 +91,11 @@ def test_an_error_is_no_check(job: Object, monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_node_by_an_affinity(job: Object) -> None:
     """An affinity that keeps the workers together needs a single node with room, whatever the claim."""
     job["spec"]["template"]["spec"]["affinity"] = {
-        "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}
+        "podAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}
+            ]
+        }
     }
     cluster = CheckedCluster(node("a", "600m"), node("b", "600m"))
     found = {check.name: check for check in preflight.check_all(cluster.given(), job, claim("ReadWriteMany"))}

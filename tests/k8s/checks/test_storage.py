@@ -8,9 +8,11 @@ import pytest
 
 from k8s.checks import storage
 from k8s.checks.check import Check
+from k8s.commands import submit
 from k8s.diagnose import catalogue
 from k8s.render import render
-from k8s.state.names import CLAIM
+from k8s.render.submission import Submission
+from k8s.state.names import APP, CLAIM, CLAIM_LABEL, DATA_LABEL, PART_OF_LABEL
 from tests.k8s.checks.cluster import CheckedCluster, claim, named, storage_class
 
 if TYPE_CHECKING:
@@ -46,12 +48,14 @@ def alone(job: Object) -> Object:
 )
 def test_volume(job: Object, found: Object, state: str, message: str, remedy: str) -> None:
     """An access mode that does not fit the number of workers fails the check."""
-    assert storage.check_volume(job, found) == Check("volume", state, f"the claim {CLAIM} {message}", remedy)
+    assert storage.check_volume(CheckedCluster().given(), job, found) == Check(
+        "volume", state, f"the claim {CLAIM} {message}", remedy
+    )
 
 
 def test_volume_of_one_worker(job: Object) -> None:
     """A ReadWriteOncePod claim serves one worker."""
-    check = storage.check_volume(alone(job), claim("ReadWriteOncePod"))
+    check = storage.check_volume(CheckedCluster().given(), alone(job), claim("ReadWriteOncePod"))
     assert check == Check("volume", "ok", f"the claim {CLAIM} is ReadWriteOncePod")
 
 
@@ -91,11 +95,73 @@ def test_data_on_a_claim(job: Object, mode: str, phase: str, check: tuple[str, s
     assert storage.check_data(unseen, job) == Check("data", "not checked", "this user may not read the claim data")
 
 
+def user(*, labels: dict[str, str] | None = None, phase: str = "Running", of: str = CLAIM) -> Object:
+    """A pod on node n1 that mounts a claim."""
+    volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": of}}]
+    metadata = {"labels": labels or {}}
+    return named("Pod", "user", metadata=metadata, spec={"nodeName": "n1", "volumes": volumes}, status={"phase": phase})
+
+
+OF_ANOTHER_RUN = {PART_OF_LABEL: APP, CLAIM_LABEL: CLAIM}
+WAITS = ", and pod user on node n1 uses it; a worker"
+END_IT = "end it (`kubectl delete pod user -n here`)"
+
+
+@pytest.mark.parametrize(
+    ("mode", "pod", "warning", "remedy"),
+    [
+        ("ReadWriteOnce", user(labels=OF_ANOTHER_RUN), "", ""),
+        ("ReadWriteOnce", user(phase="Succeeded"), "", ""),
+        ("ReadWriteOnce", user(of="other"), "", ""),
+        ("ReadWriteMany", user(), "", ""),
+        (
+            "ReadWriteOnce",
+            user(),
+            f"{WAITS} on another node waits until that pod has ended",
+            f"{END_IT}, or place the workers on its node: --node-selector kubernetes.io/hostname=n1",
+        ),
+        (
+            "ReadWriteOnce",
+            user(labels=OF_ANOTHER_RUN | {CLAIM_LABEL: "other"}),
+            f"{WAITS} on another node waits until that pod has ended",
+            f"{END_IT}, or place the workers on its node: --node-selector kubernetes.io/hostname=n1",
+        ),
+        (
+            "ReadWriteOncePod",
+            user(labels=OF_ANOTHER_RUN),
+            f"{WAITS} waits until that pod has ended",
+            END_IT,
+        ),
+    ],
+)
+def test_a_claim_in_use(mode: str, pod: Object, warning: str, remedy: str) -> None:
+    """Another run's pods draw the workers to their node; any other pod on the claim's only node is named."""
+    cluster = CheckedCluster(claim(mode), pod).given()
+    job, found = submit.prepare(cluster, Submission("digits", workers=1))
+    state = "warning" if warning else "ok"
+    assert storage.check_volume(cluster, job, found) == Check(
+        "volume", state, f"the claim {CLAIM} is {mode}{warning}", remedy
+    )
+
+
+def test_a_dataset_in_use() -> None:
+    """The same holds for the dataset's claim, and pods that may not be listed are not looked at."""
+    data = named("PersistentVolumeClaim", "data", spec={"accessModes": ["ReadWriteOnce"]}, status={"phase": "Bound"})
+    for labels, state in (({}, "warning"), ({PART_OF_LABEL: APP, DATA_LABEL: "data"}, "ok")):
+        cluster = CheckedCluster(claim("ReadWriteMany"), data, user(labels=labels, of="data"))
+        job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
+        assert storage.check_data(cluster.given(), job).state == state
+    unseen = CheckedCluster(claim("ReadWriteMany"), data, user(of="data"), forbidden=["Pod"]).given()
+    assert storage.check_data(unseen, job).state == "ok"
+
+
 def test_claim_missing(job: Object) -> None:
     """A claim that the user names is not created by submit."""
     render.set_claim(job["spec"]["template"], "mine")
     missing = catalogue.remedy("claim-missing")
-    assert storage.check_volume(job, None) == Check("volume", "failed", "the claim mine does not exist", missing)
+    assert storage.check_volume(CheckedCluster().given(), job, None) == Check(
+        "volume", "failed", "the claim mine does not exist", missing
+    )
     unknown = Check("storage class", "not checked", "the claim mine does not exist")
     assert storage.check_storage_class(CheckedCluster().given(), job, None) == unknown
 

@@ -198,13 +198,13 @@ def test_queue(submitted: Object) -> None:
     again(cluster, queue="night")
     admitted = served(cluster.objects["Job", "digits-2"], "Failed")
     admitted["spec"]["template"]["metadata"]["annotations"] = {"kueue.x-k8s.io/workload": "job-digits-1"}
-    admitted["spec"]["template"]["spec"]["nodeSelector"] = {"pool": "spot"}
+    admitted["spec"]["template"]["spec"]["nodeSelector"]["pool"] = "spot"
     cluster.objects["Job", "digits-2"] = admitted
     again(cluster)
     new = cluster.objects["Job", "digits-3"]
     assert (new["metadata"]["labels"][QUEUE_LABEL], new["spec"]["suspend"]) == ("night", True)
     assert "annotations" not in new["spec"]["template"]["metadata"]
-    assert "nodeSelector" not in new["spec"]["template"]["spec"]
+    assert "pool" not in new["spec"]["template"]["spec"]["nodeSelector"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from k8s.commands import submit
 from k8s.render import render
 from k8s.render.attempt import record_submission
 from k8s.render.submission import Submission
-from k8s.state.names import APP
+from k8s.state.names import APP, DATA_LABEL
 from tests.k8s.checks.cluster import claim, denied, named, ready_cluster
 from tests.k8s.fakes import FakeCluster
 
@@ -136,11 +136,13 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
 
 @pytest.mark.parametrize(("mode", "one_node"), [("ReadWriteOnce", True), ("ReadOnlyMany", False)])
 def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
-    """The dataset's claim may need one node too, unless many nodes can read it."""
+    """The dataset's claim may need the node of its other users too, unless many nodes can read it."""
     cluster = FakeCluster(claim("ReadWriteMany"), named("PersistentVolumeClaim", "data", spec={"accessModes": [mode]}))
     job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
-    components = ("one-node",) if one_node else ()
-    assert job == record_submission(render.job(Submission("digits", data="data", components=components)))
+    expected = render.job(Submission("digits", data="data"))
+    if one_node:
+        render.put_on_one_node(expected, DATA_LABEL)
+    assert job == record_submission(expected)
 
 
 def test_outputs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,6 +251,12 @@ def test_an_unreachable_node(down: tuple[str, ...] | None) -> None:
     ]
 
 
+IN_USE = (
+    "none needed if that pod ends soon; otherwise keep all pods that use the claim on one node (--component one-node), "
+    "or choose a ReadWriteMany claim with --claim"
+)
+
+
 def test_a_pod_that_is_being_deleted_is_not_on_an_unreachable_node() -> None:
     """Within its grace period it writes a checkpoint."""
     run = Run(job(), (running(0), being_deleted(running(1))), down=(), record=record("training", step=1, steps=2))
@@ -258,7 +264,7 @@ def test_a_pod_that_is_being_deleted_is_not_on_an_unreachable_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "said", "remedy"),
     [
         (
             'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) demo-0-aaaa0',
@@ -266,6 +272,7 @@ def test_a_pod_that_is_being_deleted_is_not_on_an_unreachable_node() -> None:
                 "pod demo-0-aaaa0 on another node uses the claim output, which only one node can use at a time "
                 "(ReadWriteOnce)"
             ),
+            IN_USE,
         ),
         (
             (
@@ -273,22 +280,21 @@ def test_a_pod_that_is_being_deleted_is_not_on_an_unreachable_node() -> None:
                 "and can't be attached to another"
             ),
             "another node uses the claim output, which only one node can use at a time (ReadWriteOnce)",
+            IN_USE,
         ),
         (
             'MountVolume.SetUp failed for volume "nfs" : timed out',
             'MountVolume.SetUp failed for volume "nfs" : timed out',
+            "see `kubectl describe pod demo-1-aaaa0 -n team --context kind`",
         ),
     ],
 )
-def test_a_volume_that_cannot_be_mounted(message: str, said: str) -> None:
+def test_a_volume_that_cannot_be_mounted(message: str, said: str, remedy: str) -> None:
     """A ReadWriteOnce volume on two nodes is explained; every other message is the kubelet's."""
     failure = event("Pod", "demo-1-aaaa0", "FailedAttachVolume", message)
     assert why(Run(job(), (running(0), waiting(1)), (failure,))) == [
         f"worker 1 cannot mount a volume: {said} (2026-01-01T00:00:20Z)",
-        (
-            "remedy: see `kubectl describe pod demo-1-aaaa0 -n team --context kind`; if the claim is ReadWriteOnce, "
-            "keep all workers on one node: --component one-node"
-        ),
+        f"remedy: {remedy}",
     ]
 
 

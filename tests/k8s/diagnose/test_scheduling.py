@@ -43,8 +43,12 @@ REST = " no new claims to deallocate, preemption: 0/3 nodes are available: 3 Pre
             "1 Insufficient cpu, 2 node(s) didn't match pod affinity rules.",
             (
                 "volume-node",
-                "of 3 nodes, 1 has too little cpu free, 2 have none of the workers that must share a node",
+                "of 3 nodes, 1 has too little cpu free, 2 have none of the pods that must share a node",
             ),
+        ),
+        (
+            "3 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode.",
+            ("volume-in-use", "all 3 nodes have a pod that uses the claim, which only one pod can use at a time"),
         ),
         (
             "3 node(s) had no available disk.",

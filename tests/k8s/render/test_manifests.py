@@ -25,6 +25,7 @@ from k8s.state.names import (
     APP,
     CANCELLED,
     CLAIM,
+    CLAIM_LABEL,
     CONTAINER,
     DATA,
     INDEX_LABEL,
@@ -201,7 +202,7 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     template = overlay["spec"]["template"]
     labels = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"}
     assert overlay["metadata"]["labels"] == labels
-    assert template["metadata"]["labels"] == labels
+    assert template["metadata"]["labels"] == labels | {CLAIM_LABEL: CLAIM}
     # Nothing of the manifests may be taken for what the controller or the launcher adds.
     assert not {JOB_NAME_LABEL, INDEX_LABEL, QUEUE_LABEL, CANCELLED} & set(overlay["metadata"].get("annotations", {}))
     policy = setup["NetworkPolicy"]["spec"]
@@ -286,16 +287,33 @@ def test_service_account_has_no_token(setup: dict[str, Object]) -> None:
 
 
 def test_one_node() -> None:
-    """The component places the workers of one run on one node, independently of other runs."""
+    """The component places all pods that use the output's claim on one node, also those of other runs."""
     [term] = pod_spec(job("cpu", "one-node"))["affinity"]["podAffinity"][
         "requiredDuringSchedulingIgnoredDuringExecution"
     ]
     assert term == {
         "topologyKey": "kubernetes.io/hostname",
-        "labelSelector": {"matchLabels": {NAME_LABEL: APP}},
-        "matchLabelKeys": [JOB_NAME_LABEL],
+        "labelSelector": {"matchLabels": {PART_OF_LABEL: APP}},
+        "matchLabelKeys": [CLAIM_LABEL],
     }
     assert pod_spec(job("local")) == pod_spec(job("local", "one-node"))
+    pods = [job("local")["spec"]["template"], volume_pod(base_template("mine:1"), "v")]
+    for pod in pods:  # the volume pod, too: while it runs, the claim is in use on its node
+        labels = pod["metadata"]["labels"]
+        assert (labels[PART_OF_LABEL], labels[CLAIM_LABEL]) == (APP, CLAIM)
+
+
+def test_nodes_of_the_image() -> None:
+    """Workers and volume pods run on nodes for which the image is built; those of kind and minikube always are."""
+    image = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    for name in OVERLAYS:
+        of_image = image if name != "local" else {"kubernetes.io/os": "linux"}
+        template = job(name)["spec"]["template"]
+        for node in ("", "n1"):
+            assert template["spec"]["nodeSelector"] == of_image
+            assert volume_pod(template, "v", node=node)["spec"]["nodeSelector"] == of_image
+    other = render.job(Submission("demo", node_selectors=("kubernetes.io/arch=arm64",)))
+    assert pod_spec(other)["nodeSelector"] == image | {"kubernetes.io/arch": "arm64"}
 
 
 def test_gpu() -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,13 +117,18 @@ def test_a_job_with_every_flag() -> None:
             "activeDeadlineSeconds": 5400,
             "ttlSecondsAfterFinished": 604_800,
             "template": {
-                "metadata": {"labels": LABELS},
+                "metadata": {"labels": LABELS | {"mnist-job/claim": "mine"}},
                 "spec": {
                     "restartPolicy": "Never",
                     "subdomain": "mnist-job",
                     "serviceAccountName": "trainer",
                     "priorityClassName": "high",
-                    "nodeSelector": {"disk": "ssd", "example.com/zone": "b"},
+                    "nodeSelector": {
+                        "kubernetes.io/os": "linux",
+                        "kubernetes.io/arch": "amd64",
+                        "disk": "ssd",
+                        "example.com/zone": "b",
+                    },
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": 20,
@@ -148,8 +154,8 @@ def test_a_job_with_every_flag() -> None:
                             "requiredDuringSchedulingIgnoredDuringExecution": [
                                 {
                                     "topologyKey": "kubernetes.io/hostname",
-                                    "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "mnist-job"}},
-                                    "matchLabelKeys": ["batch.kubernetes.io/job-name"],
+                                    "labelSelector": {"matchLabels": {"app.kubernetes.io/part-of": "mnist-job"}},
+                                    "matchLabelKeys": ["mnist-job/claim"],
                                 }
                             ]
                         }
@@ -365,7 +371,14 @@ def test_data_on_a_claim() -> None:
     [trainer] = spec["containers"]
     assert trainer["volumeMounts"].pop() == {"name": "data", "mountPath": "/data", "readOnly": True}
     render.set_claim(job["spec"]["template"], CLAIM)
-    assert job == plain
+    assert spec == plain["spec"]["template"]["spec"]
+
+
+def test_labels_of_the_claims() -> None:
+    """Pods have the names of their claims as labels, as far as labels can be as long."""
+    for claim, label in (("mine", "mine"), ("a" * 63, "a" * 63), ("a" * 64, sha256(b"a" * 64).hexdigest()[:63])):
+        labels = render.job(Submission("digits", claim=claim, data="images"))["spec"]["template"]["metadata"]["labels"]
+        assert (labels["mnist-job/claim"], labels["mnist-job/data"]) == (label, "images")
 
 
 def test_one_node_once() -> None:

@@ -46,7 +46,11 @@ def test_pod(writes: bool) -> None:
         "kind": "Pod",
         "metadata": {
             "name": "v",
-            "labels": {"app.kubernetes.io/part-of": "mnist-job", "app.kubernetes.io/component": "volume"},
+            "labels": {
+                "app.kubernetes.io/part-of": "mnist-job",
+                "app.kubernetes.io/component": "volume",
+                "mnist-job/claim": "mine",
+            },
         },
         "spec": {
             "restartPolicy": "Never",
@@ -94,12 +98,12 @@ def test_pod(writes: bool) -> None:
 
 
 def test_pinned_to_a_node() -> None:
-    """On the node that has the volume, nothing that the run asks of nodes keeps the pod from starting."""
+    """On the node that has the volume, nothing but the image keeps the pod from starting."""
     spec = volume_pod(template(), "v", node="n1")["spec"]
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
     required = {"nodeSelectorTerms": [term]}
     assert spec["affinity"] == {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    assert "nodeSelector" not in spec
+    assert spec["nodeSelector"] == {}
 
 
 def test_base_template() -> None:
