@@ -67,7 +67,7 @@ def join(data: Path, workers: int) -> Joined:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     must_match = settings_to_match(Config(data=data), fingerprint.read_fingerprint(data, "mnist"))
     settings, model = settings_hash(must_match), must_match["model"]
-    template = Request("bench", "u", settings, model, workers, 0, "", "", "", "waiting", 0)
+    template = Request("bench", "u", settings, model, workers, 0, "", 0, "", "", "", "waiting", 0)
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as output:
         command = ["prlimit", f"--nofile={FILES}:", sys.executable, "-m", "job", "train", f"--data={data}"]
         process = subprocess.Popen(

@@ -15,9 +15,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every supervisor sends to rank 0's once a second.
 
-    settings is the settings hash; model, the SHA-256 of model.py, is part of it too. attempt is a random text, new for
-    each attempt to join. round_id is empty while the worker waits for the others; then it names the round in which its
-    trainer was started. address is the host:port of its TensorFlow server.
+    settings is the settings hash; model, the SHA-256 of model.py, is part of it too. sender is a random text, the same
+    in all requests of a supervisor; number counts them. attempt is a random text, new for each attempt to join.
+    round_id is empty while the worker waits for the others; then it names the round in which its trainer was started.
+    address is the host:port of its TensorFlow server.
     """
 
     run: Text
@@ -26,6 +27,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Text
     workers: Count
     rank: Count
+    sender: Text
+    number: Count
     attempt: Text
     round_id: Text
     address: Text

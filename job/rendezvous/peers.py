@@ -86,6 +86,7 @@ class Peers:
         self.rendezvous: Rendezvous | None = None
         self.answered_at = float("inf")
         self._request: Request | None = None  # the next one; None before connect(), and without other workers
+        self._lock = threading.Lock()  # for changes of the request
         self._new_attempt = threading.Event()
         self._thread = threading.Thread(target=self._ask_repeatedly, name="rendezvous", daemon=True)
 
@@ -95,7 +96,9 @@ class Peers:
         if workers > 1:
             self.rendezvous = Rendezvous(run, uid, settings, model, workers) if rank == 0 else None
             self.answered_at = time.monotonic()
-            self._request = Request(run, uid, settings, model, workers, rank, "", "", "", "starting", 0)
+            self._request = Request(
+                run, uid, settings, model, workers, rank, os.urandom(16).hex(), 0, "", "", "", "starting", 0
+            )
 
     def start_attempt(self) -> str:
         """Try to join a round, with the first request at once; returns the id of this attempt."""
@@ -105,15 +108,6 @@ class Peers:
         if not self._thread.is_alive():
             self._thread.start()
         return attempt
-
-    def enter_round(self, reply: Reply) -> None:
-        """Take note that all have joined; this worker's trainer belongs to the reply's round from now on.
-
-        Raises:
-            JobError: 75, two workers have the same address.
-        """
-        check_distinct(reply.addresses)
-        self._change_request(round_id=reply.round_id)
 
     def send_status(self, phase: str, restarts: int) -> None:
         """Send the others, with the next request, how this worker is."""
@@ -140,18 +134,37 @@ class Peers:
         return started == self._cluster.workers
 
     def _change_request(self, **fields: Any) -> None:
-        if self._request:
-            self._request = msgspec.structs.replace(self._request, **fields)
+        with self._lock:
+            if self._request:
+                self._request = msgspec.structs.replace(self._request, **fields)
 
     def _ask_repeatedly(self) -> None:
         if self.rank > 0 and needs_dns(self._cluster.supervisors[0].rpartition(":")[0]):
             time.sleep(DNS_DELAY_S)
-        while self._request:
+        while request := self._next_request():
             asked_at = time.monotonic()
-            self._events.put(ReplyEvent(self._request, self._ask(self._request)))
+            reply = self._ask(request)
+            self._enter_round(request, reply)
+            self._events.put(ReplyEvent(request, reply))
             # If rank 0 held its reply back, the next request follows at once.
             self._new_attempt.wait(max(0.0, asked_at + EVERY_S - time.monotonic()))
             self._new_attempt.clear()
+
+    def _next_request(self) -> Request | None:
+        """The request with a number of its own."""
+        self._change_request(number=self._request.number + 1 if self._request else 0)
+        return self._request
+
+    def _enter_round(self, request: Request, reply: Reply | str) -> None:
+        """Belong to the round of a reply that has all addresses, from the next request on.
+
+        The supervisor may not have read the reply by then. A request that still said that this worker waits could
+        complete the round after this one, while its trainer starts in this one.
+        """
+        with self._lock:
+            current = self._request and self._request.attempt == request.attempt
+            if self._request and current and isinstance(reply, Reply) and reply.addresses:
+                self._request = msgspec.structs.replace(self._request, round_id=reply.round_id)
 
     def _ask(self, request: Request) -> Reply | str:
         from job.rendezvous.client import ask  # noqa: PLC0415 - Tornado takes 0.1 s of CPU, and this thread can wait

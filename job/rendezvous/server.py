@@ -53,12 +53,13 @@ class Rendezvous:
         self._settings, self._model, self._workers, self._clock = settings, model, workers, clock
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
+        self._senders: dict[int, tuple[str, int]] = {}  # by rank: sender and number of the newest request
         self._lock = threading.RLock()
         self._settled: asyncio.Event | None  # set when the round is complete; None if nobody waits for that
         self._open_round()
 
     def join(self, request: Request) -> Reply:
-        """Count a worker in if it waits, and note what it sent.
+        """Count a worker in if it waits, and note what it sent; ignore a request that a newer one overtook.
 
         Raises:
             Refused: it belongs to another run, has other settings, or cannot be one of the workers.
@@ -66,10 +67,11 @@ class Rendezvous:
         self._check(request)
         with self._lock:
             self._drop_silent()
-            self._latest[request.rank] = self._clock(), request
-            self._latest.move_to_end(request.rank)
-            if not request.round_id:
-                self._register(request)
+            if not self._is_late(request):
+                self._latest[request.rank] = self._clock(), request
+                self._latest.move_to_end(request.rank)
+                if not request.round_id:
+                    self._register(request)
             return self._reply(request)
 
     async def join_and_wait(self, request: Request, wait_s: float) -> Reply:
@@ -128,6 +130,14 @@ class Rendezvous:
             raise Refused(f"a worker's rank must be from 0 to {self._workers - 1}, not {request.rank}")
         if not is_address(request.address):
             raise Refused(f"a worker's address must be host:port, not {request.address!r}")
+
+    def _is_late(self, request: Request) -> bool:
+        """Whether a newer request overtook this one. What it says is then no longer so: its worker may train by now."""
+        sender, number = self._senders.get(request.rank, ("", 0))
+        if sender == request.sender and number > request.number:
+            return True
+        self._senders[request.rank] = request.sender, request.number
+        return False
 
     def _open_round(self) -> None:
         self._round_id = os.urandom(16).hex()

@@ -20,7 +20,7 @@ from job.dataset.fingerprint import read_fingerprint
 from job.errors import PUBLISHED, Exit, JobError
 from job.must_match import model_changed, model_sha256, settings_hash, settings_to_match
 from job.rendezvous.listener import serve
-from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent
+from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
 from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_PEER_RESTARTS, MAX_RESTARTS, RestartPolicy
 from job.supervisor.status import WorkerStatus
@@ -163,7 +163,7 @@ class Supervisor:
                 continue
             reply = event.reply
             if not isinstance(reply, str) and reply.addresses:
-                self._peers.enter_round(reply)
+                check_distinct(reply.addresses)
                 self._report_joined(cluster.workers)
                 return reply.round_id, reply.addresses
             before, attendance = attendance, attendance.after(reply)

@@ -16,7 +16,7 @@ from job.rendezvous.messages import Refused, Reply, Request, encode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "s", 1, "a", "", "10.0.0.1:2222", "waiting", 0)
 REPLY = Reply("g", 3, (), ("a:1", "b:2", "c:3"))
 OK = b"HTTP/1.0 200 OK\r\n\r\n"
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKERS = 2
-REQUEST = Request("r", "u", "5e77", "30de1", WORKERS, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+REQUEST = Request("r", "u", "5e77", "30de1", WORKERS, 1, "s", 1, "a", "", "10.0.0.1:2222", "waiting", 0)
 FIRST = msgspec.structs.replace(REQUEST, rank=0, address="10.0.0.0:2222")
 ADDRESSES = ("10.0.0.0:2222", "10.0.0.1:2222")
 TEXT = "text/plain; charset=utf-8"

@@ -10,7 +10,7 @@ import pytest
 
 from job.rendezvous.messages import Reply, Request, decode, encode
 
-REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "a", "g", "10.0.0.1:2222", "training", 0)
+REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "s", 1, "a", "g", "10.0.0.1:2222", "training", 0)
 REPLY = Reply("g", 3, (), ("a:1", "[::1]:2"))
 
 

@@ -13,8 +13,9 @@ from job.rendezvous.listener import serve
 from job.rendezvous.messages import Reply, Request
 from job.rendezvous.peers import Attendance, Peers, ReplyEvent, check_distinct, needs_dns, tensorflow_address
 from job.rendezvous.server import Rendezvous
+from tests.job.processes import wait_until
 
-REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "a", "", "10.0.0.1:2222", "waiting", 0)
+REQUEST = Request("r", "u", "5e77", "30de1", 3, 1, "s", 1, "a", "", "10.0.0.1:2222", "waiting", 0)
 
 
 def test_the_missing_workers_are_named() -> None:
@@ -39,7 +40,9 @@ def test_rank_0_does_not_need_its_own_name() -> None:
         supervisors = (f"no-such-host.invalid:{listening.port}", "h:1")
         for rank in range(2):
             peers = Peers(Cluster("r", "u", rank, ("h:2222", "i:2222"), supervisors), queue.SimpleQueue())
-            replies.append(peers._ask(Request("r", "u", "5e77", "30de1", 2, rank, "a", "", "h:2222", "starting", 0)))
+            replies.append(
+                peers._ask(Request("r", "u", "5e77", "30de1", 2, rank, "s", 1, "a", "", "h:2222", "starting", 0))
+            )
     assert isinstance(replies[0], Reply)
     assert replies[0].missing == (1,)
     assert str(replies[1]).startswith(f"worker 0 does not answer at {supervisors[0]} (")
@@ -53,6 +56,30 @@ def test_a_round_ends_when_rank_0_opens_another() -> None:
     assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("g")
     assert not ReplyEvent(inside, "worker 0 does not answer").ends_round("g")
     assert not ReplyEvent(REQUEST, Reply("h", 1, (0, 2), ())).ends_round("")
+
+
+def test_a_worker_that_got_all_addresses_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next request says so, even if the supervisor has not read the reply by then; a new attempt waits again."""
+    requests: list[Request] = []
+
+    def ask(_: Peers, request: Request) -> Reply:
+        requests.append(request)
+        return Reply("g", 2, (), ("h:2222", "i:2222"))
+
+    monkeypatch.setattr(Peers, "_ask", ask)
+    peers = Peers(Cluster("r", "u", 0, ("h:2222", "i:2222"), ("127.0.0.1:1", "127.0.0.1:2")), queue.SimpleQueue())
+    peers.connect("5e77", "30de1")
+    peers.start_attempt()
+    wait_until(lambda: len(requests) > 1, "two requests")
+    peers.start_attempt()
+    wait_until(lambda: requests[-1].attempt != requests[0].attempt, "a request of the second attempt")
+    [second] = {request.attempt for request in requests} - {requests[0].attempt}
+    kinds = [(request.attempt == second, request.round_id) for request in requests]
+    assert kinds[:2] == [(False, ""), (False, "g")]
+    assert next(kind for kind in kinds if kind[0]) == (True, "")
+    assert len({request.sender for request in requests}) == 1
+    peers._request = None  # ends its thread
+    assert [request.number for request in requests] == list(range(1, len(requests) + 1))
 
 
 def test_two_workers_with_one_address_are_refused() -> None:

@@ -18,7 +18,7 @@ HASH, MODEL = "5e77" * 16, "30de1" * 12 + "30de"
 def waiting(rank: int, attempt: str = "a", workers: int = 3) -> Request:
     """The request of a worker that waits."""
     return Request(
-        "r", "u", HASH, MODEL, workers, rank, attempt, "", f"10.0.{rank >> 8}.{rank & 255}:2222", "waiting", 0
+        "r", "u", HASH, MODEL, workers, rank, "s", 1, attempt, "", f"10.0.{rank >> 8}.{rank & 255}:2222", "waiting", 0
     )
 
 
@@ -105,6 +105,24 @@ def test_a_worker_that_missed_the_reply_joins_the_next_round() -> None:
     complete(rendezvous)
     new = rendezvous.join(waiting(1, "b")).round_id
     assert rendezvous.join(waiting(2, "a")) == Reply(new, 2, (0,), ())
+
+
+def test_a_request_that_comes_late_is_ignored() -> None:
+    """Its worker has sent newer ones since, and its trainer may have been started in the round before."""
+    rendezvous, _ = opened()
+    late = msgspec.structs.replace(waiting(2), number=0)
+    first = complete(rendezvous)
+    new = rendezvous.join(waiting(1, "b"))
+    assert rendezvous.join(late) == new  # worker 2 is missing
+    rendezvous.join(waiting(0, "b"))
+    assert rendezvous.join(msgspec.structs.replace(running(2, first), number=2)) == Reply(new.round_id, 2, (2,), ())
+    assert rendezvous.join(waiting(2, "a")) == Reply(new.round_id, 2, (2,), ())
+    assert rendezvous.latest_requests()[2].round_id == first
+    again = msgspec.structs.replace(waiting(2, "b"), number=3)
+    assert rendezvous.join(again).addresses
+    assert rendezvous.join(late) == Reply(new.round_id, 3, (), ())  # nor does it open another round
+    replaced = msgspec.structs.replace(waiting(2, "c"), sender="another", number=0)
+    assert rendezvous.join(replaced).round_id != new.round_id  # a new supervisor counts from the start
 
 
 def test_a_silent_worker_is_missing() -> None:

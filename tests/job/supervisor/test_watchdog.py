@@ -53,7 +53,7 @@ class FakeProcess:
 
 def request(rank: int, round_id: str = "", phase: str = "") -> Request:
     """What a worker sends to rank 0."""
-    return Request("r", "u", "s", "m", WORKERS, rank, "a", round_id, f"a:{rank + 1}", phase, 0)
+    return Request("r", "u", "s", "m", WORKERS, rank, "s", 1, "a", round_id, f"a:{rank + 1}", phase, 0)
 
 
 class Scene:
