@@ -13,7 +13,7 @@ from kubernetes.stream.ws_client import get_websocket_url
 
 from k8s.api.errors import ApiError
 from k8s.api.exec import exec_in_container
-from k8s.api.objects import KINDS, leave_out_unused
+from k8s.api.objects import KINDS, leave_out_unused, matches
 from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
 from k8s.api.watch import GONE, watch_objects
 
@@ -89,14 +89,16 @@ class Cluster:
 
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects that a label selector and a field selector match; everywhere: in all namespaces."""
-        if not fields and not everywhere and (kept := self._kept.get((self.namespace, kind, selector))) is not None:
-            if isinstance(kept, Exception):
-                raise kept
-            return kept
         return list(self.each(kind, selector, fields, everywhere=everywhere))
 
     def each(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> Iterator[Object]:
         """As select(), but one at a time: only a part of a long list is in memory at any time."""
+        kept = None if everywhere else self._kept.get((self.namespace, kind, selector))
+        if isinstance(kept, Exception):
+            raise kept
+        if kept is not None:
+            yield from (one for one in kept if matches(fields, one))
+            return
         for items, _ in self._pages(kind, selector, fields, everywhere=everywhere):
             while items:
                 yield items.pop(0)
@@ -148,9 +150,17 @@ class Cluster:
                 raise
 
     def watch(
-        self, kind: str, selector: str = "", fields: str = "", stop: threading.Event | None = None
+        self,
+        kind: str,
+        selector: str = "",
+        fields: str = "",
+        stop: threading.Event | None = None,
+        wanted: Callable[[Object], bool] = lambda _: True,
     ) -> Iterator[dict[str, Object]]:
-        """The selected objects by UID: first as they are, then again after each change, until stop is set."""
+        """The selected objects by UID: first as they are, then again after each change, until stop is set.
+
+        wanted tells which of them to keep in memory, where selectors cannot.
+        """
 
         def open_watch(version: str) -> Generator[str]:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
@@ -158,32 +168,46 @@ class Cluster:
             return self._api.stream(self._path(kind), query, WATCH_S + LATE_S)
 
         def list_objects() -> tuple[list[Object], str]:
-            pages = list(self._pages(kind, selector, fields))
+            found: list[Object] = []
+            versions = []
+            for items, version in self._pages(kind, selector, fields):
+                found += filter(wanted, items)
+                versions.append(version)
             # Of the first page: what changed while the others were listed is watched then.
-            return [item for items, _ in pages for item in items], pages[0][1]
+            return found, versions[0]
 
-        return watch_objects(list_objects, open_watch, stop or threading.Event())
+        return watch_objects(list_objects, open_watch, stop or threading.Event(), wanted)
 
-    def keep(self, kind: str, selector: str) -> None:
-        """Watch these objects from now on: select() of them sends no requests. Returns once they are listed.
+    def keep(self, kind: str, selector: str = "", wanted: Callable[[Object], bool] = lambda _: True) -> None:
+        """Watch these objects from now on: select() of them, with any field selector, sends no requests.
+
+        Returns once they are listed.
+
+        Args:
+            kind: their kind.
+            selector: their label selector.
+            wanted: tells which of them are kept; the others are as if they did not exist.
 
         Raises:
             LauncherError: this user may not list or watch them. If that happens later, select() raises it.
         """
-        known = threading.Event()
+        key, known = (self.namespace, kind, selector), threading.Event()
 
         def watch_in_background() -> None:
             try:
-                for objects in self.watch(kind, selector):
-                    self._kept[self.namespace, kind, selector] = list(objects.values())
+                for objects in self.watch(kind, selector, wanted=wanted):
+                    self._kept[key] = list(objects.values())
                     known.set()
             except Exception as error:  # noqa: BLE001 - whatever ends the thread, select() raises it
-                self._kept[self.namespace, kind, selector] = error
+                self._kept[key] = error
                 known.set()
 
         threading.Thread(target=watch_in_background, daemon=True).start()
         known.wait()
-        self.select(kind, selector)
+        kept = self._kept[key]
+        if isinstance(kept, Exception):
+            del self._kept[key]  # select() may still be allowed
+            raise kept
 
     # Pods
 

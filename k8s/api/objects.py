@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 Object = dict[str, Any]
@@ -32,3 +33,15 @@ def leave_out_unused(item: Object) -> None:
     item["metadata"].pop("managedFields", None)
     if "images" in item.get("status", {}):
         del item["status"]["images"]
+
+
+def matches(fields: str, item: Object) -> bool:
+    """Whether an object has the fields of a field selector, such as `metadata.name=a,status.phase!=Failed`."""
+    for term in filter(None, fields.split(",")):
+        path, value = re.split("!?==?", term, maxsplit=1)
+        found: Any = item
+        for name in path.split("."):
+            found = (found or {}).get(name)
+        if (str(found or "") == value) == ("!=" in term):
+            return False
+    return True

@@ -27,6 +27,7 @@ def watch_objects(
     list_objects: Callable[[], tuple[list[Object], str]],
     open_watch: Callable[[str], Generator[str]],
     stop: threading.Event,
+    wanted: Callable[[Object], bool] = lambda _: True,
 ) -> Iterator[dict[str, Object]]:
     """The objects by UID: first as they are, then again after each change, until stop is set.
 
@@ -37,6 +38,7 @@ def watch_objects(
         list_objects: gives the objects, and their version.
         open_watch: gives the lines of a watch that begins after a version.
         stop: ends the iteration.
+        wanted: tells of which objects a change counts.
 
     Raises:
         ApiError: this user may not list or watch the objects.
@@ -58,7 +60,7 @@ def watch_objects(
                         break
                     kind, item = change
                     newest = item["metadata"]["resourceVersion"]
-                    if kind == "BOOKMARK":
+                    if kind == "BOOKMARK" or not wanted(item):
                         continue
                     if kind == "DELETED":
                         known.pop(item["metadata"]["uid"], None)

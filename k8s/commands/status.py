@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,9 @@ from job.config import usage_error
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
+from k8s.state.events import may_concern
 from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
-from k8s.state.names import CONTAINER, RUN_SELECTOR, pod_selector, run_name
+from k8s.state.names import CONTAINER, RUN_SELECTOR, claim_of, pod_selector, run_name
 from k8s.state.pods import created
 from k8s.state.run import Run, state
 from k8s.view.output import as_yaml, use_colour
@@ -46,6 +48,7 @@ OUTPUTS = ("text", "wide", "yaml", "name", "json")
 REQUESTS = 8  # logs that are read at the same time
 EVERY_S = 2.0
 TAIL = 2000  # lines of a log that are searched for the reasons of restarts
+Counted = dict[tuple[str, int], Counter[str]]  # reasons of restarts, by the name of a pod and its number of restarts
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -108,15 +111,15 @@ def selector_of(arguments: argparse.Namespace) -> str:
     return f"{RUN_SELECTOR},{arguments.selector}" if arguments.selector else RUN_SELECTOR
 
 
-def collect(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is shown, as it is printed in JSON."""
+def collect(cluster: Cluster, arguments: argparse.Namespace, counted: Counted | None = None) -> dict[str, Any]:
+    """Everything that is shown, as it is printed in JSON; counted keeps what an earlier look has read from logs."""
     now = datetime.now(UTC)
     if arguments.name is None:
         return collect_all(cluster, arguments, now)
     if cronjob := schedules.find(cluster, arguments.name):
         return schedule_details(schedules.gather(cluster, cronjob), now)
     evidence = gather_evidence(cluster, arguments.name)
-    return run_details(evidence, now, restart_reasons(cluster, evidence))
+    return run_details(evidence, now, restart_reasons(cluster, evidence, {} if counted is None else counted))
 
 
 def collect_all(cluster: Cluster, arguments: argparse.Namespace, now: datetime) -> dict[str, Any]:
@@ -145,17 +148,25 @@ def with_record(cluster: Cluster, run: Run) -> Run:
     return dataclasses.replace(run, record=newest_record(there, run))
 
 
-def restart_reasons(cluster: Cluster, run: Run) -> dict[int, Counter[str]]:
-    """Why trainers were restarted, from the logs of the first few ranks with restarts."""
-    ranks = [rank for rank in range(run.workers) if rank in run.newest and restart_count(run, rank)][:REQUESTS]
+def restart_reasons(cluster: Cluster, run: Run, counted: Counted) -> dict[int, Counter[str]]:
+    """Why trainers were restarted, from the logs of the first few ranks with restarts.
+
+    counted keeps the reasons by the pod and its number of restarts: a log is read again only after another restart.
+    """
+    restarts = {rank: restart_count(run, rank) for rank in range(run.workers) if rank in run.newest}
+    ranks = [rank for rank, count in restarts.items() if count][:REQUESTS]
 
     def count_reasons(rank: int) -> Counter[str]:
-        try:
-            lines = list(cluster.logs(run.newest[rank]["metadata"]["name"], CONTAINER, tail=TAIL))
-        except (ApiError, OSError):
-            return Counter()
-        records = [record for line in lines if (record := telemetry.parse(line))]
-        return Counter(record.reason or "unknown" for record in records if record.phase == "restarting")
+        pod = run.newest[rank]["metadata"]["name"]
+        if (pod, restarts[rank]) not in counted:
+            try:
+                lines = list(cluster.logs(pod, CONTAINER, tail=TAIL))
+            except (ApiError, OSError):
+                return Counter()
+            records = [record for line in lines if (record := telemetry.parse(line))]
+            reasons = Counter(record.reason or "unknown" for record in records if record.phase == "restarting")
+            counted[pod, restarts[rank]] = reasons
+        return counted[pod, restarts[rank]]
 
     with ThreadPoolExecutor(REQUESTS) as pool:
         return dict(zip(ranks, pool.map(count_reasons, ranks), strict=True))
@@ -182,7 +193,11 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     if not arguments.all_namespaces:
         # Keep long lists up to date by watches; the Job of one run is read each time.
         if arguments.name and not schedules.find(cluster, arguments.name):
-            cluster.keep("Pod", pod_selector(job_of(cluster, arguments.name)["metadata"]["name"]))
+            job = job_of(cluster, arguments.name)
+            name, claim = job["metadata"]["name"], claim_of(job["spec"]["template"]) or ""
+            cluster.keep("Pod", pod_selector(name))
+            with suppress(ApiError):  # without permission to watch events, they are requested each time
+                cluster.keep("Event", wanted=lambda event: may_concern(event, name, claim))
         else:
             cluster.keep("Pod", RUN_SELECTOR)
             cluster.keep("Job", RUN_SELECTOR)
@@ -194,8 +209,9 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
 
 def results(cluster: Cluster, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Everything that is shown, every two seconds, until the one run that is watched has ended or is cancelled."""
+    counted: Counted = {}
     while True:
-        result = collect(cluster, arguments)
+        result = collect(cluster, arguments, counted)
         yield result
         if result.get("ended") or result.get("state") == "cancelled":
             return

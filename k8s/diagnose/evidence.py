@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
@@ -13,14 +15,19 @@ from k8s.diagnose.explain import explain_run
 from k8s.state import events
 from k8s.state.find import gather, get_if_allowed, newest_record
 from k8s.state.names import CONTAINER, claim_of
+from k8s.state.pods import has_finished, is_cut_off, is_scheduled, pod_condition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
     from k8s.diagnose.explanation import Explanation
     from k8s.state.run import Run
 
 SHOWN_LINES, READ_LINES = 8, 40
+FEW = 20  # pods or nodes that are requested one by one
+REQUESTS = 8  # at the same time
 # The kubelet's replacement for a log that was deleted, and TensorFlow's own notes.
 NOISE = re.compile(
     r"unable to retrieve container logs|failed to try resolving symlinks"
@@ -36,20 +43,60 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
     """
     run = gather(cluster, name)
     claim = claim_of(run.job["spec"]["template"]) or ""
-    all_events: list[Object] = []
-    with suppress(ApiError):
-        all_events = cluster.select("Event")
-    down: tuple[str, ...] | None = None
-    with suppress(ApiError):
-        down = tuple(node["metadata"]["name"] for node in cluster.select("Node") if not is_node_ready(node))
     return dataclasses.replace(
         run,
-        events=events.of_run(all_events, run.job, run.pods, claim),
+        events=own_events(cluster, run, claim),
         record=newest_record(cluster, run),
+        down=unreachable_nodes(cluster, run.pods),
         claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim),
-        down=down,
         flags=cluster.flags,
     )
+
+
+def own_events(cluster: Cluster, run: Run, claim: str) -> tuple[Object, ...]:
+    """The events of a run's Job, of its pods, deleted ones too, and of its claim, the oldest first.
+
+    Those of a few pods are requested by the pods' names. For many pods, one list of the events of all pods is shorter.
+    """
+
+    def select(**about: str) -> list[Object]:
+        return cluster.select("Event", fields=",".join(f"involvedObject.{key}={value}" for key, value in about.items()))
+
+    try:
+        found = select(uid=run.job["metadata"]["uid"])
+        names = {*(pod["metadata"]["name"] for pod in run.pods), *events.created_pods(found)}
+        if claim:
+            found += select(kind="PersistentVolumeClaim", name=claim)
+        if len(names) <= FEW:
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                found += chain.from_iterable(pool.map(lambda name: select(kind="Pod", name=name), sorted(names)))
+        else:
+            of_pods = cluster.each("Event", fields="involvedObject.kind=Pod")
+            found += (event for event in of_pods if events.object_name(event) in names)
+    except ApiError:
+        return ()
+    return tuple(sorted(found, key=events.last_seen))
+
+
+def unreachable_nodes(cluster: Cluster, pods: Iterable[Object]) -> tuple[str, ...] | None:
+    """The nodes of a run's pods that are not ready; None if this user may not read nodes, or all pods are ready.
+
+    The cluster marks the pods of such a node as not ready, so only the nodes of pods that are not ready are requested:
+    a few of them, for a thousand pods may start at the same time.
+    """
+    suspects = [p for p in pods if is_scheduled(p) and not has_finished(p) and not pod_condition(p, "Ready")]
+    suspects.sort(key=is_cut_off, reverse=True)
+    cut_off = {pod["spec"]["nodeName"] for pod in suspects if is_cut_off(pod)}
+    names = list(dict.fromkeys(pod["spec"]["nodeName"] for pod in suspects))
+    if not names:
+        return None
+    try:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            nodes = dict(zip(names, pool.map(lambda name: cluster.get("Node", name), names[:FEW]), strict=False))
+    except ApiError:
+        return None
+    unready = {name for name, node in nodes.items() if node and not is_node_ready(node)}
+    return tuple(name for name in names if name in (unready if name in nodes else cut_off))
 
 
 def explain_with_log(cluster: Cluster, run: Run) -> Explanation:

@@ -10,18 +10,19 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
+LEAST_PREFIX = 40  # of a Job's name, with which the names of its pods begin: Kubernetes shortens long ones
 POD_CREATED = re.compile(r"^Created pod: (\S+)$")
 
 
-def of_run(events: Iterable[Object], job: Object, pods: Iterable[Object], claim: str | None) -> tuple[Object, ...]:
-    """The events of a Job, of its pods, also of deleted ones, and of its claim, the oldest first."""
-    events = list(events)
-    uid = job["metadata"]["uid"]
-    of_job = [event for event in events if event["involvedObject"].get("uid") == uid]
-    names = {("Pod", pod["metadata"]["name"]) for pod in pods} | {("PersistentVolumeClaim", claim)}
-    names |= {("Pod", match[1]) for event in of_job if (match := POD_CREATED.match(message(event)))}
-    others = [e for e in events if (e["involvedObject"].get("kind"), e["involvedObject"].get("name")) in names]
-    return tuple(sorted([*of_job, *others], key=last_seen))
+def may_concern(event: Object, job_name: str, claim: str) -> bool:
+    """Whether an event may be about a Job, one of its pods or its claim, by the name of the object."""
+    name = object_name(event)
+    return name == claim or name.startswith(job_name[:LEAST_PREFIX])
+
+
+def created_pods(events_of_job: Iterable[Object]) -> list[str]:
+    """The names of the pods that a Job's events tell of, deleted ones too."""
+    return [match[1] for event in events_of_job if (match := POD_CREATED.match(message(event)))]
 
 
 def last_seen(event: Object) -> str:
@@ -38,7 +39,7 @@ def message(event: Object) -> str:
 
 def object_name(event: Object) -> str:
     """The name of the object that an event is about."""
-    return str(event["involvedObject"].get("name", ""))
+    return str(event.get("involvedObject", {}).get("name", ""))
 
 
 def newest(events: Iterable[Object], *reasons: str, of: str = "") -> Object | None:

@@ -104,7 +104,7 @@ class Follower:
                 break
         return records
 
-    def _watch(self, kind: str, selection: dict[str, str]) -> None:
+    def _watch(self, kind: str, selection: dict[str, Any]) -> None:
         try:
             for objects in self._cluster.watch(kind, **selection, stop=self._stop):
                 with self._lock:  # a thousand pods change faster than each change can be handled

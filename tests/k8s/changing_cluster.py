@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from job import telemetry
 from k8s.api.errors import ApiError
+from k8s.api.objects import matches
 from k8s.state.names import RUN_LABEL
 
 if TYPE_CHECKING:
@@ -38,35 +39,45 @@ class ChangingCluster:
         return cast("Cluster", self)
 
     def get(self, kind: str, name: str) -> Object | None:
-        """A Job; no object of another kind exists."""
+        """A Job; no object of another kind exists, and nodes are forbidden."""
         self.requests.append(f"{kind} {name}")
+        if kind == "Node":
+            raise ApiError(403, "Forbidden", "no", "read nodes")
+        if kind == "PersistentVolumeClaim":
+            self._next_moment()
         if kind != "Job":
             return None
         return next((one for one in self._now(kind) if one["metadata"]["name"] == name), None)
 
-    def select(self, kind: str, selector: str = "", *, everywhere: bool = False) -> list[Object]:
-        """All objects of a kind, or those of the team in the selector; nodes are forbidden."""
-        self.requests.append(f"{kind} everywhere" if everywhere else kind)
-        if kind == "Node":
-            raise ApiError(403, "Forbidden", "no", "list nodes")
-        found = self._now(kind)
+    def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
+        """The objects of a kind with these fields, or those of the team in the selector."""
+        self.requests.append(f"{kind} everywhere" if everywhere else f"{kind} {fields}".strip())
+        found = [one for one in self._now(kind) if matches(fields, one)]
         if RUN_LABEL in selector:  # no run was retried
             return []
         if "team=" in selector:
             found = [one for one in found if f"team={one['metadata']['labels'].get('team')}" in selector]
-        # A look ends with the events of one run, or with the list of all Jobs.
-        if len(self._moments) > 1 and kind in ("Event", "Job"):
-            self._moments.pop(0)
+        if kind == "Job":
+            self._next_moment()
         return found
+
+    def each(self, kind: str, selector: str = "", fields: str = "") -> Iterator[Object]:
+        """As select(), one at a time."""
+        yield from self.select(kind, selector, fields)
+
+    def _next_moment(self) -> None:
+        """A look ends with the claim of one run, or with the list of all Jobs."""
+        if len(self._moments) > 1:
+            self._moments.pop(0)
 
     def in_namespace(self, namespace: str) -> Cluster:
         """Itself: all namespaces share the logs."""
         self.requests.append(f"in {namespace}")
         return self.given()
 
-    def keep(self, kind: str, selector: str) -> None:
+    def keep(self, kind: str, selector: str = "", wanted: object = None) -> None:
         """Objects that are kept change in the same way."""
-        self.requests.append(f"watch of {kind} {selector}")
+        self.requests.append(f"watch of {kind} {selector}{'some' if wanted else ''}")
 
     def logs(self, name: str, _container: str, *, tail: int) -> Iterator[str]:
         """The last lines of a log, which begins with a line that is no record."""

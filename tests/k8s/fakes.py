@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from k8s.api.errors import ApiError
+from k8s.api.objects import matches
 from k8s.state.names import APP, CONTAINER, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, QUEUE_LABEL
 
 if TYPE_CHECKING:
@@ -61,11 +62,8 @@ class FakeCluster:
     def select(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> list[Object]:
         """The objects with these labels; everywhere is here."""
         del everywhere
-        if kind == "Event":
-            fields = fields.removeprefix("involvedObject.name=")
-            return [e for (its, _), e in self.objects.items() if its == kind and e["involvedObject"]["name"] == fields]
-        assert not fields
-        found = [one for (its, _), one in self.objects.items() if its == kind]
+        assert not fields or kind == "Event"
+        found = [one for (its, _), one in self.objects.items() if its == kind and matches(fields, one)]
         return [copy.deepcopy(one) for one in found if selects(selector, one["metadata"].get("labels", {}))]
 
     def each(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> Iterator[Object]:

@@ -238,9 +238,25 @@ def test_what_is_kept_is_listed_once_and_watched_once(serve: Callable[..., Serve
 
 
 def test_what_may_not_be_watched_is_not_kept(serve: Callable[..., Server]) -> None:
-    """keep() raises at once if this user may not list the objects."""
+    """keep() raises at once if this user may not list the objects; select() then requests them."""
+    server = serve(refused(403, "Forbidden", "no listing"), page(named("a")))
+    cluster = cluster_at(server.port)
     with pytest.raises(ApiError, match="no listing"):
-        cluster_at(serve(refused(403, "Forbidden", "no listing")).port).keep("Pod", "app=a")
+        cluster.keep("Pod", "app=a")
+    assert cluster.select("Pod", "app=a") == [named("a")]
+
+
+def test_only_what_is_wanted_is_kept(serve: Callable[..., Server]) -> None:
+    """The other objects of the list and of the watch are forgotten; field selectors choose among what is kept."""
+    changes = [{"type": "ADDED", "object": named(name, resourceVersion="8")} for name in ("other", "own-2")]
+    server = serve(page(named("own-1"), named("other-1"), version="7"), changes, [])
+    cluster = cluster_at(server.port)
+    cluster.keep("Event", wanted=lambda one: one["metadata"]["name"].startswith("own"))
+    wait_until(lambda: len(cluster.select("Event")) == 2, "the event of the watch")
+    assert [one["metadata"]["name"] for one in cluster.select("Event")] == ["own-1", "own-2"]
+    [one] = cluster.select("Event", fields="metadata.name=own-2,metadata.uid!=own-1-uid")
+    assert one["metadata"]["name"] == "own-2"
+    assert cluster.select("Event", fields="involvedObject.name=own-2") == []
 
 
 def test_watch_that_is_not_allowed(serve: Callable[..., Server]) -> None:

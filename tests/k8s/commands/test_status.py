@@ -239,7 +239,8 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     ]
     cluster = ChangingCluster(*moments, demo_0_aaaa0=[])
     run(cluster, "demo", output, watch=True)
-    assert [what for what in cluster.requests if "watch" in what] == [f"watch of Pod {pod_selector('demo')}"]
+    watches = [what for what in cluster.requests if "watch" in what]
+    assert watches == [f"watch of Pod {pod_selector('demo')}", "watch of Event some"]
     lines = capsys.readouterr().out.splitlines()
     if output == "text":
         assert lines == ["demo: starting 0 of 2 running", "demo: starting 1 of 2 running", "demo: published"]
