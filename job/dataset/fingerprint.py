@@ -12,6 +12,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -30,15 +31,17 @@ def read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
         name: TensorFlow Datasets' name of the dataset.
 
     Raises:
-        JobError: 66 if there is no dataset, 64 if its name is unknown too; 65 if it was not prepared, is damaged or is
-            another dataset; 75 if reading failed.
+        JobError: 66 if there is no dataset or it cannot be read, 64 if its name is unknown too; 65 if it was not
+            prepared, is damaged or is another dataset; 75 if reading failed for now.
     """
     place = folder / name
     path = place / FINGERPRINT
     try:
-        if not place.is_dir():
-            raise _missing_dataset(folder, name)
-        fingerprint: dict[str, Any] = json.loads(path.read_bytes())
+        with errors_from("dataset", place):
+            if not place.is_dir():
+                raise _missing_dataset(folder, name)
+            content = path.read_bytes()
+        fingerprint: dict[str, Any] = json.loads(content)
         if fingerprint["dataset"] == name:
             _check_values(fingerprint)
     except FileNotFoundError:
@@ -48,25 +51,10 @@ def read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
             f"{place} has no {FINGERPRINT}",
             f"run `{prepare_command(folder, name)}`",
         ) from None
-    except OSError as error:
-        raise unreadable_dataset(place, error) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged_dataset(folder, name, f"{path} is damaged") from error
     check_dataset_name(place, name, fingerprint["dataset"])
     return fingerprint
-
-
-def unreadable_dataset(place: Path, error: OSError) -> JobError:
-    """The error of a dataset that the file system refuses to read."""
-    if isinstance(error, PermissionError):
-        return JobError(
-            Exit.DATA_MISSING,
-            "dataset-unreadable",
-            f"{error.filename} cannot be read: permission denied",
-            "change its permissions",
-        )
-    reason = error.strerror or str(error)
-    return JobError(Exit.TRY_AGAIN, "dataset-io", f"{place} could not be read: {reason}", "start the run again")
 
 
 def _missing_dataset(folder: Path, name: str) -> JobError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -82,16 +83,13 @@ def _read_array(folder: Path, name: str, dimensions: int) -> tuple[Path, Bytes]:
 def _read_file(folder: Path, name: str) -> tuple[Path, bytes]:
     plain, packed = folder / name, folder / f"{name}.gz"
     try:
-        if plain.exists():
-            return plain, plain.read_bytes()
-        if packed.exists():
-            return packed, gzip.decompress(packed.read_bytes())
+        with errors_from("raw files", folder):
+            if plain.exists():
+                return plain, plain.read_bytes()
+            if packed.exists():
+                return packed, gzip.decompress(packed.read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged_file(f"{packed} is truncated or not gzip: {error}") from error
-    except OSError as error:
-        raise JobError(
-            Exit.DATA_MISSING, "idx-unreadable", f"{error.filename} cannot be read: {error.strerror}"
-        ) from error
     if not folder.is_dir():
         raise JobError(Exit.DATA_MISSING, "idx-missing", f"there is no folder {folder}")
     raise JobError(Exit.DATA_MISSING, "idx-missing", f"neither {name} nor {name}.gz is in {folder}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from job.dataset import download, idx, tfds_folder
 from job.dataset.fingerprint import FINGERPRINT, KNOWN, prepare_command, unknown_dataset
 from job.dataset.rows import DECODED, RANDOM_ACCESS, load_dataset
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.system.files import sync, sync_tree
 
@@ -51,7 +52,7 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
         raise unknown_dataset(name)
     if _is_prepared(folder, name):
         return _open_prepared(folder, name, from_idx, report)
-    try:
+    with errors_from("data folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _dataset_lock(
             folder, name, lambda: report(f"waiting for another process that prepares {name} in {folder}")
@@ -62,10 +63,6 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
             with tempfile.TemporaryDirectory(prefix=_prefix(name), dir=folder, ignore_cleanup_errors=True) as work:
                 if not _adopt_folder(folder, name, Path(work), report):
                     _make_dataset(folder, name, from_idx, Path(work), report)
-    except OSError as error:
-        message = f"the data folder {folder} cannot be written: {error.strerror or error}"
-        hint = "make it writable or free space there, or choose another folder with --data"
-        raise JobError(Exit.OUTPUT, "data-unwritable", message, hint) from error
     dataset = load_dataset(folder, name)
     report(f"{name} is prepared in {folder / name}: {_contents(dataset)}")
     return dataset

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from job.dataset.fingerprint import SPLITS, damaged_dataset, read_fingerprint, unreadable_dataset
+from job.dataset.fingerprint import SPLITS, damaged_dataset, read_fingerprint
+from job.error_table import errors_from
+from job.errors import JobError
 from job.system import files
 
 if TYPE_CHECKING:
@@ -93,24 +95,23 @@ def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -
         memory_limit: the most bytes that the decoded rows of both splits may take in memory.
 
     Raises:
-        JobError: 66 if there is no dataset or it may not be read, 64 if its name is unknown too; 65 if it was not
-            prepared, is damaged or is another dataset; 75 if reading failed.
+        JobError: 66 if there is no dataset or it cannot be read, 64 if its name is unknown too; 65 if it was not
+            prepared, is damaged or is another dataset; 75 if reading failed for now.
     """
     place = folder / name
     try:
-        fingerprint = read_fingerprint(folder, name)
-        in_memory = (place / DECODED).is_dir() and decoded_bytes(fingerprint) <= memory_limit
-        if not in_memory and fingerprint["format"] != RANDOM_ACCESS:
-            raise damaged_dataset(
-                folder, name, f"{place} has {fingerprint['format']} files, which have no random access"
-            )
-        source = _load_into_memory if in_memory else _open_on_disk
-        with ThreadPoolExecutor(len(SPLITS)) as pool:  # hashing and reading release the GIL
-            train, test = pool.map(lambda split: source(folder, name, fingerprint, split), SPLITS)
+        with errors_from("dataset", place):
+            fingerprint = read_fingerprint(folder, name)
+            in_memory = (place / DECODED).is_dir() and decoded_bytes(fingerprint) <= memory_limit
+            if not in_memory and fingerprint["format"] != RANDOM_ACCESS:
+                raise damaged_dataset(
+                    folder, name, f"{place} has {fingerprint['format']} files, which have no random access"
+                )
+            source = _load_into_memory if in_memory else _open_on_disk
+            with ThreadPoolExecutor(len(SPLITS)) as pool:  # hashing and reading release the GIL
+                train, test = pool.map(lambda split: source(folder, name, fingerprint, split), SPLITS)
     except FileNotFoundError as error:
         raise damaged_dataset(folder, name, f"{error.filename} is missing") from error
-    except OSError as error:
-        raise unreadable_dataset(place, error) from error
     return Dataset(name, tuple(fingerprint["classes"]), fingerprint, train, test)
 
 
@@ -122,6 +123,8 @@ def decoded_bytes(fingerprint: Mapping[str, Any]) -> int:
 
 def rows_on_disk(version: Path, split: str, count: int, shape: tuple[int, int]) -> Rows:
     """The rows of a split, read at random from TensorFlow Datasets' array_record files, decoded one by one.
+
+    Their reader raises JobError, 75 or 66, if the file system fails.
 
     Args:
         version: the folder NAME/<version>.
@@ -143,7 +146,9 @@ def rows_on_disk(version: Path, split: str, count: int, shape: tuple[int, int]) 
     def read(indices: Indices) -> tuple[Images, Labels]:
         images = np.empty((len(indices), *shape), np.uint8)
         labels = np.empty(len(indices), np.int32)
-        for row, record in enumerate(source.__getitems__(indices.tolist())):
+        with errors_from("dataset", version):  # array_record reads in native code, and tells errors only in words
+            records = source.__getitems__(indices.tolist())
+        for row, record in enumerate(records):
             feature = tf_example_pb2.Example.FromString(record).features.feature
             with Image.open(io.BytesIO(feature["image"].bytes_list.value[0]), formats=["PNG"]) as image:
                 images[row] = np.asarray(image)
@@ -207,7 +212,10 @@ def _open_on_disk(folder: Path, name: str, fingerprint: Mapping[str, Any], split
     version = folder / name / fingerprint["version"]
     rows, columns = fingerprint["shape"]
     try:
-        return rows_on_disk(version, split, expected["count"], (rows, columns))
+        with errors_from("dataset", version):
+            return rows_on_disk(version, split, expected["count"], (rows, columns))
+    except JobError:
+        raise
     except Exception as error:  # tfds and array_record raise exceptions of many kinds
         raise damaged_dataset(folder, name, f"{version} cannot be read as a dataset ({first_line(error)})") from error
 

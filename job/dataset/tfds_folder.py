@@ -7,11 +7,9 @@ tensorflow_datasets is imported inside the functions: it takes 0.3 s, and a data
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -32,6 +30,7 @@ from job.dataset.rows import (
     rows_in_memory,
     rows_on_disk,
 )
+from job.error_table import errors_from, find_os_error, kind_of
 from job.errors import Exit, JobError
 from job.system.files import sha256
 
@@ -75,7 +74,8 @@ def download_dataset(name: str, data: Path, raw: Path) -> None:
         hint = "give the four raw files with --from-idx FOLDER"
         raise JobError(Exit.DATA_DAMAGED, "download-damaged", message, hint) from error
     except Exception as error:
-        _raise_if_unwritable(error)
+        if (found := find_os_error(error)) and kind_of(found) in {"passing", "unwritable"}:
+            raise found from error
         raise UnavailableError(f"the download from {host} failed ({first_line(error)})") from error
 
 
@@ -89,6 +89,7 @@ def write_dataset(name: str, splits: Mapping[str, tuple[Bytes, Bytes]], data: Pa
 
     Raises:
         OSError: the folder cannot be written.
+        RuntimeError: the same, in the words of array_record.
     """
     import tensorflow_datasets as tfds
 
@@ -106,46 +107,43 @@ def write_dataset(name: str, splits: Mapping[str, tuple[Bytes, Bytes]], data: Pa
     published = tfds.builder_cls(name)
     with tfds.core.registered.skip_registration():  # the published builder, with another source of rows
         builder = type(published.__name__, (published,), {"name": name, "_split_generators": split_generators})
-    try:
-        with _tfds_output(progress=False):
-            builder(data_dir=data, file_format=RANDOM_ACCESS).download_and_prepare()
-    except Exception as error:
-        _raise_if_unwritable(error)
-        raise
+    with _tfds_output(progress=False):
+        builder(data_dir=data, file_format=RANDOM_ACCESS).download_and_prepare()
 
 
 def write_fingerprint(folder: Path, name: str, out: Path) -> None:
     """Read all rows of `folder`/NAME, and write fingerprint.json and, within the limit, the decoded arrays to `out`.
 
     Raises:
-        JobError: 65 if the dataset cannot be read, is another one, has a label that is not a class, or is too large to
-            be decoded and in a format without random access.
+        JobError: 65 if the dataset is damaged, is another one, has a label that is not a class, or is too large to be
+            decoded and in a format without random access; 75 or 66 if the file system does not let it be read.
         OSError: `out` cannot be written.
     """
     import tensorflow_datasets as tfds
 
     version = _newest(folder / name)
     try:
-        builder = tfds.builder_from_directory(version)
-        info = builder.info
-        check_dataset_name(folder / name, name, info.name)
-        fingerprint: dict[str, Any] = {
-            "dataset": name,
-            "version": version.name,
-            "format": info.file_format.value,
-            "classes": list(info.features["label"].names),
-            "shape": list(info.features["image"].shape[:2]),
-            **{split: {"count": info.splits[split].num_examples} for split in SPLITS},
-        }
-        keep = decoded_bytes(fingerprint) <= MEMORY_LIMIT
-        arrays: dict[str, Bytes] = {}
-        for split in SPLITS:
-            rows = _open_rows(builder, version, split, fingerprint)
-            rows_sha256, images, labels = _hash_rows(rows, split, len(fingerprint["classes"]), keep=keep)
-            files = [Path(path) for path in info.splits[split].filepaths]
-            fingerprint[split]["sha256"] = rows_sha256
-            fingerprint[split]["files"] = {f"{version.name}/{file.name}": sha256(file) for file in files}
-            arrays |= {f"{split}-images.npy": images, f"{split}-labels.npy": labels}
+        with errors_from("dataset", version):
+            builder = tfds.builder_from_directory(version)
+            info = builder.info
+            check_dataset_name(folder / name, name, info.name)
+            fingerprint: dict[str, Any] = {
+                "dataset": name,
+                "version": version.name,
+                "format": info.file_format.value,
+                "classes": list(info.features["label"].names),
+                "shape": list(info.features["image"].shape[:2]),
+                **{split: {"count": info.splits[split].num_examples} for split in SPLITS},
+            }
+            keep = decoded_bytes(fingerprint) <= MEMORY_LIMIT
+            arrays: dict[str, Bytes] = {}
+            for split in SPLITS:
+                rows = _open_rows(builder, version, split, fingerprint)
+                rows_sha256, images, labels = _hash_rows(rows, split, len(fingerprint["classes"]), keep=keep)
+                files = [Path(path) for path in info.splits[split].filepaths]
+                fingerprint[split]["sha256"] = rows_sha256
+                fingerprint[split]["files"] = {f"{version.name}/{file.name}": sha256(file) for file in files}
+                arrays |= {f"{split}-images.npy": images, f"{split}-labels.npy": labels}
     except JobError:
         raise
     except Exception as error:  # tfds, array_record and Pillow raise exceptions of many kinds
@@ -214,11 +212,3 @@ def _tfds_output(*, progress: bool) -> Iterator[None]:
     (tfds.enable_progress_bar if progress else tfds.disable_progress_bar)()
     with contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def _raise_if_unwritable(error: Exception) -> None:
-    """Raise OSError if that is what the error is: array_record raises RuntimeError with the system's message in it."""
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-        mentioned = isinstance(error, RuntimeError) and os.strerror(number) in str(error)
-        if getattr(error, "errno", None) == number or mentioned:
-            raise OSError(number, os.strerror(number)) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.config import check_name
+from job.error_table import kind_of
 from job.errors import Exit, JobError
 from job.output import layout
 from job.system.files import read_json
@@ -89,7 +90,7 @@ def latest_run(output: Path) -> str | None:
     link = output / "latest"
     if not os.path.lexists(link):
         return None
-    with contextlib.suppress(OSError, RuntimeError):  # the second is a link that points to itself
+    with contextlib.suppress(RuntimeError):  # a link that points to itself
         if link.is_symlink() and (target := link.resolve()).parent == (output / "models").resolve():
             return target.name
     message = f"{link} does not point to a model in {output / 'models'}, so nothing was pruned"
@@ -154,17 +155,23 @@ def _started(output: Path, name: str) -> str:
 
     Raises:
         FileNotFoundError: the run is gone.
+        OSError: the file system failed, and may say it later.
     """
     for path, keys in (
         (output / "runs" / name / "config.json", ("started",)),
         (output / "models" / name / "report.json", ("run", "started")),
     ):
-        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+        try:
             value: Any = read_json(path)
             for key in keys:
                 value = value[key]
             started = dt.datetime.fromisoformat(value)
             return _in_utc(started if started.tzinfo else started.replace(tzinfo=dt.UTC))
+        except (ValueError, KeyError, TypeError):
+            continue
+        except OSError as error:
+            if kind_of(error) in {"passing", "network"}:
+                raise
     folders = [path for kind in KINDS if (path := output / kind / name).is_dir()]
     if not folders:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.config import check_name
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.output import layout
-from job.output.io_errors import content_errors, output_errors
+from job.output.io_errors import content_errors
 from job.output.promotion import Candidate, Verdict, plan_promotion
 from job.system.files import open_to_lock, read_json, sync, write_json
 
@@ -57,7 +58,7 @@ def move_latest(root: Path, run: str) -> str | None:
         JobError: 64 if the run is not published; 73 or 75 from the file system.
     """
     check_name(run, 1, "the run's name")
-    with output_errors(root):
+    with errors_from("output", root):
         layout.refuse_symlinks(root, run)
         _require_published(root, run)
         with _moving_latest(root, run):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.config import usage_error
+from job.error_table import errors_from
 from job.output import inventory, layout
-from job.output.io_errors import output_errors
 from job.output.latest import promotion_lock
 from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from job.output.retention import decide_retention, reason_in_use
@@ -60,7 +60,7 @@ def prune(output: Path, plan: Mapping[str, Any]) -> list[str]:
     gone: list[str] = []
     if not (plan["prune"] or inventory.unfinished_deletions(output)):
         return gone
-    with output_errors(output), _prune_lock(output) as pruned:
+    with errors_from("output", output), _prune_lock(output) as pruned:
         for path in inventory.unfinished_deletions(output):
             _delete(path)
         for run in plan["prune"]:
@@ -83,7 +83,7 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
             a broken connection, and the runs may be gone by then.
     """
     older_than_s = check_prune_flags(arguments, as_json=arguments.json)
-    with output_errors(output, "read"):
+    with errors_from("published runs", output):
         plan = plan_pruning(output, arguments.keep, older_than_s, arguments.names)
     if arguments.json:
         gone = [] if arguments.dry_run else prune(output, plan)

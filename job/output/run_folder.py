@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.config import check_name, usage_error
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.must_match import check_match
 from job.output import latest, layout
-from job.output.io_errors import content_errors, output_errors
+from job.output.io_errors import content_errors
 from job.output.run_lock import run_lock
 from job.system.files import make_folder, read_json, sha256, sweep, sync, sync_tree, write_json
 
@@ -153,8 +154,8 @@ class RunFolder:
             return latest.promote_run(self.root, self.run)
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
-        """output_errors() of this folder."""
-        return output_errors(self.root)
+        """Turns what the file system refuses here into a JobError: 73, or 75 if it may pass."""
+        return errors_from("output", self.root)
 
     def _remove_unfinished(self) -> None:
         """Remove the temporaries of this run's processes that were killed."""

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from job.error_table import errors_from
 from job.errors import Exit, JobError
-from job.output.io_errors import output_errors
 from job.report.comparison import as_json as comparison_json
 from job.report.comparison import compare_runs, comparison_notes, differing_settings, reference_role
 from job.report.published_run import read_published_runs
@@ -65,7 +65,7 @@ def compare_folder(output: Path) -> Comparison:
     Raises:
         JobError: 66 if there is no published run; 65 if all are damaged; 73 or 75 from the file system.
     """
-    with output_errors(output, "read"):
+    with errors_from("published runs", output):
         published = read_published_runs(output)
     if published.runs:
         return compare_runs(published)

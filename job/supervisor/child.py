@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from job import telemetry
 from job.cluster import Cluster, identify
 from job.config import Config, parse
+from job.error_table import job_error
 from job.errors import Exit, JobError
 from job.system import process
 from job.telemetry import Reporter
@@ -59,11 +60,13 @@ def failure_of(error: Exception, workers: int) -> JobError:
     if workers > 1 and internals.is_lost_peer(error):
         cause = internals.cause_of(error) or first_line
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {cause}", "start the run again")
+    if failure := job_error(error, "system", "the program"):
+        return failure
     if isinstance(error, MemoryError) or internals.is_out_of_memory(error):
         hint = "give it more memory, or a smaller --batch-size"
         return JobError(Exit.OUT_OF_MEMORY, "out-of-memory", f"memory ran out: {name}: {first_line}", hint)
     # The innermost line of this project: the frames below it are TensorFlow's or generated code.
     frames = traceback.extract_tb(error.__traceback__)
-    place = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)][-1]
+    place = ([frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)] or frames)[-1]
     message = f"{name} at {place.filename}:{place.lineno}: {first_line}"
     return JobError(Exit.BUG, "bug", message, "please report it with the lines above")

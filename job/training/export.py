@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
+
+from job.error_table import errors_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,13 +50,17 @@ def save(folder: Path, params: Params, predict: Predict, shape: tuple[int, int])
         shape: height and width of an image.
 
     Raises:
-        OSError: from the file system.
+        OSError: from the file system of the folder.
+        JobError: 73 or 75 from that of the folder for temporary files.
     """
     classifier = Classifier(params, predict, shape)
     signatures = {"classify": classifier.classify, "serving_default": classifier.classify}
-    with tempfile.TemporaryDirectory() as local:
+    with contextlib.ExitStack() as stack:
         # First on a local disk: TensorFlow's errors do not say whether a volume is full or slow, Python's do.
-        tf.saved_model.save(classifier, local, signatures=signatures)
+        with errors_from("temporary", "of this process"):
+            local = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        with errors_from("temporary", Path(local).parent):
+            tf.saved_model.save(classifier, local, signatures=signatures)
         for path in [Path(local), *sorted(Path(local).rglob("*"))]:
             copy = folder / path.relative_to(local)
             if path.is_dir():

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
 
 from job.training.plan import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from job.dataset.rows import Rows
+    from job.dataset.rows import Images, Indices, Labels, Rows
     from job.training.plan import Plan
 
 PREFETCH = 2
+Read: TypeAlias = "Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]"
 
 
-def training_blocks(rows: Rows, plan: Plan, first_step: int = 0) -> tf.data.Dataset:
+def training_blocks(rows: Rows, plan: Plan, first_step: int = 0) -> Stream:
     """This worker's blocks from a step of the run on.
 
     Returns:
-        A dataset of (images uint8 [block_steps, local_batch_size, height, width], labels int32 [block_steps,
+        A stream of (images uint8 [block_steps, local_batch_size, height, width], labels int32 [block_steps,
         local_batch_size], weights float32 [block_steps, local_batch_size]).
     """
     shape = (plan.block_steps, plan.local_batch_size)
@@ -29,44 +30,73 @@ def training_blocks(rows: Rows, plan: Plan, first_step: int = 0) -> tf.data.Data
         lambda: plan.indices(first_step),
         output_signature=(tf.TensorSpec(shape, tf.int64), tf.TensorSpec(shape, tf.float32)),
     )
-    read = _reader(rows)
-    return _stream(indices, lambda numbers, weights: (*read(numbers), weights))
+    return Stream(rows, indices, lambda read, numbers, weights: (*read(numbers), weights))
 
 
-def evaluation_batches(rows: Rows, workers: int, rank: int) -> tf.data.Dataset:
+def evaluation_batches(rows: Rows, workers: int, rank: int) -> Stream:
     """This worker's contiguous part of all rows, in order, each row once.
 
     Returns:
-        A dataset of (row numbers int64 [n], images uint8 [n, height, width], labels int32 [n]); the last n is smaller.
+        A stream of (row numbers int64 [n], images uint8 [n, height, width], labels int32 [n]); the last n is smaller.
     """
     part = -(-rows.count // workers)
     first, last = min(rank * part, rows.count), min((rank + 1) * part, rows.count)
     batch = max(1, BLOCK_BYTES // (rows.shape[0] * rows.shape[1]))
-    read = _reader(rows)
-    return _stream(tf.data.Dataset.range(first, last).batch(batch), lambda numbers: (numbers, *read(numbers)))
+    numbers = tf.data.Dataset.range(first, last).batch(batch)
+    return Stream(rows, numbers, lambda read, numbers: (numbers, *read(numbers)))
 
 
-def _reader(rows: Rows) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """A function in the graph that maps row numbers of any shape to their images and labels."""
-    if rows.images is not None:
-        images, labels = tf.constant(rows.images), tf.constant(rows.labels, tf.int32)
-        return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers))
+class Stream:
+    """Rows, read ahead of their use; iterate over it.
 
-    def from_disk(numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    TensorFlow repeats an exception of the reader only as the text of an UnknownError. The stream raises the exception
+    itself, so that a failing disk is not taken for a bug.
+
+    Args:
+        rows: the dataset's.
+        numbers: a dataset whose elements contain row numbers.
+        to_rows: gives an element of the stream for one of `numbers`; its first argument maps row numbers of any shape
+            to their images and labels, in a graph.
+
+    Attributes:
+        element_spec: the types and shapes of an element.
+    """
+
+    def __init__(self, rows: Rows, numbers: tf.data.Dataset, to_rows: Callable[..., tuple[tf.Tensor, ...]]) -> None:
+        self._rows = rows
+        self._failure: Exception | None = None  # of the reader
+        read = self._from_disk if rows.images is None else _from_memory(rows)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its threads kept finished processes from exiting for up to 40 s
+        # AutoGraph would have nothing to rewrite here, and 0.1 s of each start went into finding that out.
+        mapped = numbers.map(tf.autograph.experimental.do_not_convert(lambda *element: to_rows(read, *element)))
+        self._dataset = mapped.prefetch(PREFETCH).with_options(options)
+        self.element_spec = self._dataset.element_spec
+
+    def __iter__(self) -> Iterator[tuple[tf.Tensor, ...]]:
+        try:
+            yield from self._dataset
+        except tf.errors.OpError as error:
+            if self._failure:
+                raise self._failure from error
+            raise
+
+    def _from_disk(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         flat = tf.reshape(numbers, [-1])
-        images, labels = tf.numpy_function(rows.take, [flat], (tf.uint8, tf.int32), stateful=False)
+        images, labels = tf.numpy_function(self._take, [flat], (tf.uint8, tf.int32), stateful=False)
         shape = tf.shape(numbers)
-        images = tf.reshape(images, tf.concat([shape, rows.shape], axis=0))
-        images.set_shape([*numbers.shape, *rows.shape])
+        images = tf.reshape(images, tf.concat([shape, self._rows.shape], axis=0))
+        images.set_shape([*numbers.shape, *self._rows.shape])
         return images, tf.ensure_shape(tf.reshape(labels, shape), numbers.shape)
 
-    return from_disk
+    def _take(self, indices: Indices) -> tuple[Images, Labels]:
+        try:
+            return self._rows.take(indices)
+        except Exception as error:
+            self._failure = error
+            raise
 
 
-def _stream(numbers: tf.data.Dataset, to_rows: Callable[..., tuple[tf.Tensor, ...]]) -> tf.data.Dataset:
-    """The rows with these numbers, read ahead of their use."""
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its threads kept finished processes from exiting for up to 40 s
-    # AutoGraph would have nothing to rewrite here, and 0.1 s of each start went into finding that out.
-    rows = numbers.map(tf.autograph.experimental.do_not_convert(to_rows))
-    return rows.prefetch(PREFETCH).with_options(options)
+def _from_memory(rows: Rows) -> Read:
+    images, labels = tf.constant(rows.images), tf.constant(rows.labels, tf.int32)
+    return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -25,6 +23,9 @@ class Scalars:
 
     Args:
         folder: runs/<run>, which exists; the file is made in its `tensorboard`.
+
+    Raises:
+        tf.errors.OpError: also from write(), if the file system refuses it; error_table.py finds out why.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,20 +36,12 @@ class Scalars:
         self._file.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
 
     def write(self, record: Record) -> None:
-        """Append the figures of a record, if it has any.
-
-        Raises:
-            OSError: from the file system.
-        """
+        """Append the figures of a record, if it has any."""
         value = tf.compat.v1.Summary.Value
         figures = [value(tag=tag, simple_value=figure) for tag in TAGS if (figure := getattr(record, tag)) is not None]
         if not figures or record.step is None:
             return
         summary = tf.compat.v1.Summary(value=figures)
         event = tf.compat.v1.Event(wall_time=record.time, step=record.step, summary=summary)
-        try:
-            self._file.write(event.SerializeToString())
-            self._file.flush()
-        except tf.errors.OpError as error:
-            number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
-            raise OSError(number, os.strerror(number), error.message) from error
+        self._file.write(event.SerializeToString())
+        self._file.flush()

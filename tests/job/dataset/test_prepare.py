@@ -17,6 +17,7 @@ import sys
 import tarfile
 import threading
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,6 @@ from tests.fixtures import synthetic, write_idx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CONTENTS = "600 training and 200 test examples in 10 classes"
 
@@ -501,7 +501,7 @@ def test_a_data_folder_that_cannot_be_made_is_73(tmp_path: Path, raw: Path) -> N
     assert (error.code, str(error)) == (
         Exit.OUTPUT,
         (
-            f"the data folder {tmp_path}/file/data cannot be written: Not a directory; "
+            f"the data folder cannot be written at {tmp_path}/file/data: Not a directory; "
             "make it writable or free space there, or choose another folder with --data"
         ),
     )
@@ -518,8 +518,54 @@ def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatc
     error = failure(data, raw)
     assert (error.code, error.message) == (
         Exit.OUTPUT,
-        f"the data folder {data} cannot be written: No space left on device",
+        f"the data folder cannot be written at {data}: No space left on device",
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [
+        (errno.EIO, Exit.TRY_AGAIN, "data-io"),
+        (errno.ENOTCONN, Exit.TRY_AGAIN, "data-io"),
+        (errno.EROFS, Exit.OUTPUT, "data-unwritable"),
+    ],
+)
+def test_a_data_folder_that_fails_is_told_by_its_error(
+    data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, reason: str
+) -> None:
+    """A disk that fails for now may recover, also if array_record says so in words."""
+    for error in (OSError(number, os.strerror(number)), RuntimeError(f"write() failed: {os.strerror(number)}; at a")):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+        failed = failure(data, raw)
+        assert (failed.code, failed.reason) == (code, reason)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (errno.EIO, Exit.TRY_AGAIN, "{} could not be read: Input/output error; try again"),
+        (errno.EACCES, Exit.DATA_MISSING, "{} cannot be read: Permission denied"),
+    ],
+)
+def test_raw_files_that_cannot_be_read(
+    data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, sentence: str
+) -> None:
+    """A disk that fails for now may recover; a missing permission does not come by itself."""
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.parent == raw:
+            raise OSError(number, os.strerror(number), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    error = failure(data, raw)
+    assert error.code == code
+    assert str(error) in [sentence.format(path) for path in raw.iterdir()]
 
 
 def test_a_second_preparation_waits_for_the_first(data: Path, raw: Path, prepared: Path) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
 
 from job.dataset.rows import decoded_bytes, load_dataset
 from job.errors import Exit, JobError
@@ -280,20 +282,56 @@ def test_files_without_random_access_are_65_for_rows_on_disk(copy: Path) -> None
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (errno.EACCES, Exit.DATA_MISSING, "{file} cannot be read: permission denied"),
-        (errno.EIO, Exit.TRY_AGAIN, "{place} could not be read: Input/output error"),
-        (errno.ESTALE, Exit.TRY_AGAIN, "{place} could not be read: Stale file handle"),
+        (errno.EACCES, Exit.DATA_MISSING, "{file} cannot be read: Permission denied"),
+        (errno.ENOTDIR, Exit.DATA_MISSING, "{file} cannot be read: Not a directory"),
+        (errno.EIO, Exit.TRY_AGAIN, "{file} could not be read: Input/output error"),
+        (errno.ESTALE, Exit.TRY_AGAIN, "{file} could not be read: Stale file handle"),
+        (errno.ENOTCONN, Exit.TRY_AGAIN, "{file} could not be read: Transport endpoint is not connected"),
     ],
 )
 def test_refusals_of_the_system_have_their_own_codes(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, message: str
 ) -> None:
     """A file that may not be read is 66; a failing volume is 75, since it may recover."""
-    place = prepared / "mnist"
 
     def refuse(path: Path) -> bytes:
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     error = failure(prepared)
-    assert (error.code, error.message) == (code, message.format(place=place, file=place / "fingerprint.json"))
+    assert (error.code, error.message) == (code, message.format(file=prepared / "mnist/fingerprint.json"))
+
+
+def failing(number: int, *, in_words: bool) -> Callable[..., Any]:
+    """A function that fails as the system does, or as array_record repeats that."""
+
+    def fail(*_: object, **__: object) -> None:
+        words = os.strerror(number)
+        raise RuntimeError(f"pread() failed: {words}; at byte 64") if in_words else OSError(number, words, "/file")
+
+    return fail
+
+
+@pytest.mark.parametrize("in_words", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, Exit.TRY_AGAIN), (errno.EACCES, Exit.DATA_MISSING)])
+@pytest.mark.parametrize("attribute", ["builder_from_directory", "as_data_source"])
+def test_a_disk_that_fails_while_the_rows_are_opened_is_no_damage(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, number: int, code: Exit, *, in_words: bool
+) -> None:
+    """The files were not read, so nothing is known of their content."""
+    owner = tfds if attribute == "builder_from_directory" else tfds.core.DatasetBuilder
+    monkeypatch.setattr(owner, attribute, failing(number, in_words=in_words))
+    error = failure(prepared, memory_limit=0)
+    assert error.code == code
+    assert error.reason == ("dataset-io" if code == Exit.TRY_AGAIN else "dataset-unreadable")
+
+
+def test_a_disk_that_fails_while_rows_are_streamed_may_recover(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """array_record reads in native code, and repeats the system's error in words."""
+    rows = load_dataset(prepared, "mnist", memory_limit=0).train
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitems__", failing(errno.EIO, in_words=True))
+    with pytest.raises(JobError) as caught:
+        rows.take(np.arange(3))
+    assert (caught.value.code, caught.value.reason) == (Exit.TRY_AGAIN, "dataset-io")
+    [version] = [path for path in (prepared / "mnist").iterdir() if path.name[0].isdigit()]
+    assert str(caught.value) == f"{version} could not be read: Input/output error; start the run again"

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,6 @@ from job.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def begin(output: Path, name: str, day: int, *, published: bool = True) -> None:
@@ -468,3 +468,23 @@ def test_wrong_flags(
     """They end with 64 and one sentence."""
     assert command(monkeypatch, *words, "--yes") == 64
     assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize("file", ["runs/third/config.json", "latest"])
+def test_a_volume_that_fails_for_now_is_asked_again(file: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's age, or what is `latest`, is not guessed from other files."""
+
+    def failing(name: str) -> None:
+        call = getattr(Path, name)
+
+        def fail(path: Path, **options: Any) -> Any:
+            if path == output / file:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return call(path, **options)
+
+        monkeypatch.setattr(Path, name, fail)
+
+    failing("lstat")
+    failing("read_text")
+    with pytest.raises(OSError, match="Input/output error"):
+        prune.plan_pruning(output, 2)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from job import model as job_model
 from job.errors import Exit, JobError
 from job.output.run_folder import RunFolder
+from job.supervisor.child import failure_of
 from job.training import export
 from tests.job import report_samples as samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Mount
@@ -89,3 +94,89 @@ def test_model_that_does_not_fit_on_the_volume_is_73(volume: Mount) -> None:
         )
     assert caught.value.code == Exit.OUTPUT
     assert list((output.root / "models").iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_not_memory(volume: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow reports both in a ResourceExhaustedError. Nothing is left in the folder."""
+    temporary = volume("size=16k")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    check_temporary(refusal(tmp_path / "model"), temporary, "No space left on device")
+    assert list(temporary.iterdir()) == []
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "what"),
+    [
+        (
+            tf.errors.ResourceExhaustedError(None, None, "/x/y; No space left on device [Op:SaveV2]"),
+            "No space left on device",
+        ),
+        (tf.errors.PermissionDeniedError(None, None, "/x/y; Permission denied"), "Permission denied"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+    ],
+)
+def test_a_temporary_folder_that_takes_nothing_is_73(
+    raised: Exception, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence names the folder and the limit to raise."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tf.saved_model, "save", raises(raised))
+    check_temporary(refusal(tmp_path / "model"), tmp_path, what)
+
+
+def test_no_temporary_folder_at_all_is_73(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod without a writable /tmp."""
+    nowhere = "No usable temporary directory found in ['/tmp', '/app']"
+    monkeypatch.setattr(tempfile, "gettempdir", raises(FileNotFoundError(errno.ENOENT, nowhere)))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    error = refusal(tmp_path / "model")
+    assert (error.code, error.reason) == (Exit.OUTPUT, "temporary-not-writable")
+    assert error.message == f"the temporary folder of this process cannot be written: {nowhere}"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), Exit.OUT_OF_MEMORY),
+        (tf.errors.UnknownError(None, None, "/x/y; Input/output error"), Exit.TRY_AGAIN),
+        (tf.errors.InvalidArgumentError(None, None, "wrong shape"), Exit.BUG),
+    ],
+)
+def test_other_errors_of_an_export_keep_their_meaning(
+    raised: Exception, code: Exit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lack of memory, a failing disk and a bug."""
+    monkeypatch.setattr(tf.saved_model, "save", raises(raised))
+    with pytest.raises((JobError, tf.errors.OpError)) as caught:
+        save(tmp_path / "model")
+    assert failure_of(caught.value, 1).code == code
+
+
+def save(folder: Path) -> None:
+    """Export a small model."""
+    ((weights, bias, _),) = samples.layers(784, 10)
+    export.save(folder, {"W": weights, "b": bias}, job_model.predict, (28, 28))
+
+
+def refusal(folder: Path) -> JobError:
+    """Why a small model cannot be exported."""
+    with pytest.raises(JobError) as caught:
+        save(folder)
+    return caught.value
+
+
+def check_temporary(error: JobError, folder: Path, what: str) -> None:
+    """The code, the reason and the whole sentence."""
+    assert (error.code, error.reason) == (Exit.OUTPUT, "temporary-not-writable")
+    remedy = "free space there: in Kubernetes raise the sizeLimit of the volume that is mounted there, elsewhere set"
+    assert str(error) == f"the temporary folder {folder} cannot be written: {what}; {remedy} TMPDIR to another folder"
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    """A function that raises an error, whatever it is given."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

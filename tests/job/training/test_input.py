@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from job.config import Config
-from job.dataset.rows import load_dataset, rows_in_memory
+from job.dataset.rows import Rows, load_dataset, rows_in_memory
+from job.errors import Exit, JobError
 from job.training import input as inputs
 from job.training.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+def arrays(stream: inputs.Stream) -> Iterator[list[NDArray[Any]]]:
+    """The elements of a stream as arrays of NumPy's."""
+    return ([part.numpy() for part in element] for element in stream)
 
 
 @pytest.mark.parametrize("first_step", [0, 13])
@@ -26,7 +34,7 @@ def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) ->
     assert disk.images is None
     plan = Plan(Config(batch_size=64, epochs=2, log_every=4), 600, 784, workers=3, rank=1)
     count = 0
-    streams = (inputs.training_blocks(rows, plan, first_step).as_numpy_iterator() for rows in (memory, disk))
+    streams = (arrays(inputs.training_blocks(rows, plan, first_step)) for rows in (memory, disk))
     for one, other, (indices, weights) in zip(*streams, plan.indices(first_step), strict=True):
         for stream in (one, other):
             images, labels = memory.take(indices.reshape(-1))
@@ -47,7 +55,7 @@ def test_evaluation_counts_every_example_once(count: int, workers: int, monkeypa
     rows = rows_in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
     numbers: list[int] = []
     for rank in range(workers):
-        for chosen, pictures, labels in inputs.evaluation_batches(rows, workers, rank).as_numpy_iterator():
+        for chosen, pictures, labels in arrays(inputs.evaluation_batches(rows, workers, rank)):
             assert 0 < len(chosen) <= 6
             np.testing.assert_array_equal(pictures, images[chosen])
             np.testing.assert_array_equal(labels, count - 1 - chosen)
@@ -60,8 +68,41 @@ def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
 
     def whole(limit: int) -> list[NDArray[Any]]:
         rows = load_dataset(prepared, "mnist", memory_limit=limit).test
-        parts = [batch for rank in range(3) for batch in inputs.evaluation_batches(rows, 3, rank).as_numpy_iterator()]
+        parts = [batch for rank in range(3) for batch in arrays(inputs.evaluation_batches(rows, 3, rank))]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     for one, other in zip(whole(1 << 30), whole(0), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        JobError(Exit.TRY_AGAIN, "dataset-io", "it could not be read"),
+        MemoryError("no room"),
+        IndexError("a bug"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_an_exception_of_the_reader_arrives_as_it_was_raised(
+    kind: str, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the elements that could be read; TensorFlow alone would raise an UnknownError with its text."""
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
+    read: list[int] = []
+
+    def reader(indices: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        read.append(len(indices))
+        if len(read) > 1:
+            raise failure
+        return np.zeros((len(indices), 2, 2), np.uint8), np.zeros(len(indices), np.int32)
+
+    rows = Rows(600, (2, 2), reader)
+    plan = Plan(Config(batch_size=60, epochs=2, log_every=4), 600, 4, workers=1, rank=0)
+    stream = inputs.training_blocks(rows, plan) if kind == "training" else inputs.evaluation_batches(rows, 1, 0)
+    elements = iter(stream)
+    next(elements)
+    with pytest.raises(type(failure)) as caught:
+        list(elements)
+    assert caught.value is failure

@@ -1,0 +1,226 @@
+"""Where each error of the operating system goes, by what it came from: its exit code, its reason and its sentence.
+
+Read it from top to bottom: the KINDS of errors, then what the TABLE says of each kind for each source. TensorFlow and
+array_record report an error of the system only in words; find_os_error() recognises them. Errors of TensorFlow's that
+say nothing of the system go like this:
+
+    UnavailableError, AbortedError, CancelledError, DeadlineExceededError, NCCL's report of a lost peer: 75, peer-lost
+    ResourceExhaustedError, and Python's MemoryError: 71, out-of-memory
+    every other exception: 70, a bug
+
+These are judged in job/supervisor/child.py. Errors of connections to rank 0 are sentences of the rendezvous, which
+asks again until --join-timeout. An error while the termination message is written is ignored: nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from job.errors import Exit, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# By kind, the names of errno(3); a name that this system does not have is left out. All other errors are `lasting`:
+# they stay until somebody changes something, as a name that is too long or taken (ENAMETOOLONG, ENOTDIR), or a file
+# system without locks or links (ENOTSUP, ENOSYS).
+KINDS = {
+    # The device, or the file system's server, failed for now. ESTALE: NFS, after its server has changed. ENOLCK and
+    # EDEADLK: NFS, while its lock server restarts. EREMOTEIO, EPROTO, ECOMM: what the server or FUSE's process said.
+    # EBADF: CIFS, for files that were open when its connection broke. EKEYEXPIRED: Kerberos, until a ticket is renewed.
+    # ENXIO, ENODEV, ENOMEDIUM: a disk that was detached. EUCLEAN, EBADMSG, EHWPOISON: damage of this node's disk or
+    # memory, which another node does not have. EMFILE and ENFILE: open files of this process and of the node.
+    "passing": "EIO ESTALE EREMOTEIO EPROTO ECOMM EREMCHG ENOLINK ENONET EAGAIN EINTR EBUSY ECANCELED ETIME ENOLCK "
+    "EDEADLK EBADF EKEYEXPIRED EKEYREVOKED ENOKEY ENXIO ENODEV ENOMEDIUM EUCLEAN EBADMSG EHWPOISON EMFILE ENFILE",
+    # The network on the way to a file system, or to another process. ESHUTDOWN: Ceph, for a client that it excludes.
+    "network": "ETIMEDOUT ENOTCONN ECONNRESET ECONNREFUSED ECONNABORTED EPIPE ESHUTDOWN EHOSTDOWN EHOSTUNREACH "
+    "ENETDOWN ENETUNREACH ENETRESET ENOBUFS",
+    "unwritable": "ENOSPC EDQUOT EROFS EACCES EPERM",
+    "memory": "ENOMEM",
+    "absent": "ENOENT",
+}
+# The error that TensorFlow's file system means by the class of its exception, where it does not say it in words too.
+TENSORFLOW = {
+    "PermissionDeniedError": errno.EACCES,
+    "NotFoundError": errno.ENOENT,
+    "AlreadyExistsError": errno.EEXIST,
+    "UnknownError": errno.EIO,
+    "UnavailableError": errno.EIO,
+    "DataLossError": errno.EIO,
+    "FailedPreconditionError": errno.EIO,
+}
+
+
+class Ending(NamedTuple):
+    """How an error ends a process. The message may contain {where}, a path, and {what}, the system's words."""
+
+    code: Exit
+    reason: str
+    message: str
+    hint: str
+
+
+# By source and kind. `network` is as `passing`, and `lasting` stands for every other kind that a source does not list.
+# An error for which there is None, or no `lasting`, is left to the caller: it knows more, or the error is a bug.
+TABLE: dict[str, dict[str, Ending | None]] = {
+    # What rank 0 writes on the volume: runs and their locks, the journal, checkpoints, models, verdicts, `latest`.
+    "output": {
+        "passing": Ending(
+            Exit.TRY_AGAIN, "output-io", "the output folder failed at {where}: {what}", "start the run again"
+        ),
+        "lasting": Ending(
+            Exit.OUTPUT,
+            "output-not-writable",
+            "the output folder cannot be written at {where}: {what}",
+            "free space, or use a writable folder: --output",
+        ),
+    },
+    # The same volume, as `compare` and `prune` read it.
+    "published runs": {
+        "passing": Ending(Exit.TRY_AGAIN, "output-io", "the output folder failed at {where}: {what}", "try again"),
+        "lasting": Ending(
+            Exit.OUTPUT,
+            "output-not-writable",
+            "the output folder cannot be read at {where}: {what}",
+            "check its permissions",
+        ),
+    },
+    # The folder for temporary files, in which a model is put together before it is copied to the volume.
+    "temporary": {
+        "passing": Ending(
+            Exit.TRY_AGAIN, "temporary-io", "the temporary folder {where} failed: {what}", "start the run again"
+        ),
+        "lasting": Ending(
+            Exit.OUTPUT,
+            "temporary-not-writable",
+            "the temporary folder {where} cannot be written: {what}",
+            "free space there: in Kubernetes raise the sizeLimit of the volume that is mounted there, elsewhere set "
+            "TMPDIR to another folder",
+        ),
+    },
+    # A prepared dataset. One that was read as a whole and is wrong is damaged (65); one that cannot be read is not.
+    "dataset": {
+        "passing": Ending(Exit.TRY_AGAIN, "dataset-io", "{where} could not be read: {what}", "start the run again"),
+        "lasting": Ending(
+            Exit.DATA_MISSING,
+            "dataset-unreadable",
+            "{where} cannot be read: {what}",
+            "make it readable, or give another folder with --data",
+        ),
+        "absent": None,  # 66 without the folder, 65 if a part of it is missing
+    },
+    # The data folder, while `python -m job data` writes it.
+    "data folder": {
+        "passing": Ending(Exit.TRY_AGAIN, "data-io", "the data folder failed at {where}: {what}", "try again"),
+        "lasting": Ending(
+            Exit.OUTPUT,
+            "data-unwritable",
+            "the data folder cannot be written at {where}: {what}",
+            "make it writable or free space there, or choose another folder with --data",
+        ),
+    },
+    # The raw files from which it prepares a dataset.
+    "raw files": {
+        "passing": Ending(Exit.TRY_AGAIN, "idx-io", "{where} could not be read: {what}", "try again"),
+        "lasting": Ending(Exit.DATA_MISSING, "idx-unreadable", "{where} cannot be read: {what}", ""),
+    },
+    # A published model, and a picture, which `predict` reads.
+    "model": {
+        "passing": Ending(Exit.TRY_AGAIN, "model-io", "the model could not be read at {where}: {what}", "try again"),
+    },
+    "picture": {
+        "passing": Ending(Exit.TRY_AGAIN, "image-io", "the picture {where} could not be read: {what}", "try again"),
+    },
+    # The start of a process or a thread.
+    "process": {
+        "passing": Ending(
+            Exit.TRY_AGAIN,
+            "no-process",
+            "{where} cannot be started: {what}",
+            "let fewer processes run here, or raise their limit: `ulimit -u`, or the node's limit of processes per pod",
+        ),
+    },
+    # Everything else, such as the program's own files.
+    "system": {
+        "passing": Ending(Exit.TRY_AGAIN, "system-io", "the system failed at {where}: {what}", "start the run again"),
+    },
+}
+MEMORY = Ending(
+    Exit.OUT_OF_MEMORY, "out-of-memory", "memory ran out: {what}", "give it more memory, or a smaller --batch-size"
+)
+
+# Python's words if the system has no room for another thread; it raises them without the number of the error, EAGAIN.
+NO_THREAD = "can't start new thread"
+_KIND = {
+    number: kind
+    for kind, names in KINDS.items()
+    for name in names.split()
+    if (number := getattr(errno, name, None)) is not None
+}
+_NUMBER = {os.strerror(number): number for number in errno.errorcode}
+# The words stand alone, or between punctuation: "PATH; No space left on device", "pread() failed: Input/output error;".
+_WORDS = re.compile(rf"(?:^|[:;] )({'|'.join(map(re.escape, _NUMBER))})(?=$|[\s;:.)\[])", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def errors_from(source: str, where: Path | str) -> Iterator[None]:
+    """Turn an error of the operating system into the JobError that the table gives; other exceptions pass.
+
+    Args:
+        source: a key of TABLE.
+        where: what it is about, if the error names no file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if failure := job_error(error, source, where):
+            raise failure from error
+        raise
+
+
+def job_error(error: BaseException, source: str, where: Path | str) -> JobError | None:
+    """The JobError of an exception from a source; None if it is not the operating system's, or left to the caller."""
+    found = find_os_error(error)
+    if found is None and source != "system" and _is_tensorflows(error) and type(error).__name__ in TENSORFLOW:
+        number = TENSORFLOW[type(error).__name__]
+        found = OSError(number, os.strerror(number))
+    if found is None:
+        return None
+    endings = {"memory": MEMORY, "network": TABLE[source]["passing"], **TABLE[source]}
+    ending = endings.get(kind_of(found), endings.get("lasting"))
+    if ending is None:
+        return None
+    message = ending.message.format(where=found.filename or where, what=found.strerror or found)
+    return JobError(ending.code, ending.reason, message, ending.hint)
+
+
+def find_os_error(error: BaseException) -> OSError | None:
+    """The error of the operating system that an exception is, or that it repeats in words; None if there is none.
+
+    A JobError is never one: it has been judged.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    if isinstance(error, JobError):
+        return None
+    text = str(error)
+    if text == NO_THREAD:
+        return OSError(errno.EAGAIN, text)
+    tells = isinstance(error, OSError | RuntimeError | ImportError) or _is_tensorflows(error)
+    if tells and (match := _WORDS.search(text)):
+        return OSError(_NUMBER[match[1]], match[1])
+    return find_os_error(error.__cause__) if error.__cause__ else None
+
+
+def kind_of(error: OSError) -> str:
+    """The key of KINDS to which an error of the operating system belongs; `lasting` for all others."""
+    return _KIND.get(error.errno or 0, "lasting")
+
+
+def _is_tensorflows(error: BaseException) -> bool:
+    return type(error).__module__.startswith("tensorflow")
