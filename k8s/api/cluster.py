@@ -19,6 +19,7 @@ from k8s.api.watch import GONE, watch_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from k8s.api.objects import Object
 
@@ -217,6 +218,7 @@ class Cluster:
         container: str,
         *,
         follow: bool = False,
+        since_s: int | None = None,
         since_time: str = "",
         tail: int | None = None,
         timestamps: bool = False,
@@ -228,7 +230,8 @@ class Cluster:
             container: the container's name.
             follow: whether to continue until the container ends. A last line without its line end is then left out:
                 the connection may have broken within it.
-            since_time: the first time to include, RFC 3339 in whole seconds.
+            since_s: how many of the last seconds to include, by the node's clock; None for all.
+            since_time: the first time to include, RFC 3339 in whole seconds; empty for all.
             tail: the number of last lines to include.
             timestamps: whether each line begins with the time at which it was written, RFC 3339 in nanoseconds.
 
@@ -237,6 +240,8 @@ class Cluster:
             OSError: the connection broke; or, while following, nothing was written for a minute.
         """
         query = {"container": container, "timestamps": str(timestamps).lower(), "follow": str(follow).lower()}
+        if since_s is not None:
+            query["sinceSeconds"] = str(since_s)
         if since_time:
             query["sinceTime"] = since_time
         if tail is not None:
@@ -266,6 +271,10 @@ class Cluster:
         return self._api.logged_in(exec_as)
 
     # Questions
+
+    def now(self) -> datetime:
+        """The API server's time, in UTC: all times of objects are its own, and this machine's clock may be wrong."""
+        return self._api.now()
 
     def version(self) -> tuple[int, int]:
         """The API server's version, such as (1, 31)."""

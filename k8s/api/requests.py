@@ -7,6 +7,9 @@ import random
 import re
 import threading
 import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +52,7 @@ class Api:
         self.patience_s = patience_s
         self._timeout_s = (min(TIMEOUT_S[0], patience_s), min(TIMEOUT_S[1], patience_s))
         self._warned = False  # whether it was reported that it does not answer
+        self._clock: tuple[datetime, float] | None = None  # its time in a response, and when that came
 
     def json(
         self,
@@ -85,6 +89,7 @@ class Api:
     ) -> Object:
         """The whole response to a request that is sent once."""
         response = self.logged_in(lambda client: send(client, method, path, query, body, content_type, self._timeout_s))
+        self._read_clock(response)
         if response.status >= 400:
             raise refusal(response.status, response.data, f"{method.lower()} {path}")
         self._warned = False
@@ -132,6 +137,20 @@ class Api:
             raise ConnectionError(in_words(error)) from None
         finally:
             response.close()
+
+    def now(self) -> datetime:
+        """The API server's time, in UTC, from its newest response; this machine's if its responses have no time."""
+        if self._clock is None:
+            self.json("GET", "/version")
+        if self._clock is None:
+            return datetime.now(UTC)
+        date, read_at = self._clock
+        return date + timedelta(seconds=time.monotonic() - read_at)
+
+    def _read_clock(self, response: Any) -> None:
+        """Remember the time of a response (RFC 9110, Date), and when it came."""
+        with suppress(ValueError, TypeError):
+            self._clock = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC), time.monotonic()
 
     def logged_in(self, ask: Callable[[Any], T]) -> T:
         """What ask(client) returns, with fresh credentials if the API server does not accept the current ones.

@@ -150,7 +150,7 @@ def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = F
     try:
         if old is None:
             return cluster.create(new, dry_run=dry_run)
-        return cluster.replace(with_spec(old, new["spec"], datetime.now(UTC)), dry_run=dry_run)
+        return cluster.replace(with_spec(old, new["spec"], cluster.now()), dry_run=dry_run)
     except ApiError as error:
         if (
             error.code == 409 and tries > 1
@@ -188,7 +188,7 @@ def report(cluster: Cluster, cronjob: Object, output: str, *, created: bool, cha
     """Report what was created or changed."""
     schedule = Schedule(cronjob)
     name, uid = schedule.name, cronjob["metadata"]["uid"]
-    now, deadline_s = datetime.now(UTC), cronjob["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    now, deadline_s = cluster.now(), cronjob["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
     coming, late = (when and when.isoformat() for when in (schedule.next(now), schedule.late(now)))
     result = {"name": name, "namespace": cluster.namespace, "uid": uid, "created": created, "changed": changed}
     result |= {"next": coming, "late": late, "deadline_s": deadline_s}

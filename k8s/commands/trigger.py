@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s.checks import storage
@@ -16,6 +15,7 @@ from k8s.view.output import print_result, where_to_look
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from datetime import datetime
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     cluster = connect()
     cronjob = schedules.get(cluster, arguments.name)
     refuse_second_run(cluster, arguments.name)
-    job = triggered_job(cronjob, datetime.now(UTC))
+    job = triggered_job(cronjob, cluster.now())
     name = job["metadata"]["name"]
     submit.check(cluster, job, storage.output_claim(cluster, job), name)
     submit.create_setup(cluster, job)

@@ -6,7 +6,7 @@ import copy
 import itertools
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -182,16 +182,10 @@ def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_a_start_that_may_be_made_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The cluster counts new times from the last start, so a run that is due in this minute may still start."""
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return datetime(2026, 1, 10, 12, 0, 5, tzinfo=tz)
-
-    monkeypatch.setattr(schedule, "datetime", Clock)
     there = served()
     there["status"] = {"lastScheduleTime": "2026-01-10T02:00:00Z"}
     cluster = Known(there)
+    monkeypatch.setattr(cluster, "now", lambda: datetime(2026, 1, 10, 12, 0, 5, tzinfo=UTC))
     run(cluster, monkeypatch, "0 12 * * *", f"--name={NAME}", "--workers=1")
     said = "the next run starts at 2026-01-11 12:00 UTC; the run of 12:00, which was missed, may still start"
     assert f"changed the schedule nightly (schedule): {said}; runs" in capsys.readouterr().out
