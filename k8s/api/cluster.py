@@ -7,14 +7,12 @@ import secrets
 import shlex
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
-
-from kubernetes.stream.ws_client import get_websocket_url
+from urllib.parse import quote, urlencode
 
 from k8s.api.errors import ApiError
-from k8s.api.exec import exec_in_container
+from k8s.api.exec import exec_in_container, open_exec
 from k8s.api.objects import KINDS, leave_out_unused, matches
-from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
+from k8s.api.requests import TEMPORARY, TIMEOUT_S, Api, request_of
 from k8s.api.watch import GONE, watch_objects
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ class Cluster:
         log_in: gives a kubernetes.client.ApiClient with fresh credentials.
         namespace: where the runs are.
         say: shows one line about an API server that does not answer.
-        patience_s: how long a request is retried while the API server does not answer.
+        patience_s: how long a request is retried while the API server does not answer; None for the default.
         flags: the launcher's flags that lead to this cluster, for the commands that messages suggest.
     """
 
@@ -46,7 +44,7 @@ class Cluster:
         namespace: str,
         say: Callable[[str], None] = lambda _: None,
         *,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         flags: Sequence[str] = (),
     ) -> None:
         self._api, self.namespace, self._flags = Api(log_in, say, patience_s), namespace, flags
@@ -258,17 +256,29 @@ class Cluster:
         write: Callable[[bytes], Any],
         stdin: Iterable[bytes] = (),
     ) -> tuple[int, str]:
-        """Run a command in a container, as exec_in_container() does; returns its exit code and standard error."""
+        """Run a command in a container, as exec_in_container() does; returns its exit code and standard error.
+
+        Raises:
+            ConnectionError: the connection broke or was never made. The command may have ended or not.
+            ApiError: the pod is gone, or exec is not allowed.
+        """
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("stdin", "true")] if stdin else []
         query += [("command", word) for word in command]
 
-        def exec_as(client: Any) -> tuple[int, str]:
-            url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
-            url, action = get_websocket_url(url, query), f"run a command in pod {pod}"
-            return exec_in_container(client.configuration, url, headers, write, action, stdin)
+        action = f"run a command in pod {pod}"
 
-        return self._api.logged_in(exec_as)
+        def open_it(client: Any) -> Any:
+            url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
+            return open_exec(client, f"{url}?{urlencode(query)}", headers, action)
+
+        try:
+            socket = self._api.logged_in(open_it)
+        except ApiError as error:
+            if error.code not in TEMPORARY:
+                raise
+            raise ConnectionError(error.message) from None  # for example, the node cannot be reached at the moment
+        return exec_in_container(socket, write, action, stdin)
 
     # Questions
 

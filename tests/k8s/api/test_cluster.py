@@ -159,7 +159,7 @@ def test_patch(serve: Callable[..., Server]) -> None:
     server = serve(named("a"))
     cluster_at(server.port).patch("Job", "a", {"spec": {"suspend": True}})
     assert server.asked == [("PATCH", f"{JOBS}/a", {"spec": {"suspend": True}})]
-    assert {headers["Content-Type"] for headers in server.headers} == {"application/merge-patch+json"}
+    assert {headers["content-type"] for headers in server.headers} == {"application/merge-patch+json"}
 
 
 def test_replace(serve: Callable[..., Server]) -> None:
