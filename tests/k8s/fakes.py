@@ -127,7 +127,7 @@ class FakeCluster:
         """Delete an object, and forget whose its Jobs were."""
         assert grace_s in (None, 0)
         self.asked.append(("orphan" if orphan else "delete", kind, name))
-        if uid in ("", self.objects[kind, name]["metadata"]["uid"]):
+        if (kind, name) in self.objects and uid in ("", self.objects[kind, name]["metadata"]["uid"]):
             del self.objects[kind, name]
 
     def _next_version(self, one: Object) -> Object:
