@@ -24,7 +24,7 @@ from job.training.input import training_blocks
 from job.training.packing import Packing
 from job.training.plan import Plan
 from job.training.statistics import TrainingStatistics
-from job.training.step import BlockInput, compile_block
+from job.training.step import BlockInput, BlockState, compile_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ class Training:
         self.packing = Packing.of(checkpoint.params)
         self.collectives = Collectives(worker.strategy)
         self.evaluator = Evaluator(worker, self.collectives, dataset.test)
-        self.checkpointer = Checkpointer(worker, output, self.packing, checkpoint)
+        self.checkpointer = Checkpointer(output, self.packing, checkpoint)
         self.statistics = TrainingStatistics(self.plan.steps, step=step, training_s=checkpoint.seconds)
         if output and step:
             with output.errors():
@@ -119,7 +119,9 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
     """
     config, worker, plan, statistics = training.config, training.worker, training.plan, training.statistics
     on_cpu = config.device == "cpu"
-    run_block = compile_block(worker.strategy, training.packing, plan.workers, config.sync_every, gather_short=on_cpu)
+    run_steps = compile_steps(
+        worker.strategy, training.packing, plan.workers, config.sync_every, training.collectives, gather_short=on_cpu
+    )
     training.report_phase("compiling")
     statistics.restart_clock()
     start = statistics.step
@@ -128,17 +130,19 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         # Every block has room for block_steps steps, of which the run makes the first `count`.
         count = block.last - block.first
         sizes = plan.batch_sizes(block.first, block.first + plan.block_steps)
-        stop = np.float32(worker.stop_requested())  # the all-reduce sums it with the gradient
-        given = BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count), stop)
-        result = run_block(vector, given)
-        vector, loss, stop_requests = result.vector, float(result.loss), int(result.stops)
-        statistics.record_block(plan.step_after(block), loss, float(sizes[:count].sum()))
-        worker.report.heartbeat("training", step=statistics.step, steps=plan.steps)
+        given = BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count))
+        state = BlockState(vector)
+        while state.done < count and not state.stops:
+            state = run_steps(state, given, worker.stop_requested())
+            step = plan.step_after(block) - count + state.done
+            worker.report.heartbeat("training", step=step, steps=plan.steps)
+        vector, loss = state.vector, float(state.loss)
+        statistics.record_block(step, loss, float(sizes[: state.done].sum()))
         if not math.isfinite(loss):
             raise not_finite_error(training)
-        if stop_requests or plan.checkpoint_is_due(block):
+        if state.stops or plan.checkpoint_is_due(block):
             training.checkpointer.save(statistics, vector)
-        if stop_requests:
+        if state.stops:
             raise stopped_error(training)
         if plan.record_is_due(block):
             report_progress(training, block, vector)
@@ -159,11 +163,12 @@ def evaluate(training: Training, vector: tf.Tensor) -> Probabilities:
     """The probabilities of all test examples, float32 [n, classes], the same on each worker.
 
     Raises:
-        JobError: 76 if they are not finite; 75 if a worker was asked to stop. The last step has a checkpoint already.
+        JobError: 76 if they are not finite; 75 if a worker was asked to stop, after a checkpoint.
     """
     training.report_phase("evaluating")
     probabilities = training.evaluator.probabilities(training.packing.unpack(vector))
     if training.collectives.any(training.worker.stop_requested()):
+        training.checkpointer.save(training.statistics, vector)
         raise stopped_error(training)
     # The loss of a step is computed before its update, so the last update is checked only here.
     if not np.isfinite(probabilities).all():

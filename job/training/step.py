@@ -1,9 +1,11 @@
-"""A block of training steps as one compiled function: gradient, all-reduce, update."""
+"""Training steps as compiled functions, of which a call makes many: gradient, all-reduce, update."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from job import model
@@ -12,12 +14,18 @@ from job.training.collectives import sum_of_vectors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from job.training.collectives import Sum
+    from numpy.typing import NDArray
+
+    from job.training.collectives import Collectives, Sum
     from job.training.packing import Packing
 
 # AutoGraph is off everywhere: it only rewrites Python's loops and conditions, and took half a second of each start.
 
-RunBlock: TypeAlias = "Callable[[tf.Tensor, BlockInput], BlockResult]"
+RunSteps: TypeAlias = "Callable[[BlockState, BlockInput, bool], BlockState]"
+
+# A call makes steps for about this long, or one step that takes longer. Progress, and the flag to stop, are seen
+# between calls.
+CALL_S = 0.25
 
 
 class BlockInput(NamedTuple):
@@ -29,8 +37,7 @@ class BlockInput(NamedTuple):
         weights: float32 [K, local_batch_size], 0 for padding.
         batch_sizes: float32 [K], the number of examples in each global batch.
         rates: float32 [K], the learning rates.
-        count: int32 [], how many of the K steps to make.
-        stop: float32 [], 1 if this worker was asked to stop.
+        count: int32 [], how many of the K steps the block has.
     """
 
     images: tf.Tensor
@@ -39,27 +46,52 @@ class BlockInput(NamedTuple):
     batch_sizes: tf.Tensor
     rates: tf.Tensor
     count: tf.Tensor
-    stop: tf.Tensor
 
 
-class BlockResult(NamedTuple):
-    """The result of a block, the same on every worker.
+class BlockState(NamedTuple):
+    """How far a block is, which several calls make: the same on every worker, except amid a round of local SGD.
 
     Attributes:
         vector: float32 [size], the packed parameters.
-        loss: float32 [], in nats, summed over all examples of the block.
-        stops: float32 [], how many workers were asked to stop before the block.
+        loss: float32 [], in nats, summed over all examples of the steps made. It is passed from call to call, so that
+            it has the same bits wherever a call ends.
+        done: how many steps of the block are made.
+        stops: how many workers were asked to stop before the last call.
     """
 
     vector: tf.Tensor
-    loss: tf.Tensor
-    stops: tf.Tensor
+    loss: tf.Tensor = np.float32(0)
+    done: int = 0
+    stops: int = 0
 
 
-def compile_block(
-    strategy: tf.distribute.Strategy, packing: Packing, workers: int, sync_every: int, *, gather_short: bool
-) -> RunBlock:
-    """The function that makes a block of steps from packed parameters.
+class Pace:
+    """How long a step takes, by the last call. The first call compiles, so that it makes one step.
+
+    Attributes:
+        seconds: per step.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = CALL_S
+
+    def record(self, steps: int, began: float) -> None:
+        """Take note of a call that made so many steps and began then, in seconds of time.perf_counter()."""
+        self.seconds = (time.perf_counter() - began) / steps
+
+
+def compile_steps(
+    strategy: tf.distribute.Strategy,
+    packing: Packing,
+    workers: int,
+    sync_every: int,
+    collectives: Collectives,
+    *,
+    gather_short: bool,
+) -> RunSteps:
+    """The function that makes some of the steps that are left in a block: at least one, on each worker as many.
+
+    Its last argument says whether this worker was asked to stop.
 
     Args:
         strategy: connects the workers.
@@ -67,63 +99,105 @@ def compile_block(
         workers: number of workers.
         sync_every: 1 to sum the gradients at each step. Above 1, each worker makes the steps of a block alone and the
             parameters are averaged at its end; the caller ends blocks at the right steps.
+        collectives: of the same workers.
         gather_short: passed to sum_of_vectors().
     """
     total = sum_of_vectors(workers, gather_short=gather_short)
     if workers == 1 or sync_every > 1:
-        return local_sgd(strategy, packing, workers, total)
+        return local_sgd(strategy, packing, workers, total, collectives.sum)
     return synchronous(strategy, packing, total)
 
 
-def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) -> RunBlock:
-    """Steps with one all-reduce each, which sums the gradient, the loss and the flag to stop."""
+def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) -> RunSteps:
+    """Steps with one all-reduce each, which sums the gradient, the loss and two flags.
+
+    The flags are "I was asked to stop" and "this call has lasted long enough". If one is set on any worker, the call
+    ends with this step on all of them.
+    """
 
     @tf.function(jit_compile=True, autograph=False)
     def update(vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """Compiled for the last update of a block too, so that it rounds like all others wherever a block ends."""
-        return vector - rate * summed[:-2]
+        """Compiled for the last update of a call too, so that it rounds like all others wherever a call ends."""
+        return vector - rate * summed[:-3]
 
     @tf.function(jit_compile=True, autograph=False)
     def update_and_gradient(
-        vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: BlockInput, k: tf.Tensor
+        vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: BlockInput, k: tf.Tensor, flags: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Make the update of the step before and compute the gradient of step k, in one launch instead of two."""
         vector = update(vector, summed, rate)
         loss, gradient = packed_gradient(packing, vector, block, k)
-        return vector, tf.concat([gradient, [loss, block.stop]], axis=0)
+        return vector, tf.concat([gradient, [loss], flags], axis=0)
 
-    def step(
-        vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: BlockInput, k: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        vector, own = update_and_gradient(vector, summed, rate, block, k)
+    def step(vector: tf.Tensor, summed: tf.Tensor, *rest: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        vector, own = update_and_gradient(vector, summed, *rest)
         return vector, total(own)
 
     @tf.function(autograph=False)
-    def run_block(vector: tf.Tensor, block: BlockInput) -> BlockResult:
+    def make_steps(
+        vector: tf.Tensor, loss: tf.Tensor, done: tf.Tensor, block: BlockInput, stop: tf.Tensor, step_s: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         rates = block.rates / block.batch_sizes
+        began = tf.timestamp()
 
         def next_step(
             k: tf.Tensor, vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, loss: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
-            vector, summed = strategy.run(step, args=(vector, summed, rate, block, k))
-            return k + 1, vector, summed, tf.gather(rates, k), loss + summed[-2]
+            # The absolute value, because this clock may be set back.
+            is_late = tf.abs(tf.timestamp() - began) + step_s >= CALL_S
+            flags = tf.stack([stop, tf.cast(is_late, tf.float32)])
+            vector, summed = strategy.run(step, args=(vector, summed, rate, block, k, flags))
+            return k + 1, vector, summed, tf.gather(rates, k), loss + summed[-3]
+
+        def goes_on(k: tf.Tensor, _: tf.Tensor, summed: tf.Tensor, *__: tf.Tensor) -> tf.Tensor:
+            return tf.logical_and(k < block.count, tf.reduce_sum(summed[-2:]) < 1)
 
         # The loop is outside strategy.run, which refuses a collective in control flow inside it.
-        start = (0, vector, tf.zeros([vector.shape[0] + 2]), 0.0, 0.0)
-        _, vector, summed, rate, loss = tf.while_loop(lambda k, *_: k < block.count, next_step, start)
-        return BlockResult(update(vector, summed, rate), loss, summed[-1])
+        start = (done, vector, tf.zeros([vector.shape[0] + 3]), 0.0, loss)
+        k, vector, summed, rate, loss = tf.while_loop(goes_on, next_step, start)
+        return update(vector, summed, rate), loss, k, summed[-2]
 
-    return cast("RunBlock", run_block)
+    pace = Pace()
+
+    def run_steps(state: BlockState, block: BlockInput, stop: bool) -> BlockState:
+        began = time.perf_counter()
+        tensors = state.vector, state.loss, np.int32(state.done), block, np.float32(stop), np.float64(pace.seconds)
+        vector, loss, done, stops = make_steps(*tensors)
+        after = BlockState(vector, loss, int(done), int(stops))
+        pace.record(after.done - state.done, began)
+        return after
+
+    return run_steps
 
 
-def local_sgd(strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum) -> RunBlock:
+def local_sgd(
+    strategy: tf.distribute.Strategy,
+    packing: Packing,
+    workers: int,
+    total: Sum,
+    exchange: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> RunSteps:
     """Steps that each worker makes alone, then one all-reduce that averages the parameters (Stich 2019).
 
-    A single worker trains in this way too.
+    Each worker's parameters are weighted with the number of examples that it has trained on in the block. A single
+    worker trains in this way too.
+
+    A call ends within a block if that takes longer. The workers then exchange only the flag to stop, and the time of a
+    step. If one was asked to stop, the state after the last average is returned, and the steps since then are lost:
+    another average would be another training.
+
+    Args:
+        strategy: connects the workers.
+        packing: of the parameters.
+        workers: number of workers.
+        total: sums vectors within strategy.run.
+        exchange: the sum of the workers' arrays, float32 [2], outside of it.
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def own_steps(vector: tf.Tensor, block: BlockInput) -> tuple[tf.Tensor, tf.Tensor]:
+    def own_steps(
+        vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         def step(k: tf.Tensor, vector: tf.Tensor, loss: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             # Each worker divides by the number of its own examples, which may be none.
             size = tf.maximum(tf.reduce_sum(tf.gather(block.weights, k)), 1)
@@ -131,19 +205,45 @@ def local_sgd(strategy: tf.distribute.Strategy, packing: Packing, workers: int, 
             return k + 1, vector - tf.gather(block.rates, k) / size * gradient, loss + summed
 
         # No tf.range: XLA takes its end for a constant and would compile the block again for every count.
-        _, vector, loss = tf.while_loop(lambda k, *_: k < block.count, step, [0, vector, 0.0])
+        _, vector, loss = tf.while_loop(lambda k, *_: k < last, step, [k, vector, loss])
         return vector, loss
 
-    def steps(vector: tf.Tensor, block: BlockInput) -> tf.Tensor:
-        vector, loss = own_steps(vector, block)
-        return total(tf.concat([vector / workers, [loss, block.stop]], axis=0))
-
     @tf.function(autograph=False)
-    def run_block(vector: tf.Tensor, block: BlockInput) -> BlockResult:
-        summed = strategy.run(steps, args=(vector, block))
-        return BlockResult(summed[:-2], summed[-2], summed[-1])
+    def average(*args: Any) -> tuple[tf.Tensor, ...]:
+        summed = strategy.run(steps_and_sum, args=args)
+        return summed[:-3], summed[-3], summed[-2:]
 
-    return cast("RunBlock", run_block)
+    def steps_and_sum(
+        vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput, news: tf.Tensor
+    ) -> tf.Tensor:
+        vector, loss = own_steps(vector, loss, k, last, block)
+        # Divided by the number of workers if all have trained on as many examples; by infinity if this one had none.
+        share = tf.reduce_sum(block.batch_sizes[: block.count]) / tf.reduce_sum(block.weights)
+        return total(tf.concat([vector / share, [loss], news], axis=0))
+
+    pace, step_s, start = Pace(), CALL_S, BlockState(tf.zeros([0]))
+
+    def run_steps(state: BlockState, block: BlockInput, stop: bool) -> BlockState:
+        nonlocal step_s, start
+        if not state.done:
+            start = state
+        began = time.perf_counter()
+        last = min(state.done + max(1, int(CALL_S / step_s)), int(block.count))
+        tensors = state.vector, state.loss, np.int32(state.done), np.int32(last), block
+        # The steps of a call must be as many on each worker, so all of them go by the mean of their times.
+        news = np.array([stop, pace.seconds], np.float32)
+        if workers > 1 and last == block.count:
+            vector, loss, sums = average(*tensors, news)
+        else:
+            vector, loss = own_steps(*tensors)
+            sums = exchange(news) if workers > 1 else news
+        stops, step_s = int(sums[0]), float(sums[1]) / workers
+        pace.record(last - state.done, began)
+        if stops and last < block.count and workers > 1:
+            return start._replace(stops=stops)
+        return BlockState(vector, loss, last, stops)
+
+    return run_steps
 
 
 def packed_gradient(

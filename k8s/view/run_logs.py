@@ -32,7 +32,7 @@ class RunLogs:
         cluster: the namespace that the run is in.
         job: its Job.
         ranks: those to read.
-        since: the moment of time.monotonic() from which on to read; None for all.
+        since: the earliest time to read, in seconds since 1970; 0 for all.
         tail: begin with so many last lines of each pod; None for all.
         show: receives each line.
     """
@@ -42,7 +42,7 @@ class RunLogs:
         cluster: Cluster,
         job: Object,
         ranks: set[int],
-        since: float | None,
+        since: int,
         tail: int | None,
         show: Callable[[Line], object],
     ) -> None:

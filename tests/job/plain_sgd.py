@@ -31,11 +31,14 @@ def gradient(weights: Float, bias: Float, images: NDArray[np.uint8], labels: NDA
 def train(
     rows: Rows, *, epochs: int, batch: int, rate: float, seed: int, workers: int = 1, sync_every: int = 1
 ) -> dict[str, Float]:
-    """Train on the cosine schedule. If sync_every is above 1, workers make that many steps alone and average."""
+    """Train on the cosine schedule.
+
+    If sync_every is above 1, workers make that many steps alone and average, weighted by their numbers of examples.
+    """
     steps_per_epoch = -(-rows.count // batch)
     part = -(-batch // workers)
     alone = workers if sync_every > 1 else 1
-    replicas = [zeros() for _ in range(alone)]
+    replicas, examples = [zeros() for _ in range(alone)], np.zeros(alone)
     for epoch in range(epochs):
         order = np.random.RandomState([seed, epoch]).permutation(rows.count)
         for k in range(steps_per_epoch):
@@ -44,11 +47,12 @@ def train(
             chosen = order[k * batch : (k + 1) * batch]
             shares = [chosen[r * part : (r + 1) * part] for r in range(alone)] if alone > 1 else [chosen]
             for r, share in enumerate(shares):
+                examples[r] += share.size
                 if share.size:
                     weights, bias = replicas[r]
                     _, by_weights, by_bias = gradient(weights, bias, *rows.take(share))
                     replicas[r] = weights - now * by_weights / share.size, bias - now * by_bias / share.size
             if (k + 1) % sync_every == 0 or k + 1 == steps_per_epoch:
-                mean = [np.mean([replica[i] for replica in replicas], axis=0) for i in range(2)]
-                replicas = [(mean[0], mean[1]) for _ in range(alone)]
+                mean = [np.average([replica[i] for replica in replicas], axis=0, weights=examples) for i in range(2)]
+                replicas, examples = [(mean[0], mean[1]) for _ in range(alone)], np.zeros(alone)
     return {"W": replicas[0][0], "b": replicas[0][1]}
