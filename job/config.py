@@ -61,7 +61,9 @@ class Config:
     )
     evaluate_every: int = setting(1, "epochs between evaluations for display; 0: only at the end", at_least=0)
     log_every: int = setting(200, "steps between progress records", at_least=1)
-    checkpoint_every: int = setting(0, "steps between checkpoints; 0: one at the end of each epoch", at_least=0)
+    checkpoint_every: int = setting(
+        0, "steps between checkpoints; 0: one at the end of each epoch; the last step always has one", at_least=0
+    )
     continue_: bool = setting(False, "continue a run of this name that another Job started")
     join_timeout: int = setting(900, "seconds to wait for the other workers", at_least=1, at_most=86_400)
     stall_timeout: int = setting(

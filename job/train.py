@@ -93,7 +93,7 @@ class Training:
         self.packing = Packing.of(checkpoint.params)
         self.collectives = Collectives(worker.strategy)
         self.evaluator = Evaluator(worker, self.collectives, dataset.test)
-        self.checkpointer = Checkpointer(output, self.packing, checkpoint)
+        self.checkpointer = Checkpointer(worker, output, self.packing, checkpoint)
         self.statistics = TrainingStatistics(self.plan.steps, step=step, training_s=checkpoint.seconds)
         if output and step:
             with output.errors():
@@ -163,12 +163,11 @@ def evaluate(training: Training, vector: tf.Tensor) -> Probabilities:
     """The probabilities of all test examples, float32 [n, classes], the same on each worker.
 
     Raises:
-        JobError: 76 if they are not finite; 75 if a worker was asked to stop, after a checkpoint.
+        JobError: 76 if they are not finite; 75 if a worker was asked to stop. The last step has a checkpoint already.
     """
     training.report_phase("evaluating")
     probabilities = training.evaluator.probabilities(training.packing.unpack(vector))
     if training.collectives.any(training.worker.stop_requested()):
-        training.checkpointer.save(training.statistics, vector)
         raise stopped_error(training)
     # The loss of a step is computed before its update, so the last update is checked only here.
     if not np.isfinite(probabilities).all():

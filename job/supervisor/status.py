@@ -41,6 +41,11 @@ class WorkerStatus:
         """The last known step."""
         return self._progress.get("step")
 
+    @property
+    def checkpoint(self) -> int | None:
+        """The step of the newest checkpoint that a trainer of rank 0 reported."""
+        return self._progress.get("checkpoint")
+
     def process_started(self) -> None:
         """Take note that a process was started."""
         self.phase = "starting"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from job.errors import Exit, JobError
@@ -152,6 +152,11 @@ class Watchdog:
             self.forced = self.forced or find_hang(self._status.phase, self._ages(now), self._patience_s())
         elif now < self._kill_at:
             return
+        elif self.forced and self._peers.rank == 0 and self._status.phase in STEPPING:
+            step = self._status.checkpoint
+            saved = f"the newest checkpoint that it reported is of step {step}" if step else "it reported no checkpoint"
+            message = f"{self.forced.message}, and the trainer was killed because it did not end in time; {saved}"
+            self.forced = replace(self.forced, message=message)
         if self.forced:
             self._process.kill()
             self._give_up_at = now + GONE_S

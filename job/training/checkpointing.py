@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from job import model
 from job.errors import Exit, JobError
 from job.output.checkpoint import Checkpoint, CheckpointWriter, restore_newest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
 
     import tensorflow as tf
 
@@ -64,27 +65,41 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
 class Checkpointer:
     """Saves checkpoints in a thread while training goes on; does nothing on ranks above 0.
 
-    At the end of a `with` it waits until the last checkpoint is on the disk. It does so after an error too, but then
-    ignores a failure to write.
+    At the end of a `with` it waits until the last checkpoint is on the disk. It does so after an error too. If that
+    write fails when the training stops in order to go on later, this failure takes the error's place; after any other
+    error it is a record.
 
     Args:
+        worker: this process.
         output: rank 0's run folder; None on the other ranks.
         packing: of the parameters.
         checkpoint: restore()'s; the settings and workers of those that are saved.
     """
 
-    def __init__(self, output: RunFolder | None, packing: Packing, checkpoint: Checkpoint) -> None:
-        self._output, self._packing = output, packing
+    def __init__(self, worker: Worker, output: RunFolder | None, packing: Packing, checkpoint: Checkpoint) -> None:
+        self._report, self._output, self._packing = worker.report, output, packing
         self._workers, self._settings = checkpoint.workers, checkpoint.settings
         self._writer = CheckpointWriter(output.checkpoints, checkpoint.step or None) if output else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer and self._output:
-            with contextlib.suppress(OSError) if kind else self._output.errors():
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if not self._writer:
+            return
+        try:
+            with self._errors():
                 self._writer.drain()
+        except JobError as failure:
+            if error is None:
+                raise
+            if error.__cause__ is failure.__cause__:  # save() has raised it
+                return
+            if isinstance(error, JobError) and error.code == Exit.TRY_AGAIN:
+                message = f"{error.message}, but {failure.message}"
+                raise JobError(failure.code, failure.reason, message, failure.hint) from failure
+            with contextlib.suppress(JobError):  # the journal is on the same volume
+                self._report("training", reason=failure.reason, message=failure.message)
 
     @property
     def newest_step(self) -> int | None:
@@ -100,5 +115,17 @@ class Checkpointer:
         if self._writer and self._output:
             params = self._packing.arrays(vector)
             checkpoint = Checkpoint(statistics.step, self._workers, self._settings, statistics.training_s, params)
-            with self._output.errors():
+            with self._errors():
                 self._writer.submit(checkpoint)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn an OSError into a JobError: 73 or 75, with the step after which nothing is saved."""
+        output, writer = cast("RunFolder", self._output), cast("CheckpointWriter", self._writer)
+        try:
+            with output.errors():
+                yield
+        except JobError as failure:
+            since = f"no step after {writer.written} is saved" if writer.written else "no step is saved"
+            message = f"{failure.message}; {since}"
+            raise JobError(failure.code, failure.reason, message, failure.hint) from failure.__cause__

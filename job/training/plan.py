@@ -115,10 +115,13 @@ class Plan:
         return block.epoch * self.steps_per_epoch + block.last
 
     def checkpoint_is_due(self, block: Block) -> bool:
-        """Whether to save a checkpoint after a block: every `checkpoint_every` steps, 0 for after each epoch."""
+        """Whether to save a checkpoint after a block: every `checkpoint_every` steps, 0 for after each epoch.
+
+        The last step always has one, so that a publication that fails is repeated without training.
+        """
         every = self.config.checkpoint_every or self.steps_per_epoch
         after = self.step_after(block)
-        return after // every > (after - block.last + block.first) // every
+        return after == self.steps or after // every > (after - block.last + block.first) // every
 
     def record_is_due(self, block: Block) -> bool:
         """Whether to report the training's figures after a block: every `log_every` steps and after each epoch."""

@@ -7,18 +7,17 @@ import secrets
 import shlex
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
-
-from kubernetes.stream.ws_client import get_websocket_url
+from urllib.parse import quote, urlencode
 
 from k8s.api.errors import ApiError
-from k8s.api.exec import exec_in_container
+from k8s.api.exec import exec_in_container, open_exec
 from k8s.api.objects import KINDS, leave_out_unused, matches
-from k8s.api.requests import PATIENCE_S, TIMEOUT_S, Api, request_of
+from k8s.api.requests import TEMPORARY, TIMEOUT_S, Api, request_of
 from k8s.api.watch import GONE, watch_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from k8s.api.objects import Object
 
@@ -35,7 +34,7 @@ class Cluster:
         log_in: gives a kubernetes.client.ApiClient with fresh credentials.
         namespace: where the runs are.
         say: shows one line about an API server that does not answer.
-        patience_s: how long a request is retried while the API server does not answer.
+        patience_s: how long a request is retried while the API server does not answer; None for the default.
         flags: the launcher's flags that lead to this cluster, for the commands that messages suggest.
     """
 
@@ -45,7 +44,7 @@ class Cluster:
         namespace: str,
         say: Callable[[str], None] = lambda _: None,
         *,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         flags: Sequence[str] = (),
     ) -> None:
         self._api, self.namespace, self._flags = Api(log_in, say, patience_s), namespace, flags
@@ -217,6 +216,7 @@ class Cluster:
         container: str,
         *,
         follow: bool = False,
+        since_s: int | None = None,
         since_time: str = "",
         tail: int | None = None,
         timestamps: bool = False,
@@ -228,7 +228,8 @@ class Cluster:
             container: the container's name.
             follow: whether to continue until the container ends. A last line without its line end is then left out:
                 the connection may have broken within it.
-            since_time: the first time to include, RFC 3339 in whole seconds.
+            since_s: how many of the last seconds to include, by the node's clock; None for all.
+            since_time: the first time to include, RFC 3339 in whole seconds; empty for all.
             tail: the number of last lines to include.
             timestamps: whether each line begins with the time at which it was written, RFC 3339 in nanoseconds.
 
@@ -237,6 +238,8 @@ class Cluster:
             OSError: the connection broke; or, while following, nothing was written for a minute.
         """
         query = {"container": container, "timestamps": str(timestamps).lower(), "follow": str(follow).lower()}
+        if since_s is not None:
+            query["sinceSeconds"] = str(since_s)
         if since_time:
             query["sinceTime"] = since_time
         if tail is not None:
@@ -253,19 +256,35 @@ class Cluster:
         write: Callable[[bytes], Any],
         stdin: Iterable[bytes] = (),
     ) -> tuple[int, str]:
-        """Run a command in a container, as exec_in_container() does; returns its exit code and standard error."""
+        """Run a command in a container, as exec_in_container() does; returns its exit code and standard error.
+
+        Raises:
+            ConnectionError: the connection broke or was never made. The command may have ended or not.
+            ApiError: the pod is gone, or exec is not allowed.
+        """
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("stdin", "true")] if stdin else []
         query += [("command", word) for word in command]
 
-        def exec_as(client: Any) -> tuple[int, str]:
-            url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
-            url, action = get_websocket_url(url, query), f"run a command in pod {pod}"
-            return exec_in_container(client.configuration, url, headers, write, action, stdin)
+        action = f"run a command in pod {pod}"
 
-        return self._api.logged_in(exec_as)
+        def open_it(client: Any) -> Any:
+            url, headers = request_of(client, "GET", f"{self._path('Pod', pod)}/exec", {})
+            return open_exec(client, f"{url}?{urlencode(query)}", headers, action)
+
+        try:
+            socket = self._api.logged_in(open_it)
+        except ApiError as error:
+            if error.code not in TEMPORARY:
+                raise
+            raise ConnectionError(error.message) from None  # for example, the node cannot be reached at the moment
+        return exec_in_container(socket, write, action, stdin)
 
     # Questions
+
+    def now(self) -> datetime:
+        """The API server's time, in UTC: all times of objects are its own, and this machine's clock may be wrong."""
+        return self._api.now()
 
     def version(self) -> tuple[int, int]:
         """The API server's version, such as (1, 31)."""

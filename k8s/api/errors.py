@@ -58,35 +58,47 @@ class ApiError(LauncherError):
         code: the HTTP status, such as 403.
         reason: Kubernetes' word for it, such as Forbidden or AlreadyExists.
         message: the API server's sentence.
+        retry_after_s: how long the API server wants to be left alone.
         more: the token with which a list that took too long can go on; empty for none.
     """
 
-    def __init__(self, code: int, reason: str, message: str, what: str, more: str = "") -> None:
+    def __init__(
+        self, code: int, reason: str, message: str, what: str, *, retry_after_s: float = 0.0, more: str = ""
+    ) -> None:
         super().__init__(Status.REFUSED, f"the API server refused to {what}: {message}")
-        self.code, self.reason, self.message, self.more = code, reason, message, more
+        self.code, self.reason, self.message = code, reason, message
+        self.retry_after_s, self.more = retry_after_s, more
 
 
-def refusal(code: int, text: bytes, what: str) -> ApiError:
+class NoConnectionError(ConnectionError):
+    """No connection was made, so nothing was sent."""
+
+
+def refusal(code: int, text: bytes, what: str, retry_after: str = "") -> ApiError:
     """The error in a response, which is usually a Status object.
 
     Args:
         code: the HTTP status.
         text: the response's body.
         what: what was requested, for the error's sentence.
+        retry_after: the header Retry-After; API servers give it in whole seconds.
     """
+    wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
     try:
         status = json.loads(text)
         more = (status.get("metadata") or {}).get("continue") or ""
-        return ApiError(code, status.get("reason") or "", status.get("message") or f"HTTP {code}", what, more)
+        message = status.get("message") or f"HTTP {code}"
+        return ApiError(code, status.get("reason") or "", message, what, retry_after_s=wait_s, more=more)
     except (ValueError, AttributeError):
-        return ApiError(code, "", f"HTTP {code}: {text[:200].decode(errors='replace').strip()}", what)
+        message = f"HTTP {code}: {text[:200].decode(errors='replace').strip()}"
+        return ApiError(code, "", message, what, retry_after_s=wait_s)
 
 
 def in_words(error: BaseException) -> str:
     """Why a connection failed, in a few words: the innermost error without the class names and numbers around it."""
     error = innermost(error)
     text = str(getattr(error, "strerror", None) or error)
-    text = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
+    text = re.sub(r"^\w*Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
     text = re.sub(r"\[[^\]]*\] | \((_ssl\.c:|read timeout=)[^)]*\)", "", text)
     return text.rstrip(".") or type(error).__name__
 

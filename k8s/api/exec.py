@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import websocket
-from kubernetes.stream.ws_client import create_websocket
 
 from k8s.api.errors import refusal
-from k8s.api.requests import TEMPORARY
+from k8s.api.requests import connect, connection_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # The first byte of each message names its channel, in the protocols v4.channel.k8s.io and v5.
 STDIN, STDOUT, STDERR, STATUS = range(4)
+PROTOCOLS = "sec-websocket-protocol: v5.channel.k8s.io,v4.channel.k8s.io"
 SILENT_S = 30.0  # a connection that has been silent for so long is pinged, and given up on after as much again
 
 
+def open_exec(client: Any, url: str, headers: Mapping[str, str], action: str) -> Any:
+    """Open the websocket of an exec request, over the client's own connections: its proxy and certificates apply.
+
+    Returns a websocket.WebSocket.
+
+    Args:
+        client: a kubernetes.client.ApiClient.
+        url: of the exec request, with its query.
+        headers: of the request, with the credentials.
+        action: what is being done, for the sentence of an error.
+
+    Raises:
+        OSError: no connection was made.
+        ApiError: the pod is gone, exec is not allowed, or not at the moment.
+    """
+    # The Kubernetes client's own WSClient sends no other headers than the token's, does not know SOCKS, buffers output
+    # that arrives faster than it is read, and loses what arrives together with the end.
+    with connection_errors(client.configuration):
+        connection = connect(client, url, SILENT_S)
+    socket: Any = websocket.WebSocket()
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    try:
+        # The scheme only decides on what the API server is told of its own address.
+        socket.connect(re.sub("^http", "ws", url), socket=connection, header=[*lines, PROTOCOLS], redirect_limit=0)
+    except websocket.WebSocketBadStatusException as error:
+        after = (error.resp_headers or {}).get("retry-after", "")
+        raise refusal(int(error.status_code), error.resp_body or b"", action, after) from None
+    except (websocket.WebSocketException, OSError) as error:
+        raise ConnectionError(str(error)) from None
+    return socket
+
+
 def exec_in_container(
-    configuration: Any,
-    url: str,
-    headers: Mapping[str, str],
-    write: Callable[[bytes], Any],
-    action: str,
-    stdin: Iterable[bytes] = (),
+    socket: Any, write: Callable[[bytes], Any], action: str, stdin: Iterable[bytes] = ()
 ) -> tuple[int, str]:
     """Run a command until it ends; returns its exit code and what it wrote to standard error.
 
     Args:
-        configuration: a kubernetes.client.Configuration, for certificates and proxies.
-        url: of the exec request, with its query.
-        headers: of the request, with the credentials.
+        socket: of open_exec().
         write: receives standard output, piece by piece.
         action: what is being done, for the sentence of an error.
         stdin: the command's input. It is never closed, so the command must know how much to read.
 
     Raises:
-        ConnectionError: the connection broke or was never made. The command may have ended or not.
-        ApiError: the pod is gone, or exec is not allowed.
+        ConnectionError: the connection broke. The command may have ended or not.
+        ApiError: the command was never started.
     """
-    socket = _connect(configuration, url, headers, action)
     errors, status = bytearray(), bytearray()
     sent_all = False
     try:
@@ -62,21 +87,6 @@ def exec_in_container(
     if not status:
         raise ConnectionError("the connection was closed before the command had ended")
     return exit_code_of(bytes(status), action), errors.decode(errors="replace")
-
-
-def _connect(configuration: Any, url: str, headers: Mapping[str, str], action: str) -> Any:
-    """Open the websocket on which the command runs."""
-    websocket.setdefaulttimeout(SILENT_S)
-    # The Kubernetes client's own WSClient buffers output that arrives faster than it is read, and loses what arrives
-    # together with the end.
-    try:
-        return create_websocket(configuration, url, headers)
-    except websocket.WebSocketBadStatusException as error:
-        refused = refusal(int(error.status_code), error.resp_body or b"", action)
-        # For example, the node cannot be reached at the moment.
-        raise (ConnectionError(refused.message) if refused.code in TEMPORARY else refused) from None
-    except (websocket.WebSocketException, OSError) as error:
-        raise ConnectionError(str(error)) from None
 
 
 def _send(socket: Any, stdin: Iterable[bytes]) -> bool:

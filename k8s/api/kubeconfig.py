@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+import urllib3
 from kubernetes import client, config
-from yaml import YAMLError
 
+from k8s.api import contexts, proxy
 from k8s.api.cluster import Cluster
+from k8s.api.credentials import basic, check_certificates, impersonation, load, refuse_forbidden_characters
 from k8s.api.errors import unreached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from k8s.api.objects import Object
+    from k8s.api.contexts import Context
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECTIONS = 64  # kept open for concurrent requests; urllib3 warns about each one beyond them
@@ -47,47 +45,31 @@ def connect(
         LauncherError: 3, there is no cluster or no such context, or the kubeconfig lacks an address or credentials.
     """
     given = (("--context", context), ("--kubeconfig", kubeconfig))
-    options: Any = {"flags": [word for pair in given if pair[1] for word in pair]}
-    options |= {"patience_s": patience_s} if patience_s else {}
-    default = config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+    options: Any = {"flags": [word for pair in given if pair[1] for word in pair], "patience_s": patience_s}
     # With a kubeconfig, the cluster around this pod is not the one that the user means.
-    if context or kubeconfig or os.environ.get("KUBECONFIG") or Path(default).expanduser().exists():
-        chosen = read_context(context, kubeconfig)
-        inside = chosen["context"].get("namespace") if chosen else None
-        log_in = functools.partial(by_kubeconfig, context, kubeconfig)
+    if (paths := contexts.files(kubeconfig)) or context:
+        inside = contexts.read_context(context, paths).namespace
+
+        def log_in() -> Any:
+            return by_context(contexts.read_context(context, paths))
+
         return Cluster(log_in, namespace or inside or "default", say, **options)
-    inside = POD_NAMESPACE.read_text(encoding="utf-8").strip() if POD_NAMESPACE.exists() else None
+    inside = POD_NAMESPACE.read_text(encoding="utf-8").strip() if POD_NAMESPACE.exists() else ""
     return Cluster(by_service_account, namespace or inside or "default", say, **options)
 
 
-def read_context(context: str | None, kubeconfig: str | None) -> Object | None:
-    """A context of the kubeconfig, or the current one; None if only its name is known."""
-    with kubeconfig_errors():
-        try:
-            contexts, current = config.list_kube_config_contexts(kubeconfig)
-        except config.ConfigException:
-            if not context:
-                raise
-            contexts, current = [], None  # the client lists no contexts if none is the current one
-        chosen: Object | None = next((c for c in contexts if c["name"] == context), None) if context else current
-        names = ", ".join(c["name"] for c in contexts)
-    if chosen is None and contexts:
-        raise unreached(f"the kubeconfig has no context {context!r}", f"it has {names}")
-    return chosen
+def by_context(context: Context) -> Any:
+    """A client with a context's credentials; they are in the kubeconfig, or come from the plugin that it names.
 
-
-def by_kubeconfig(context: str | None, kubeconfig: str | None) -> Any:
-    """A client with the kubeconfig's current content; credentials are in it, or come from the plugin that it names."""
+    Raises:
+        LauncherError: 3, an address, a certificate or credentials are missing or wrong.
+    """
+    refuse_invalid_address(context.cluster.get("server", ""))
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
-    with kubeconfig_errors(), logged_errors() as errors:
-        api = config.new_client_from_config(kubeconfig, context, client_configuration=settings)
-    if errors:  # the client logs these, and continues without credentials
-        reason = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
-        reason = re.sub(r"^failed to decode process output.*", "it prints no ExecCredential", reason)
-        message = f"the kubeconfig's credential plugin (exec) failed: {' '.join(reason.split()).rstrip('.')}"
-        raise unreached(message, "check that it is installed, and log in to the cluster again")
-    refuse_invalid_address(settings.host)
-    settings.refresh_api_key_hook = None  # Api logs in again instead, and reports what is wrong
+    load(context, settings)
+    check_certificates(settings)
+    api = client_of(settings, context.cluster.get("proxy-url", ""), f"the kubeconfig's user {context.user_name!r}")
+    api.default_headers.update(impersonation(context))
     return api
 
 
@@ -96,10 +78,33 @@ def by_service_account() -> Any:
     settings = client.Configuration(connection_pool_maxsize=CONNECTIONS)
     try:
         config.load_incluster_config(client_configuration=settings, try_refresh_token=False)
-    except (config.ConfigException, OSError) as error:
-        reason = str(error).rstrip(".")
+    except (config.ConfigException, OSError, ValueError) as error:
+        reason = str(error).rstrip(".") if isinstance(error, config.ConfigException) else "its token cannot be read"
         message = f"no cluster to connect to: there is no kubeconfig, and this is not a pod ({reason})"
         raise unreached(message, "set KUBECONFIG, or create ~/.kube/config") from None
+    settings.api_key = {name: token.strip() for name, token in settings.api_key.items()}
+    return client_of(settings, "", "the pod's service account")
+
+
+def client_of(settings: Any, proxy_url: str, owner: str) -> Any:
+    """A client with these settings.
+
+    Args:
+        settings: a kubernetes.client.Configuration.
+        proxy_url: the kubeconfig's; empty for the environment's proxy, if any.
+        owner: of the credentials, for the sentence of an error.
+    """
+    for value in settings.api_key.values():
+        refuse_forbidden_characters(value, f"the token or the password of {owner}")
+    settings.refresh_api_key_hook = None  # Api logs in again instead, and reports what is wrong
+    settings.proxy, settings.no_proxy = proxy.proxy_of(settings.host, proxy_url) or None, None
+    if settings.proxy and not settings.proxy.startswith("socks"):
+        url = urlsplit(settings.proxy)
+        if url.username:
+            authorization = basic(unquote(url.username), unquote(url.password or ""))
+            settings.proxy_headers = {"proxy-authorization": authorization}
+    if not settings.verify_ssl:  # as the kubeconfig demands; kubectl does not warn either
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     return client.ApiClient(settings)
 
 
@@ -112,33 +117,9 @@ def refuse_invalid_address(host: str) -> None:
     try:
         url = urlsplit(host)
         valid = url.scheme in ("http", "https") and url.hostname and not re.search(r"\s", host) and url.port != 0
+        valid = valid and "@" not in url.netloc
     except ValueError:  # an invalid port
         valid = False
     if not valid:
-        message = f"the kubeconfig's server {host!r} is not the address of an API server"
+        message = f"the kubeconfig's server {proxy.without_password(host)!r} is not the address of an API server"
         raise unreached(message, "write it as https://HOST:PORT")
-
-
-@contextmanager
-def kubeconfig_errors() -> Iterator[None]:
-    """Raise what is wrong with a kubeconfig as one sentence."""
-    try:
-        yield
-    # The client does not check a file that is not a kubeconfig at all.
-    except (config.ConfigException, YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        hint = "check --kubeconfig, $KUBECONFIG or ~/.kube/config"
-        raise unreached(f"the kubeconfig cannot be used: {reason}", hint) from None
-
-
-@contextmanager
-def logged_errors() -> Iterator[list[str]]:
-    """Collect the errors that are logged, instead of showing them."""
-    errors: list[str] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger().addHandler(handler)
-    try:
-        yield errors
-    finally:
-        logging.getLogger().removeHandler(handler)

@@ -9,6 +9,7 @@ from k8s.api import permissions
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
+from k8s.checks.trial import NEW_NAMESPACE, check_creation, tried
 from k8s.diagnose import catalogue
 from k8s.state.find import find_job, get_if_allowed
 from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL, run_name
@@ -31,7 +32,6 @@ NEEDED = (
     ("list", "Event", ""),
     ("get", "PersistentVolumeClaim", ""),
 )
-NO_DRY_RUN = "does not support dry run"  # the API server's words when an admission webhook has side effects
 UID = "00000000-0000-0000-0000-000000000000"  # a Job gets its own when it is created
 
 
@@ -45,11 +45,14 @@ def check_version(cluster: Cluster) -> Check:
 
 
 def check_namespace(cluster: Cluster) -> Check:
-    """Whether the namespace exists."""
+    """Whether the namespace exists, and is not being deleted."""
     name = cluster.namespace
-    if cluster.get("Namespace", name) is None:
+    namespace = cluster.get("Namespace", name)
+    if namespace is None:
         remedy = f"create it with `kubectl create namespace {name}`, or choose another one with --namespace"
         return Check("namespace", "failed", f"namespace {name} does not exist", remedy)
+    if namespace.get("status", {}).get("phase") == "Terminating":
+        return Check("namespace", "failed", f"namespace {name} is being deleted", NEW_NAMESPACE)
     return Check("namespace", "ok", name)
 
 
@@ -90,18 +93,20 @@ def check_service_account(cluster: Cluster, job: Object) -> Check:
 
 def check_pod(cluster: Cluster, job: Object) -> Check:
     """Whether the API server would accept the Job's pods: it accepts a Job whose pods it refuses."""
-    try:
-        cluster.create(worker_pod(cluster, job), dry_run=True)
-    except ApiError as error:
-        reason = error.message.partition("forbidden: ")[2] or error.message
-        if 'cannot create resource "pods"' in error.message:
-            raise
-        if error.code == 404 or NO_DRY_RUN in reason:  # 404: the namespace does not exist
-            return Check("pod", "not checked", reason)
-        refusal = catalogue.refusal_reason(reason)
-        remedy = catalogue.remedy(refusal, flags=cluster.flags, account=account_name(job))
-        return Check("pod", "failed", f"the API server would refuse a worker's pod: {reason}", remedy)
-    return Check("pod", "ok", "the API server would accept a worker's pod")
+    state, reason = tried(cluster, worker_pod(cluster, job))
+    if 'cannot create resource "pods"' in reason:
+        return Check("pod", "not checked", f"this user may not ask: {reason}")
+    if state == "failed":
+        remedy = catalogue.remedy(catalogue.refusal_reason(reason), flags=cluster.flags, account=account_name(job))
+        return Check("pod", state, f"the API server would refuse a worker's pod: {reason}", remedy)
+    return Check("pod", state, reason or "the API server would accept a worker's pod")
+
+
+def check_job(cluster: Cluster, job: Object) -> Check:
+    """Whether the API server would accept the Job itself."""
+    if cluster.get("Job", job["metadata"]["name"]):
+        return Check("job", "not checked", "a Job of this name exists")
+    return check_creation(cluster, "job", [job], "the API server would accept the Job")
 
 
 def worker_pod(cluster: Cluster, job: Object) -> Object:

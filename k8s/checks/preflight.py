@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
-from k8s.checks import admission, capacity, storage
+from k8s.checks import admission, capacity, setup, storage
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, shared_labels
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
+
+
+# What the API server would refuse of a submission. Everything else says only what would become of the run.
+NEVER_SKIPPED = {"namespace", "permissions", "name", "setup", "job", "pod"}
 
 
 def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
@@ -36,6 +41,9 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         "storage class": lambda: storage.check_storage_class(cluster, job, claim),
         "data": lambda: storage.check_data(cluster, job),
         "service account": lambda: admission.check_service_account(cluster, job),
+        "setup": lambda: setup.check_setup(cluster, job),
+        "service": lambda: setup.check_service(cluster, job),
+        "job": lambda: admission.check_job(cluster, job),
         "pod": lambda: admission.check_pod(cluster, job),
         "memory": lambda: capacity.check_memory(job),
         "quota": lambda: capacity.check_quota(cluster, job),
@@ -45,6 +53,12 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
     }
     with ThreadPoolExecutor(len(checks)) as pool:
         return list(pool.map(result_of, checks, checks.values()))
+
+
+def passed_over(check: Check) -> Check:
+    """A check as `--skip-checks` takes it: a failed one is a warning, unless the API server would refuse the run."""
+    skipped = check.failed and check.name not in NEVER_SKIPPED
+    return dataclasses.replace(check, state="warning") if skipped else check
 
 
 def result_of(name: str, check: Callable[[], Check]) -> Check:

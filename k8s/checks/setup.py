@@ -4,13 +4,49 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from k8s.api import permissions
 from k8s.api.errors import ApiError
 from k8s.checks import storage
+from k8s.checks.check import Check
+from k8s.checks.trial import check_creation, setup_by_another
 from k8s.render import render
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
+
+
+def check_setup(cluster: Cluster, job: Object) -> Check:
+    """Whether this user may create what is missing of the setup, and the API server would accept it."""
+    absent = missing(cluster, job)
+    if denied := permissions.denied(cluster, [("create", new["kind"], "") for new in absent]):
+        return Check("setup", "failed", permissions.sentence(cluster, denied), setup_by_another(cluster))
+    names = [f"the {new['kind']} {new['metadata']['name']}" for new in absent]
+    well = "everything that the runs of a namespace share exists"
+    if names:
+        well = f"submit creates {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}"
+    return check_creation(cluster, "setup", absent, well)
+
+
+def check_service(cluster: Cluster, job: Object) -> Check:
+    """Whether an existing Service gives the workers the names by which they find each other."""
+    template = job["spec"]["template"]
+    name = template["spec"].get("subdomain", "")
+    service = cluster.get("Service", name)
+    if service is None:
+        return Check("service", "ok", f"submit creates the Service {name}")
+    spec, labels, problem = service["spec"], template["metadata"]["labels"], ""
+    if spec.get("clusterIP") != "None":
+        problem = "has an address of its own (clusterIP is not None)"
+    elif not spec.get("publishNotReadyAddresses"):
+        problem = "does not publish addresses of pods that are not ready"
+    elif not spec.get("selector", {}).items() <= labels.items():
+        problem = "does not select the run's pods"
+    if not problem:
+        return Check("service", "ok", name)
+    message = f"the Service {name} {problem}, so the workers would not find each other"
+    command = f"kubectl delete service {name} -n {cluster.namespace}"
+    return Check("service", "failed", message, f"delete it, and submit creates it again: `{command}`")
 
 
 def needed(job: Object) -> list[Object]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError, failed, refused
 from k8s.checks import storage
+from k8s.checks.trial import remedy, require
 from k8s.commands.flags import variable
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.view.output import note, progress_bar
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
 
 DATA_CLAIM = "mnist-job-data"  # as in k8s/manifests/data
 
@@ -44,9 +46,13 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     folder, claim = arguments.folder, arguments.claim
     name = dataset_name(folder)
     cluster = connect()
-    create_claim(cluster, claim)
+    absent = new_claim(cluster, claim)
     try:
-        with open_volume(cluster, arguments, writes=True, new=True) as pod:
+        with open_volume(cluster, arguments, writes=True, new=True, absent=absent) as pod:
+            if absent:
+                size, [mode] = absent["spec"]["resources"]["requests"]["storage"], absent["spec"]["accessModes"]
+                more = "workers on several nodes need a ReadWriteMany claim instead"
+                note(f"created the claim {claim}: {size}, {mode}; {more}")
             counts = upload(pod, folder, name, progress_bar)
     except OSError as error:
         message = f"{error.filename or folder} cannot be read: {error.strerror or error}"
@@ -62,23 +68,22 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     return 0
 
 
-def create_claim(cluster: Cluster, name: str) -> None:
-    """Create the claim of k8s/manifests/data under a name, unless there is a claim of that name.
+def new_claim(cluster: Cluster, name: str) -> Object | None:
+    """The claim of k8s/manifests/data under a name, to be created; None if there is a claim of that name.
 
     Raises:
-        LauncherError: 2, the user may not.
+        LauncherError: 2, the API server would refuse it.
     """
     if storage.read_claim(cluster, name) is not None:
-        return
+        return None
     [claim] = kustomize(MANIFESTS / "data")
     claim["metadata"]["name"] = name
     try:
-        cluster.create(claim)
+        require(cluster, claim)
     except ApiError as error:
-        if error.reason == "AlreadyExists":
-            return
         message = f"the claim {name} cannot be created: {error.message}"
-        hint = "ask an administrator for a claim, and pass it with --claim"
+        hint = remedy(cluster, claim["kind"], error.message)
+        if "cannot create resource" in error.message:
+            hint = "ask an administrator for a claim, and pass it with --claim"
         raise refused(message, hint) from None
-    size, [mode] = claim["spec"]["resources"]["requests"]["storage"], claim["spec"]["accessModes"]
-    note(f"created the claim {name}: {size}, {mode}; workers on several nodes need a ReadWriteMany claim instead")
+    return claim

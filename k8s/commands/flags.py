@@ -49,6 +49,12 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     add("--dry-run=client", const="client", help="like server, but without contacting a cluster")
 
 
+def add_skip_checks(parser: argparse.ArgumentParser) -> None:
+    """Add --skip-checks."""
+    text = "start it in spite of failed checks; what the API server refuses is still refused"
+    parser.add_argument("--skip-checks", action="store_true", help=text)
+
+
 def add_submission(
     parser: argparse.ArgumentParser, name: str = "name of the run and its Job (default: <dataset>-<UTC time>)"
 ) -> None:

@@ -6,7 +6,6 @@ The tables and the functions that read them are pure; the changes are made at th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError, refused
@@ -22,6 +21,7 @@ from k8s.view.output import print_result
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from datetime import datetime
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -99,12 +99,12 @@ def run(command: str, arguments: argparse.Namespace, connect: Callable[[], Clust
     Raises:
         LauncherError: 2, the run has ended, or the command does not apply to its state.
     """
-    cluster, now = connect(), datetime.now(UTC)
+    cluster = connect()
     if cronjob := schedules.find(cluster, arguments.name):
         schedule = schedules.gather(cluster, cronjob)
-        rule = change_schedule(cluster, command, schedule, now)
+        rule = change_schedule(cluster, command, schedule, cluster.now())
     else:
-        rule = change_run(cluster, command, gather(cluster, arguments.name), now)
+        rule = change_run(cluster, command, gather(cluster, arguments.name), cluster.now())
     result = {"name": arguments.name, "namespace": cluster.namespace, "state": rule.state}
     result |= {"changed": rule.suspend is not None, "message": rule.text}
     print_result(arguments.output, result, rule.text)

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         raise usage_error(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
     if arguments.tail is not None and arguments.tail < 1:
         raise usage_error(f"--tail must be at least 1, not {arguments.tail}")
-    since = int(time.time()) - parse_duration("--since", arguments.since) if arguments.since else 0
+    since = time.monotonic() - parse_duration("--since", arguments.since) if arguments.since else None
     cluster = connect()
     job = job_of(cluster, arguments.name)
     workers = Run(job).workers

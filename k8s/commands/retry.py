@@ -52,6 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--queue", metavar="NAME", help="Kueue's local queue, which decides when the run starts")
     add("--deadline", metavar="TIME", help="the run fails after this time, such as 90m or 6h")
     flags.add_wait(parser)
+    flags.add_skip_checks(parser)
     parser.usage = "%(prog)s NAME [FLAGS] [-- MORE TRAINING FLAGS]"
 
 
@@ -76,8 +77,8 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     new = retried_job(old, dataclasses.replace(changes, name=old.name))  # the name may be that of a Job
     new["metadata"]["name"] = free_name(cluster, old, new["spec"]["completions"])
     until_pods_ended(cluster, old.job)  # before the checks, which count what the pods use
-    submit.check(cluster, new, storage.output_claim(cluster, new), old.name)
-    made = replace_job(cluster, old, new)
+    submit.check(cluster, new, storage.output_claim(cluster, new), old.name, skip=arguments.skip_checks)
+    made = submit.create(cluster, new, lambda: replace_job(cluster, old, new))
     name, workers = old.name, made["spec"]["completions"]
     result = {"name": name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "workers": workers}
     text = f"submitted {name} again with {workers} workers; it continues from its newest checkpoint, if it has one"

@@ -49,6 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("cron", metavar="CRON", help="when runs start, quoted: '0 2 * * *' or @daily")
     add("--timezone", default="UTC", metavar="ZONE", help="time zone of CRON, such as Europe/Berlin (default: UTC)")
     flags.add_dry_run(parser)
+    flags.add_skip_checks(parser)
     flags.add_submission(parser, "name of the schedule; the names of its runs begin with it (default: <dataset>)")
     parser.usage = "%(prog)s CRON [FLAGS] [-- TRAINING FLAGS]"
 
@@ -80,12 +81,11 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     old = existing(cluster, arguments.name)
     trial = {"apiVersion": "batch/v1", "kind": "Job", **copy.deepcopy(new["spec"]["jobTemplate"])}
     trial["metadata"]["name"] = arguments.name + SUFFIX
-    submit.check(cluster, trial, claim, arguments.name)
+    submit.check(cluster, trial, claim, arguments.name, skip=arguments.skip_checks)
     made = send(cluster, new, old, dry_run=True)
     changed = sorted(changed_fields(old["spec"], made["spec"])) if old else []
     if not old or changed:
-        submit.create_setup(cluster, trial)
-        made = send(cluster, new, old)
+        made = submit.create(cluster, trial, lambda: send(cluster, new, old))
     report(cluster, made, arguments.output, created=not old, changed=changed)
     return 0
 
@@ -150,7 +150,7 @@ def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = F
     try:
         if old is None:
             return cluster.create(new, dry_run=dry_run)
-        return cluster.replace(with_spec(old, new["spec"], datetime.now(UTC)), dry_run=dry_run)
+        return cluster.replace(with_spec(old, new["spec"], cluster.now()), dry_run=dry_run)
     except ApiError as error:
         if (
             error.code == 409 and tries > 1
@@ -188,7 +188,7 @@ def report(cluster: Cluster, cronjob: Object, output: str, *, created: bool, cha
     """Report what was created or changed."""
     schedule = Schedule(cronjob)
     name, uid = schedule.name, cronjob["metadata"]["uid"]
-    now, deadline_s = datetime.now(UTC), cronjob["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    now, deadline_s = cluster.now(), cronjob["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
     coming, late = (when and when.isoformat() for when in (schedule.next(now), schedule.late(now)))
     result = {"name": name, "namespace": cluster.namespace, "uid": uid, "created": created, "changed": changed}
     result |= {"next": coming, "late": late, "deadline_s": deadline_s}

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -113,16 +112,15 @@ def selector_of(arguments: argparse.Namespace) -> str:
 
 def collect(cluster: Cluster, arguments: argparse.Namespace, counted: Counted | None = None) -> dict[str, Any]:
     """Everything that is shown, as it is printed in JSON; counted keeps what an earlier look has read from logs."""
-    now = datetime.now(UTC)
     if arguments.name is None:
-        return collect_all(cluster, arguments, now)
+        return collect_all(cluster, arguments)
     if cronjob := schedules.find(cluster, arguments.name):
-        return schedule_details(schedules.gather(cluster, cronjob), now)
+        return schedule_details(schedules.gather(cluster, cronjob), cluster.now())
     evidence = gather_evidence(cluster, arguments.name)
-    return run_details(evidence, now, restart_reasons(cluster, evidence, {} if counted is None else counted))
+    return run_details(evidence, cluster.now(), restart_reasons(cluster, evidence, {} if counted is None else counted))
 
 
-def collect_all(cluster: Cluster, arguments: argparse.Namespace, now: datetime) -> dict[str, Any]:
+def collect_all(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, Any]:
     """All runs, newest first, and all schedules by name."""
     selector, everywhere = selector_of(arguments), arguments.all_namespaces
     runs = gather_every(cluster, everywhere=everywhere)
@@ -134,6 +132,7 @@ def collect_all(cluster: Cluster, arguments: argparse.Namespace, now: datetime) 
         shown = list(pool.map(lambda each: with_record(cluster, each), shown))
     # The figures of a schedule need all of its runs, whatever their labels.
     found = schedules.gather_every_schedule(cluster, runs, selector, everywhere=everywhere)
+    now = cluster.now()
     return {
         "runs": [run_summary(each, now) for each in shown],
         "schedules": [schedule_summary(each, now) for each in found],

@@ -1,7 +1,7 @@
 """submit: check that the cluster can run the job, and start it.
 
-Render the Job, run the preflight checks, let the API server try it in a dry run, create what is missing of the setup,
-and create the Job as it was checked.
+Render the Job, run the preflight checks, with a dry run of everything that is created, create what is missing of the
+setup, and create the Job as it was checked.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from job.config import usage_error
-from k8s.api.errors import ApiError, LauncherError, Status
-from k8s.checks import admission, preflight, setup, storage
-from k8s.commands.flags import add_dry_run, add_submission, add_wait, submission_of
+from k8s.api.errors import ApiError, LauncherError, Status, refused
+from k8s.checks import preflight, setup, storage
+from k8s.checks.trial import remedy
+from k8s.commands.flags import add_dry_run, add_skip_checks, add_submission, add_wait, submission_of
 from k8s.render import render
 from k8s.render.attempt import record_submission
-from k8s.state.names import DATA_LABEL
+from k8s.state.names import DATA_LABEL, RUN_SELECTOR
+from k8s.state.pods import created
 from k8s.view.follow import follow_run
 from k8s.view.output import note, print_objects, print_result, where_to_look
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -38,6 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `submit`."""
     add_wait(parser)
     add_dry_run(parser)
+    add_skip_checks(parser)
     add_submission(parser)
 
 
@@ -51,7 +54,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
             f"--wait prints text or json, not {arguments.output}", "leave out --wait, or choose another --output"
         )
     cluster = connect()
-    job = submit(cluster, submission)
+    job = submit(cluster, submission, skip=arguments.skip_checks)
     name, workers = job["metadata"]["name"], job["spec"]["completions"]
     print_result(
         arguments.output,
@@ -62,16 +65,20 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     return follow_run(cluster, job, arguments.output) if arguments.wait else 0
 
 
-def submit(cluster: Cluster, submission: Submission) -> Object:
+def submit(cluster: Cluster, submission: Submission, *, skip: bool = False) -> Object:
     """Start a run; returns its Job as the API server created it.
 
+    Args:
+        cluster: where the run starts.
+        submission: the run.
+        skip: whether to pass over failed checks, as far as the API server accepts the run.
+
     Raises:
-        LauncherError: 2, a check failed or the API server refused an object. Nothing is left behind by a check.
+        LauncherError: 2, a check failed or the API server refused an object. Nothing is left behind then.
     """
     job, claim = prepare(cluster, submission)
-    check(cluster, job, claim, submission.name)
-    create_setup(cluster, job)
-    return cluster.create(job)
+    check(cluster, job, claim, submission.name, skip=skip)
+    return create(cluster, job, lambda: cluster.create(job))
 
 
 def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
@@ -88,50 +95,77 @@ def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | 
     return record_submission(job), claim
 
 
-def check(cluster: Cluster, job: Object, claim: Object | None, name: str) -> None:
-    """Have preflight and the API server check a Job.
+def check(cluster: Cluster, job: Object, claim: Object | None, name: str, *, skip: bool) -> None:
+    """Have preflight check a Job.
 
     Args:
         cluster: where the Job would run.
         job: the rendered Job.
         claim: the output's claim; None if there is none yet.
         name: of the run, for the error's sentence.
+        skip: whether to pass over failed checks, as far as the API server accepts the run.
 
     Raises:
-        LauncherError: 2, a check failed, or the API server refuses the Job.
+        LauncherError: 2, a check failed.
     """
     checks = preflight.check_all(cluster, job, claim)
+    skipped = [preflight.passed_over(each) for each in checks]
+    checks = skipped if skip else checks
     for each in checks:
         if each.failed or each.state == "warning":
             note(str(each))
     if any(each.failed for each in checks):
-        raise LauncherError(Status.REFUSED, f"{name} was not submitted", "see above")
-    try:
-        cluster.create(job, dry_run=True)
-    except ApiError as error:
-        # A cluster whose webhooks do not support dry runs can still run the Job.
-        if admission.NO_DRY_RUN not in error.message:
-            raise
+        way = "" if any(each.failed for each in skipped) else "; --skip-checks submits it in spite of that"
+        raise refused(f"{name} was not submitted", f"see above{way}")
 
 
-def create_setup(cluster: Cluster, job: Object) -> None:
-    """Create the objects of the setup that a Job needs and that are missing; existing ones stay as they are.
+def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
+    """Create the objects of the setup that a Job needs and that are missing, then what send() creates.
+
+    Returns:
+        What send() returns.
 
     Raises:
-        LauncherError: 2, this user may not create one, or the API server refuses it.
+        LauncherError: 2, the API server refused an object. What was created before is deleted again.
     """
+    made = create_setup(cluster, job)
+    try:
+        return send()
+    except LauncherError as error:
+        if error.status == Status.REFUSED:  # after a lost answer, the run may exist
+            take_back(cluster, made)
+        raise
+
+
+def create_setup(cluster: Cluster, job: Object) -> list[Object]:
+    """Create what a Job needs of the setup and what is missing; returns that. Existing objects stay as they are.
+
+    Raises:
+        LauncherError: 2, the API server refuses one. What was created before is deleted again.
+    """
+    made: list[Object] = []
     for new in setup.missing(cluster, job):
-        kind, name = new["kind"], new["metadata"]["name"]
         try:
-            cluster.create(new)
+            made.append(cluster.create(new))
         except ApiError as error:
             if error.reason == "AlreadyExists":  # another submission created it meanwhile
                 continue
-            if error.code != 403:
-                raise
-            remedy = f"ask an administrator to run `kubectl apply -k k8s/manifests/setup -n {cluster.namespace}`"
-            message = f"the {kind} {name} cannot be created: {error.message}"
-            raise LauncherError(Status.REFUSED, message, remedy) from error
+            take_back(cluster, made)
+            message = f"the {new['kind']} {new['metadata']['name']} cannot be created: {error.message}"
+            raise refused(message, remedy(cluster, new["kind"], error.message)) from error
+    return made
+
+
+def take_back(cluster: Cluster, made: Sequence[Object]) -> None:
+    """Delete what a refused submission has created, unless a run was submitted meanwhile, which may use it."""
+    for one in reversed(made):
+        kind, name = one["kind"], one["metadata"]["name"]
+        try:
+            runs = [run for of in ("Job", "CronJob") for run in cluster.select(of, RUN_SELECTOR)]
+            if not any(created(run) >= created(one) for run in runs):
+                cluster.delete(kind, name, uid=one["metadata"]["uid"])
+        except LauncherError as error:
+            note(f"the {kind} {name} was created and not deleted: {error}")
 
 
 def show(

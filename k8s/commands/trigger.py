@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s.checks import storage
 from k8s.commands import submit
+from k8s.commands.flags import add_skip_checks
 from k8s.commands.lifecycle import refuse_second_run
 from k8s.state import schedule as schedules
 from k8s.state.names import SCHEDULE_LABEL
@@ -16,6 +16,7 @@ from k8s.view.output import print_result, where_to_look
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from datetime import datetime
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -28,6 +29,7 @@ KEPT_S = 604_800  # a week, as for a submitted run: the history limits of a Cron
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `trigger`."""
     parser.add_argument("name", metavar="NAME", help="the schedule")
+    add_skip_checks(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
@@ -35,11 +37,10 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     cluster = connect()
     cronjob = schedules.get(cluster, arguments.name)
     refuse_second_run(cluster, arguments.name)
-    job = triggered_job(cronjob, datetime.now(UTC))
+    job = triggered_job(cronjob, cluster.now())
     name = job["metadata"]["name"]
-    submit.check(cluster, job, storage.output_claim(cluster, job), name)
-    submit.create_setup(cluster, job)
-    made = cluster.create(job)
+    submit.check(cluster, job, storage.output_claim(cluster, job), name, skip=arguments.skip_checks)
+    made = submit.create(cluster, job, lambda: cluster.create(job))
     result = {"name": name, "namespace": cluster.namespace, "uid": made["metadata"]["uid"], "schedule": arguments.name}
     print_result(arguments.output, result, f"started {name}", where_to_look(cluster, name))
     return 0

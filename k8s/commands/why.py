@@ -9,7 +9,6 @@ had already ended.
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
 
 def explain_schedule(cluster: Cluster, schedule: Schedule) -> Explanation:
     """Explain why a schedule starts no runs, or else why its last run failed."""
-    now = datetime.now(UTC)
+    now = cluster.now()
     if explanation := explain_no_start(schedule, now, cluster.flags):
         return explanation
     last = schedule.last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -46,24 +47,27 @@ class Cursor:
     time stamp and text.
 
     Args:
-        since: the earliest time to read, in seconds since 1970; 0 for all.
+        since: read what was written from this moment of time.monotonic() on; None for all. The node computes the time,
+            because the clock of this machine may be wrong.
         tail: read only so many last lines of what is there at first; None for all.
     """
 
-    def __init__(self, since: int = 0, tail: int | None = None) -> None:
+    def __init__(self, since: float | None = None, tail: int | None = None) -> None:
         self._since, self._tail = since, tail
         self._newest = 0
         self._recent: set[tuple[int, str]] = set()
         self._first: tuple[int, str] | None = None
-        self._before_tail = False
+        self._before_first = False
 
     def request(self) -> dict[str, Any]:
         """Arguments of Cluster.logs() that ask for the lines that are not known yet."""
-        begin = max(self._since, self._newest - MARGIN_S) if self._first else self._since
-        since_time = datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if begin else ""
-        # What is sent again may begin with lines that the tail left out, up to the first line of the tail.
-        self._before_tail = self._tail is not None and self._first in self._recent
-        return {"since_time": since_time, "tail": None if self._first else self._tail}
+        if not self._first:
+            since = {} if self._since is None else {"since_s": max(1, math.ceil(time.monotonic() - self._since))}
+            return {"since_time": "", "tail": self._tail, **since}
+        # What is sent again may begin with lines that were left out at first, up to the first line that was read.
+        self._before_first = (self._tail, self._since) != (None, None) and self._first in self._recent
+        begin = datetime.fromtimestamp(self._newest - MARGIN_S, UTC)
+        return {"since_time": begin.strftime("%Y-%m-%dT%H:%M:%SZ"), "tail": None}
 
     def is_new(self, line: str, second: int) -> bool:
         """Whether a line is not known yet; from then on it is.
@@ -73,8 +77,8 @@ class Cursor:
             second: its time, in whole seconds since 1970.
         """
         entry = (second, line)
-        self._before_tail = self._before_tail and entry != self._first and second <= self._newest
-        if self._before_tail or entry in self._recent:
+        self._before_first = self._before_first and entry != self._first and second <= self._newest
+        if self._before_first or entry in self._recent:
             return False
         self._first = self._first or entry
         if second > self._newest:

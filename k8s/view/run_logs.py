@@ -32,7 +32,7 @@ class RunLogs:
         cluster: the namespace that the run is in.
         job: its Job.
         ranks: those to read.
-        since: the earliest time to read, in seconds since 1970; 0 for all.
+        since: the moment of time.monotonic() from which on to read; None for all.
         tail: begin with so many last lines of each pod; None for all.
         show: receives each line.
     """
@@ -42,7 +42,7 @@ class RunLogs:
         cluster: Cluster,
         job: Object,
         ranks: set[int],
-        since: int,
+        since: float | None,
         tail: int | None,
         show: Callable[[Line], object],
     ) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from job.config import usage_error
 from k8s.api import permissions
-from k8s.api.errors import LauncherError, failed, refused
-from k8s.checks import storage
+from k8s.api.errors import ApiError, LauncherError, failed, refused
+from k8s.checks import setup, storage
+from k8s.checks.trial import require
 from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.events import last_seen
@@ -39,7 +40,13 @@ POLL_S = 0.25
 
 @contextmanager
 def open_volume(
-    cluster: Cluster, arguments: argparse.Namespace, run: str | None = None, *, writes: bool = False, new: bool = False
+    cluster: Cluster,
+    arguments: argparse.Namespace,
+    run: str | None = None,
+    *,
+    writes: bool = False,
+    new: bool = False,
+    absent: Object | None = None,
 ) -> Iterator[VolumePod]:
     """Start the pod; it is deleted afterwards, also on Ctrl-C or SIGTERM, and ends by itself within an hour.
 
@@ -49,6 +56,7 @@ def open_volume(
         run: the run whose pod template is used; None for the newest.
         writes: whether the pod may write to the volume.
         new: whether the claim may be one that has no volume yet.
+        absent: the claim, if it is to be created. If the API server refuses the pod, it is deleted again.
 
     Raises:
         JobError: 64, no Job is left and no image is given.
@@ -58,18 +66,39 @@ def open_volume(
     claim = claim_of(template) or CLAIM
     role = "runner" if writes else "fetcher"
     permissions.require(cluster, NEEDED, role, "; access to the volume needs these permissions")
-    node = node_for(cluster, claim, new=new)
+    node = "" if absent else node_for(cluster, claim, new=new)
     for pod in cluster.select("Pod", VOLUME_POD_SELECTOR):  # those that ended by themselves
         if has_finished(pod):
             cluster.delete("Pod", pod["metadata"]["name"])
     with _signals_unwind():
         name = f"mnist-job-volume-{secrets.token_hex(4)}"  # known before it exists, so that it is deleted in any case
         try:
-            cluster.create(volume_pod(template, name, writes=writes, node=node))
+            create(cluster, volume_pod(template, name, writes=writes, node=node), absent)
             _wait_until_running(cluster, name)
             yield VolumePod(cluster, name, claim)
         finally:
             cluster.delete("Pod", name, grace_s=0)
+
+
+def create(cluster: Cluster, pod: Object, claim: Object | None) -> None:
+    """Create a pod, and before it a claim if there is one to create; both or neither.
+
+    Raises:
+        ApiError: the API server refuses one of them.
+    """
+    account = pod["spec"].get("serviceAccountName")
+    if account and setup.is_missing(cluster, "ServiceAccount", account):
+        del pod["spec"]["serviceAccountName"]  # submit creates it; until then, the namespace's default one serves
+    if claim is None:
+        cluster.create(pod)
+        return
+    require(cluster, pod)
+    made = cluster.create(claim)
+    try:
+        cluster.create(pod)
+    except ApiError:
+        cluster.delete(made["kind"], made["metadata"]["name"], uid=made["metadata"]["uid"])
+        raise
 
 
 def template_for(cluster: Cluster, run: str | None, image: str | None, claim: str | None) -> Object:

@@ -142,6 +142,23 @@ def test_a_volume_that_becomes_full(
         assert_published(team, undisturbed(1, ALONE), BEFORE)
 
 
+def test_a_volume_that_is_full_when_a_worker_stops(digits: Path, volume: Mount, published: Path) -> None:
+    """A worker that is asked to stop and cannot save its last step leaves with 73 and says that it is lost."""
+    output = volume("size=8m") / "output"
+    shutil.copytree(published, output, symlinks=True)
+    with Team(digits, output, 1, (*ALONE, "--checkpoint-every=1000000")).start() as team:
+        team[0].wait_for_step(ALONE_MIDDLE)
+        team[0].kill_trainer(signal.SIGSTOP)
+        fill(output.parent, FOR_JOURNAL)
+        team[0].terminate()
+        team[0].kill_trainer(signal.SIGCONT)
+        code, reason, message = team[0].failure()
+        assert (code, reason) == (73, "output-not-writable")
+        assert message.startswith("asked to stop at step ")
+        assert message.endswith("No space left on device; no step is saved")
+        assert checkpoints(team) == []
+
+
 def test_a_volume_that_is_full_at_the_start(digits: Path, volume: Mount, published: Path) -> None:
     """A worker that starts on a full volume leaves with 73, and no file of its attempt."""
     output = volume("size=2m") / "output"

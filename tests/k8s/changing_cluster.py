@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from job import telemetry
@@ -69,6 +70,10 @@ class ChangingCluster:
         """A look ends with the claim of one run, or with the list of all Jobs."""
         if len(self._moments) > 1:
             self._moments.pop(0)
+
+    def now(self) -> datetime:
+        """The time."""
+        return datetime.now(UTC)
 
     def in_namespace(self, namespace: str) -> Cluster:
         """Itself: all namespaces share the logs."""

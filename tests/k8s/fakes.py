@@ -8,7 +8,7 @@ import random
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -127,7 +127,7 @@ class FakeCluster:
         """Delete an object, and forget whose its Jobs were."""
         assert grace_s in (None, 0)
         self.asked.append(("orphan" if orphan else "delete", kind, name))
-        if uid in ("", self.objects[kind, name]["metadata"]["uid"]):
+        if (kind, name) in self.objects and uid in ("", self.objects[kind, name]["metadata"]["uid"]):
             del self.objects[kind, name]
 
     def _next_version(self, one: Object) -> Object:
@@ -139,10 +139,24 @@ class FakeCluster:
         """Whether that may be done."""
         return (verb, kind, subresource) not in self.forbidden
 
+    def now(self) -> datetime:
+        """The time."""
+        return datetime.now(UTC)
+
     def logs(
-        self, pod: str, container: str, *, follow: bool, since_time: str, tail: int | None, timestamps: bool
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool,
+        since_time: str,
+        tail: int | None,
+        timestamps: bool,
+        since_s: int | None = None,
     ) -> Iterator[str]:
-        """A log's lines."""
+        """A log's lines; since_s counts from the end of 2026-01-01T00:00."""
+        if since_s is not None:
+            since_time = f"{datetime(2026, 1, 1, 0, 1, tzinfo=UTC) - timedelta(seconds=since_s):%Y-%m-%dT%H:%M:%SZ}"
         assert container == CONTAINER
         assert timestamps
         if ("Pod", pod) not in self.objects:

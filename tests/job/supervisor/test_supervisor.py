@@ -229,13 +229,24 @@ def test_sigterm_in_training_lets_the_trainer_save(
     assert [(r.phase, r.message) for r in shown(capfd)[0]][1:] == [("failed", "stopped at step 8")]
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "saved"),
+    [({"checkpoint": 5}, "the newest checkpoint that it reported is of step 5"), ({}, "it reported no checkpoint")],
+)
 def test_sigterm_kills_a_trainer_that_hangs(
-    prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    prepared: Path,
+    trainer: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: dict[str, int],
+    saved: str,
 ) -> None:
-    """After the supervisor's own deadline."""
+    """After the supervisor's own deadline. The message says which steps are saved."""
     monkeypatch.setattr(supervisor, "STOP_S", 0.3)
-    trainer(f"trap '' TERM\n{send('training', step=7)}stop training\nwhile :; do sleep 0.1; done")
+    trainer(f"trap '' TERM\n{send('training', step=7, **checkpoint)}stop training\nwhile :; do sleep 0.1; done")
     assert supervised(prepared) == Exit.TRY_AGAIN
+    message = f"received SIGTERM, and the trainer was killed because it did not end in time; {saved}"
+    assert termination_message(tmp_path)["message"] == message
 
 
 def test_publishing_is_finished_first(prepared: Path, trainer: Callable[[str], None]) -> None:

@@ -86,14 +86,14 @@ def test_global_batches_are_the_same_for_every_number_of_workers(
     ("every", "sync_every", "steps"),
     [
         (0, 1, [8, 16]),
-        (3, 1, [3, 6, 9, 12, 15]),
+        (3, 1, [3, 6, 9, 12, 15, 16]),
         (8, 1, [8, 16]),
         (7, 5, [8, 16]),  # averages are at 5, 8, 13 and 16
-        (100, 1, []),
+        (100, 1, [16]),
     ],
 )
 def test_blocks_end_when_a_checkpoint_is_due(every: int, sync_every: int, steps: list[int]) -> None:
-    """Every --checkpoint-every steps, by default after each epoch, but never between two averages."""
+    """Every --checkpoint-every steps, by default after each epoch, and after the last, but never between averages."""
     chosen = plan(23, 3, 2, checkpoint_every=every, sync_every=sync_every, log_every=5)
     assert [chosen.step_after(block) for block in chosen.blocks() if chosen.checkpoint_is_due(block)] == steps
     assert together(chosen) == batches(23, 3, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from job.dataset.prepare import prepare_dataset
 from job.dataset.rows import Dataset, load_dataset
 from job.errors import Exit, JobError
 from job.must_match import settings_hash
+from job.output import checkpoint
 from job.output.run_folder import RunFolder
 from job.report.schema import SCHEMA
 from job.supervisor.trainer import manifest
@@ -508,6 +510,93 @@ def test_stop_takes_effect_at_once(tmp_path: Path, dataset: Dataset) -> None:
     assert 14 < int(checkpoint.stem) <= 18
     assert alone.reports[-1]["step"] == 14
     assert not (tmp_path / "models").exists()
+
+
+def test_a_failed_publication_is_repeated_without_training(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step has a checkpoint, whatever --checkpoint-every is."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    first, second = Alone(tmp_path, dataset), Alone(tmp_path, dataset)
+    with monkeypatch.context() as broken:
+        broken.setattr(train, "write_report", fail)
+        with pytest.raises(JobError):
+            first.train(checkpoint_every=7)
+    assert second.train(checkpoint_every=7) == 0
+    [resumed] = [record for record in second.reports if record.get("reason") == "resumed"]
+    assert resumed["step"] == 30
+    assert [record for record in second.reports if record["phase"] == "training"] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "ended"),
+    [(errno.ENOSPC, (73, "output-not-writable", "cannot be written")), (errno.EIO, (75, "output-io", "failed"))],
+)
+def test_a_last_checkpoint_that_fails_is_told(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, number: int, ended: tuple[int, str, str]
+) -> None:
+    """A worker that stops says that its steps are lost, since which, and why; its code is that of the failure."""
+    code, reason, action = ended
+    with pytest.raises(JobError, match="asked to stop"):
+        Alone(tmp_path, dataset, stop_at=4).train(checkpoint_every=100)
+    [saved] = (tmp_path / "runs/here/checkpoints").iterdir()
+    left = break_checkpoints(monkeypatch, number)
+    for output, since in ((tmp_path, f"no step after {saved.stem} is saved"), (tmp_path / "new", "no step is saved")):
+        with pytest.raises(JobError) as caught:
+            Alone(output, dataset, stop_at=14).train(checkpoint_every=100)
+        assert (caught.value.code, caught.value.reason) == (code, reason)
+        stop, told = caught.value.message.split(", but ")
+        assert re.fullmatch("asked to stop at step [0-9]+", stop)
+        assert told == f"the output folder {action} at {left}: {os.strerror(number)}; {since}"
+
+
+def test_a_checkpoint_that_fails_before_another_error_is_a_record(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training ends with its own error, here that of an evaluation."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("no such picture")
+
+    left = break_checkpoints(monkeypatch, errno.ENOSPC)
+    monkeypatch.setattr(train, "evaluate", fail)
+    alone = Alone(tmp_path, dataset)
+    with pytest.raises(ValueError, match="no such picture"):
+        alone.train(checkpoint_every=100)
+    assert alone.reports[-1] == {
+        "phase": "training",
+        "reason": "output-not-writable",
+        "message": f"the output folder cannot be written at {left}: No space left on device; no step is saved",
+    }
+
+
+def test_a_checkpoint_that_fails_in_training_is_told_once(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one raises its error, and nothing is added to that on the way out."""
+    left = break_checkpoints(monkeypatch, errno.ENOSPC)
+    alone = Alone(tmp_path, dataset)
+    with pytest.raises(JobError) as caught:
+        alone.train(checkpoint_every=1, log_every=1)
+    assert caught.value.code == Exit.OUTPUT
+    assert caught.value.message == (
+        f"the output folder cannot be written at {left}: No space left on device; no step is saved"
+    )
+    assert "message" not in alone.reports[-1]
+
+
+def break_checkpoints(monkeypatch: pytest.MonkeyPatch, number: int) -> Path:
+    """Let the writing of each checkpoint fail with this error from now on; gives the path in the error."""
+    path = Path("/volume/checkpoints")
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", fail)
+    return path
 
 
 def test_progress_that_cannot_be_written_is_73(volume: Mount, prepared: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 import k8s.api.cluster
+import k8s.api.contexts
 import k8s.api.kubeconfig
 import k8s.api.requests
 from tests.k8s.api.server import (
@@ -16,6 +19,7 @@ from tests.k8s.api.server import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +41,30 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in begun:
         server.end()
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of a kubeconfig that does not exist, outside of any cluster."""
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setattr(k8s.api.contexts, "DEFAULT", path)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return path
+
+
+@pytest.fixture
+def secured(serve: Callable[..., Server], tmp_path: Path) -> Server:
+    """A server with a self-signed certificate, in cert.pem."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    server = serve()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.server
 import json
 import threading
@@ -25,8 +27,17 @@ JOBS = "/apis/batch/v1/namespaces/here/jobs"
 CUT = object()  # in place of an answer: the connection is closed
 
 
-# CUT, an object (200), or (status, object); a list of these as the lines of a stream; or what writes to a file
+# CUT, Frames, an object (200), (status, object), or (status, object, Retry-After); a list as the lines of a stream; or
+# what writes to a file
 Answer = Any
+
+
+class Frames:
+    """An answer to an exec request: the messages of a websocket (RFC 6455), and its end."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.text = b"".join(b"\x82" + bytes([len(message)]) + message for message in messages) + b"\x88\0"
+        assert all(len(message) < 126 for message in messages)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,23 +48,45 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do(self) -> None:
         """Answer a request, and record it."""
         length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.server.asked.append((self.command, self.path, body))
-        self.server.headers.append(dict(self.headers))
+        asked = json.loads(self.rfile.read(length)) if length else None
+        self.server.asked.append((self.command, self.path, asked))
+        names = dict.fromkeys(name.lower() for name in self.headers)
+        self.server.headers.append({name: ", ".join(self.headers.get_all(name, [])) for name in names})
+        self.server.repeated.append(self.headers.items())
         answer = self.server.answers.pop(0)
         if answer is CUT:
             return
-        status, content = answer if isinstance(answer, tuple) else (200, answer)
+        if isinstance(answer, Frames):
+            self.upgrade(answer.text)
+            return
+        status, content, *after = answer if isinstance(answer, tuple) else (200, answer)
         self.send_response(status)
-        self.end_headers()
+        for seconds in after:
+            self.send_header("Retry-After", str(seconds))
         if callable(content):
+            self.end_headers()
             content(self.wfile)
-        elif isinstance(content, bytes):
-            self.wfile.write(content)
-        elif isinstance(content, list):
-            self.wfile.write(b"".join(json.dumps(line).encode() + b"\n" for line in content))
+            return
+        if isinstance(content, list):
+            body = b"".join(json.dumps(line).encode() + b"\n" for line in content)
         else:
-            self.wfile.write(json.dumps(content).encode())
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def upgrade(self, frames: bytes) -> None:
+        """Open a websocket, and send all that it says."""
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()  # noqa: S324 - the protocol's
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(101)
+        for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(frames)
+        self.rfile.read()
+        self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do  # noqa: N815 - the base class's names
 
@@ -67,7 +100,8 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes:
         answers: those to come, in order.
         asked: each request: its method, its path with the query, and its body.
-        headers: of each request.
+        headers: of each request, by their names in lower case.
+        repeated: the headers of each request as they came, also those of the same name.
     """
 
     daemon_threads = True
@@ -78,6 +112,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.answers = list(answers)
         self.asked: list[tuple[str, str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.repeated: list[list[tuple[str, str]]] = []
 
     @property
     def port(self) -> int:

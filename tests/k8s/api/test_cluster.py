@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from tests.k8s.api.server import (
     EXISTS,
     JOBS,
     PODS,
+    Handler,
     Server,
     cluster_at,
     named,
@@ -157,7 +159,7 @@ def test_patch(serve: Callable[..., Server]) -> None:
     server = serve(named("a"))
     cluster_at(server.port).patch("Job", "a", {"spec": {"suspend": True}})
     assert server.asked == [("PATCH", f"{JOBS}/a", {"spec": {"suspend": True}})]
-    assert {headers["Content-Type"] for headers in server.headers} == {"application/merge-patch+json"}
+    assert {headers["content-type"] for headers in server.headers} == {"application/merge-patch+json"}
 
 
 def test_replace(serve: Callable[..., Server]) -> None:
@@ -192,15 +194,17 @@ def test_delete(serve: Callable[..., Server]) -> None:
 def test_logs(serve: Callable[..., Server]) -> None:
     """Lines have no line ends, invalid UTF-8 is replaced, and a torn last line is left out while following."""
     text = "one\nz\u00fcrich\n".encode() + b"\xff\n\ntorn"
-    server = serve((200, text), (200, text))
+    server = serve((200, text), (200, text), (200, b""))
     cluster = cluster_at(server.port)
     lines = ["one", "z\u00fcrich", "\ufffd", ""]
     assert list(cluster.logs("p", "trainer")) == [*lines, "torn"]
     assert list(cluster.logs("p", "trainer", follow=True, since_time="t", tail=5, timestamps=True)) == lines
+    assert list(cluster.logs("p", "trainer", since_s=90)) == []
     asked = [path for _, path, _ in server.asked]
     assert asked == [
         f"{PODS}/p/log?container=trainer&timestamps=false&follow=false",
         f"{PODS}/p/log?container=trainer&timestamps=true&follow=true&sinceTime=t&tailLines=5",
+        f"{PODS}/p/log?container=trainer&timestamps=false&follow=false&sinceSeconds=90",
     ]
 
 
@@ -218,6 +222,29 @@ def test_logs_that_are_not_there(serve: Callable[..., Server]) -> None:
 def test_version(serve: Callable[..., Server]) -> None:
     """The version is two numbers, without a vendor's suffix."""
     assert cluster_at(serve({"major": "1", "minor": "31+"}).port).version() == (1, 31)
+
+
+def test_the_time_is_that_of_the_api_server(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its newest response tells it, and time that has passed since then; a clock that is wrong here does not matter."""
+    monkeypatch.setattr(Handler, "date_time_string", lambda _: "Thu, 01 Jan 2026 10:00:00 GMT")
+    server = serve({"major": "1", "minor": "35"}, refused(403, "Forbidden", "no"), [])
+    cluster = cluster_at(server.port)
+    first = cluster.now()
+    assert first.isoformat().startswith("2026-01-01T10:0")
+    assert cluster.now() > first
+    assert [path for _, path, _ in server.asked] == ["/version"]
+    monkeypatch.setattr(Handler, "date_time_string", lambda _: "Thu, 01 Jan 2026 12:00:00 GMT")
+    with pytest.raises(ApiError):
+        cluster.get("Job", "a")
+    assert cluster.now().isoformat().startswith("2026-01-01T12:0")
+
+
+@pytest.mark.parametrize("date", ["", "yesterday"])
+def test_a_response_without_a_time(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, date: str) -> None:
+    """This machine's clock is used."""
+    monkeypatch.setattr(Handler, "date_time_string", lambda _: date)
+    cluster = cluster_at(serve({"major": "1", "minor": "35"}).port)
+    assert abs(cluster.now() - datetime.now(UTC)) < timedelta(minutes=5)
 
 
 def test_may(serve: Callable[..., Server]) -> None:

@@ -11,8 +11,11 @@ import websocket
 
 from k8s.api.errors import ApiError
 from k8s.api.exec import exec_in_container
+from tests.k8s.api.server import CUT, PODS, Answer, Frames, Server, cluster_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from k8s.api.objects import Object
 
 BINARY, CLOSE, PONG = websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_CLOSE, websocket.ABNF.OPCODE_PONG
@@ -50,17 +53,10 @@ class Socket:
         self.closed = True
 
 
-def run(monkeypatch: pytest.MonkeyPatch, socket: Socket | Exception, *stdin: bytes) -> tuple[tuple[int, str], bytes]:
+def run(socket: Socket, *stdin: bytes) -> tuple[tuple[int, str], bytes]:
     """Run a command over a socket; returns its result and its output."""
-
-    def connect(*_: Any) -> Socket:
-        if isinstance(socket, Exception):
-            raise socket
-        return socket
-
-    monkeypatch.setattr("k8s.api.exec.create_websocket", connect)
     output = bytearray()
-    result = exec_in_container(None, "wss://here", {}, output.extend, "run a command in pod a", stdin)
+    result = exec_in_container(socket, output.extend, "run a command in pod a", stdin)
     return result, bytes(output)
 
 
@@ -74,7 +70,7 @@ def ended_with(code: int) -> Object:
     return {"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}}
 
 
-def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_and_end() -> None:
     """Standard output arrives byte by byte as written; standard error and the exit code are in the result."""
     everything = bytes(range(256))
     socket = Socket(
@@ -88,25 +84,25 @@ def test_output_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         status(**ended_with(7)),
         (CLOSE, b""),
     )
-    assert run(monkeypatch, socket) == ((7, "no such file"), everything * 2)
+    assert run(socket) == ((7, "no such file"), everything * 2)
     assert socket.closed
 
 
-def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input() -> None:
     """Standard input is sent piece by piece; a command that ends before it has read all of it still says why."""
     socket = Socket(status(status="Success"), (CLOSE, b""))
-    run(monkeypatch, socket, b"some", b"more")
+    run(socket, b"some", b"more")
     assert socket.sent == [b"\0some", b"\0more"]
     socket = Socket((BINARY, b"\2disk full"), status(**ended_with(1)), BrokenPipeError())
     socket.accepts = 1
-    assert run(monkeypatch, socket, b"some", b"more") == ((1, "disk full"), b"")
+    assert run(socket, b"some", b"more") == ((1, "disk full"), b"")
 
 
-def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence() -> None:
     """A command may be silent as long as the other end answers."""
     silence = websocket.WebSocketTimeoutException("timed out")
     socket = Socket(silence, (PONG, b""), silence, (PONG, b""), status(status="Success"), (CLOSE, b""))
-    assert run(monkeypatch, socket) == ((0, ""), b"")
+    assert run(socket) == ((0, ""), b"")
     assert socket.pings == 2
 
 
@@ -126,42 +122,57 @@ def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["dead", "cut", "closed", "node away"],
 )
-def test_broken_connections(monkeypatch: pytest.MonkeyPatch, events: list[Any], said: str) -> None:
+def test_broken_connections(events: list[Any], said: str) -> None:
     """A connection that breaks is not taken for the end of the command."""
     with pytest.raises(ConnectionError, match=said):
-        run(monkeypatch, Socket(*events))
+        run(Socket(*events))
 
 
-def refused(code: int, body: bytes) -> Exception:
-    """A response in place of a connection."""
-    return websocket.WebSocketBadStatusException("no", code, resp_body=body)
+def test_a_command_that_cannot_be_started() -> None:
+    """That is an error of the API server, and not a broken connection."""
+    said = status(status="Failure", reason="InternalError", code=500, message="OCI runtime exec failed: nosuch")
+    with pytest.raises(ApiError) as caught:
+        run(Socket(said, (CLOSE, b"")))
+    assert str(caught.value) == "the API server refused to run a command in pod a: OCI runtime exec failed: nosuch"
+
+
+def test_a_command_over_a_real_connection(serve: Callable[..., Server]) -> None:
+    """The request carries the command and the credentials; its answer is the command's output and exit code."""
+    server = serve(Frames(b"\1out", b"\2err", b"\3" + json.dumps(ended_with(3)).encode()))
+    output = bytearray()
+    result = cluster_at(server.port).run_in("a", "trainer", ["echo", "a b", "&"], output.extend, [b"in"])
+    assert (result, bytes(output)) == ((3, "err"), b"out")
+    [(method, url, _)] = server.asked
+    query = "container=trainer&stdout=true&stderr=true&stdin=true&command=echo&command=a+b&command=%26"
+    assert (method, url) == ("GET", f"{PODS}/a/exec?{query}")
+    assert server.headers[0]["authorization"] == "Bearer secret"
+    assert server.headers[0]["sec-websocket-protocol"] == "v5.channel.k8s.io,v4.channel.k8s.io"
 
 
 @pytest.mark.parametrize(
-    ("socket", "error", "said"),
+    ("answer", "error", "said"),
     [
         (
-            refused(403, b'{"reason": "Forbidden", "message": "pods/exec is forbidden"}'),
+            (403, {"reason": "Forbidden", "message": "pods/exec is forbidden"}),
             ApiError,
             "the API server refused to run a command in pod a: pods/exec is forbidden",
         ),
-        (refused(404, b"gone"), ApiError, "the API server refused to run a command in pod a: HTTP 404: gone"),
-        (refused(503, b'{"message": "no endpoints"}'), ConnectionError, "no endpoints"),
-        (websocket.WebSocketAddressException("unknown host"), ConnectionError, "unknown host"),
-        (
-            Socket(
-                status(status="Failure", reason="InternalError", code=500, message="OCI runtime exec failed: nosuch")
-            ),
-            ApiError,
-            "the API server refused to run a command in pod a: OCI runtime exec failed: nosuch",
-        ),
+        ((404, b"gone"), ApiError, "the API server refused to run a command in pod a: HTTP 404: gone"),
+        ((503, {"message": "no endpoints"}), ConnectionError, "no endpoints"),
+        (CUT, ConnectionError, ""),
     ],
-    ids=["forbidden", "gone", "busy", "unknown", "no program"],
+    ids=["forbidden", "gone", "busy", "cut"],
 )
-def test_refusals(monkeypatch: pytest.MonkeyPatch, socket: Any, error: type[Exception], said: str) -> None:
+def test_refusals(serve: Callable[..., Server], answer: Answer, error: type[Exception], said: str) -> None:
     """A lasting refusal is an error of the API server; a temporary one is a broken connection."""
-    if isinstance(socket, Socket):
-        socket._events.append((CLOSE, b""))
-    with pytest.raises(error) as caught:
-        run(monkeypatch, socket)
-    assert str(caught.value) == said
+    with pytest.raises(error, match=f"^{said}") as caught:
+        cluster_at(serve(answer).port).run_in("a", "trainer", ["true"], print)
+    assert isinstance(caught.value, error)
+
+
+def test_nobody_at_the_address(serve: Callable[..., Server]) -> None:
+    """A command is not run where no connection is made."""
+    server = serve()
+    server.end()
+    with pytest.raises(ConnectionError, match=r"^Connection refused$"):
+        cluster_at(server.port).run_in("a", "trainer", ["true"], print)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +13,7 @@ import k8s.api.kubeconfig
 import k8s.api.requests
 from k8s.api.errors import LauncherError, Status
 from k8s.api.kubeconfig import connect
+from tests.k8s.api.configs import by_plugin, credential, kubeconfig
 from tests.k8s.api.server import (
     UNAUTHORIZED,
     Server,
@@ -27,32 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k8s.api.objects import Object
-
-
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of a kubeconfig that does not exist, outside of any cluster."""
-    path = tmp_path / "kubeconfig"
-    monkeypatch.setattr(config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    return path
-
-
-def kubeconfig(server: str) -> Object:
-    """A kubeconfig of two contexts."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "one",
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {"token": "secret"}}],
-        "contexts": [
-            {"name": "one", "context": {"cluster": "c", "user": "u"}},
-            {"name": "two", "context": {"cluster": "c", "user": "u", "namespace": "there"}},
-            {"name": "broken", "context": {"cluster": "x", "user": "u"}},
-        ],
-    }
 
 
 def test_kubeconfig(nowhere: Path, serve: Callable[..., Server]) -> None:
@@ -96,9 +69,13 @@ NOWHERE = ("", "a:6443", "localhost", "127.0.0.1:6443", "https://a:66666", "http
         ),
         ("{", None, f"{UNUSABLE}: .*; {WHERE}"),
         ("words", None, f"{UNUSABLE}: .*; {WHERE}"),
-        ("", "two", f"{UNUSABLE}: .*; {WHERE}"),
+        ("", "two", f"the kubeconfig /.*/kubeconfig has no contexts; {WHERE}"),
         (kubeconfig("http://a"), "three", "the kubeconfig has no context 'three'; it has one, two, broken"),
-        (kubeconfig("http://a"), "broken", f"{UNUSABLE}: .*; {WHERE}"),
+        (
+            kubeconfig("http://a"),
+            "broken",
+            "the context 'broken' names the cluster 'x', which the kubeconfig does not have; its clusters: c",
+        ),
         *((kubeconfig(server), None, f"the kubeconfig's server '{server}' {NO_ADDRESS}") for server in NOWHERE),
     ],
 )
@@ -110,22 +87,6 @@ def test_unusable_kubeconfig(nowhere: Path, content: str | Object | None, contex
         connect(context, None, print)
     assert "\n" not in str(caught.value)
     assert caught.value.status == Status.UNREACHED
-
-
-VERSION = "client.authentication.k8s.io/v1"
-
-
-def credential(status: Object) -> str:
-    """What a credential plugin prints."""
-    return json.dumps({"apiVersion": VERSION, "kind": "ExecCredential", "status": status})
-
-
-def by_plugin(server: str, *command: str) -> Object:
-    """A kubeconfig whose user's credentials come from a command."""
-    content = kubeconfig(server)
-    plugin = {"apiVersion": VERSION, "command": command[0], "args": list(command[1:]), "interactiveMode": "Never"}
-    content["users"][0]["user"] = {"exec": plugin}
-    return content
 
 
 def test_credential_plugin(nowhere: Path, serve: Callable[..., Server]) -> None:
@@ -143,7 +104,6 @@ def test_credential_plugin(nowhere: Path, serve: Callable[..., Server]) -> None:
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (["no-such-plugin"], "No such file or directory: 'no-such-plugin'"),
         (["sh", "-c", "echo expired. >&2; exit 3"], "process returned 3. expired"),
         (["true"], "it prints no ExecCredential"),
         (["echo", "{}"], "malformed response. missing key 'apiVersion'"),
@@ -157,24 +117,11 @@ def test_a_credential_plugin_that_fails(
     nowhere.write_text(json.dumps(by_plugin("http://127.0.0.1:1", *command)))
     with pytest.raises(LauncherError) as caught:
         connect(None, None, print)
-    remedy = "check that it is installed, and log in to the cluster again"
-    assert str(caught.value) == f"the kubeconfig's credential plugin (exec) failed: {why}; {remedy}"
+    assert str(caught.value) == (
+        f"the kubeconfig's credential plugin (exec) failed: {why}; log in to the cluster again"
+    )
     assert caught.value.status == Status.UNREACHED
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture
-def secured(serve: Callable[..., Server], tmp_path: Path) -> Server:
-    """A server with a self-signed certificate, in cert.pem."""
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    server = serve()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    return server
 
 
 def test_in_a_pod(nowhere: Path, secured: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import k8s.api.cluster
 import k8s.api.kubeconfig
 import k8s.api.requests
 from k8s.api.cluster import Cluster
-from k8s.api.errors import LauncherError, Status
+from k8s.api.errors import ApiError, LauncherError, Status
 from tests.k8s.api.server import (
     AWAY,
     BUSY,
@@ -20,6 +20,7 @@ from tests.k8s.api.server import (
     JOBS,
     UNAUTHORIZED,
     Answer,
+    Frames,
     Server,
     cluster_at,
     named,
@@ -118,6 +119,97 @@ def test_giving_up(serve: Callable[..., Server], answer: Answer, status: Status,
         cluster.get("Pod", "a")
     told = sentence.replace("{host}", f"http://127.0.0.1:{server.port}")
     assert (str(caught.value), caught.value.status) == (told, status)
+
+
+class Clock:
+    """A clock that only sleep() moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """The seconds since it was made."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the requests."""
+    monkeypatch.setattr(k8s.api.requests, "time", made := Clock())
+    return made
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "cluster.invalid"])
+def test_nobody_at_the_address(serve: Callable[..., Server], clock: Clock, host: str) -> None:
+    """The first request is given up soon if no connection is made: the address may be wrong, or the cluster stopped."""
+    server = serve()
+    server.end()
+    settings = client.Configuration()
+    settings.host = f"http://{host}:{server.port}"
+    cluster = Cluster(lambda: client.ApiClient(settings), "here")
+    with pytest.raises(LauncherError, match="does not answer: ") as caught:
+        cluster.get("Pod", "a")
+    assert caught.value.status == Status.UNREACHED
+    assert 1 < clock.now < 5
+
+
+def test_an_api_server_that_is_away_later(serve: Callable[..., Server], clock: Clock) -> None:
+    """One that has answered before is waited for longer; so is one for which the user has given a time."""
+    server = serve(named("a"))
+    cluster = cluster_at(server.port)
+    cluster.get("Job", "a")
+    server.end()
+    with pytest.raises(LauncherError):
+        cluster.get("Job", "a")
+    assert clock.now > 29
+    settings = client.Configuration()
+    settings.host = f"http://127.0.0.1:{server.port}"
+    clock.now = 0.0
+    with pytest.raises(LauncherError):
+        Cluster(lambda: client.ApiClient(settings), "here", patience_s=60).get("Job", "a")
+    assert clock.now > 59
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize(("header", "least_s", "most_s"), [("7", 7, 8), ("900", 30, 31), ("soon", 0, 1), ("", 0, 1)])
+def test_retry_after(
+    serve: Callable[..., Server], clock: Clock, code: int, header: str, least_s: float, most_s: float
+) -> None:
+    """An API server that asks to be left alone for a time is, within limits; by all kinds of requests."""
+    refused: Answer = (code, {}, header)
+    server = serve(refused, named("a"), refused, (200, b"line\n"), refused, Frames(b'\3{"status": "Success"}'))
+    cluster = cluster_at(server.port)
+    waits = []
+
+    def waited() -> None:
+        waits.append(clock.now)
+        clock.now = 0.0
+        cluster._api._not_before = 0.0
+
+    assert cluster.get("Job", "a") == named("a")
+    waited()
+    with pytest.raises(ApiError):
+        list(cluster.logs("p", "c"))
+    assert list(cluster.logs("p", "c")) == ["line"]
+    waited()
+    with pytest.raises(ConnectionError):
+        cluster.run_in("p", "c", ["true"], print)
+    assert cluster.run_in("p", "c", ["true"], print) == (0, "")
+    waited()
+    assert all(least_s <= wait <= most_s for wait in waits), waits
+
+
+def test_retry_after_of_a_watch(serve: Callable[..., Server], clock: Clock) -> None:
+    """A watch that is refused is left alone for the time, too."""
+    stop = threading.Event()
+    server = serve(page(named("a")), (429, {}, 9), page(named("b")))
+    watch = cluster_at(server.port).watch("Job", stop=stop)
+    assert [next(watch), next(watch)] == [{"a-uid": named("a")}, {"b-uid": named("b")}]
+    assert 9 <= clock.now < 10
 
 
 def logging_in(port: int, *tokens: str | LauncherError) -> Cluster:

@@ -23,6 +23,7 @@ class CheckedCluster(FakeCluster):
         forbidden: kinds that this user may not ask for.
         may_not: verbs with their kinds, as `create Job`, that a review denies.
         refuses: what the API server says of a new object, by kind.
+        only_dry_runs: True where it refuses only dry runs, False where it refuses all but dry runs, None for both.
         runs: the version.
 
     Attributes:
@@ -35,11 +36,12 @@ class CheckedCluster(FakeCluster):
         forbidden: Iterable[str] = (),
         may_not: Iterable[str] = (),
         refuses: dict[str, ApiError] | None = None,
+        only_dry_runs: bool | None = None,
         runs: tuple[int, int] = (1, 35),
     ) -> None:
         super().__init__(*objects)
         self._forbidden, self._may_not, self._runs = set(forbidden), set(may_not), runs
-        self._refuses = refuses or {}
+        self._refuses, self._only_dry_runs = refuses or {}, only_dry_runs
         self.listed: dict[str, ApiError] = {}
 
     def version(self) -> tuple[int, int]:
@@ -68,7 +70,7 @@ class CheckedCluster(FakeCluster):
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
         """Create an object, unless it is refused."""
-        if new["kind"] in self._refuses:
+        if new["kind"] in self._refuses and self._only_dry_runs in (None, dry_run):
             raise self._refuses[new["kind"]]
         return super().create(new, dry_run=dry_run)
 

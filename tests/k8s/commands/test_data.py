@@ -142,24 +142,70 @@ def test_folder_without_a_dataset(put: Put, tmp_path: Path, fingerprint: str | N
     assert put(tmp_path) == (64, "", said)
 
 
-def test_claim_is_created(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+MAY_NOT = "User u cannot create resource claims"
+
+
+def refusing(cluster: VolumeCluster, kind: str, said: str, *, dry_run: bool | None = None) -> Callable[..., Object]:
+    """The create() of a cluster that refuses objects of a kind: all, or only in dry runs, or only otherwise."""
+    create = cluster.create
+
+    def create_or_not(new: Object, **options: bool) -> Object:
+        if new["kind"] == kind and dry_run in (None, bool(options.get("dry_run"))):
+            raise ApiError(403, "Forbidden", said, "create it")
+        return create(new, **options)
+
+    return create_or_not
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_refused_copy_leaves_no_claim(
+    *, dry_run: bool, cluster: VolumeCluster, put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the pod is refused, before or when it is created, the new claim is not left behind."""
+    before = dict(cluster.objects)
+    monkeypatch.setattr(cluster, "create", refusing(cluster, "Pod", "no pods today", dry_run=dry_run))
+    status, out, err = put(folder)
+    assert (status, out) == (2, "")
+    assert err.endswith("error: the API server refused to create it: no pods today\n")
+    assert cluster.objects == before
+    changes = [(verb, kind) for verb, kind, _ in cluster.asked if verb != "dry-run"]
+    assert dry_run is (("create", "PersistentVolumeClaim") not in changes)
+
+
+def test_a_copy_that_cannot_start_creates_no_claim(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """Without an image, or a permission on the volume pod, nothing is created."""
+    cluster.forbidden = {("create", "Pod", "exec")}
+    assert put(folder)[0] == 2
+    cluster.forbidden = set()
+    del cluster.objects["Job", "digits"]
+    status, _, err = put(folder)
+    assert (status, "give the image with --image" in err) == (64, True)
+    assert [asked for asked in cluster.asked if asked[0] == "create"] == []
+
+
+def test_before_the_first_run(cluster: VolumeCluster, put: Put, folder: Path) -> None:
+    """In a namespace without the setup, the pod runs as the namespace's default service account."""
+    del cluster.objects["Job", "digits"]
+    assert put(folder, "--claim=output", "--image=mine:1")[0] == 0
+    [pod] = [new for verb, kind, new in cluster.asked if (verb, kind) == ("create", "Pod")]
+    assert "serviceAccountName" not in pod["spec"]
+
+
+def test_claim_is_created(cluster: VolumeCluster, put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that does not exist is created as the manifest says; a user without permission gets a remedy."""
     assert put(folder)[2] == (
         "created the claim mnist-job-data: 1Gi, ReadWriteOnce; "
         "workers on several nodes need a ReadWriteMany claim instead\n"
     )
     [manifest] = kustomize(MANIFESTS / "data")
-    assert cluster.asked[0] == ("create", "PersistentVolumeClaim", manifest)
+    assert ("create", "PersistentVolumeClaim", manifest) in cluster.asked
 
-    def refuse(_: Object) -> Object:
-        raise ApiError(403, "Forbidden", "claims are forbidden", "create it")
-
-    cluster.create = refuse  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(cluster, "create", refusing(cluster, "PersistentVolumeClaim", MAY_NOT))
     assert put(folder, "--claim=other") == (
         2,
         "",
         (
-            "error: the claim other cannot be created: claims are forbidden; "
+            "error: the claim other cannot be created: User u cannot create resource claims; "
             "ask an administrator for a claim, and pass it with --claim\n"
         ),
     )

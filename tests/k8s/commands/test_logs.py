@@ -80,14 +80,33 @@ def read_all(cluster: FakeCluster, first: Object, now: Callable[[], Object], cur
     return [f"{line.time} {line.text}" for line in lines]
 
 
-def test_since_holds_after_a_cut() -> None:
-    """Lines older than --since are left out after a reconnection too."""
-    cursor = Cursor(1_767_225_600)
-    assert cursor.request()["since_time"] == "2026-01-01T00:00:00Z"
-    cursor.is_new("2026-01-01T00:00:01.5Z x", 1_767_225_601)
-    assert cursor.request()["since_time"] == "2026-01-01T00:00:00Z"
+def test_since_goes_by_the_clock_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request names a number of seconds, which grows until a line is read; this machine's clock does not matter."""
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    cursor = Cursor(since=970.5)
+    assert cursor.request() == {"since_time": "", "tail": None, "since_s": 30}
+    monkeypatch.setattr("time.monotonic", lambda: 1060.0)
+    assert cursor.request()["since_s"] == 90
     cursor.is_new("2026-01-01T00:01:01.5Z x", 1_767_225_661)
-    assert cursor.request()["since_time"] == "2026-01-01T00:00:59Z"
+    assert cursor.request() == {"since_time": "2026-01-01T00:00:59Z", "tail": None}
+
+
+def test_since_holds_after_a_cut() -> None:
+    """Lines older than --since are left out where a reconnection sends them again."""
+    cursor = Cursor(since=0.0)
+    assert cursor.request()["since_s"] > 0
+    assert cursor.is_new("2026-01-01T00:00:01.5Z first", 1_767_225_601)
+    cursor.request()
+    assert not cursor.is_new("2026-01-01T00:00:00.5Z older", 1_767_225_600)
+    assert not cursor.is_new("2026-01-01T00:00:01.5Z first", 1_767_225_601)
+    assert cursor.is_new("2026-01-01T00:00:02.5Z newer", 1_767_225_602)
+
+
+def test_since(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only lines of the last seconds are printed."""
+    show(two_ranks("Complete"), since="56s")
+    assert capsys.readouterr().out == "rank 0 | zero trains\nrank 1 | one trains\n"
 
 
 @pytest.mark.parametrize("seed", range(5))

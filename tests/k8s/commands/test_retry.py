@@ -67,7 +67,15 @@ def served(job: Object, *conditions: str, **annotations: str) -> Object:
 def again(cluster: FakeCluster, *training: str, name: str = "digits", output: str = "text", **flags: Any) -> int:
     """Run `retry`."""
     given = dict.fromkeys(("workers", "image", "cpu", "memory", "queue", "deadline"))
-    arguments = {"name": name, "output": output, "training": training, "wait": False, **given, **flags}
+    arguments = {
+        "name": name,
+        "output": output,
+        "training": training,
+        "wait": False,
+        "skip_checks": False,
+        **given,
+        **flags,
+    }
     return retry.run(argparse.Namespace(**arguments), cluster.given)
 
 
@@ -81,12 +89,12 @@ def retried(job: Object, name: str = "digits-2") -> Object:
 
 def test_the_same_again(submitted: Object, capsys: pytest.CaptureFixture[str]) -> None:
     """The new Job is what was submitted, with --continue; it is created before the old one is deleted."""
-    cluster = FakeCluster(served(submitted, "Failed"))
+    cluster = FakeCluster(served(submitted, "Failed"), *render.setup_objects())
     assert again(cluster) == 0
     expected = copy.deepcopy(submitted)
     trainer_of(expected["spec"]["template"])["args"] += ["--continue"]
     expected = retried(expected)
-    assert cluster.asked == [("dry-run", "Job", expected), ("create", "Job", expected), ("delete", "Job", "digits")]
+    assert cluster.asked == [("create", "Job", expected), ("delete", "Job", "digits")]
     assert capsys.readouterr().out.splitlines()[0] == (
         "submitted digits again with 2 workers; it continues from its newest checkpoint, if it has one"
     )
@@ -96,15 +104,15 @@ def test_a_job_without_a_record(submitted: Object) -> None:
     """A Job of `kubectl apply -k` is taken as it is, without what Kubernetes added."""
     old = copy.deepcopy(submitted)
     old["metadata"]["annotations"] = {"team": "vision"}
-    cluster = FakeCluster(served(old, "Failed"))
+    cluster = FakeCluster(served(old, "Failed"), *render.setup_objects())
     again(cluster)
     trainer_of(old["spec"]["template"])["args"] += ["--continue"]
-    assert cluster.asked[1] == ("create", "Job", retried(old))
+    assert cluster.asked[0] == ("create", "Job", retried(old))
 
 
 def test_what_may_change(submitted: Object, capsys: pytest.CaptureFixture[str]) -> None:
     """Workers, resources, image, deadline and further training flags are as requested; the rest stays."""
-    cluster = FakeCluster(served(submitted, **{CANCELLED: "2026-01-01T00:00:00Z"}))
+    cluster = FakeCluster(served(submitted, **{CANCELLED: "2026-01-01T00:00:00Z"}), *render.setup_objects())
     flags: dict[str, Any] = {"workers": 4, "image": "mine:2", "cpu": "2", "memory": "3Gi", "deadline": "1h"}
     assert again(cluster, "--min-accuracy=0.9", output="json", **flags) == 0
     expected = render.job(
@@ -119,7 +127,7 @@ def test_what_may_change(submitted: Object, capsys: pytest.CaptureFixture[str]) 
             arguments=("--epochs=3", "--min-accuracy=0.9", "--continue"),
         )
     )
-    assert cluster.asked[1] == ("create", "Job", retried(expected))
+    assert cluster.asked[0] == ("create", "Job", retried(expected))
     result = json.loads(capsys.readouterr().out)
     assert result == {"name": "digits", "namespace": "here", "uid": result["uid"], "workers": 4}
 
@@ -256,22 +264,21 @@ def refuse(verb: str) -> ApiError:
     return ApiError(403, "Forbidden", f"no {verb} today", f"{verb} it")
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_refused(submitted: Object, monkeypatch: pytest.MonkeyPatch, *, dry_run: bool) -> None:
-    """If the API server refuses the new Job, before or when it is created, the old one stays."""
+def test_refused(submitted: Object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the API server refuses the new Job, the old one stays, and what was created for the new one is deleted."""
     cluster = FakeCluster(served(submitted, "Failed"))
-    create = cluster.create
+    before, create = dict(cluster.objects), cluster.create
 
     def create_or_not(new: Object, *, dry_run: bool = False) -> Object:
-        if dry_run == refused_in_dry_run:
+        if new["kind"] == "Job":
             raise refuse("create")
         return create(new, dry_run=dry_run)
 
-    refused_in_dry_run = dry_run
     monkeypatch.setattr(cluster, "create", create_or_not)
     with pytest.raises(LauncherError, match="no create today"):
         again(cluster)
-    assert [name for kind, name in cluster.objects if kind == "Job"] == ["digits"]
+    assert ("create", "Service") in [(verb, kind) for verb, kind, _ in cluster.asked]
+    assert cluster.objects == before
 
 
 def test_a_run_of_a_schedule(submitted: Object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +217,18 @@ def test_the_phase_before_records(found: Object | None, phase: str, capsys: pyte
     run(ChangingCluster([job(1), *([found] if found else [])], demo_0_aaaa0=[]), "demo", "json")
     (rank,) = json.loads(capsys.readouterr().out)["ranks"]
     assert rank["phase"] == phase
+
+
+@pytest.mark.parametrize("name", ["demo", None])
+def test_ages_go_by_the_clock_of_the_cluster(
+    name: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose clock is wrong shows the same ages."""
+    cluster = ChangingCluster([job(1), running(0)], demo_0_aaaa0=[])
+    monkeypatch.setattr(cluster, "now", lambda: datetime(2026, 1, 1, 0, 1, 30, tzinfo=UTC))
+    run(cluster, name, "json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found if name else found["runs"][0])["age_s"] == 90
 
 
 def test_no_such_run() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """All checks pass, and the setup is there."""
     monkeypatch.setattr(preflight, "check_all", lambda *_: [])
-    monkeypatch.setattr(submit, "create_setup", lambda *_: None)
+    monkeypatch.setattr(submit, "create_setup", lambda *_: [])
     monkeypatch.setattr(storage, "output_claim", lambda *_: None)
 
 
@@ -39,11 +39,11 @@ def cronjob() -> Object:
 
 def run(cluster: FakeCluster) -> int:
     """Run the command."""
-    return trigger.run(argparse.Namespace(name="nightly", output="json"), cluster.given)
+    return trigger.run(argparse.Namespace(name="nightly", output="json", skip_checks=False), cluster.given)
 
 
 def test_triggered(capsys: pytest.CaptureFixture[str]) -> None:
-    """The Job is the template's, after a dry run; a label ties it to the schedule; it is kept for a week."""
+    """The Job is the template's; a label ties it to the schedule; it is kept for a week."""
     cluster = FakeCluster(cronjob())
     assert run(cluster) == 0
     result = json.loads(capsys.readouterr().out)
@@ -65,7 +65,7 @@ def test_triggered(capsys: pytest.CaptureFixture[str]) -> None:
         },
         "spec": {"completions": 2, "ttlSecondsAfterFinished": 604_800},
     }
-    assert cluster.asked == [("dry-run", "Job", sent), ("create", "Job", sent)]
+    assert cluster.asked == [("create", "Job", sent)]
 
 
 def test_while_another_run_is_unfinished() -> None:

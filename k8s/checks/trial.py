@@ -1,0 +1,93 @@
+"""What the API server says of an object that a command would create, by a dry run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k8s.api import permissions
+from k8s.api.errors import ApiError
+from k8s.checks.check import Check
+from k8s.diagnose import catalogue
+from k8s.diagnose.pending import QUOTA
+
+if TYPE_CHECKING:
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+NO_DRY_RUN = "does not support dry run"  # the API server's words when an admission webhook has side effects
+CLAIM_KIND = "PersistentVolumeClaim"
+TERMINATING = "being terminated"  # its words for a namespace that is being deleted
+NEW_NAMESPACE = "wait until the namespace is gone and create it again, or choose another one with --namespace"
+
+
+def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
+    """What a dry run of an object's creation says: the state of a check, and the API server's reason.
+
+    A missing namespace has a check of its own: the object is not checked then.
+    """
+    try:
+        cluster.create(new, dry_run=True)
+    except ApiError as error:
+        reason = error.message.partition("forbidden: ")[2] or error.message
+        unknown = error.code == 404 or NO_DRY_RUN in reason
+        return "not checked" if unknown else "failed", reason
+    return "ok", ""
+
+
+def require(cluster: Cluster, new: Object) -> None:
+    """Refuse to create an object that the API server would refuse, as far as it can try.
+
+    Raises:
+        ApiError: it would.
+    """
+    try:
+        cluster.create(new, dry_run=True)
+    except ApiError as error:
+        if NO_DRY_RUN not in error.message:
+            raise
+
+
+def check_creation(cluster: Cluster, name: str, objects: list[Object], well: str) -> Check:
+    """Whether the API server would accept all these objects.
+
+    Args:
+        cluster: where they would be created.
+        name: of the check.
+        objects: what would be created.
+        well: the message if it would.
+    """
+    results = [(new, *tried(cluster, new)) for new in objects]
+    state = next((state for state in ("failed", "not checked") if state in [found for _, found, _ in results]), "ok")
+    if state == "ok":
+        return Check(name, state, well)
+    told = [(new["kind"], new["metadata"]["name"], reason) for new, found, reason in results if found == state]
+    if state == "not checked":
+        return Check(name, state, "; ".join(f"the {kind} {of}: {reason}" for kind, of, reason in told))
+    message = "; ".join(f"the API server would refuse the {kind} {of}: {reason}" for kind, of, reason in told)
+    return Check(
+        name, state, message, "; ".join(dict.fromkeys(remedy(cluster, kind, reason) for kind, _, reason in told))
+    )
+
+
+def remedy(cluster: Cluster, kind: str, reason: str) -> str:
+    """What to do about a refusal.
+
+    Args:
+        cluster: which refused it.
+        kind: of the object.
+        reason: the API server's.
+    """
+    if "cannot create resource" in reason:
+        return permissions.bind("runner") if kind in ("Job", "CronJob") else setup_by_another(cluster)
+    own = "create a claim that is allowed, and pass it with --claim"
+    if exceeded := QUOTA.search(reason):
+        raised = f"ask an administrator to raise the quota {exceeded[1]}"
+        return f"{raised}, or {own.replace(',', '')}" if kind == CLAIM_KIND else raised
+    if f"per {CLAIM_KIND}" in reason:
+        return own
+    return NEW_NAMESPACE if TERMINATING in reason else catalogue.remedy("refused")
+
+
+def setup_by_another(cluster: Cluster) -> str:
+    """The remedy for a user who may not create the setup."""
+    return f"ask an administrator to run `kubectl apply -k k8s/manifests/setup -n {cluster.namespace}`"

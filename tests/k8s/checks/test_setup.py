@@ -1,0 +1,266 @@
+"""What submit makes besides the Job: all of it is asked for before any of it is made, and a refusal leaves nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from k8s.api.errors import ApiError, LauncherError, unreached
+from k8s.checks import preflight
+from k8s.commands import submit
+from k8s.render import render
+from k8s.render.submission import Submission
+from k8s.state.names import APP, CLAIM
+from tests.k8s.checks.cluster import CheckedCluster, claim, denied, named, ready_cluster
+from tests.k8s.fakes import job as job_of
+
+if TYPE_CHECKING:
+    from k8s.api.objects import Object
+    from k8s.checks.check import Check
+
+KINDS = ["NetworkPolicy", "PersistentVolumeClaim", "Service", "ServiceAccount"]
+PLURALS = {
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "Service": "services",
+    "ServiceAccount": "serviceaccounts",
+}
+
+
+def refusal(kind: str, text: str) -> ApiError:
+    """What an admission plugin says of an object of this kind."""
+    message = f'{PLURALS.get(kind, "networkpolicies.networking.k8s.io")} "{APP}" is forbidden: {text}'
+    return ApiError(403, "Forbidden", message, "create it")
+
+
+def check_of(name: str, cluster: CheckedCluster, submission: Submission | None = None) -> Check:
+    """One of preflight's checks."""
+    job, found = submit.prepare(cluster.given(), submission or Submission("digits"))
+    return {check.name: check for check in preflight.check_all(cluster.given(), job, found)}[name]
+
+
+def changes(cluster: CheckedCluster) -> list[tuple[str, str]]:
+    """What was changed, without dry runs."""
+    return [(verb, kind) for verb, kind, _ in cluster.asked if verb != "dry-run"]
+
+
+def test_a_setup_that_is_made() -> None:
+    """Every absent object is tried in a dry run, and named; what exists is left alone."""
+    cluster = ready_cluster()
+    assert check_of("setup", cluster).message == (
+        "submit creates the ServiceAccount mnist-job, the Service mnist-job, the PersistentVolumeClaim "
+        "mnist-job-output and the NetworkPolicy mnist-job"
+    )
+    assert sorted(kind for _, kind, _ in cluster.asked) == sorted([*KINDS, "Pod", "Job"])
+    assert changes(cluster) == []
+    full = ready_cluster()
+    full.objects |= {(new["kind"], new["metadata"]["name"]): new for new in render.setup_objects()}
+    found = check_of("setup", full)
+    assert (found.state, found.message) == ("ok", "everything that the runs of a namespace share exists")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_user_who_may_not_make_the_setup(kind: str) -> None:
+    """A user who may not create one of the objects is told so before any is created."""
+    cluster = ready_cluster(may_not=[f"create {kind}"])
+    found = check_of("setup", cluster)
+    remedy = "ask an administrator to run `kubectl apply -k k8s/manifests/setup -n here`"
+    assert (found.state, found.message, found.remedy) == (
+        "failed",
+        f"this user may not create {kind} in namespace here",
+        remedy,
+    )
+    with pytest.raises(LauncherError, match="digits was not submitted"):
+        submit.submit(cluster.given(), Submission("digits"))
+    assert changes(cluster) == []
+    existing = ready_cluster(may_not=[f"create {kind}"])
+    existing.objects |= {(new["kind"], new["metadata"]["name"]): new for new in render.setup_objects()}
+    assert check_of("setup", existing).state == "ok"
+
+
+SERVICES = "exceeded quota: few, requested: services=1, used: services=0, limited: services=0"
+STORAGE = (
+    "exceeded quota: few, requested: requests.storage=5Gi, used: requests.storage=0, limited: requests.storage=1Gi"
+)
+HOOK = 'admission webhook "validation.gatekeeper.sh" denied the request: [owner] you must provide labels: {"owner"}'
+TERMINATING = "unable to create new content in namespace here because it is being terminated"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "remedy"),
+    [
+        ("Service", SERVICES, "ask an administrator to raise the quota few"),
+        (
+            "PersistentVolumeClaim",
+            STORAGE,
+            "ask an administrator to raise the quota few, or create a claim that is allowed and pass it with --claim",
+        ),
+        (
+            "PersistentVolumeClaim",
+            "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 5Gi",
+            "create a claim that is allowed, and pass it with --claim",
+        ),
+        ("NetworkPolicy", HOOK, "change what the message names, or ask the cluster's administrator"),
+        (
+            "ServiceAccount",
+            TERMINATING,
+            "wait until the namespace is gone and create it again, or choose another one with --namespace",
+        ),
+    ],
+)
+def test_a_setup_that_is_refused(kind: str, text: str, remedy: str) -> None:
+    """A quota, a LimitRange or a webhook is named with a remedy for it, before anything is created."""
+    cluster = ready_cluster(refuses={kind: refusal(kind, text)})
+    found = check_of("setup", cluster)
+    name = CLAIM if kind == "PersistentVolumeClaim" else APP
+    said = f"the API server would refuse the {kind} {name}: {text}"
+    assert (found.state, found.message, found.remedy) == ("failed", said, remedy)
+    for skip in (False, True):
+        with pytest.raises(LauncherError, match="digits was not submitted"):
+            submit.submit(cluster.given(), Submission("digits"), skip=skip)
+    assert changes(cluster) == []
+
+
+def test_several_refusals() -> None:
+    """All refusals are named at once."""
+    cluster = ready_cluster(
+        refuses={"Service": refusal("Service", SERVICES), "NetworkPolicy": refusal("NetworkPolicy", HOOK)}
+    )
+    found = check_of("setup", cluster)
+    assert SERVICES in found.message
+    assert HOOK in found.message
+    assert "raise the quota few" in found.remedy
+    assert "change what the message names" in found.remedy
+
+
+def test_a_claim_of_the_users_own_is_not_refused() -> None:
+    """What the Job does not need is not asked for."""
+    cluster = ready_cluster(refuses={"PersistentVolumeClaim": refusal("PersistentVolumeClaim", STORAGE)})
+    cluster.objects["PersistentVolumeClaim", "mine"] = {**claim("ReadWriteMany"), "metadata": {"name": "mine"}}
+    assert check_of("setup", cluster, Submission("digits", claim="mine")).state == "ok"
+
+
+@pytest.mark.parametrize("kind", ["Service", "Job"])
+def test_a_webhook_without_dry_runs(kind: str) -> None:
+    """An object whose webhook has side effects is not checked, and is created."""
+    said = 'admission webhook "x" does not support dry run'
+    cluster = ready_cluster(refuses={kind: ApiError(400, "BadRequest", said, "create it")}, only_dry_runs=True)
+    found = check_of("job" if kind == "Job" else "setup", cluster)
+    assert (found.state, said in found.message) == ("not checked", True)
+    submit.submit(cluster.given(), Submission("digits"))
+    assert ("create", kind) in changes(cluster)
+
+
+def test_a_refused_job() -> None:
+    """Preflight tries the Job itself, too."""
+    text = "exceeded quota: few, requested: count/jobs.batch=1, used: count/jobs.batch=4, limited: count/jobs.batch=4"
+    error = ApiError(403, "Forbidden", f'jobs.batch "digits" is forbidden: {text}', "create it")
+    cluster = ready_cluster(refuses={"Job": error})
+    found = check_of("job", cluster)
+    assert (found.state, found.message) == ("failed", f"the API server would refuse the Job digits: {text}")
+    assert found.remedy == "ask an administrator to raise the quota few"
+    with pytest.raises(LauncherError, match="digits was not submitted"):
+        submit.submit(cluster.given(), Submission("digits"))
+    assert changes(cluster) == []
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "Job"])
+def test_nothing_is_left_behind(kind: str) -> None:
+    """If the API server refuses an object although the dry run did not, what was created before it is deleted."""
+    cluster = ready_cluster(refuses={kind: denied("create", kind)}, only_dry_runs=False)
+    before = dict(cluster.objects)
+    with pytest.raises(LauncherError):
+        submit.submit(cluster.given(), Submission("digits"))
+    assert cluster.objects == before
+
+
+def test_what_was_there_is_left() -> None:
+    """Only what this submission created is deleted."""
+    cluster = ready_cluster(refuses={"Job": denied("create", "jobs")}, only_dry_runs=False)
+    [service] = [new for new in render.setup_objects() if new["kind"] == "Service"]
+    cluster.objects["Service", APP] = service
+    before = dict(cluster.objects)
+    with pytest.raises(LauncherError):
+        submit.submit(cluster.given(), Submission("digits"))
+    assert cluster.objects == before
+
+
+def test_what_another_run_may_use_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If another run was submitted meanwhile, it uses what this submission created."""
+    cluster = ready_cluster(refuses={"Job": denied("create", "jobs")}, only_dry_runs=False)
+    create = cluster.create
+
+    def meanwhile(new: Object, **options: Any) -> Object:
+        if new["kind"] == "Job" and not options:
+            other = job_of("other")
+            cluster.objects["Job", "other"] = other
+            other["metadata"]["creationTimestamp"] = "2999-01-01T00:00:00Z"
+        return create(new, **options)
+
+    monkeypatch.setattr(cluster, "create", meanwhile)
+    with pytest.raises(LauncherError):
+        submit.submit(cluster.given(), Submission("digits"))
+    assert {kind for kind, _ in cluster.objects} >= {*KINDS}
+
+
+def test_a_lost_answer_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the API server does not answer, the Job may exist: what it needs is left."""
+    cluster = ready_cluster()
+    create = cluster.create
+
+    def lost(new: Object, **options: Any) -> Object:
+        if new["kind"] == "Job" and not options:
+            raise unreached("the API server does not answer")
+        return create(new, **options)
+
+    monkeypatch.setattr(cluster, "create", lost)
+    with pytest.raises(LauncherError, match="does not answer"):
+        submit.submit(cluster.given(), Submission("digits"))
+    assert {kind for kind, _ in cluster.objects} >= {*KINDS}
+
+
+def test_a_setup_that_cannot_be_deleted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What this user may not delete is named, and the error is that of the submission."""
+    cluster = ready_cluster(refuses={"Job": denied("create", "jobs")}, only_dry_runs=False)
+
+    def refuse(*_: str, **__: str) -> None:
+        raise denied("delete", "services")
+
+    monkeypatch.setattr(cluster, "delete", refuse)
+    with pytest.raises(LauncherError, match='cannot create resource "jobs"'):
+        submit.submit(cluster.given(), Submission("digits"))
+    told = capsys.readouterr().err
+    assert "the Service mnist-job was created and not deleted: " in told
+
+
+def test_a_namespace_that_is_being_deleted() -> None:
+    """A namespace that is being deleted takes no new objects."""
+    cluster = ready_cluster()
+    cluster.objects["Namespace", "here"] = named("Namespace", "here", status={"phase": "Terminating"})
+    found = check_of("namespace", cluster)
+    assert (found.state, found.message) == ("failed", "namespace here is being deleted")
+    remedy = "wait until the namespace is gone and create it again, or choose another one with --namespace"
+    assert found.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"clusterIP": "10.0.0.7"}, "has an address of its own (clusterIP is not None)"),
+        ({"publishNotReadyAddresses": False}, "does not publish addresses of pods that are not ready"),
+        ({"selector": {"app": "other"}}, "does not select the run's pods"),
+        ({"selector": {"app.kubernetes.io/name": "mnist-job", "team": "a"}}, "does not select the run's pods"),
+        ({}, ""),
+    ],
+)
+def test_a_service_of_another_kind(change: Object, problem: str) -> None:
+    """A Service of the right name that does not give the workers their names is no setup."""
+    [service] = [new for new in render.setup_objects() if new["kind"] == "Service"]
+    service["spec"] |= change
+    cluster = ready_cluster()
+    cluster.objects["Service", APP] = service
+    found = check_of("service", cluster)
+    assert found.state == ("failed" if problem else "ok")
+    if problem:
+        assert found.message == f"the Service mnist-job {problem}, so the workers would not find each other"
+        assert found.remedy == "delete it, and submit creates it again: `kubectl delete service mnist-job -n here`"
