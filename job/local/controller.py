@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from job.errors import PUBLISHED, Exit
-from job.supervisor.restart_policy import RestartPolicy
+from job.supervisor.restart_policy import LASTING, RestartPolicy
 
 if TYPE_CHECKING:
     from job.telemetry import Record
@@ -36,13 +36,14 @@ class Controller:
         else:
             self._restarts[rank].record_step(record.step or 0)
 
-    def restarts(self, rank: int, code: int) -> bool:
-        """Take note of a worker's exit; returns whether it is started again."""
-        may_succeed = code == Exit.TRY_AGAIN or code > 128
-        if may_succeed and not self.is_ending and self._restarts[rank].next_delay() is not None:
-            return True
-        self._codes[rank] = code
-        return False
+    def restart_delay(self, rank: int, code: int) -> float | None:
+        """Take note of a worker's exit; returns the seconds until it is started again, None if it is not."""
+        failure = self._failures.get(rank)
+        may_succeed = code > 128 or (code == Exit.TRY_AGAIN and not (failure and failure.reason in LASTING))
+        delay_s = self._restarts[rank].next_delay() if may_succeed and not self.is_ending else None
+        if delay_s is None:
+            self._codes[rank] = code
+        return delay_s
 
     def pop_failure(self, rank: int) -> Record | None:
         """Forget and return the record in which a worker reported its failure, if it sent one."""

@@ -59,9 +59,10 @@ class Lines:
         """Show a line of a worker's standard error."""
         telemetry.write_line(self._prefix(rank) + line, sys.stderr)
 
-    def restarted(self, rank: int, code: int, record: Record | None) -> None:
-        """Show why a worker is started again."""
-        self.note(rank, f"{describe_exit(code, record)}; it is started again")
+    def restarted(self, rank: int, code: int, record: Record | None, delay_s: float) -> None:
+        """Show why a worker is started again, and when if that is not at once."""
+        when = f" in {delay_s:.0f} s" if delay_s >= 1 else ""
+        self.note(rank, f"{describe_exit(code, record)}; it is started again{when}")
 
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Print on standard error why the run failed, by the exit of the worker that failed first."""

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from job.config import Config
     from job.local.display import Lines
 
-# What comes from a worker: a record, a line of its standard error, or its exit code. A JobError makes this
-# process exit. A SimpleQueue, because a signal handler can safely put into it at any point.
-Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError]]"
+# What comes from a worker: a record, a line of its standard error, or its exit code. None starts it again, and a
+# JobError makes this process exit. A SimpleQueue, because a signal handler can safely put into it at any point.
+Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError | None]]"
 
 ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one for each round
 CTRL_C_S = 1.5  # from Ctrl-C to SIGKILL: the command has to end within 2 s
@@ -189,15 +189,39 @@ def follow(workers: int, events: Events, display: Lines, start: Callable[[int], 
             controller.take_record(rank, event)
             if event.phase != "failed":
                 display.show(event)
-        elif controller.restarts(rank, event):
-            display.restarted(rank, event, controller.pop_failure(rank))
-            start(rank)
-        elif controller.is_ending:
-            deadline = min(deadline, time.monotonic() + END_S)
+        else:
+            replace(rank, event, controller, events, display, start)
+            if controller.is_ending:
+                deadline = min(deadline, time.monotonic() + END_S)
     rank, code = controller.result()
     if code not in PUBLISHED:
         display.failed(rank, code, controller.pop_failure(rank))
     return code
+
+
+def replace(
+    rank: int,
+    code: int | None,
+    controller: Controller,
+    events: Events,
+    display: Lines,
+    start: Callable[[int], None],
+) -> None:
+    """Start a worker again that has exited with this code, or whose delay is over, unless the run is decided."""
+    if code is None:
+        if not controller.is_ending:
+            start(rank)
+        return
+    delay_s = controller.restart_delay(rank, code)
+    if delay_s is None:
+        return
+    display.restarted(rank, code, controller.pop_failure(rank), delay_s)
+    if not delay_s:
+        start(rank)
+        return
+    timer = threading.Timer(delay_s, events.put, [(rank, None)])
+    timer.daemon = True
+    timer.start()
 
 
 def read_events(rank: int, worker: subprocess.Popen[str], events: Events) -> None:

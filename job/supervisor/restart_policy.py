@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # Reasons of an exit that only followed another worker's. They are not this worker's fault, and are not counted as
 # restarts.
 CAUSED_BY_PEER = {"peer-lost", "stopped-by-peer", "stopped", "gathering"}
+# Reasons of failures that other processes on the same machine would meet again.
+LASTING = {"not-joined"}
 MAX_RESTARTS = 3  # in a row, without a new step
 # The same for exits that only followed another worker's. A worker that fails at each start is given up on by its
 # supervisor, and then by each pod that replaces it, after 16 starts. The others must still be there after the last one.

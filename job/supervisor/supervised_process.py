@@ -54,7 +54,9 @@ class SupervisedProcess:
         self, module: str, config: Config, cluster: Cluster, restarts: int, events: queue.SimpleQueue[object]
     ) -> None:
         reading, writing = os.pipe()
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **cluster.environment()}
+        # gRPC would send what the workers say to each other to a proxy. It has more variables for one than the usual.
+        direct = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **direct, **cluster.environment()}
         environment |= {telemetry.PIPE: str(writing), telemetry.RESTARTS: str(restarts)}
         if config.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = "-1"  # otherwise TensorFlow looks for drivers

@@ -22,7 +22,7 @@ from job.must_match import model_changed, model_sha256, settings_hash, settings_
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
-from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_PEER_RESTARTS, MAX_RESTARTS, RestartPolicy
+from job.supervisor.restart_policy import CAUSED_BY_PEER, LASTING, MAX_PEER_RESTARTS, MAX_RESTARTS, RestartPolicy
 from job.supervisor.status import WorkerStatus
 from job.supervisor.supervised_process import Exited, SupervisedProcess
 from job.supervisor.watchdog import STEPPING, Watchdog
@@ -239,7 +239,8 @@ class Supervisor:
         delay_s = self._restarts.next_delay()
         if delay_s is None:
             message = f"gave up after {MAX_RESTARTS} restarts without a new step: {outcome.message}"
-            raise JobError(Exit.TRY_AGAIN, "restarts-used-up", message, outcome.hint or "see the lines above")
+            reason = outcome.reason if outcome.reason in LASTING else "restarts-used-up"
+            raise JobError(Exit.TRY_AGAIN, reason, message, outcome.hint or "see the lines above")
         self._status.metrics.count_restart(outcome.reason)
         return delay_s
 

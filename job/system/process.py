@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 NULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
-PARENT = "PARENT_PID"  # the environment variable with the parent's process id
+PARENT = "MNIST_JOB_PARENT_PID"  # the environment variable with the process id of the parent that used start()
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _IMPORTED = time.perf_counter()
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -52,7 +52,7 @@ def peak_rss_mb() -> float:
         # Not getrusage(), which keeps the parent's peak across fork and exec if that was larger.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    except OSError:
+    except (OSError, IndexError):  # a system without /proc, or a sandbox that leaves the line out
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
@@ -79,7 +79,7 @@ def start(
         **options,
     )
     if cpus:
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # it has ended already, or a sandbox forbids it: it is only slower without
             os.sched_setaffinity(child.pid, cpus)
     return child
 
@@ -92,12 +92,17 @@ def end_with_parent() -> None:
     parent = os.environ.pop(PARENT, None)
     if parent and _LIBC:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it has ended already
+        if str(os.getppid()) != parent:  # it has ended already
             os._exit(1)
 
 
 def reap_orphans(child: int) -> None:
-    """Reap processes that have exited and that process 1 inherited, but not the child with this process id."""
+    """Reap processes that have exited and that process 1 inherited, but not the child with this process id.
+
+    Python on macOS has waitid() only from 3.13. A supervisor is not process 1 there, so it inherits none.
+    """
+    if not hasattr(os, "waitid"):
+        return
     with suppress(ChildProcessError):
         while True:
             exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -19,7 +19,8 @@ from job.config import Config
 from job.errors import Exit, JobError
 from job.local import workers
 from job.local.display import Lines
-from job.supervisor.restart_policy import MAX_RESTARTS
+from job.supervisor import restart_policy
+from job.supervisor.restart_policy import JITTER, MAX_RESTARTS
 from job.telemetry import Record
 from tests.job import processes
 from tests.job.processes import LocalRun, contents, descendants, surviving, wait_until
@@ -258,9 +259,9 @@ class RecordingDisplay(Lines):
         """Keep a line."""
         self.calls.append(("note", rank, line))
 
-    def restarted(self, rank: int, code: int, record: Record | None) -> None:
-        """Keep a restart."""
-        self.calls.append(("restarted", rank, code, record))
+    def restarted(self, rank: int, code: int, record: Record | None, delay_s: float) -> None:
+        """Keep a restart, and whether it is at once."""
+        self.calls.append(("restarted" if delay_s == 0 else "restarted later", rank, code, record))
 
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Keep a failure."""
@@ -280,6 +281,7 @@ def never(rank: int) -> None:
 BAD = failure(1, "loss-not-finite", 76)
 BAD_TOO = failure(0, "loss-not-finite", 76)
 AGAIN = failure(1, "restarts-used-up", 75)
+APART = failure(0, "not-joined", 75)
 STEPPED = Record(time=0, run="r", rank=1, phase="training", step=1)
 
 
@@ -296,6 +298,7 @@ STEPPED = Record(time=0, run="r", rank=1, phase="training", step=1)
         ([(1, 137), (1, 0), (0, 0)], 0, [("restarted", 1, 137, None)], [1]),
         ([(1, 0), (0, 137), (0, 0)], 0, [("restarted", 0, 137, None)], [0]),
         ([(1, AGAIN), (1, 75), (1, 0), (0, 0)], 0, [("restarted", 1, 75, AGAIN)], [1]),
+        ([(0, APART), (0, 75), (1, 75)], 75, [("failed", 0, 75, APART)], []),
         (
             [*[(1, 137)] * 4, (0, 137)],
             137,
@@ -316,15 +319,49 @@ STEPPED = Record(time=0, run="r", rank=1, phase="training", step=1)
     ],
 )
 def test_workers_are_replaced_and_one_is_named_for_a_failed_run(
-    events: list[Any], code: int, calls: list[Any], started: list[int]
+    events: list[Any], code: int, calls: list[Any], started: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that may succeed is started again. The result is rank 0's if it published, else the first failure."""
+    monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.0, 0.0, 0.0))
     events_queue: workers.Events = queue.SimpleQueue()
     for event in events:
         events_queue.put(event)
     display, restarted = RecordingDisplay(), list[int]()
     assert workers.follow(2, events_queue, display, restarted.append) == code
     assert (display.calls, restarted) == (calls, started)
+
+
+def test_a_worker_that_fails_again_is_started_after_a_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the restart policy says, and it is shown. Meanwhile the others are followed, and a signal ends the run."""
+    monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.0, 0.5, 1000.0))
+    events_queue: workers.Events = queue.SimpleQueue()
+    display, started = RecordingDisplay(), list[float]()
+    stop = JobError(Exit.INTERRUPTED, "stopped", "stopped")
+
+    def start(rank: int) -> None:
+        started.append(time.monotonic())
+        events_queue.put((rank, 137))
+        if len(started) == 2:  # the third start is due in 1,000 s
+            for event in ("a line", stop):
+                events_queue.put((0, event))
+
+    events_queue.put((1, 137))
+    with pytest.raises(JobError) as caught:
+        workers.follow(2, events_queue, display, start)
+    assert caught.value is stop
+    assert started[1] - started[0] >= 0.5 * (1 - JITTER)
+    assert len(started) == 2
+    later = ("restarted later", 1, 137, None)
+    assert display.calls == [("restarted", 1, 137, None), later, later, ("note", 0, "a line")]
+
+
+def test_a_run_that_is_decided_starts_no_worker_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 publishes while another worker waits for its next start."""
+    monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.01, 0.01, 0.01))
+    events_queue: workers.Events = queue.SimpleQueue()
+    for event in [(1, 137), (0, 0)]:
+        events_queue.put(event)
+    assert workers.follow(2, events_queue, RecordingDisplay(), never) == 0
 
 
 def test_rank_0_may_just_be_publishing() -> None:
@@ -374,3 +411,27 @@ def test_the_supervisors_ports_are_reserved() -> None:
 def test_each_worker_sees_a_gpu_of_its_own(visible: str | None, expected: list[str]) -> None:
     """By its rank, of those that this process sees. A worker beyond them sees none, and fails."""
     assert [workers.choose_gpu(rank, visible) for rank in range(3)] == expected
+
+
+def test_a_run_without_what_only_linux_has(prepared: Path, tmp_path: Path) -> None:
+    """Python on macOS lacks these functions; they bind processes to CPUs and reap those of others."""
+    missing = ["waitid", "sched_getaffinity", "sched_setaffinity", "pidfd_open", "memfd_create", "eventfd"]
+    lines = ["import os", *(f"del os.{name}" for name in missing if hasattr(os, name))]
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{processes.ROOT}"}
+    flags = ["--data", prepared, "--output", tmp_path / "output", "--name=run", "--workers=2", "--epochs=2"]
+    ended = processes.run(*flags, env=path)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert published(tmp_path / "output") == [".promotion-lock", "latest", "models"]
+
+
+def test_workers_reach_each_other_without_the_environments_proxy(prepared: Path, tmp_path: Path) -> None:
+    """Each variable names one that refuses. gRPC obeys those in lower case, and one of its own for addresses."""
+    proxy = "http://127.0.0.1:9"  # the port of a service that is not installed
+    names = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    own = {"GRPC_ADDRESS_HTTP_PROXY": "127.0.0.1:9", "GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES": "0.0.0.0/0"}
+    environment = dict.fromkeys(names, proxy) | own | {"no_proxy": "example.org", "NO_PROXY": "example.org"}
+    flags = ["--data", prepared, "--output", tmp_path, "--name=run", "--workers=2", "--epochs=2"]
+    ended = processes.run(*flags, env=environment)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert published(tmp_path) == [".promotion-lock", "latest", "models"]

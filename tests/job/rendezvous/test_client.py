@@ -50,6 +50,14 @@ def test_a_reply_in_pieces_is_put_together() -> None:
         assert ask(address, REQUEST, 60) == REPLY
 
 
+def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers reach each other directly, whatever the environment says."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with server([OK + encode(REPLY)]) as address:
+        assert ask(address, REQUEST, 60) == REPLY
+
+
 def test_a_refusal_is_raised_with_its_reason() -> None:
     """In one line of printable text, whatever was received."""
     answer = b"HTTP/1.0 409 Conflict\r\nX: y\r\n\r\nanother\x1b[2J run\r\n"

@@ -114,6 +114,7 @@ def test_a_final_code_becomes_the_workers(
 @pytest.mark.parametrize(
     ("commands", "cause", "message"),
     [
+        (send("failed", code=75, reason="not-joined", message="apart") + "exit 75", "not-joined", "apart"),
         ("kill -KILL $$", "killed", "the trainer was killed by SIGKILL"),
         ("kill -SEGV $$", "killed", "the trainer was killed by SIGSEGV"),
         ("exit 1", "unknown-code", "the trainer exited with code 1 and no message"),
@@ -130,16 +131,17 @@ def test_a_failure_that_may_pass_is_retried_three_times(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Each restart names the cause, and so does the final 75."""
+    """Each restart names the cause, and so does the final 75. Its reason is the cause's if that would remain."""
     trainer(commands)
     assert supervised(prepared) == Exit.TRY_AGAIN
     records, _ = shown(capfd)
+    reason = "not-joined" if cause == "not-joined" else "restarts-used-up"
     assert [(r.phase, r.restarts, r.reason, r.message) for r in records] == [
         *(("restarting", count, cause, message) for count in (1, 2, 3)),
-        ("failed", 3, "restarts-used-up", f"gave up after 3 restarts without a new step: {message}"),
+        ("failed", 3, reason, f"gave up after 3 restarts without a new step: {message}"),
     ]
     assert starts(tmp_path) == 4
-    assert termination_message(tmp_path)["reason"] == "restarts-used-up"
+    assert termination_message(tmp_path)["reason"] == reason
 
 
 def test_a_model_that_was_edited_meanwhile_is_78(
