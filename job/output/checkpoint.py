@@ -1,6 +1,7 @@
 """Checkpoints: one file each, <folder>/<step>.safetensors, written atomically; the newest three are kept.
 
-The metadata of a file holds step, workers, seconds, settings, their hash, and a SHA-256 over all that and the tensors.
+The metadata of a file holds step, workers, threads, seconds, settings, their hash, and a SHA-256 over all that and the
+tensors.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ NAME = re.compile(r"[0-9]+\.safetensors")
 class Checkpoint:
     """The state of a training after a step.
 
-    step is the number of steps made, workers the number of workers that made them; settings are those of
-    must_match.settings_to_match(); seconds is the time of training so far; params are the model's parameters.
+    step is the number of steps made, workers the number of workers that made them, threads the number of CPU threads of
+    rank 0's steps, None in a checkpoint of an earlier version; settings are those of must_match.settings_to_match();
+    seconds is the time of training so far; params are the model's parameters.
     """
 
     step: int
     workers: int
+    threads: int | None
     settings: dict[str, Any]
     seconds: float
     params: dict[str, NDArray[np.float32]]
@@ -108,6 +111,7 @@ def _to_bytes(checkpoint: Checkpoint) -> bytes:
     metadata = {
         "step": str(checkpoint.step),
         "workers": str(checkpoint.workers),
+        "threads": str(checkpoint.threads),
         "seconds": repr(float(checkpoint.seconds)),
         "settings": json.dumps(checkpoint.settings, sort_keys=True),
         "settings_hash": settings_hash(checkpoint.settings),
@@ -131,7 +135,12 @@ def _from_bytes(content: bytes, step: int) -> Checkpoint:
     if int(metadata["step"]) != step:
         raise ValueError(f"it belongs to step {metadata['step']}")
     return Checkpoint(
-        step, int(metadata["workers"]), json.loads(metadata["settings"]), float(metadata["seconds"]), params
+        step,
+        int(metadata["workers"]),
+        int(metadata["threads"]) if "threads" in metadata else None,
+        json.loads(metadata["settings"]),
+        float(metadata["seconds"]),
+        params,
     )
 
 

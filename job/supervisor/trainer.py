@@ -55,7 +55,7 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
     # TensorFlow's server has replaced Python's handler by its own, so this must come after join().
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    worker = Worker(cluster, joined, report, stop.is_set, started)
+    worker = Worker(cluster, joined, report, stop.is_set, threads, started)
     if cluster.rank > 0:
         return train.train_and_evaluate(config, worker, dataset, None)
     output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from job import model
 from job.errors import Exit, JobError
+from job.must_match import model_file
 from job.output.checkpoint import Checkpoint, CheckpointWriter, restore_newest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
+    import numpy as np
     import tensorflow as tf
+    from numpy.typing import NDArray
 
     from job.config import Config
     from job.output.run_folder import RunFolder
@@ -35,13 +38,13 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
         output: rank 0's run folder; None on the other ranks, which get the start.
 
     Returns:
-        The checkpoint, with this run's number of workers.
+        The checkpoint, with this start's number of workers and threads.
 
     Raises:
         JobError: 78 if the checkpoints do not fit this run, or none is intact; 73 or 75 from the output folder.
     """
-    workers = worker.cluster.workers
-    start = Checkpoint(0, workers, dict(settings), 0.0, model.init(config.seed))
+    workers, threads = worker.cluster.workers, worker.threads
+    start = Checkpoint(0, workers, threads, dict(settings), 0.0, model.init(config.seed))
     if output is None:
         return start
 
@@ -56,10 +59,34 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
     if config.sync_every > 1 and before != workers:
         message = f"the run was trained by {before} workers, not {workers}, and --sync-every needs the same number"
         raise JobError(Exit.SETTINGS, "other-workers", message, f"train it with {before} workers")
-    change = f", with {workers} workers instead of {before}" if before != workers else ""
-    message = f"resuming from the checkpoint at step {checkpoint.step}{change}"
+    check_shapes(checkpoint.params, start.params)
+    message = f"resuming from the checkpoint at step {checkpoint.step}{changes(checkpoint, start)}"
     worker.report("restoring", step=checkpoint.step, checkpoint=checkpoint.step, reason="resumed", message=message)
-    return dataclasses.replace(checkpoint, workers=workers)
+    return dataclasses.replace(checkpoint, workers=workers, threads=threads)
+
+
+def changes(before: Checkpoint, now: Checkpoint) -> str:
+    """What differs from the start that wrote a checkpoint and may differ, for the end of a sentence."""
+    told = f", with {now.workers} workers instead of {before.workers}" if now.workers != before.workers else ""
+    if before.threads not in {now.threads, None}:
+        told += f", with {now.threads} threads instead of {before.threads}, so the last bits of the result may differ"
+    if "model" not in before.settings:
+        told += "; it has no hash of model.py, so the model is not compared"
+    return told
+
+
+def check_shapes(before: Mapping[str, NDArray[np.float32]], now: Mapping[str, NDArray[np.float32]]) -> None:
+    """Refuse to resume with other parameters, which a module that model.py imports can make.
+
+    Raises:
+        JobError: 78, with the names and shapes of both.
+    """
+    shapes = [{name: list(params[name].shape) for name in sorted(params)} for params in (before, now)]
+    if shapes[0] != shapes[1]:
+        had, has = (", ".join(f"{name} {shape}" for name, shape in each.items()) for each in shapes)
+        message = f"the model changed since the run began: its parameters were {had}, and {model_file()} makes {has}"
+        hint = "restore the original model with all that it imports, or use another --name"
+        raise JobError(Exit.SETTINGS, "other-model", message, hint)
 
 
 class Checkpointer:
@@ -73,12 +100,12 @@ class Checkpointer:
         worker: this process.
         output: rank 0's run folder; None on the other ranks.
         packing: of the parameters.
-        checkpoint: restore()'s; the settings and workers of those that are saved.
+        checkpoint: restore()'s; those that are saved have its settings, workers and threads.
     """
 
     def __init__(self, worker: Worker, output: RunFolder | None, packing: Packing, checkpoint: Checkpoint) -> None:
         self._report, self._output, self._packing = worker.report, output, packing
-        self._workers, self._settings = checkpoint.workers, checkpoint.settings
+        self._start = checkpoint
         self._writer = CheckpointWriter(output.checkpoints, checkpoint.step or None) if output else None
 
     def __enter__(self) -> Self:
@@ -114,7 +141,9 @@ class Checkpointer:
         """
         if self._writer and self._output:
             params = self._packing.arrays(vector)
-            checkpoint = Checkpoint(statistics.step, self._workers, self._settings, statistics.training_s, params)
+            checkpoint = dataclasses.replace(
+                self._start, step=statistics.step, seconds=statistics.training_s, params=params
+            )
             with self._errors():
                 self._writer.submit(checkpoint)
 

@@ -23,6 +23,7 @@ class Worker:
         strategy: connects the workers, one replica each.
         report: sends a progress record.
         stop_requested: returns whether this worker was asked to stop.
+        threads: CPU threads that share one matrix product.
         started: when the process started, in seconds of time.perf_counter().
     """
 
@@ -30,4 +31,5 @@ class Worker:
     strategy: tf.distribute.Strategy
     report: Reporter
     stop_requested: Callable[[], bool]
+    threads: int
     started: float

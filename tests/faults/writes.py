@@ -33,7 +33,7 @@ def checkpoint(step: int) -> Checkpoint:
     from job.output.checkpoint import Checkpoint  # noqa: PLC0415
 
     weights = np.random.default_rng(step).normal(size=(784, 10)).astype(np.float32)
-    return Checkpoint(step, 2, SETTINGS, step / 3, {"W": weights, "b": np.zeros(10, np.float32)})
+    return Checkpoint(step, 2, 1, SETTINGS, step / 3, {"W": weights, "b": np.zeros(10, np.float32)})
 
 
 def save(folder: Path, step: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import json
 import os
 import threading
 import time
@@ -39,7 +41,13 @@ def made(step: int, **changes: Any) -> Checkpoint:
         "scale": np.array(step, np.float32),
         "none": np.zeros((0, 3), np.float32),
     }
-    values: dict[str, Any] = {"workers": 2, "settings": SETTINGS, "seconds": step / 3, "params": params} | changes
+    values: dict[str, Any] = {
+        "workers": 2,
+        "threads": 1,
+        "settings": SETTINGS,
+        "seconds": step / 3,
+        "params": params,
+    } | changes
     return Checkpoint(step, **values)
 
 
@@ -48,7 +56,7 @@ def plain(found: Checkpoint | None) -> object:
     if found is None:
         return None
     params = {name: (array.dtype, array.shape, array.tobytes()) for name, array in found.params.items()}
-    return found.step, found.workers, found.settings, found.seconds, params
+    return found.step, found.workers, found.threads, found.settings, found.seconds, params
 
 
 def names(folder: Path) -> list[str]:
@@ -90,6 +98,7 @@ def test_file_is_a_safetensors_file_and_tells_what_it_is(tmp_path: Path) -> None
     assert metadata == {
         "step": "12",
         "workers": "2",
+        "threads": "1",
         "seconds": "4.0",
         "settings": (
             '{"batch_size": 100, "epochs": 10, "learning_rate": 0.1, '
@@ -237,11 +246,19 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
     )
 
 
+def test_one_of_an_earlier_version_is_restored(tmp_path: Path) -> None:
+    """It has neither the model's hash nor the number of threads, and fits any."""
+    made_then = made(2, settings={name: value for name, value in SETTINGS.items() if name != "model"})
+    settings = json.dumps(made_then.settings, sort_keys=True)
+    metadata = {"step": "2", "workers": "2", "seconds": repr(made_then.seconds), "settings": settings}
+    content = metadata | {"sha256": checkpoint._sha256(metadata, made_then.params)}
+    (tmp_path / "2.safetensors").write_bytes(safetensors.save(made_then.params, content))
+    expected = dataclasses.replace(made_then, threads=None)
+    assert plain(restore_newest(tmp_path, SETTINGS, silent)) == plain(expected)
+
+
 def test_another_model_is_78(tmp_path: Path) -> None:
-    """The newest checkpoint decides; one of a version that did not note the model fits any."""
-    old = {name: value for name, value in SETTINGS.items() if name != "model"}
-    save_checkpoint(tmp_path, made(2, settings=old))
-    assert restore_newest(tmp_path, SETTINGS, silent)
+    """As noted in the newest checkpoint."""
     save_checkpoint(tmp_path, made(4))
     with pytest.raises(JobError, match="the model changed since the run began") as caught:
         restore_newest(tmp_path, SETTINGS | {"model": "d" * 64}, silent)

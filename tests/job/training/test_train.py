@@ -23,7 +23,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from job import telemetry, train
+from job import model, must_match, telemetry, train
 from job.cluster import Cluster
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
@@ -33,6 +33,7 @@ from job.must_match import settings_hash
 from job.output import checkpoint
 from job.output.run_folder import RunFolder
 from job.report.schema import SCHEMA
+from job.supervisor import trainer
 from job.supervisor.trainer import manifest
 from job.system import cgroup
 from job.training.worker import Worker
@@ -477,8 +478,11 @@ class Alone:
         config = Config(**FLAGS | settings)
         cluster = Cluster("here", "local", 0, ("127.0.0.1:1",), ("127.0.0.1:2",))
         strategy = tf.distribute.get_strategy()
-        worker = Worker(cluster, strategy, cast("Reporter", self.reports), self._stop_requested, time.perf_counter())
-        with self.output.begin(manifest(config, cluster, self._dataset, 1)):
+        threads = max(1, config.threads)
+        worker = Worker(
+            cluster, strategy, cast("Reporter", self.reports), self._stop_requested, threads, time.perf_counter()
+        )
+        with self.output.begin(manifest(config, cluster, self._dataset, threads)):
             return train.train_and_evaluate(config, worker, self._dataset, self.output)
 
     def _stop_requested(self) -> bool:
@@ -510,6 +514,56 @@ def test_stop_takes_effect_at_once(tmp_path: Path, dataset: Dataset) -> None:
     assert 14 < int(checkpoint.stem) <= 18
     assert alone.reports[-1]["step"] == 14
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"), [(1, ""), (2, ", with 2 threads instead of 1, so the last bits of the result may differ")]
+)
+def test_a_run_that_resumes_with_other_threads_says_so(
+    tmp_path: Path, dataset: Dataset, threads: int, told: str
+) -> None:
+    """In the one line that says where it resumes."""
+    with pytest.raises(JobError):
+        Alone(tmp_path, dataset, stop_at=4).train(threads=1)
+    again = Alone(tmp_path, dataset)
+    assert again.train(threads=threads) == 0
+    [resumed] = [record for record in again.reports if record.get("reason") == "resumed"]
+    assert resumed["message"] == f"resuming from the checkpoint at step {resumed['step']}{told}"
+    assert json.loads((tmp_path / "models/here/report.json").read_bytes())["settings"]["threads"] == threads
+
+
+def test_a_run_of_an_earlier_version_resumes(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config.json and its checkpoints have no hash of model.py; the line that it resumes says so."""
+    noted = must_match.settings_to_match
+
+    def noted_before(*arguments: Any) -> dict[str, Any]:
+        return {name: value for name, value in noted(*arguments).items() if name != "model"}
+
+    with monkeypatch.context() as earlier:
+        for module in (train, trainer):
+            earlier.setattr(module, "settings_to_match", noted_before)
+        with pytest.raises(JobError):
+            Alone(tmp_path, dataset, stop_at=4).train()
+    again = Alone(tmp_path, dataset)
+    assert again.train() == 0
+    [resumed] = [record for record in again.reports if record.get("reason") == "resumed"]
+    assert resumed["message"].endswith("; it has no hash of model.py, so the model is not compared")
+    report = json.loads((tmp_path / "models/here/report.json").read_bytes())
+    assert report["model_sha256"] == must_match.model_sha256()
+
+
+def test_other_parameters_are_78(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that model.py imports can change them although model.py is the same."""
+    with pytest.raises(JobError):
+        Alone(tmp_path, dataset, stop_at=4).train()
+    monkeypatch.setattr(model, "init", lambda _: {"W": np.zeros([784, 12], np.float32)})
+    with pytest.raises(JobError) as caught:
+        Alone(tmp_path, dataset).train()
+    assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-model")
+    assert caught.value.message == (
+        "the model changed since the run began: its parameters were W [784, 10], b [10], and "
+        f"{processes.ROOT}/job/model.py makes W [784, 12]"
+    )
 
 
 def test_a_failed_publication_is_repeated_without_training(
