@@ -217,7 +217,7 @@ class Supervisor:
         if outcome.reason == "run-in-use":
             return False
         delay_s = self._restart_delay(outcome)
-        self._status.report("restarting", reason=outcome.reason, message=outcome.message)
+        self._status.report("restarting", reason=outcome.reason, message=outcome.message, hint=outcome.hint or None)
         deadline = time.monotonic() + delay_s
         while event := self._next_event(deadline):
             if isinstance(event, Stop):

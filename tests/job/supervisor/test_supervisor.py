@@ -266,8 +266,9 @@ def test_a_trainer_without_a_step_is_replaced(
     trainer(f"if [ $n = 2 ]; then exit 76; fi\n{send('training', step=7)}{pulses}")
     assert supervised(prepared, stall_timeout=5) == Exit.NOT_FINITE
     assert starts(tmp_path) == 2
-    stalled = [(r.reason, r.message) for r in shown(capfd)[0] if r.phase == "restarting"]
-    assert stalled == [("stalled", "the trainer made no progress in phase training for 5 s")]
+    [stalled] = [(r.reason, r.message, r.hint) for r in shown(capfd)[0] if r.phase == "restarting"]
+    message = "the trainer made no progress in phase training for 5 s"
+    assert stalled == ("stalled", message, "raise --stall-timeout if a step may take as long")
 
 
 def test_a_trainer_without_a_pulse_is_replaced(
