@@ -109,8 +109,7 @@ class Api:
         self, method: str, path: str, query: Mapping[str, str], body: Object | None, content_type: str
     ) -> Object:
         """The whole response to a request that is sent once."""
-        response = self.logged_in(lambda client: send(client, method, path, query, body, content_type, self._timeout_s))
-        self._read_clock(response)
+        response = self._ask(method, path, query, body, content_type, self._timeout_s)
         self._warned = False
         try:
             content = json.loads(response.data or b"{}")
@@ -142,7 +141,7 @@ class Api:
     ) -> Generator[str]:
         """The lines of a response as they arrive; torn: also a last one without its line end."""
         times_s = (self._timeout_s[0], silence_s)
-        response = self.logged_in(lambda client: send(client, "GET", path, query, None, "application/json", times_s))
+        response = self._ask("GET", path, query, None, "application/json", times_s)
         rest = b""
         try:
             for chunk in response.stream(2**16):
@@ -169,6 +168,23 @@ class Api:
         """Remember the time of a response (RFC 9110, Date), and when it came."""
         with suppress(ValueError, TypeError):
             self._clock = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC), time.monotonic()
+
+    def _ask(self, method: str, path: str, *request: Any) -> Any:
+        """The response to a request, as send() gives it, which the API server does not refuse.
+
+        Raises:
+            ApiError: the API server refuses the request.
+        """
+
+        def ask(client: Any) -> Any:
+            response = send(client, method, path, *request)
+            self._read_clock(response)
+            if response.status >= 400:
+                after = response.headers.get("Retry-After", "")
+                raise refusal(response.status, response.data, f"{method.lower()} {path}", after)
+            return response
+
+        return self.logged_in(ask)
 
     def logged_in(self, ask: Callable[[Any], T]) -> T:
         """What ask(client) returns, with fresh credentials if the API server does not accept the current ones.
@@ -252,7 +268,6 @@ def send(
 
     Raises:
         OSError: no response.
-        ApiError: the API server refuses the request.
         LauncherError: 3, the API server's certificate cannot be verified.
     """
     url, headers = request_of(client, method, path, query)
@@ -267,9 +282,6 @@ def send(
         )
         if response.status >= 400 or ("watch" not in query and "follow" not in query):
             response.read(cache_content=True)
-    if response.status >= 400:
-        after = response.headers.get("Retry-After", "")
-        raise refusal(response.status, response.data, f"{method.lower()} {path}", after)
     return response
 
 

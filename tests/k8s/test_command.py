@@ -111,7 +111,7 @@ sys.exit(status)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
-    sentence = r"error: the kubeconfig cannot be used: "
+    sentence = "error: no file of $KUBECONFIG ("
     assert (done.returncode, done.stderr[: len(sentence)]) == (3, sentence)
 
 
