@@ -29,7 +29,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.DATA_MISSING: "no dataset at the given path",
     Exit.REJECTED: "published, but rejected: 'latest' did not move",
     Exit.BUG: "an uncaught exception: a bug",
-    Exit.OUT_OF_MEMORY: "out of memory, in the container, the machine or the GPU",
+    Exit.OUT_OF_MEMORY: "the trainer or its GPU ran out of memory",
     Exit.OUTPUT: "the output folder cannot be written",
     Exit.TRY_AGAIN: "stopped early; running the same command again may succeed",
     Exit.NOT_FINITE: "the loss was not finite",
