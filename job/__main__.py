@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from job import __version__, config
+from job.error_table import job_error
 from job.errors import MEANINGS, Exit, JobError
 from job.system import process, termination
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
+
+USE_TENSORFLOW = {"predict", "data"}  # in their own process; `train` has a supervisor for that
 
 
 class Command(NamedTuple):
@@ -38,21 +41,21 @@ def main() -> int:
     process.end_with_parent()
     try:
         arguments = parser().parse_args()
-        result = COMMANDS[arguments.command].run(arguments)
+        run = COMMANDS[arguments.command].run
+        result = survive(run, arguments) if arguments.command in USE_TENSORFLOW else run(arguments)
         return result if isinstance(result, int) else 0
-    except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        termination.write(error.code, error.reason, error.message, hint=error.hint)
-        return error.code
     except KeyboardInterrupt:
         print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
         return Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - every exception becomes an exit code and a sentence
-        load("traceback").print_exc()
-        message, hint = f"{type(error).__name__}: {error}", "please report it with the lines above"
-        print(f"error: {message}; {hint}", file=sys.stderr)
-        termination.write(Exit.BUG, "bug", message, hint=hint)
-        return Exit.BUG
+        failure = error if isinstance(error, JobError) else job_error(error, "system", "the program")
+        if failure is None:
+            load("traceback").print_exc()
+            message = f"{type(error).__name__}: {error}"
+            failure = JobError(Exit.BUG, "bug", message, "please report it with the lines above")
+        print(f"error: {failure}", file=sys.stderr)
+        termination.write(failure.code, failure.reason, failure.message, hint=failure.hint)
+        return failure.code
 
 
 def parser() -> config.Parser:
@@ -72,6 +75,30 @@ def parser() -> config.Parser:
 def load(module: str) -> Any:
     """Import a module that only one command needs: importing all of them would double a supervisor's start."""
     return importlib.import_module(module)
+
+
+def survive(run: Callable[[argparse.Namespace], Any], arguments: argparse.Namespace) -> Any:
+    """Run a command in a copy of this process: a fault in TensorFlow's native code then ends only the copy.
+
+    Returns:
+        In the copy, what the command returns. In this process, the copy's exit code.
+
+    Raises:
+        JobError: 70, the signal that ended the copy means that this CPU cannot run TensorFlow, or a fault.
+    """
+    os.environ[process.PARENT] = str(os.getpid())
+    child = os.fork()
+    if child == 0:
+        process.end_with_parent()
+        return run(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code in {-signal.SIGILL, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGKILL}:
+        ended = f"the command was ended by {signal.Signals(-code).name}"
+        hint = "give it more memory" if code == -signal.SIGKILL else "run it again, and report it if it happens again"
+        raise load("job.system.cpu").unfit(-code) or JobError(Exit.BUG, "killed", ended, hint)
+    return process.exit_code(code)
 
 
 def settings(arguments: argparse.Namespace) -> config.Config:

@@ -145,6 +145,18 @@ TABLE: dict[str, dict[str, Ending | None]] = {
             "let fewer processes run here, or raise their limit: `ulimit -u`, or the node's limit of processes per pod",
         ),
     },
+    # The supervisor's port. Another process that uses it may end.
+    "port": {
+        "passing": Ending(
+            Exit.TRY_AGAIN, "system-io", "the supervisor cannot listen on port {where}: {what}", "start the run again"
+        ),
+        "lasting": Ending(
+            Exit.TRY_AGAIN,
+            "port-taken",
+            "the supervisor cannot listen on port {where}: {what}",
+            "stop the process that uses the port",
+        ),
+    },
     # Everything else, such as the program's own files.
     "system": {
         "passing": Ending(Exit.TRY_AGAIN, "system-io", "the system failed at {where}: {what}", "start the run again"),
@@ -186,6 +198,8 @@ def errors_from(source: str, where: Path | str) -> Iterator[None]:
 def job_error(error: BaseException, source: str, where: Path | str) -> JobError | None:
     """The JobError of an exception from a source; None if it is not the operating system's, or left to the caller."""
     found = find_os_error(error)
+    if str(error) == NO_THREAD:
+        source, where = "process", "a thread"
     if found is None and source != "system" and _is_tensorflows(error) and type(error).__name__ in TENSORFLOW:
         number = TENSORFLOW[type(error).__name__]
         found = OSError(number, os.strerror(number))

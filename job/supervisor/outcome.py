@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
-from job.system import process
+from job.system import cpu, process
 
 if TYPE_CHECKING:
     from job.supervisor.supervised_process import Exited
@@ -27,13 +27,14 @@ class Outcome:
     hint: str = ""
 
 
-def judge(exited: Exited, final_record: Record | None, forced: Outcome | None) -> Outcome:
+def judge(exited: Exited, final_record: Record | None, forced: Outcome | None, *, began: bool) -> Outcome:
     """The outcome of a process that has exited.
 
     Args:
         exited: its exit.
         final_record: the record in which it reported how it ended, None if it sent none.
         forced: why the supervisor made it exit, None if the supervisor did not.
+        began: whether it had begun to make steps.
     """
     code = exited.exit_code
     if final_record and (final_record.code == code or is_published(final_record)):
@@ -46,9 +47,11 @@ def judge(exited: Exited, final_record: Record | None, forced: Outcome | None) -
     if exited.returncode == -signal.SIGKILL and exited.oom_kills > 0:
         hint = "give it more memory, or a smaller --batch-size"
         return Outcome(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer: out of memory", hint)
-    if exited.returncode < 0:
-        return Outcome(code, "killed", f"the trainer was killed by {process.signal_name(code)}")
-    return Outcome(code, "unknown-code", f"the trainer exited with code {code} and no message")
+    if not began and (unfit := cpu.unfit(-exited.returncode)):  # it would happen again
+        return Outcome(unfit.code, unfit.reason, unfit.message, unfit.hint)
+    killed = "killed", f"the trainer was killed by {process.signal_name(code)}"
+    unknown = "unknown-code", f"the trainer exited with code {code} and no message"
+    return Outcome(code, *(killed if exited.returncode < 0 else unknown))
 
 
 def is_published(final_record: Record | None) -> bool:

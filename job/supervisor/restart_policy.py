@@ -10,6 +10,8 @@ from dataclasses import dataclass
 CAUSED_BY_PEER = {"peer-lost", "stopped-by-peer", "stopped", "gathering"}
 # Reasons of failures that other processes on the same machine would meet again.
 LASTING = {"not-joined"}
+# Reasons of an exit after which only a replacement of the worker, perhaps on another node, can succeed.
+USELESS_HERE = {"run-in-use", "no-gpu"}
 MAX_RESTARTS = 3  # in a row, without a new step
 # The same for exits that only followed another worker's. A worker that fails at each start is given up on by its
 # supervisor, and then by each pod that replaces it, after 16 starts. The others must still be there after the last one.

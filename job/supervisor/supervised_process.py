@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, TextIO
 
 from job import config as configs
 from job import telemetry
+from job.error_table import errors_from
 from job.system import cgroup, process
 
 if TYPE_CHECKING:
@@ -48,40 +50,48 @@ class SupervisedProcess:
     Attributes:
         pulse_at: when it last wrote to its pipe, in seconds of time.monotonic(). Infinite before the first empty line,
             from which on it writes at least one line a second.
+
+    Raises:
+        JobError: 75 if the system has no room for another process or thread now; nothing is left of it then.
     """
 
     def __init__(
         self, module: str, config: Config, cluster: Cluster, restarts: int, events: queue.SimpleQueue[object]
     ) -> None:
-        reading, writing = os.pipe()
         # gRPC would send what the workers say to each other to a proxy. It has more variables for one than the usual.
         direct = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **direct, **cluster.environment()}
-        environment |= {telemetry.PIPE: str(writing), telemetry.RESTARTS: str(restarts)}
+        environment[telemetry.RESTARTS] = str(restarts)
         if config.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = "-1"  # otherwise TensorFlow looks for drivers
         self._events = events
         self._oom_kills_before = cgroup.oom_kills()
         command = [sys.executable, "-m", module, *configs.argv(config)]
-        self._process = process.start(
-            command, environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE
-        )
-        os.close(writing)
-        self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
         self.pulse_at = float("inf")
-        threading.Thread(target=self._read_events, args=(reading,), daemon=True).start()
+        with ExitStack() as on_failure, errors_from("process", "a process"):
+            reading, writing = os.pipe()
+            lines = on_failure.enter_context(os.fdopen(reading, encoding="utf-8", errors="replace"))
+            with os.fdopen(writing):  # the process has its own copy
+                environment[telemetry.PIPE] = str(writing)
+                self._process = process.start(
+                    command, environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE
+                )
+            on_failure.enter_context(self._process)  # closes its standard error, and reaps it
+            on_failure.callback(self._process.kill)
+            stderr: deque[str] = deque(maxlen=STDERR_LINES)
+            stderr_reader = threading.Thread(target=stderr.extend, args=(self._process.stderr,), daemon=True)
+            stderr_reader.start()
+            reader = threading.Thread(target=self._read_events, args=(lines, stderr, stderr_reader), daemon=True)
+            reader.start()
+            on_failure.pop_all()
+        self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
 
-    def _read_events(self, pipe: int) -> None:
-        stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        stream = cast("TextIO", self._process.stderr)
-        stderr_reader = threading.Thread(target=stderr.extend, args=(stream,), daemon=True)
-        stderr_reader.start()
-        with os.fdopen(pipe, encoding="utf-8", errors="replace") as lines:
+    def _read_events(self, lines: TextIO, stderr: deque[str], stderr_reader: threading.Thread) -> None:
+        with self._process, lines:
             for record in telemetry.read_records(self._watch_pulse(lines)):
                 self._events.put(record)
-        stderr_reader.join()
-        stream.close()
-        returncode = self._process.wait()
+            stderr_reader.join()
+        returncode = self._process.returncode
         self._events.put(Exited(returncode, cgroup.oom_kills() - self._oom_kills_before, list(stderr)))
 
     def _watch_pulse(self, lines: Iterable[str]) -> Iterator[str]:

@@ -12,26 +12,32 @@ import queue
 import signal
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.dataset.fingerprint import read_fingerprint
+from job.error_table import errors_from
 from job.errors import PUBLISHED, Exit, JobError
 from job.must_match import model_changed, model_sha256, settings_hash, settings_to_match
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
-from job.supervisor.restart_policy import CAUSED_BY_PEER, LASTING, MAX_PEER_RESTARTS, MAX_RESTARTS, RestartPolicy
+from job.supervisor.restart_policy import (
+    CAUSED_BY_PEER,
+    LASTING,
+    MAX_PEER_RESTARTS,
+    MAX_RESTARTS,
+    USELESS_HERE,
+    RestartPolicy,
+)
 from job.supervisor.status import WorkerStatus
 from job.supervisor.supervised_process import Exited, SupervisedProcess
-from job.supervisor.watchdog import STEPPING, Watchdog
+from job.supervisor.watchdog import BEFORE_STEPS, STEPPING, Watchdog
 from job.system import process, termination
 from job.telemetry import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from job.cluster import Cluster
     from job.config import Config
 
@@ -39,16 +45,6 @@ STOP_S = 10.0  # from SIGTERM to SIGKILL when this worker has to stop
 REJOIN_S = 5.0  # the same when it has to meet the others in a new round
 FLUSH_S = 1.0  # for the last lines on standard output, which may have no reader
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}
-
-
-@contextmanager
-def listen_errors(port: str) -> Iterator[None]:
-    """Turn an OSError from the supervisor's port into a JobError: 75."""
-    try:
-        yield
-    except OSError as error:
-        message = f"the supervisor cannot listen on port {port}: {error.strerror}"
-        raise JobError(Exit.TRY_AGAIN, "port-taken", message, "stop the process that uses the port") from error
 
 
 @dataclass(frozen=True)
@@ -104,13 +100,13 @@ class Supervisor:
         self._peers.connect(settings_hash(must_match), self._model)
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         with ExitStack() as stack:
-            with listen_errors(port):
+            with errors_from("port", port):
                 # Local workers listen on the loopback interface alone, others on all interfaces.
                 address = LOOPBACK.get(host, ""), int(port)
                 server = stack.enter_context(serve(*address, self._status.metrics.text, self._peers.rendezvous))
             while True:
                 outcome = self._precheck()
-                with listen_errors(port):
+                with errors_from("port", port):
                     server.wait_until_ready()
                 outcome = outcome or self._train()
                 if not self._restart_after(outcome):
@@ -191,7 +187,7 @@ class Supervisor:
                 if not (forced or event.exit_code in EXPLAINED_CODES or is_published(final_record)):
                     sys.stderr.writelines(event.stderr)
                     sys.stderr.flush()
-                return judge(event, final_record, forced)
+                return judge(event, final_record, forced, began=self._status.phase not in BEFORE_STEPS)
             if isinstance(event, Record):
                 if event.step and event.phase in STEPPING:
                     self._restarts.record_step(event.step)
@@ -214,7 +210,7 @@ class Supervisor:
             return False
         if self._stopping:
             raise JobError(Exit.TRY_AGAIN, "stopped", outcome.message, "start the run again")
-        if outcome.reason == "run-in-use":
+        if outcome.reason in USELESS_HERE:
             return False
         delay_s = self._restart_delay(outcome)
         self._status.report("restarting", reason=outcome.reason, message=outcome.message, hint=outcome.hint or None)

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.error_table import errors_from
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
@@ -69,15 +71,19 @@ def start(
         env: its environment.
         cpus: the CPUs that it may use; empty means all of this process's.
         options: more arguments of subprocess.Popen.
+
+    Raises:
+        JobError: 75 if the system has no room for another process now.
     """
-    child = subprocess.Popen(
-        command,
-        env={**env, PARENT: str(os.getpid())},
-        stdin=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
-        **options,
-    )
+    with errors_from("process", "a process"):
+        child = subprocess.Popen(
+            command,
+            env={**env, PARENT: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            **options,
+        )
     if cpus:
         with suppress(OSError):  # it has ended already, or a sandbox forbids it: it is only slower without
             os.sched_setaffinity(child.pid, cpus)

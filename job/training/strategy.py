@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from job.cluster import LOCAL_UID
 from job.config import usage_error
 from job.errors import Exit, JobError
 from job.training import internals
 
 if TYPE_CHECKING:
     from job.cluster import Cluster
+
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.distribute.Strategy:
@@ -25,9 +31,10 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
         timeout_s: how long to wait for the peers, in seconds.
 
     Raises:
-        JobError: 64 if there is no GPU to train on; 75 if this worker's port is taken or a peer does not come.
+        JobError: no GPU to train on: 64 without a cluster, 75 with one, because another node may have one; 75 if this
+            worker's port is taken or a peer does not come.
     """
-    configure(device, threads)
+    configure(device, threads, in_cluster=cluster.job_uid != LOCAL_UID)
     if cluster.workers == 1:
         return tf.distribute.get_strategy()
     os.environ["TF_CONFIG"] = cluster.tf_config()
@@ -53,7 +60,7 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
         ) from error
 
 
-def configure(device: str, threads: int) -> None:
+def configure(device: str, threads: int, *, in_cluster: bool = False) -> None:
     """Set devices and threads. Call it before anything else of TensorFlow's."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     if device == "cpu":
@@ -63,6 +70,10 @@ def configure(device: str, threads: int) -> None:
         tf.config.set_visible_devices([], "GPU")
         return
     gpus = tf.config.list_physical_devices("GPU")
+    if not gpus and in_cluster:
+        message = f"--device gpu: TensorFlow finds no GPU on {socket.gethostname()}, which has {_nvidia_driver()}"
+        hint = "check the GPU, its driver and NVIDIA's device plugin on the worker's node, or use --device cpu"
+        raise JobError(Exit.TRY_AGAIN, "no-gpu", message, hint)
     if not gpus:
         raise usage_error(
             "--device gpu: TensorFlow finds no GPU here",
@@ -72,3 +83,12 @@ def configure(device: str, threads: int) -> None:
     tf.config.experimental.set_memory_growth(gpus[0], True)
     # TF32 rounds factors to 10 bits, so that results would differ from a CPU's in the third digit.
     tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def _nvidia_driver() -> str:
+    """NVIDIA's driver as this container sees it, for a sentence."""
+    try:
+        version = re.search(r"\d+(\.\d+)+", DRIVER.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return "no driver of NVIDIA's"
+    return f"NVIDIA's driver {version[0]}" if version else "a driver of NVIDIA's"

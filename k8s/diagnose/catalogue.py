@@ -199,7 +199,7 @@ PROBLEMS: dict[str, Problem] = {
         REPLACED,
     ),
     "output-io": Problem(
-        "the output volume failed temporarily: a stale handle, an input/output error or a time-out",
+        "the output volume failed for now: an input/output error, a stale handle, or a lost connection to its server",
         "none needed if the run continues; otherwise check the volume's server",
         RESTARTED_OR_REPLACED,
     ),
@@ -207,6 +207,33 @@ PROBLEMS: dict[str, Problem] = {
         "the dataset could not be read completely",
         "none needed if the run continues; otherwise check the volume or the image that holds the dataset",
         RESTARTED_OR_REPLACED,
+    ),
+    "temporary-io": Problem(
+        "the folder for temporary files, /tmp, failed for now",
+        "none needed if the run continues; otherwise check the node's disk",
+        RESTARTED_OR_REPLACED,
+    ),
+    "system-io": Problem(
+        "the node failed for now: it could not read the program's files, or had no room for another open file",
+        "none needed if the run continues; otherwise check the node's disk and its limit of open files",
+        RESTARTED_OR_REPLACED,
+    ),
+    "no-process": Problem(
+        "the node, or the worker's limit of processes, had no room for another process or thread",
+        "none needed if the run continues; otherwise raise the node's limit of processes per pod (the kubelet's "
+        "podPidsLimit), or run fewer pods on it",
+        REPLACED,
+    ),
+    "no-gpu": Problem(
+        "TensorFlow found no GPU on the worker's node, usually because the node's driver does not work",
+        "check the node: `kubectl describe node {node} {flags}`; `kubectl cordon {node} {flags}` keeps workers away "
+        "from it until it is repaired; once the run has failed, `mnist-job retry {run} {flags}`",
+        FAILED_OR_REPLACED,
+    ),
+    "cpu-unfit": Problem(
+        "the CPU of the worker's node lacks an instruction that TensorFlow needs, such as AVX",
+        "submit the run again to nodes with another CPU (--node-selector), or with an image whose TensorFlow was built "
+        "for this one (--image)",
     ),
     "restarts-used-up": Problem(
         "a worker was restarted several times without a new step",
@@ -267,7 +294,8 @@ PROBLEMS: dict[str, Problem] = {
         "the dataset's folder has no fingerprint.json", "prepare the dataset: `python -m job data`"
     ),
     "dataset-unreadable": Problem(
-        "the workers have no permission to read the dataset", "make it readable for user and group 65532"
+        "the workers cannot read the dataset: they have no permission, or something else is in its place",
+        "make what the message names a file or folder that user and group 65532 can read",
     ),
     "dataset-other": Problem(
         "the dataset is not the one that the run started with, or not the one that its folder is named after",
@@ -277,6 +305,10 @@ PROBLEMS: dict[str, Problem] = {
     "output-not-writable": Problem(
         "the volume is full or read-only, or the pods' user has no permission to write to it",
         "free space, or change the volume's mode and owner: the workers write as user and group 65532",
+    ),
+    "temporary-not-writable": Problem(
+        "the folder for temporary files, /tmp, is full, or cannot be written",
+        "raise the sizeLimit of the volume `tmp` in an overlay, and submit the run again",
     ),
     "output-link": Problem(
         "there is a symbolic link where the run writes, and the job never writes through one",

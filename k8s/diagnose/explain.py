@@ -139,7 +139,9 @@ def explain_exit(run: Run, ended: ContainerExit) -> Explanation:
     sentence = exit_sentence(ended)
     if (killing := events.newest(run.events, "Killing", of=ended.pod)) and "probe" in events.message(killing):
         sentence += f"; the kubelet killed it: {events.message(killing)}"
-    known = remedy_for(run, ended.reason, pod=ended.pod, rank=str(ended.rank))
+    node = next((pod["spec"].get("nodeName") for pod in run.pods if pod["metadata"]["name"] == ended.pod), None)
+    names = {"pod": ended.pod, "rank": str(ended.rank)} | ({"node": node} if node else {})
+    known = remedy_for(run, ended.reason, **names)
     # The worker knows neither the volume nor the launcher's commands.
     prefer_known = ended.code in FOLDER_CODES or "`mnist-job" in known
     remedy = (known or ended.hint) if prefer_known else (ended.hint or known)

@@ -19,7 +19,7 @@ from job.cluster import Cluster
 from job.config import Config
 from job.errors import PUBLISHED, Exit
 from job.supervisor import restart_policy, supervisor, watchdog
-from job.system import termination
+from job.system import cpu, termination
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -384,3 +384,41 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     record = shown(capfd)[0][-1]
     assert record.reason == "peers-missing"
     assert str(record.message).startswith("not all of the 2 workers joined within 1 s: worker 0 does not answer at")
+
+
+@pytest.mark.parametrize("phase", ["starting", "data", "joining", "compiling"])
+def test_a_cpu_without_an_instruction_is_final_at_once(
+    phase: str, prepared: Path, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same would happen at every start. The sentence names the CPU and what it lacks."""
+    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Old CPU\nflags\t\t: fpu sse4_2\n")
+    trainer(send(phase) + "kill -ILL $$")
+    assert supervised(prepared) == Exit.BUG
+    assert starts(tmp_path) == 1
+    message = termination_message(tmp_path)
+    assert (message["code"], message["reason"]) == (Exit.BUG, "cpu-unfit")
+    why = "TensorFlow cannot run on this CPU, Old CPU, which has no AVX: SIGILL ended its process"
+    assert message["message"] == why
+    assert message["hint"] == (
+        "use another machine, or a node with another CPU (--node-selector), or a build of TensorFlow for this one"
+    )
+
+
+def test_the_same_signal_after_a_step_is_a_crash(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    """The CPU has all instructions then, and the trainer is started again."""
+    trainer(f"[ $n = 2 ] && {{ {send('published', code=0)} exit 0; }}\n" + send("training", step=1) + "kill -ILL $$")
+    assert supervised(prepared) == Exit.OK
+    assert starts(tmp_path) == 2
+
+
+def test_no_gpu_on_this_node_ends_the_worker_at_once(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    """A restart here would find none either; a replacement may come to another node."""
+    trainer(send("failed", code=75, reason="no-gpu", message="none here") + "exit 75")
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    assert starts(tmp_path) == 1
+    assert termination_message(tmp_path)["reason"] == "no-gpu"

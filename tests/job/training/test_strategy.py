@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from job.training import internals, strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HOSTS = ("127.0.0.1:1", "127.0.0.1:2")
 NCCL = tf.distribute.experimental.CommunicationImplementation.NCCL
@@ -59,6 +61,45 @@ def test_no_gpu_is_refused(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == [("set_intra_op_parallelism_threads", 4)]
 
 
+@pytest.mark.parametrize(
+    ("text", "driver"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\nGCC version: 12",
+            "NVIDIA's driver 550.54.15",
+        ),
+        ("something else", "a driver of NVIDIA's"),
+        (None, "no driver of NVIDIA's"),
+    ],
+)
+def test_no_gpu_on_a_clusters_node_may_be_one_on_another(
+    text: str | None, driver: str, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """75; the sentence names the worker's host and its driver."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    monkeypatch.setattr(socket, "gethostname", lambda: "digits-1-abcde")
+    monkeypatch.setattr(strategy, "DRIVER", tmp_path / "version")
+    if text:
+        (tmp_path / "version").write_text(text)
+    with pytest.raises(JobError) as caught:
+        strategy.join(Cluster("r", "0f3b", 0, HOSTS, HOSTS), "gpu", 4, 60)
+    assert (caught.value.code, caught.value.reason) == (Exit.TRY_AGAIN, "no-gpu")
+    message = f"--device gpu: TensorFlow finds no GPU on digits-1-abcde, which has {driver}"
+    hint = "check the GPU, its driver and NVIDIA's device plugin on the worker's node, or use --device cpu"
+    assert str(caught.value) == f"{message}; {hint}"
+    assert calls == [("set_intra_op_parallelism_threads", 4)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_gpu_without_a_cluster_is_final(workers: int, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine stays as it is."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    with pytest.raises(JobError) as caught:
+        strategy.join(Cluster("r", "local", 0, HOSTS[:workers], HOSTS[:workers]), "gpu", 4, 60)
+    assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "usage")
+    assert calls == [("set_intra_op_parallelism_threads", 4)]
+
+
 def test_no_gpu_is_visible_with_device_cpu(calls: Calls) -> None:
     """A worker on CPUs leaves GPUs to others."""
     strategy.configure("cpu", 2)
@@ -74,8 +115,8 @@ def test_gpus_communicate_by_nccl(device: str, implementation: object, monkeypat
         implementations.append(communication_options.implementation)
 
     monkeypatch.setenv("TF_CONFIG", "")  # which join() sets
-    monkeypatch.setattr(strategy, "configure", lambda *_: None)
-    monkeypatch.setattr(internals, "limit_wait_for_peers", lambda *_: None)
+    monkeypatch.setattr(strategy, "configure", lambda *_, **__: None)
+    monkeypatch.setattr(internals, "limit_wait_for_peers", lambda *_, **__: None)
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", make)
     strategy.join(Cluster("demo", "uid", 0, HOSTS, HOSTS), device, 1, 5)
     assert implementations == [implementation]

@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+from job.error_table import TABLE
 from k8s.diagnose.catalogue import PROBLEMS, remedy, troubleshooting_page
 from k8s.state.exits import REASON_OF_CODE, SECONDARY
 
@@ -15,6 +16,8 @@ OTHER_FOLDERS = {"report", "predict", "local"}
 OTHER_MODULES = {"prepare", "download", "idx", "tfds_folder", "inventory", "prune", "prune_dialogue", "retention"}
 BY_HAND = {"not-published"}  # only `promote RUN` raises it
 ERRORS, REASON = {"JobError", "Outcome"}, 1
+# The sources of error_table.py that only other commands have.
+OTHER_SOURCES = {"published runs", "data folder", "raw files", "model", "picture"}
 
 
 def reasons(module: Path) -> set[str]:
@@ -35,7 +38,8 @@ def test_every_reason_of_a_worker_has_its_problem() -> None:
         for path in (ROOT / "job").rglob("*.py")
         if path.parent.name not in OTHER_FOLDERS and path.stem not in OTHER_MODULES
     ]
-    found = set().union(*map(reasons, modules))
+    endings = [each for source, row in TABLE.items() if source not in OTHER_SOURCES for each in row.values() if each]
+    found = set().union({each.reason for each in endings}, *map(reasons, modules))
     assert {"usage", "bug", "stalled", "peer-lost", "loss-not-finite", "output-not-writable"} <= found
     assert found - BY_HAND - PROBLEMS.keys() == set()
     assert (set(REASON_OF_CODE.values()) | SECONDARY) - PROBLEMS.keys() == set()

@@ -173,6 +173,21 @@ def test_remedies_of_the_launcher_go_before_the_workers_hint(code: int, reason: 
     assert why(run)[2:] == [f"remedy: {remedy}"]
 
 
+def test_a_node_without_the_gpu_that_it_promises_is_named() -> None:
+    """The worker knows its pod's name only."""
+    message = "--device gpu: TensorFlow finds no GPU on demo-1-x, which has no driver of NVIDIA's"
+    pod = ended(1, 75, message=termination(75, "no-gpu", message, "check the driver"))
+    node = pod["spec"]["nodeName"]
+    flags = "-n team --context kind"
+    first, _, remedy = why(Run(TOO_OFTEN, (running(0), pod)))
+    assert f"first cause: worker 1 exited with 75 (no-gpu): {message} (" in first
+    assert remedy == (
+        f"remedy: check the node: `kubectl describe node {node} {flags}`; `kubectl cordon {node} {flags}` keeps "
+        "workers away from it until it is repaired; once the run has failed, "
+        f"`mnist-job retry demo {flags}`"
+    )
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
