@@ -10,6 +10,7 @@ from k8s.checks import storage
 from k8s.checks.check import Check
 from k8s.checks.trial import check_creation, setup_by_another
 from k8s.render import render
+from k8s.state.names import APP
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
@@ -30,11 +31,13 @@ def check_setup(cluster: Cluster, job: Object) -> Check:
 
 def check_service(cluster: Cluster, job: Object) -> Check:
     """Whether an existing Service gives the workers the names by which they find each other."""
-    template = job["spec"]["template"]
-    name = template["spec"].get("subdomain", "")
+    template, name = job["spec"]["template"], service_name(job)
     service = cluster.get("Service", name)
-    if service is None:
+    if service is None and name == APP:
         return Check("service", "ok", f"submit creates the Service {name}")
+    if service is None:
+        message = f"the Service {name} does not exist in namespace {cluster.namespace}"
+        return Check("service", "failed", message, "create it, or use an overlay that names the Service mnist-job")
     spec, labels, problem = service["spec"], template["metadata"]["labels"], ""
     if spec.get("clusterIP") != "None":
         problem = "has an address of its own (clusterIP is not None)"
@@ -50,8 +53,9 @@ def check_service(cluster: Cluster, job: Object) -> Check:
 
 
 def needed(job: Object) -> list[Object]:
-    """What a Job needs of the setup: everything except a claim or a service account that it replaces by another one."""
+    """What a Job needs of the setup: everything except what it replaces by something of another name."""
     used = {"PersistentVolumeClaim": storage.claim_name(job), "ServiceAccount": account_name(job)}
+    used |= {"Service": service_name(job)}
     return [new for new in render.setup_objects() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
 
 
@@ -68,6 +72,11 @@ def is_missing(cluster: Cluster, kind: str, name: str) -> bool:
         if error.code != 403:
             raise
         return False
+
+
+def service_name(job: Object) -> str:
+    """The Service that gives a Job's pods their names."""
+    return str(job["spec"]["template"]["spec"].get("subdomain", ""))
 
 
 def account_name(job: Object) -> str:

@@ -73,10 +73,11 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         send(connect(), new, existing(connect(), arguments.name), dry_run=True)
         return new
 
+    job = submit.render_job(arguments, submission)
     if arguments.dry_run:
-        return submit.show(arguments, submission, connect, scheduled if arguments.dry_run == "client" else accepted)
+        return submit.show(arguments, job, connect, scheduled if arguments.dry_run == "client" else accepted)
     cluster = connect()
-    job, claim = submit.prepare(cluster, submission)
+    job, claim = submit.prepare(cluster, job)
     new = scheduled(job)
     old = existing(cluster, arguments.name)
     trial = {"apiVersion": "batch/v1", "kind": "Job", **copy.deepcopy(new["spec"]["jobTemplate"])}

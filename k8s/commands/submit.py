@@ -46,15 +46,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Submit a run; returns the exit status."""
-    submission = submission_of(arguments, datetime.now(UTC))
+    job = render_job(arguments, submission_of(arguments, datetime.now(UTC)))
     if arguments.dry_run:
-        return show(arguments, submission, connect)
+        return show(arguments, job, connect)
     if arguments.wait and arguments.output not in ("text", "json"):
         raise usage_error(
             f"--wait prints text or json, not {arguments.output}", "leave out --wait, or choose another --output"
         )
     cluster = connect()
-    job = submit(cluster, submission, skip=arguments.skip_checks)
+    job = submit(cluster, job, skip=arguments.skip_checks)
     name, workers = job["metadata"]["name"], job["spec"]["completions"]
     print_result(
         arguments.output,
@@ -65,28 +65,38 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     return follow_run(cluster, job, arguments.output) if arguments.wait else 0
 
 
-def submit(cluster: Cluster, submission: Submission, *, skip: bool = False) -> Object:
+def render_job(arguments: argparse.Namespace, submission: Submission) -> Object:
+    """The Job of a submission. Its overlay's namespace, if it has one, becomes that of the command.
+
+    Raises:
+        JobError: 64, another namespace is given.
+    """
+    job = render.job(submission)
+    arguments.namespace = render.take_namespace(job, arguments.namespace, submission.overlay)
+    return job
+
+
+def submit(cluster: Cluster, job: Object, *, skip: bool = False) -> Object:
     """Start a run; returns its Job as the API server created it.
 
     Args:
         cluster: where the run starts.
-        submission: the run.
+        job: the rendered Job.
         skip: whether to pass over failed checks, as far as the API server accepts the run.
 
     Raises:
         LauncherError: 2, a check failed or the API server refused an object. Nothing is left behind then.
     """
-    job, claim = prepare(cluster, submission)
-    check(cluster, job, claim, submission.name, skip=skip)
+    job, claim = prepare(cluster, job)
+    check(cluster, job, claim, job["metadata"]["name"], skip=skip)
     return create(cluster, job, lambda: cluster.create(job))
 
 
-def prepare(cluster: Cluster, submission: Submission) -> tuple[Object, Object | None]:
-    """The Job of a submission and the claim of the output, None if there is none yet.
+def prepare(cluster: Cluster, job: Object) -> tuple[Object, Object | None]:
+    """A rendered Job as it is sent, and the claim of the output, None if there is none yet.
 
     If a claim serves only one node, all workers run there, beside the other pods that use it.
     """
-    job = render.job(submission)
     claim = storage.output_claim(cluster, job)
     if storage.needs_one_node(claim):
         render.put_on_one_node(job)
@@ -170,7 +180,7 @@ def take_back(cluster: Cluster, made: Sequence[Object]) -> None:
 
 def show(
     arguments: argparse.Namespace,
-    submission: Submission,
+    job: Object,
     connect: Callable[[], Cluster],
     object_of: Callable[[Object], Object] = lambda job: job,
 ) -> int:
@@ -178,15 +188,15 @@ def show(
 
     Args:
         arguments: the command's, with its --dry-run.
-        submission: what to render.
+        job: the rendered Job.
         connect: gives the cluster; not called for --dry-run=client.
         object_of: gives the object that is sent in place of the Job, such as a schedule's CronJob.
     """
     if arguments.dry_run == "client":
-        namespace, (shared, job) = arguments.namespace, without_cluster(submission)
+        namespace, (shared, job) = arguments.namespace, without_cluster(job)
     else:
         cluster = connect()
-        namespace, (job, _) = cluster.namespace, prepare(cluster, submission)
+        namespace, (job, _) = cluster.namespace, prepare(cluster, job)
         shared = setup.missing(cluster, job)
     objects = [*shared, object_of(job)]
     if namespace:
@@ -195,9 +205,8 @@ def show(
     return 0
 
 
-def without_cluster(submission: Submission) -> tuple[list[Object], Object]:
-    """The setup and the Job for an empty namespace; a claim of the user's own is assumed to serve several nodes."""
-    job = render.job(submission)
+def without_cluster(job: Object) -> tuple[list[Object], Object]:
+    """The setup and a rendered Job for an empty namespace; a claim of another name is taken to serve several nodes."""
     shared = setup.needed(job)
     if any(new["kind"] == "PersistentVolumeClaim" and storage.needs_one_node(new) for new in shared):
         render.put_on_one_node(job)

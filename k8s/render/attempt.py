@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from job.config import NAME_LIMIT
 from k8s.render.render import set_variables
-from k8s.state.names import CANCELLED, RUN_LABEL, SUBMITTED, run_name, trainer_of
+from k8s.state.names import CANCELLED, RUN_LABEL, SUBMITTED, claims, run_name, trainer_of
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -40,14 +40,23 @@ def record_submission(job: Object) -> Object:
 def submitted(job: Object) -> Object:
     """A Job without its name, as it was sent.
 
-    A Job that the launcher did not send has no record of it: it is taken as it is, without what Kubernetes added.
+    A Job that the launcher did not send has no record of it, and in one that kustomize renamed the record has the old
+    names: such a Job is taken as it is, without what Kubernetes added.
     """
     if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
-        return {"apiVersion": "batch/v1", "kind": "Job", **json.loads(text)}
+        record = json.loads(text)
+        if setup_of(record) == setup_of(job):
+            return {"apiVersion": "batch/v1", "kind": "Job", **record}
     spec: Object = {key: value for key, value in copy.deepcopy(job["spec"]).items() if key not in ADDED_TO_SPEC}
     spec["template"]["metadata"] = without_added(spec["template"]["metadata"])
     spec["template"]["spec"].pop("serviceAccount", None)  # the old name of serviceAccountName
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": without_added(job["metadata"]), "spec": spec}
+
+
+def setup_of(job: Object) -> tuple[str | None, list[tuple[str, str]]]:
+    """The names of the Service and the claims that a Job uses."""
+    template = job["spec"]["template"]
+    return template["spec"].get("subdomain"), claims(template)
 
 
 def without_added(metadata: Object) -> Object:

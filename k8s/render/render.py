@@ -8,7 +8,18 @@ from job import __version__, config
 from job.config import usage_error
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
 from k8s.render.submission import extra_variables, node_selector, tolerations
-from k8s.state.names import CLAIM_LABEL, CONTAINER, DATA, DATA_VOLUME, QUEUE_LABEL, claim_labels, claims, trainer_of
+from k8s.state.names import (
+    APP,
+    CLAIM_LABEL,
+    CONTAINER,
+    DATA,
+    DATA_VOLUME,
+    NAME_LABEL,
+    QUEUE_LABEL,
+    claim_labels,
+    claims,
+    trainer_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +40,27 @@ def job(submission: Submission) -> Object:
     components |= {"kueue": None} if submission.queue else {}
     objects = kustomize(folder("overlays", submission.overlay), *(folder("components", name) for name in components))
     return fill_job(only_job(objects, submission.overlay), submission)
+
+
+def take_namespace(job: Object, given: str | None, overlay: str) -> str | None:
+    """The one namespace of all that is sent: the overlay's, which is removed from its Job, or else the one given.
+
+    Args:
+        job: as job() rendered it.
+        given: by flag or variable; None for the kubeconfig's.
+        overlay: its name.
+
+    Raises:
+        JobError: 64, the two differ.
+    """
+    own = job["metadata"].pop("namespace", None)
+    if own and given and own != given:
+        raise usage_error(
+            f"the namespace is {given} (--namespace or $MNIST_JOB_NAMESPACE), "
+            f"but that of the overlay {overlay} is {own}",
+            f"give --namespace {own}, or remove the namespace from the overlay",
+        )
+    return own or given
 
 
 def setup_objects() -> list[Object]:
@@ -56,6 +88,10 @@ def only_job(objects: Sequence[Object], overlay: str) -> Object:
             problem = f"has no container {CONTAINER}"
         elif not {"args", "resources"} <= trainer.keys() or "WORKERS" not in variables(trainer):
             problem = f"has a container {CONTAINER} without args, resources or the variable WORKERS"
+        elif template["spec"].get("subdomain") != variables(trainer).get("SERVICE", {}).get("value"):
+            problem = "names two Services: in `subdomain`, and in the variable SERVICE"
+        elif template["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
+            problem = f"has pods without the label {NAME_LABEL}: {APP}"
         elif sum(volume != DATA_VOLUME for volume, _ in claims(template)) != 1:
             problem = "does not mount one claim for the output"
     if problem:

@@ -76,7 +76,7 @@ def test_what_may_not_be_asked(job: Object) -> None:
 def test_a_claim_that_may_not_be_looked_at(job: Object) -> None:
     """A claim that this user may not read is not checked, and is assumed to need one node."""
     cluster = ready_cluster(forbidden=["PersistentVolumeClaim"]).given()
-    rendered, claim = submit.prepare(cluster, Submission("digits"))
+    rendered, claim = submit.prepare(cluster, render.job(Submission("digits")))
     assert rendered == record_submission(render.job(Submission("digits", components=("one-node",))))
     found = {check.name: check for check in preflight.check_all(cluster, job, claim)}
     message = f"this user may not read the claim {CLAIM}"

@@ -35,7 +35,7 @@ def refusal(kind: str, text: str) -> ApiError:
 
 def check_of(name: str, cluster: CheckedCluster, submission: Submission | None = None) -> Check:
     """One of preflight's checks."""
-    job, found = submit.prepare(cluster.given(), submission or Submission("digits"))
+    job, found = submit.prepare(cluster.given(), render.job(submission or Submission("digits")))
     return {check.name: check for check in preflight.check_all(cluster.given(), job, found)}[name]
 
 
@@ -71,7 +71,7 @@ def test_a_user_who_may_not_make_the_setup(kind: str) -> None:
         remedy,
     )
     with pytest.raises(LauncherError, match="digits was not submitted"):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert changes(cluster) == []
     existing = ready_cluster(may_not=[f"create {kind}"])
     existing.objects |= {(new["kind"], new["metadata"]["name"]): new for new in render.setup_objects()}
@@ -117,7 +117,7 @@ def test_a_setup_that_is_refused(kind: str, text: str, remedy: str) -> None:
     assert (found.state, found.message, found.remedy) == ("failed", said, remedy)
     for skip in (False, True):
         with pytest.raises(LauncherError, match="digits was not submitted"):
-            submit.submit(cluster.given(), Submission("digits"), skip=skip)
+            submit.submit(cluster.given(), render.job(Submission("digits")), skip=skip)
     assert changes(cluster) == []
 
 
@@ -147,7 +147,7 @@ def test_a_webhook_without_dry_runs(kind: str) -> None:
     cluster = ready_cluster(refuses={kind: ApiError(400, "BadRequest", said, "create it")}, only_dry_runs=True)
     found = check_of("job" if kind == "Job" else "setup", cluster)
     assert (found.state, said in found.message) == ("not checked", True)
-    submit.submit(cluster.given(), Submission("digits"))
+    submit.submit(cluster.given(), render.job(Submission("digits")))
     assert ("create", kind) in changes(cluster)
 
 
@@ -160,7 +160,7 @@ def test_a_refused_job() -> None:
     assert (found.state, found.message) == ("failed", f"the API server would refuse the Job digits: {text}")
     assert found.remedy == "ask an administrator to raise the quota few"
     with pytest.raises(LauncherError, match="digits was not submitted"):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert changes(cluster) == []
 
 
@@ -170,7 +170,7 @@ def test_nothing_is_left_behind(kind: str) -> None:
     cluster = ready_cluster(refuses={kind: denied("create", kind)}, only_dry_runs=False)
     before = dict(cluster.objects)
     with pytest.raises(LauncherError):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert cluster.objects == before
 
 
@@ -181,7 +181,7 @@ def test_what_was_there_is_left() -> None:
     cluster.objects["Service", APP] = service
     before = dict(cluster.objects)
     with pytest.raises(LauncherError):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert cluster.objects == before
 
 
@@ -199,7 +199,7 @@ def test_what_another_run_may_use_is_left(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(cluster, "create", meanwhile)
     with pytest.raises(LauncherError):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert {kind for kind, _ in cluster.objects} >= {*KINDS}
 
 
@@ -215,7 +215,7 @@ def test_a_lost_answer_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cluster, "create", lost)
     with pytest.raises(LauncherError, match="does not answer"):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert {kind for kind, _ in cluster.objects} >= {*KINDS}
 
 
@@ -228,7 +228,7 @@ def test_a_setup_that_cannot_be_deleted(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr(cluster, "delete", refuse)
     with pytest.raises(LauncherError, match='cannot create resource "jobs"'):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     told = capsys.readouterr().err
     assert "the Service mnist-job was created and not deleted: " in told
 

@@ -137,7 +137,7 @@ END_IT = "end it (`kubectl delete pod user -n here`)"
 def test_a_claim_in_use(mode: str, pod: Object, warning: str, remedy: str) -> None:
     """Another run's pods draw the workers to their node; any other pod on the claim's only node is named."""
     cluster = CheckedCluster(claim(mode), pod).given()
-    job, found = submit.prepare(cluster, Submission("digits", workers=1))
+    job, found = submit.prepare(cluster, render.job(Submission("digits", workers=1)))
     state = "warning" if warning else "ok"
     assert storage.check_volume(cluster, job, found) == Check(
         "volume", state, f"the claim {CLAIM} is {mode}{warning}", remedy
@@ -149,7 +149,7 @@ def test_a_dataset_in_use() -> None:
     data = named("PersistentVolumeClaim", "data", spec={"accessModes": ["ReadWriteOnce"]}, status={"phase": "Bound"})
     for labels, state in (({}, "warning"), ({PART_OF_LABEL: APP, DATA_LABEL: "data"}, "ok")):
         cluster = CheckedCluster(claim("ReadWriteMany"), data, user(labels=labels, of="data"))
-        job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
+        job, _ = submit.prepare(cluster.given(), render.job(Submission("digits", data="data")))
         assert storage.check_data(cluster.given(), job).state == state
     unseen = CheckedCluster(claim("ReadWriteMany"), data, user(of="data"), forbidden=["Pod"]).given()
     assert storage.check_data(unseen, job).state == "ok"

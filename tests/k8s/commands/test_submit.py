@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from job.errors import JobError
-from k8s.__main__ import parser
-from k8s.api.errors import LauncherError
+from k8s.__main__ import main, parser
+from k8s.api.errors import LauncherError, unreached
 from k8s.commands import submit
 from k8s.render import render
 from k8s.render.attempt import record_submission
+from k8s.render.kustomize import MANIFESTS
 from k8s.render.submission import Submission
 from k8s.state.names import APP, DATA_LABEL
 from tests.k8s.checks.cluster import claim, denied, named, ready_cluster
@@ -21,6 +23,7 @@ from tests.k8s.fakes import FakeCluster
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -32,12 +35,12 @@ def test_a_submission_that_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(
         LauncherError, match=r"^digits was not submitted; see above; --skip-checks submits it in spite of that$"
     ):
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     old = "the cluster runs Kubernetes 1.29; this job needs 1.31 or newer"
     told = f"failed      server version: {old}; upgrade the cluster\n"
     assert capsys.readouterr().err == told
     assert {verb for verb, *_ in cluster.asked} == {"dry-run"}
-    submit.submit(cluster.given(), Submission("digits"), skip=True)
+    submit.submit(cluster.given(), render.job(Submission("digits")), skip=True)
     assert capsys.readouterr().err == told.replace("failed ", "warning")
     assert ("Job", "digits") in cluster.objects
 
@@ -47,7 +50,7 @@ def test_a_submission() -> None:
     cluster = ready_cluster()
     [account] = [found for found in render.setup_objects() if found["kind"] == "ServiceAccount"]
     cluster.objects["ServiceAccount", APP] = account
-    sent = submit.submit(cluster.given(), Submission("digits"))
+    sent = submit.submit(cluster.given(), render.job(Submission("digits")))
     one_node = record_submission(render.job(Submission("digits", components=("one-node",))))
     assert sent["spec"] == one_node["spec"]
     made = [(verb, kind) for verb, kind, _ in cluster.asked]
@@ -62,7 +65,7 @@ def test_a_setup_that_this_user_may_not_make() -> None:
     refuses = {"PersistentVolumeClaim": denied("create", "persistentvolumeclaims")}
     cluster = ready_cluster(refuses=refuses, only_dry_runs=False)
     with pytest.raises(LauncherError) as caught:
-        submit.submit(cluster.given(), Submission("digits"))
+        submit.submit(cluster.given(), render.job(Submission("digits")))
     assert str(caught.value) == (
         "the PersistentVolumeClaim mnist-job-output cannot be created: persistentvolumeclaims is forbidden: "
         'User "u" cannot create resource "persistentvolumeclaims"; '
@@ -74,7 +77,7 @@ def test_a_setup_that_this_user_may_not_make() -> None:
 def test_a_setup_that_this_user_may_not_look_at() -> None:
     """A setup that this user may not read is assumed to exist, and the Job is created."""
     cluster = ready_cluster(forbidden=["ServiceAccount", "Service", "NetworkPolicy", "PersistentVolumeClaim"])
-    submit.submit(cluster.given(), Submission("digits"))
+    submit.submit(cluster.given(), render.job(Submission("digits")))
     made = [(verb, kind) for verb, kind, _ in cluster.asked]
     assert sorted(made[:2]) == [("dry-run", "Job"), ("dry-run", "Pod")]
     assert made[2:] == [("create", "Job")]
@@ -129,7 +132,7 @@ def test_dry_run_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
     """All workers are placed on one node if, and only if, the claim needs that."""
     cluster = FakeCluster(*found)
-    job, _ = submit.prepare(cluster.given(), Submission("digits"))
+    job, _ = submit.prepare(cluster.given(), render.job(Submission("digits")))
     components = ("one-node",) if one_node else ()
     assert job == record_submission(render.job(Submission("digits", components=components)))
 
@@ -138,7 +141,7 @@ def test_one_node_by_itself(found: list[Object], one_node: bool) -> None:
 def test_one_node_for_the_data(mode: str, one_node: bool) -> None:
     """The dataset's claim may need the node of its other users too, unless many nodes can read it."""
     cluster = FakeCluster(claim("ReadWriteMany"), named("PersistentVolumeClaim", "data", spec={"accessModes": [mode]}))
-    job, _ = submit.prepare(cluster.given(), Submission("digits", data="data"))
+    job, _ = submit.prepare(cluster.given(), render.job(Submission("digits", data="data")))
     expected = render.job(Submission("digits", data="data"))
     if one_node:
         render.put_on_one_node(expected, DATA_LABEL)
@@ -164,3 +167,41 @@ def test_outputs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.splitlines()[-1] == "job/digits"
     with pytest.raises(JobError, match=r"^--wait prints text or json, not name; leave out --wait, or choose another"):
         submit.run(arguments("--output=name", "--wait"), no_cluster)
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> str:
+    """An overlay with a namespace of its own."""
+    base = os.path.relpath(MANIFESTS / "run", tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(json.dumps({"resources": [base], "namespace": "work"}))
+    return f"{tmp_path}/"
+
+
+@pytest.mark.parametrize("words", [["submit"], ["schedule", "@daily"]])
+def test_the_namespace_of_an_overlay(overlay: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything goes to the overlay's namespace; another one that is given is refused before anything is sent."""
+    for more in ([], ["--namespace=work"]):
+        assert main([*words, "--name=digits", f"--overlay={overlay}", "--dry-run=client", *more]) == 0
+        sent = list(yaml.safe_load_all(capsys.readouterr().out))
+        assert [new["metadata"].get("namespace") for new in sent] == ["work"] * 5
+        assert '"namespace"' not in json.dumps([new["spec"] for new in sent if "spec" in new])
+    for given in (["--dry-run=client"], []):
+        assert main([*words, "--name=digits", f"--overlay={overlay}", "--namespace=here", *given]) == 64
+        assert capsys.readouterr().err == (
+            f"error: the namespace is here (--namespace or $MNIST_JOB_NAMESPACE), but that of the overlay {overlay} "
+            "is work; give --namespace work, or remove the namespace from the overlay\n"
+        )
+
+
+@pytest.mark.parametrize("words", [["submit"], ["preflight"], ["schedule", "@daily"]])
+def test_the_cluster_of_an_overlay(overlay: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher talks to the overlay's namespace from its first request."""
+    connected: list[str] = []
+
+    def connect(_: str, namespace: str, *__: Any, **___: Any) -> Cluster:
+        connected.append(namespace)
+        raise unreached("stop here")
+
+    monkeypatch.setattr("k8s.api.kubeconfig.connect", connect)
+    assert main([*words, "--name=digits", f"--overlay={overlay}"]) == 3
+    assert connected == ["work"]

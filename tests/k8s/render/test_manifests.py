@@ -114,7 +114,9 @@ def test_one_object_a_file() -> None:
     """Each file holds one object, and its kustomization names it."""
     for kustomization in MANIFESTS.rglob("kustomization.yaml"):
         content = yaml.safe_load(kustomization.read_text())
-        named = set(content.get("resources", [])) | {p["path"] for p in content.get("patches", []) if "path" in p}
+        named = {*content.get("resources", []), *content.get("configurations", [])} | {
+            p["path"] for p in content.get("patches", []) if "path" in p
+        }
         files = {path.name for path in kustomization.parent.glob("*.yaml")} - {kustomization.name}
         assert {name for name in named if not name.startswith("..")} == files
         for name in files:

@@ -30,6 +30,14 @@ NO_CLAIM = {
     "target": {"kind": "Job"},
     "patch": '[{"op": "replace", "path": "/spec/template/spec/volumes/0", "value": {"name": "output"}}]',
 }
+NAME = "app.kubernetes.io~1name"
+
+
+def replacing(path: str, value: str) -> Object:
+    """A patch of the Job."""
+    return {"target": {"kind": "Job"}, "patch": json.dumps([{"op": "replace", "path": path, "value": value}])}
+
+
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 LABELS = {
     "app.kubernetes.io/name": "mnist-job",
@@ -403,6 +411,14 @@ def test_one_node_once() -> None:
             "must make exactly one Job, but makes ServiceAccount, Service, PersistentVolumeClaim, NetworkPolicy",
         ),
         ({"resources": ["RUN"], "patches": [NO_CLAIM]}, "does not mount one claim for the output"),
+        (
+            {"resources": ["RUN"], "patches": [replacing("/spec/template/spec/subdomain", "mine")]},
+            "names two Services: in `subdomain`, and in the variable SERVICE",
+        ),
+        (
+            {"resources": ["RUN"], "patches": [replacing(f"/spec/template/metadata/labels/{NAME}", "mine")]},
+            "has pods without the label app.kubernetes.io/name: mnist-job",
+        ),
     ],
 )
 def test_an_overlay_that_is_no_run(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
