@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from k8s.api.errors import ApiError, refused
-from k8s.commands import replace
+from k8s.api.errors import refused
+from k8s.commands import queueing, replace
 from k8s.render import attempt
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
-from k8s.state.names import CANCELLED, QUEUE_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE, schedule_of
+from k8s.state.names import CANCELLED, NO_QUEUE, QUEUE_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE, schedule_of
 from k8s.state.run import Run, state
 from k8s.state.schedule import Schedule, is_made_by_cronjob, is_unfinished, next_start, rfc3339
 from k8s.view.output import print_result
@@ -167,8 +167,9 @@ def change_run(cluster: Cluster, command: str, run: Run, now: datetime) -> Rule:
         if is_made_by_cronjob(run.job):
             make_way(cluster, run, change)
             return rule
-        leave_queue(cluster, run.job)
-    changed = cluster.patch("Job", run.job["metadata"]["name"], change)
+        changed = queueing.suspend_for_good(cluster, run.job, change)
+    else:
+        changed = cluster.patch("Job", run.job["metadata"]["name"], change)
     rule_for_run(command, Run(changed), cluster.flags)  # it may have ended meanwhile
     return rule
 
@@ -196,24 +197,10 @@ def make_way(cluster: Cluster, run: Run, change: Object) -> None:
     new = attempt.next_job(run.job)
     new["metadata"]["name"] = replace.free_name(cluster, run, new["spec"]["completions"])
     new["metadata"]["annotations"] |= change["metadata"]["annotations"]
-    new["metadata"]["labels"].pop(QUEUE_LABEL, None)  # or Kueue would start it
+    new["metadata"]["labels"][QUEUE_LABEL] = NO_QUEUE  # without a name, Kueue would choose the queue `default`
     new["spec"] |= change["spec"]
     replace.replace_job(cluster, run, new)
     replace.until_pods_ended(cluster, run.job)
-
-
-def leave_queue(cluster: Cluster, job: Object) -> None:
-    """Take a Job out of Kueue's queue by deactivating its Workload; otherwise Kueue would start it again."""
-    if QUEUE_LABEL not in job["metadata"].get("labels", {}):
-        return
-    try:
-        workloads = cluster.select("Workload", f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
-    except ApiError as error:
-        if error.code == 404:  # Kueue is not installed, so it starts nothing
-            return
-        raise
-    for workload in workloads:
-        cluster.patch("Workload", workload["metadata"]["name"], {"spec": {"active": False}})
 
 
 def refuse_second_run(cluster: Cluster, schedule: str, run: Run | None = None) -> None:

@@ -30,8 +30,8 @@ PROBLEMS: dict[str, Problem] = {
     # Before the pods exist
     "queued": Problem(
         "Kueue has not admitted the run yet",
-        "none needed: Kueue starts it when its queue has room; `kubectl describe workloads {flags}` shows what it "
-        "waits for",
+        "none if the queue only lacks room: Kueue starts the run once there is some; otherwise change what Kueue "
+        "names; `kubectl describe workloads {flags}` shows all of it",
         "{reason}",
     ),
     "suspended": Problem(

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from job.errors import Exit
 from k8s.api.errors import ApiError
+from k8s.diagnose import queueing
 from k8s.diagnose.explain import explain_run
 from k8s.state import events
-from k8s.state.find import gather, get_if_allowed, newest_record
+from k8s.state.find import gather, get_if_allowed, newest_record, workloads_of
 from k8s.state.names import CONTAINER, claim_of
 from k8s.state.pods import has_finished, is_cut_off, is_scheduled, pod_condition
+from k8s.state.run import state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,8 +51,19 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
         record=newest_record(cluster, run),
         down=unreachable_nodes(cluster, run.pods),
         claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim),
+        kueue=kueue_on(cluster, run),
         flags=cluster.flags,
     )
+
+
+def kueue_on(cluster: Cluster, run: Run) -> str:
+    """Why Kueue has not started a run; empty if it does not wait for Kueue."""
+    if state(run).word != "queued":
+        return ""
+    try:
+        return queueing.kueue_says(workloads_of(cluster, run.job))
+    except ApiError as error:
+        return queueing.NOT_INSTALLED if error.code == 404 else queueing.FORBIDDEN
 
 
 def own_events(cluster: Cluster, run: Run, claim: str) -> tuple[Object, ...]:

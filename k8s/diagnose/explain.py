@@ -43,7 +43,7 @@ def explain_run(run: Run) -> Explanation:
         return explain_failure(run)
     queue = run.job["metadata"].get("labels", {}).get(QUEUE_LABEL)
     stopped = {
-        "queued": f"the run waits in the queue {queue}: Kueue has not admitted it yet",
+        "queued": f"the run waits in the queue {queue}: {run.kueue or 'Kueue has not admitted it yet'}",
         "suspended": "the run is suspended; its checkpoint is kept",
         "cancelled": "the run was cancelled; its checkpoint is kept",
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from job.config import NAME_LIMIT
 from k8s.render.render import set_variables
-from k8s.state.names import CANCELLED, RUN_LABEL, SUBMITTED, claims, run_name, trainer_of
+from k8s.state.names import CANCELLED, LEFT_QUEUE, QUEUE_LABEL, RUN_LABEL, SUBMITTED, claims, run_name, trainer_of
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What Kubernetes adds to a Job.
 ADDED = ("batch.kubernetes.io/", "kubectl.kubernetes.io/")
 ADDED_LABELS = ("controller-uid", "job-name")
+ADDED_BY_CANCEL = (CANCELLED, LEFT_QUEUE)
 ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
 
 
@@ -30,7 +31,7 @@ def record_submission(job: Object) -> Object:
         job: a Job, or the jobTemplate of a CronJob.
     """
     metadata = job["metadata"]
-    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if k not in (SUBMITTED, CANCELLED)}
+    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if k not in (SUBMITTED, *ADDED_BY_CANCEL)}
     kept = {"labels": metadata.get("labels", {})} | ({"annotations": annotations} if annotations else {})
     text = json.dumps({"metadata": kept, "spec": job["spec"]}, separators=(",", ":"), sort_keys=True)
     metadata["annotations"] = {**metadata.get("annotations", {}), SUBMITTED: text}
@@ -62,9 +63,10 @@ def setup_of(job: Object) -> tuple[str | None, list[tuple[str, str]]]:
 def without_added(metadata: Object) -> Object:
     """The labels and annotations that neither Kubernetes nor `cancel` added."""
     labels = {k: v for k, v in metadata.get("labels", {}).items() if not k.startswith(ADDED) and k not in ADDED_LABELS}
-    annotations = {
-        k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(ADDED) and k != CANCELLED
-    }
+    kept = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(ADDED)}
+    if queue := kept.get(LEFT_QUEUE):
+        labels[QUEUE_LABEL] = queue
+    annotations = {k: v for k, v in kept.items() if k not in ADDED_BY_CANCEL}
     return {"labels": labels} | ({"annotations": annotations} if annotations else {})
 
 

@@ -66,6 +66,15 @@ def jobs_of(cluster: Cluster, run: str) -> list[Object]:
     return [*first, *cluster.select("Job", f"{RUN_SELECTOR},{RUN_LABEL}={run}")]
 
 
+def workloads_of(cluster: Cluster, job: Object) -> list[Object]:
+    """The Workloads that Kueue has made for a Job.
+
+    Raises:
+        ApiError: 404, Kueue is not installed; or this user may not list them.
+    """
+    return cluster.select("Workload", f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
+
+
 def newest_jobs(jobs: Iterable[Object]) -> dict[tuple[str, str], Object]:
     """The newest Job of each run, by namespace and name of the run.
 

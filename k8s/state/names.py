@@ -30,8 +30,10 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+NO_QUEUE = "mnist-job-cancelled"  # the queue of a cancelled Job; no queue has this name, so Kueue starts nothing in it
 # Annotations
 CANCELLED = "mnist-job/cancelled"  # of a Job: when `cancel` suspended it
+LEFT_QUEUE = "mnist-job/left-queue"  # of a Job: the queue that `cancel` took it out of
 SUBMITTED = "mnist-job/submitted"  # of a Job: itself as the launcher sent it, for `retry`
 SINCE = "mnist-job/since"  # of a CronJob: when `schedule` changed its times or `resume` resumed it
 

@@ -45,8 +45,9 @@ class Run:
     """One run, as the cluster shows it.
 
     events are those of the Job, of its pods, deleted ones too, and of its claim, the oldest first. record is the newest
-    of rank 0's log. down are the names of the nodes that are not ready; None if that was not asked. flags are the
-    command-line flags that select the run's namespace and cluster.
+    of rank 0's log. down are the names of the nodes that are not ready; None if that was not asked. kueue is why Kueue
+    has not started it; empty if it does not wait for Kueue. flags are the command-line flags that select the run's
+    namespace and cluster.
     """
 
     job: Object
@@ -55,6 +56,7 @@ class Run:
     record: Record | None = None
     claim: Object | None = None
     down: tuple[str, ...] | None = None
+    kueue: str = ""
     flags: str = ""
 
     @property

@@ -91,11 +91,11 @@ def test_kueue_starts_and_preempts(shared: Namespace, undisturbed: Undisturbed, 
     assert {"cpu", "memory"} <= trainer_of(job["spec"]["template"])["resources"]["requests"].keys()
     wait_until(lambda: "Suspended" in conditions(shared.job("run")), "the suspension")
     remedy = (
-        "remedy: none needed: Kueue starts it when its queue has room; "
-        f"`kubectl describe workloads -n {shared.name}` shows what it waits for\n"
+        "remedy: none if the queue only lacks room: Kueue starts the run once there is some; otherwise change what "
+        f"Kueue names; `kubectl describe workloads -n {shared.name}` shows all of it\n"
     )
-    lines = ["run: queued", f"the run waits in the queue {queue}: Kueue has not admitted it yet", remedy]
-    waits = ("queued", "\n".join(lines))
+    sentence = f"the run waits in the queue {queue}: Kueue is not installed in this cluster, so nothing starts it"
+    waits = ("queued", f"run: queued\n{sentence}\n{remedy}")
     assert state_and_why(shared, "run") == waits
     assert shared.pods("run") == []
 

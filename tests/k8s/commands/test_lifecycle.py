@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k8s.api.errors import LauncherError
+from k8s.api.errors import ApiError, LauncherError
 from k8s.commands import cancel, replace, resume, suspend
-from k8s.render.attempt import record_submission
+from k8s.render.attempt import next_job, record_submission
 from k8s.state.names import CANCELLED, QUEUE_LABEL, RUN_LABEL, SCHEDULE_LABEL, SUBMITTED
+from k8s.state.run import Run, state
 from tests.k8s.fakes import FakeCluster, job, pod
+from tests.k8s.kueue import KueueCluster
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -145,13 +147,83 @@ def test_kueue_decides(command: Any, *, suspended: bool) -> None:
     )
 
 
-def test_cancelled_in_a_queue() -> None:
-    """The Job's Workload is deactivated before the Job is suspended, or Kueue would start it again."""
-    workload = {"kind": "Workload", "metadata": {"name": "w", "labels": {"kueue.x-k8s.io/job-uid": "digits-uid"}}}
-    cluster = FakeCluster(job(queue="night"), workload)
+QUEUES = [{"night"}, {"night", "default"}]
+
+
+def job_in(cluster: KueueCluster) -> Object:
+    """The only Job."""
+    [found] = [one for (kind, _), one in cluster.objects.items() if kind == "Job"]
+    return found
+
+
+@pytest.mark.parametrize("queues", QUEUES)
+@pytest.mark.parametrize("moment", ["before Kueue has seen it", "while it waits", "while it runs"])
+def test_cancelled_in_a_queue(moment: str, queues: set[str]) -> None:
+    """Kueue does not start a cancelled run, whenever that is cancelled."""
+    cluster = KueueCluster(queues, job(queue="night", suspend=True), admits=moment == "while it runs")
+    if moment != "before Kueue has seen it":
+        cluster.settle()
+    assert job_in(cluster)["spec"]["suspend"] == (moment != "while it runs")
+    assert run(cancel, cluster) == 0
+    cluster.admits = True
+    cluster.settle()
+    assert job_in(cluster)["spec"]["suspend"]
+    assert state(Run(job_in(cluster))).word == "cancelled"
+    assert run(cancel, cluster) == 0
+    with pytest.raises(LauncherError, match="is cancelled, which `resume` does not undo"):
+        run(resume, cluster)
+
+
+def test_cancelled_while_kueue_makes_the_workload() -> None:
+    """A Workload that Kueue makes of the Job as it was before does not start it either."""
+    cluster = KueueCluster({"night"}, before := job(queue="night", suspend=True))
+    run(cancel, cluster)
+    cluster.reconcile(stale=before)
+    assert cluster.objects["Workload", "job-digits"]["spec"]["queueName"] == "night"
+    cluster.settle()
+    assert job_in(cluster)["spec"]["suspend"]
+
+
+def test_a_workload_is_deactivated_first() -> None:
+    """Otherwise Kueue would start a Job at once that is suspended while its Workload is admitted."""
+    cluster = KueueCluster({"night"}, job(queue="night", suspend=True))
+    cluster.settle()
     run(cancel, cluster)
     assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("patch", "Workload"), ("patch", "Job")]
-    assert cluster.objects["Workload", "w"]["spec"] == {"active": False}
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_cancelled_without_access_to_kueue(code: int) -> None:
+    """Without Kueue there is nothing more to do; a user who may not change its objects is told, and nothing changes."""
+
+    class Without(FakeCluster):
+        def select(self, kind: str, selector: str = "", fields: str = "", **more: Any) -> list[Object]:
+            if kind == "Workload":
+                raise ApiError(code, "", "no", "list workloads")
+            return super().select(kind, selector, fields, **more)
+
+    cluster = Without(job(queue="night"))
+    if code == 403:
+        with pytest.raises(ApiError):
+            run(cancel, cluster)
+        assert cluster.asked == []
+    else:
+        assert run(cancel, cluster) == 0
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_queue_of_a_cancelled_run_is_kept(*, recorded: bool) -> None:
+    """The Job that continues it waits in the same queue."""
+    before = job(queue="night", suspend=True)
+    before["spec"]["template"] = scheduled("any")["spec"]["template"]
+    before["spec"]["template"]["metadata"] = {}
+    if recorded:
+        record_submission(before)
+    cluster = KueueCluster({"night"}, before)
+    run(cancel, cluster)
+    metadata = next_job(job_in(cluster))["metadata"]
+    assert metadata["labels"][QUEUE_LABEL] == "night"
+    assert metadata["annotations"].keys() == {SUBMITTED}
 
 
 @pytest.mark.parametrize(
@@ -192,20 +264,23 @@ def scheduled(name: str, *conditions: str, **more: Any) -> Object:
     return made
 
 
+@pytest.mark.parametrize("queues", QUEUES)
 @pytest.mark.parametrize("queue", ["", "night"])
-def test_a_cancelled_run_makes_way_for_its_schedule(queue: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cancelled_run_makes_way_for_its_schedule(
+    queue: str, queues: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its CronJob waits for every Job that it made, so a suspended Job without an owner takes the place of that Job."""
     before = scheduled("nightly-28000000", queue=queue)
-    cluster = FakeCluster(before)
+    cluster = KueueCluster(queues, before)
     for _ in range(2):
         assert run(cancel, cluster, name="nightly-28000000") == 0
+        cluster.settle()
     assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("create", "Job"), ("delete", "Job")]
     [after] = [one for (kind, _), one in cluster.objects.items() if kind == "Job"]
     metadata = after["metadata"]
     assert (metadata["name"], metadata["labels"][RUN_LABEL]) == ("nightly-28000000-2", "nightly-28000000")
     assert (after["spec"]["suspend"], CANCELLED in metadata["annotations"]) == (True, True)
     assert "ownerReferences" not in metadata
-    assert QUEUE_LABEL not in metadata["labels"]
     kept = json.loads(metadata["annotations"][SUBMITTED])
     assert (kept["metadata"]["labels"].get(QUEUE_LABEL, ""), kept["spec"]["suspend"]) == (queue, False)
     [first, second] = capsys.readouterr().out.splitlines()

@@ -387,8 +387,8 @@ def test_queued_and_cancelled() -> None:
     assert why(run) == [
         "the run waits in the queue night: Kueue has not admitted it yet",
         (
-            "remedy: none needed: Kueue starts it when its queue has room; "
-            "`kubectl describe workloads -n team --context kind` shows what it waits for"
+            "remedy: none if the queue only lacks room: Kueue starts the run once there is some; otherwise change what "
+            "Kueue names; `kubectl describe workloads -n team --context kind` shows all of it"
         ),
     ]
     run.job["metadata"]["annotations"] = {CANCELLED: "2026"}

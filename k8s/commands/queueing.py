@@ -1,0 +1,53 @@
+"""Take a run out of Kueue's queue, so that Kueue does not start it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k8s.api.errors import ApiError
+from k8s.state.find import workloads_of
+from k8s.state.names import LEFT_QUEUE, NO_QUEUE, QUEUE_LABEL
+
+if TYPE_CHECKING:
+    from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
+
+
+def suspend_for_good(cluster: Cluster, job: Object, change: Object) -> Object:
+    """Suspend a Job, also if Kueue decides when it runs; returns it as changed.
+
+    Kueue starts a suspended Job whose Workload is admitted, so Workloads are deactivated: before the Job is suspended,
+    or Kueue would start it at once, and after, because Kueue may have made one meanwhile. One that it makes later gets
+    the name of a queue that does not exist from the Job. Without a name, it would get the queue `default`, if the
+    namespace has one (Kueue's LocalQueueDefaulting, which also refuses to let a Job lose its queue).
+
+    Args:
+        cluster: where the Job is.
+        job: as it is.
+        change: a JSON merge patch that suspends it.
+    """
+    name, queue = job["metadata"]["name"], job["metadata"].get("labels", {}).get(QUEUE_LABEL)
+    if queue is None:
+        return cluster.patch("Job", name, change)
+    deactivate(cluster, job)
+    if queue != NO_QUEUE:
+        metadata = change.get("metadata", {})
+        annotations = {**metadata.get("annotations", {}), LEFT_QUEUE: queue}
+        labels = {**metadata.get("labels", {}), QUEUE_LABEL: NO_QUEUE}
+        change = {**change, "metadata": {**metadata, "annotations": annotations, "labels": labels}}
+    changed = cluster.patch("Job", name, change)
+    deactivate(cluster, job)
+    return changed
+
+
+def deactivate(cluster: Cluster, job: Object) -> None:
+    """Deactivate a Job's Workloads: Kueue stops the Job if it runs, and does not admit it again."""
+    try:
+        workloads = workloads_of(cluster, job)
+    except ApiError as error:
+        if error.code == 404:  # Kueue is not installed, so it starts nothing
+            return
+        raise
+    for workload in workloads:
+        if workload["spec"].get("active", True):
+            cluster.patch("Workload", workload["metadata"]["name"], {"spec": {"active": False}})
