@@ -32,8 +32,7 @@ class Cluster:
     """One worker's view of the workers that train a run together.
 
     run and job_uid identify the run. rank is this worker's number, 0 to workers - 1; rank 0 is the chief. tensorflow
-    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor. If TensorFlow's port is 0, a
-    free one is chosen in each round.
+    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor.
     """
 
     run: str
@@ -97,7 +96,7 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
     if len(pairs) != workers:
         raise usage_error(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
     supervisors = _addresses([supervisor for _, supervisor in pairs], "PEERS")
-    tensorflow = _addresses([tensorflow for tensorflow, _ in pairs], "PEERS", least_port=0)
+    tensorflow = _addresses([tensorflow for tensorflow, _ in pairs], "PEERS")
     return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
 
 
@@ -180,27 +179,27 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
     return int(text)
 
 
-def _addresses(addresses: list[Any], source: str, least_port: int = 1) -> tuple[str, ...]:
-    """Check each rank's host:port. TensorFlow hangs if two are the same; port 0 means a free one, and may repeat."""
+def _addresses(addresses: list[Any], source: str) -> tuple[str, ...]:
+    """Check each rank's host:port. TensorFlow hangs if two are the same."""
     error = _tf_config_error if source == "TF_CONFIG" else lambda problem: usage_error(f"{source} {problem}")
     first: dict[tuple[str, int], str] = {}
     for address in addresses:
-        if not is_address(address, least_port):
+        if not is_address(address):
             raise error(f"has the address {address!r}, which is not host:port")
         parsed = _parse_address(address)
-        if parsed[1] and parsed in first:
+        if parsed in first:
             also = f", the second time as {address}" if first[parsed] != address else ""
             raise error(f"lists {first[parsed]} twice{also}")
         first[parsed] = address
     return tuple(addresses)
 
 
-def is_address(text: Any, least_port: int = 1) -> bool:
+def is_address(text: Any) -> bool:
     """Whether a value is host:port: a host name, an IPv4 address or an IPv6 address in brackets, and a valid port."""
     if not isinstance(text, str):
         return False
     with suppress(ValueError):
-        return least_port <= _parse_address(text)[1] < 2**16
+        return 1 <= _parse_address(text)[1] < 2**16
     return False
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -37,6 +39,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     folder = tmp_path_factory.mktemp("data")
     prepare_dataset(Config(data=folder), raw, lambda _: None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_address() -> str:
+    """An address of this machine that is not the loopback interface's."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; the address is reserved for documentation
+        return str(probe.getsockname()[0])
+    pytest.skip("this machine has no network")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,10 +20,11 @@ from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, PUBLISHED, Exit, JobError
 from job.local.controller import Controller
 from job.local.display import choose_display
-from job.system import cgroup, process
+from job.system import cgroup, ports, process
 from job.telemetry import Record
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from types import FrameType
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 # JobError makes this process exit. A SimpleQueue, because a signal handler can safely put into it at any point.
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError | None]]"
 
-ANY_PORT = "127.0.0.1:0"  # the supervisor chooses a free one for each round
 CTRL_C_S = 1.5  # from Ctrl-C to SIGKILL: the command has to end within 2 s
 SIGTERM_S = 9.0  # the same after SIGTERM: `docker stop` kills after 10 s
 END_S = 1.0  # how long workers may run after another's exit decided the run; rank 0 may be about to publish
@@ -53,8 +52,8 @@ def run(config: Config) -> int:
     name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     configs.check_name(name, config.workers)
     display = choose_display(config, name)
-    with reserve_addresses(config.workers) as supervisors:
-        workers = Workers(config, name, supervisors)
+    with reserve_addresses(config.workers) as (tensorflow, supervisors):
+        workers = Workers(config, name, tensorflow, supervisors)
         try:
             for rank in range(config.workers):
                 workers.start(rank)
@@ -68,17 +67,15 @@ def run(config: Config) -> int:
 
 
 @contextmanager
-def reserve_addresses(count: int) -> Iterator[tuple[str, ...]]:
-    """The supervisors' addresses, on free ports that no other process gets while a supervisor is replaced.
-
-    Bound sockets that do not listen reserve them. A supervisor can still listen there, because both set SO_REUSEPORT.
-    """
+def reserve_addresses(count: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The addresses of the workers' TensorFlow servers and of their supervisors; no other program gets their ports."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            one.bind(("127.0.0.1", 0))
-        yield tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
+
+        def addresses(hold: Callable[[], socket.socket]) -> tuple[str, ...]:
+            held = [stack.enter_context(hold()) for _ in range(count)]
+            return tuple(f"{ports.LOOPBACK}:{one.getsockname()[1]}" for one in held)
+
+        yield addresses(ports.hold_guarded_port), addresses(ports.hold_port)
 
 
 class Workers:
@@ -88,8 +85,8 @@ class Workers:
         events: what comes from the workers, and JobError after a signal.
     """
 
-    def __init__(self, config: Config, name: str, supervisors: tuple[str, ...]) -> None:
-        self._config, self._name, self._supervisors = config, name, supervisors
+    def __init__(self, config: Config, name: str, tensorflow: tuple[str, ...], supervisors: tuple[str, ...]) -> None:
+        self._config, self._name, self._tensorflow, self._supervisors = config, name, tensorflow, supervisors
         self._cpus = cgroup.cpu_shares(config.workers)
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._signal: int | None = None
@@ -99,9 +96,8 @@ class Workers:
 
     def start(self, rank: int) -> None:
         """Start a worker's supervisor."""
-        tensorflow = (ANY_PORT,) * self._config.workers
-        cluster = Cluster(self._name, LOCAL_UID, rank, tensorflow, self._supervisors)
-        environment = {**os.environ, **cluster.environment()}
+        cluster = Cluster(self._name, LOCAL_UID, rank, self._tensorflow, self._supervisors)
+        environment = {**os.environ, **cluster.environment(), "TF_GRPC_REUSE_PORT": "true"}
         if self._config.device == "gpu":
             environment["CUDA_VISIBLE_DEVICES"] = choose_gpu(rank, os.environ.get("CUDA_VISIBLE_DEVICES"))
         arguments = configs.argv(dataclasses.replace(self._config, name="", workers=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -184,16 +183,14 @@ class Peers:
 
 
 def tensorflow_address(cluster: Cluster) -> str:
-    """The host:port of this worker's TensorFlow server: the IP address if it is known, and a free port for port 0.
+    """The host:port of this worker's TensorFlow server: POD_IP, if that is set, in place of a name for DNS.
 
     Raises:
         JobError: 64, POD_IP is not an address.
     """
     host, _, port = cluster.tensorflow[cluster.rank].rpartition(":")
-    if port == "0":  # the workers of one machine, which may all be in one pod
-        with socket.create_server((host, 0)) as free:
-            return f"{host}:{free.getsockname()[1]}"
-    host = os.environ.get("POD_IP") or host
+    if needs_dns(host):
+        host = os.environ.get("POD_IP") or host
     address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
     if not is_address(address):
         raise usage_error(f"POD_IP must be an IP address, not {host!r}")

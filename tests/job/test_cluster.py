@@ -292,7 +292,8 @@ def test_an_indexed_jobs_numbers_are_checked(variable: str, value: str, sentence
         ("[]", "PEERS must list 2 workers as WORKERS says, not 0"),
         ('[["a:1", "a:3"]]', "PEERS must list 2 workers as WORKERS says, not 1"),
         ('[["a:1", "a:3"], ["a:1", "b:4"]]', "PEERS lists a:1 twice"),
-        ('[["a:0", "a:3"], ["a:0", "a:3"]]', "PEERS lists a:3 twice"),
+        ('[["a:1", "a:3"], ["a:2", "a:3"]]', "PEERS lists a:3 twice"),
+        ('[["a:0", "a:3"], ["a:2", "a:4"]]', "PEERS has the address 'a:0', which is not host:port"),
         ('[["a:1", "a:3"], ["b:2", "b"]]', "PEERS has the address 'b', which is not host:port"),
         ('[["a:1", "a:3"], ["b:2", "b:0"]]', "PEERS has the address 'b:0', which is not host:port"),
         ('[["a:1", "a:3"], ["b", "b:4"]]', "PEERS has the address 'b', which is not host:port"),
@@ -309,7 +310,6 @@ def test_wrong_peers_are_refused(peers: str, sentence: str) -> None:
         BY_INDEX,
         BY_PEERS,
         Cluster("one", "local", 0, ("[::1]:1",), ("[::1]:2",)),
-        Cluster("free-ports", "local", 1, ("a:0", "a:0"), ("a:3", "a:4")),
     ],
 )
 def test_environment_is_the_inverse_of_identify(cluster: Cluster) -> None:

@@ -390,18 +390,39 @@ def test_an_error_in_the_queue_ends_the_run() -> None:
     assert display.calls == [("show", record)]
 
 
-def test_the_supervisors_ports_are_reserved() -> None:
-    """No other process gets one, but a supervisor can listen there, because it sets SO_REUSEPORT."""
-    with workers.reserve_addresses(3) as addresses:
-        assert len(set(addresses)) == 3
-        for address in addresses:
-            port = int(address.removeprefix("127.0.0.1:"))
+def test_no_two_of_many_workers_get_the_same_port() -> None:
+    """Each of 128 has two of its own, and keeps them while other programs take ports."""
+    with workers.reserve_addresses(128) as (tensorflow, supervisors):
+        ports = {int(address.removeprefix("127.0.0.1:")) for address in tensorflow + supervisors}
+        assert len(ports) == 256
+        for options in ({}, {"reuse_port": True}):
+            for _ in range(5000):
+                with socket.create_server(("127.0.0.1", 0), **options) as other:
+                    assert other.getsockname()[1] not in ports
+        for port in ports:
             with pytest.raises(OSError, match="in use"):
                 socket.create_server(("127.0.0.1", port))
-            with socket.create_server(("127.0.0.1", port), reuse_port=True):
-                socket.create_connection(("127.0.0.1", port)).close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port))
+
+
+def listening_ports(pid: int) -> set[int]:
+    """The TCP ports on which a process listens."""
+    files = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {str(file)[len("socket:[") : -1] for file in files if str(file).startswith("socket:")}
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in inodes}
+
+
+def test_only_this_machine_reaches_tensorflow(endless: list[object], own_address: str) -> None:
+    """It runs what reaches it, and listens on all interfaces."""
+    with LocalRun(*endless) as run:
+        run.wait_for(*BOTH_TRAINING)
+        trainers = [pid for pid, _ in descendants(run.process.pid) if pid not in run.supervisors()]
+        ports = [port for pid in trainers for port in listening_ports(pid)]
+        assert len(ports) == 2
+        for port in ports:
+            socket.create_connection(("127.0.0.1", port)).close()
+            with pytest.raises(OSError, match=r"timed out|refused"):
+                socket.create_connection((own_address, port), timeout=1)
 
 
 @pytest.mark.parametrize(

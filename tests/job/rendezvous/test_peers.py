@@ -108,6 +108,13 @@ def test_the_pods_address_is_used_if_it_is_known(pod_ip: str, address: str, monk
     assert tensorflow_address(Cluster("r", "u", 0, ("w:5",), ("w:6",))) == address
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.7", "[fd00::1]", "localhost"])
+def test_an_address_is_not_replaced_by_the_pods(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of one machine may all be in one pod, as in a notebook, and use the loopback interface."""
+    monkeypatch.setenv("POD_IP", "10.0.0.1")
+    assert tensorflow_address(Cluster("r", "u", 0, (f"{host}:5",), ("w:6",))) == f"{host}:5"
+
+
 @pytest.mark.parametrize("pod_ip", [" 10.0.0.1", "http://10.0.0.1", "10.0.0"])
 def test_a_wrong_address_of_the_pod_is_refused(pod_ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 0 would refuse it until --join-timeout."""

@@ -375,7 +375,7 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     """75 after --join-timeout."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         supervisors = tuple(f"127.0.0.1:{held.getsockname()[1]}" for held in (one, two))
-    member = Cluster("r", "u", 1, ("127.0.0.1:0", "127.0.0.1:0"), supervisors)
+    member = Cluster("r", "u", 1, ("127.0.0.1:1", "127.0.0.1:2"), supervisors)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert supervisor.supervise(Config(data=prepared, join_timeout=1), member) == Exit.TRY_AGAIN
