@@ -92,7 +92,7 @@ class Training:
         self.plan = Plan.of(config, worker.cluster, dataset.train)
         self.packing = Packing.of(checkpoint.params)
         self.collectives = Collectives(worker.strategy)
-        self.evaluator = Evaluator(worker, self.collectives, dataset.test)
+        self.evaluator = Evaluator(worker, self.collectives, dataset.test, self.plan.evaluation_batch_size)
         self.checkpointer = Checkpointer(worker, output, self.packing, checkpoint)
         self.statistics = TrainingStatistics(self.plan.steps, step=step, training_s=checkpoint.seconds)
         if output and step:
@@ -150,11 +150,18 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
 
 
 def report_progress(training: Training, block: Block, vector: tf.Tensor) -> None:
-    """Report the loss and the speed since the last record, and the accuracy if it is due."""
+    """Report the loss and the speed since the last record, and the accuracy if it is due.
+
+    Raises:
+        JobError: 75 if a worker was asked to stop during the evaluation, after a checkpoint.
+    """
     due = training.plan.accuracy_is_due(block)
     accuracy = training.evaluator.accuracy(training.packing.unpack(vector)) if due else None
     summary = training.statistics.summary(block.epoch + 1, accuracy)
     training.worker.report("training", checkpoint=training.checkpointer.newest_step, **summary)
+    if due and accuracy is None:
+        training.checkpointer.save(training.statistics, vector)
+        raise stopped_error(training)
     if due:
         training.statistics.restart_clock()  # the evaluation is no part of the training time
 
@@ -167,7 +174,7 @@ def evaluate(training: Training, vector: tf.Tensor) -> Probabilities:
     """
     training.report_phase("evaluating")
     probabilities = training.evaluator.probabilities(training.packing.unpack(vector))
-    if training.collectives.any(training.worker.stop_requested()):
+    if probabilities is None:
         raise stopped_error(training)
     # The loss of a step is computed before its update, so the last update is checked only here.
     if not np.isfinite(probabilities).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from job import model
 from job.training.input import evaluation_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -24,27 +25,50 @@ Probabilities: TypeAlias = "NDArray[np.float32]"
 
 
 class Evaluator:
-    """Evaluates the test set: each worker a part of it, every example exactly once."""
+    """Evaluates the test set: each worker a part of it, every example exactly once.
 
-    def __init__(self, worker: Worker, collectives: Collectives, rows: Rows) -> None:
-        self._heartbeat, self._collectives = worker.report.heartbeat, collectives
+    After each batch the workers tell each other whether one of them was asked to stop. If so, all of them stop.
+    """
+
+    def __init__(self, worker: Worker, collectives: Collectives, rows: Rows, batch_size: int) -> None:
+        self._worker, self._collectives = worker, collectives
         self._count = rows.count
-        self._batches = evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank)
+        self._batches = evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank, batch_size)
+        # The last worker may have fewer batches than the first, but takes part in as many votes.
+        self._votes = math.ceil(math.ceil(rows.count / worker.cluster.workers) / batch_size)
+        self._stopped = False
         self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
 
-    def probabilities(self, params: Tensors) -> Probabilities:
-        """The probabilities of all test examples in the dataset's order, float32 [n, classes], on each worker."""
+    def probabilities(self, params: Tensors) -> Probabilities | None:
+        """The probabilities of all test examples in the dataset's order, float32 [n, classes], on each worker.
+
+        None if a worker was asked to stop.
+        """
         classes = self._predict(params, tf.zeros([1, *self._batches.element_spec[1].shape[1:]], tf.uint8)).shape[1]
         own = np.zeros([self._count, classes], np.float32)  # the rows of the other workers stay 0
-        for numbers, images, _ in self._batches:
-            own[numbers.numpy()] = self._predict(params, images)
-            self._heartbeat()
-        return self._collectives.sum(own)
+        for numbers, probabilities, _ in self._evaluated(params):
+            own[numbers] = probabilities
+        return None if self._stopped else self._collectives.sum(own)
 
-    def accuracy(self, params: Tensors) -> float:
-        """The share of test examples that are classified correctly."""
+    def accuracy(self, params: Tensors) -> float | None:
+        """The share of test examples that are classified correctly; None if a worker was asked to stop."""
         correct = 0
-        for _, images, labels in self._batches:
-            correct += int(np.count_nonzero(self._predict(params, images).numpy().argmax(axis=1) == labels))
-            self._heartbeat()
+        for _, probabilities, labels in self._evaluated(params):
+            correct += int(np.count_nonzero(probabilities.argmax(axis=1) == labels))
+        if self._stopped:
+            return None
         return float(self._collectives.sum(np.asarray([correct], np.float32))[0]) / self._count
+
+    def _evaluated(self, params: Tensors) -> Iterator[tuple[NDArray[np.int64], Probabilities, NDArray[np.int32]]]:
+        """Row numbers, probabilities and labels of each batch, until a worker was asked to stop."""
+        batches = iter(self._batches)
+        self._stopped = False
+        for _ in range(self._votes):
+            batch = next(batches, None)
+            if batch:
+                numbers, images, labels = batch
+                yield numbers.numpy(), self._predict(params, images).numpy(), labels.numpy()
+            self._worker.report.heartbeat()
+            self._stopped = self._collectives.any(self._worker.stop_requested())
+            if self._stopped:
+                return

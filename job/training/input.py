@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
 
-from job.training.plan import BLOCK_BYTES
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,16 +31,15 @@ def training_blocks(rows: Rows, plan: Plan, first_step: int = 0) -> Stream:
     return Stream(rows, indices, lambda read, numbers, weights: (*read(numbers), weights))
 
 
-def evaluation_batches(rows: Rows, workers: int, rank: int) -> Stream:
-    """This worker's contiguous part of all rows, in order, each row once.
+def evaluation_batches(rows: Rows, workers: int, rank: int, batch_size: int) -> Stream:
+    """This worker's contiguous part of all rows, in order, each row once, in batches of a size.
 
     Returns:
         A stream of (row numbers int64 [n], images uint8 [n, height, width], labels int32 [n]); the last n is smaller.
     """
     part = -(-rows.count // workers)
     first, last = min(rank * part, rows.count), min((rank + 1) * part, rows.count)
-    batch = max(1, BLOCK_BYTES // (rows.shape[0] * rows.shape[1]))
-    numbers = tf.data.Dataset.range(first, last).batch(batch)
+    numbers = tf.data.Dataset.range(first, last).batch(batch_size)
     return Stream(rows, numbers, lambda read, numbers: (numbers, *read(numbers)))
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # step more.
 BLOCK_BYTES = 16 * 2**20
 
+# With fewer examples, a call of the model costs more than its work.
+EVALUATION_BATCH = 100
+
 
 class Block(NamedTuple):
     """Consecutive steps of an epoch that run in one call: steps first to last - 1, counted from 0."""
@@ -67,6 +70,11 @@ class Plan:
     def local_batch_size(self) -> int:
         """Examples of a step on each worker, including padding: ceil(B/N)."""
         return -(-self.batch_size // self.workers)
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Test examples that a worker classifies in one call, which should take no longer than a step."""
+        return max(EVALUATION_BATCH, 3 * self.local_batch_size)
 
     @property
     def steps_per_epoch(self) -> int:

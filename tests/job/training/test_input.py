@@ -48,14 +48,13 @@ def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) ->
 
 
 @pytest.mark.parametrize(("count", "workers"), [(200, 1), (200, 2), (200, 3), (7, 3), (2, 5), (1, 1), (9, 4)])
-def test_evaluation_counts_every_example_once(count: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers' batches have each row once, in order, with its image and label, and at most BLOCK_BYTES."""
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
+def test_evaluation_counts_every_example_once(count: int, workers: int) -> None:
+    """The workers' batches have each row once, in order, with its image and label, and at most so many rows."""
     images = np.arange(count * 4, dtype=np.int64).astype(np.uint8).reshape(count, 2, 2)
     rows = rows_in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
     numbers: list[int] = []
     for rank in range(workers):
-        for chosen, pictures, labels in arrays(inputs.evaluation_batches(rows, workers, rank)):
+        for chosen, pictures, labels in arrays(inputs.evaluation_batches(rows, workers, rank, 6)):
             assert 0 < len(chosen) <= 6
             np.testing.assert_array_equal(pictures, images[chosen])
             np.testing.assert_array_equal(labels, count - 1 - chosen)
@@ -68,7 +67,7 @@ def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
 
     def whole(limit: int) -> list[NDArray[Any]]:
         rows = load_dataset(prepared, "mnist", memory_limit=limit).test
-        parts = [batch for rank in range(3) for batch in arrays(inputs.evaluation_batches(rows, 3, rank))]
+        parts = [batch for rank in range(3) for batch in arrays(inputs.evaluation_batches(rows, 3, rank, 32))]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     for one, other in zip(whole(1 << 30), whole(0), strict=True):
@@ -85,11 +84,8 @@ def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["training", "evaluation"])
-def test_an_exception_of_the_reader_arrives_as_it_was_raised(
-    kind: str, failure: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exception_of_the_reader_arrives_as_it_was_raised(kind: str, failure: Exception) -> None:
     """After the elements that could be read; TensorFlow alone would raise an UnknownError with its text."""
-    monkeypatch.setattr(inputs, "BLOCK_BYTES", 6 * 4)  # six images of four bytes
     read: list[int] = []
 
     def reader(indices: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -100,7 +96,7 @@ def test_an_exception_of_the_reader_arrives_as_it_was_raised(
 
     rows = Rows(600, (2, 2), reader)
     plan = Plan(Config(batch_size=60, epochs=2, log_every=4), 600, 4, workers=1, rank=0)
-    stream = inputs.training_blocks(rows, plan) if kind == "training" else inputs.evaluation_batches(rows, 1, 0)
+    stream = inputs.training_blocks(rows, plan) if kind == "training" else inputs.evaluation_batches(rows, 1, 0, 6)
     elements = iter(stream)
     next(elements)
     with pytest.raises(type(failure)) as caught:
