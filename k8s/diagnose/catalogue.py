@@ -137,6 +137,17 @@ PROBLEMS: dict[str, Problem] = {
         "create what the message names, or remove it from the overlay",
         "starting 0 of 4 running, CreateContainerConfigError",
     ),
+    "container-waits": Problem(
+        "an init container has not ended or a sidecar is not ready, so the trainer does not start",
+        "none needed if it takes only a moment; otherwise `kubectl logs {pod} -c {container} {flags}` shows what it "
+        "waits for",
+        "starting 0 of 4 running, init container NAME runs",
+    ),
+    "container-failed": Problem(
+        "a container that was added to the pods failed, so the pod cannot start or counts as failed",
+        "`kubectl logs {pod} -c {container} {flags}` shows why; fix that container, or keep it out of the pods",
+        "starting 0 of 4 running, CrashLoopBackOff in sidecar NAME, or a worker is replaced ({reason})",
+    ),
     "start-error": Problem(
         "the image does not contain the command", "use an image that was built from this project's Dockerfile: --image"
     ),
@@ -258,6 +269,13 @@ PROBLEMS: dict[str, Problem] = {
     "killed": Problem(
         "the worker's main process was killed, by a fault in native code or from outside",
         "run `mnist-job retry {run} {flags}`; if it happens again, report it with the last lines of the log",
+    ),
+    "container-goes-on": Problem(
+        "a container that was added to the pods goes on after the trainer has ended, so the Job does not end",
+        "keep container {container} out of the pods, or make it a native sidecar (an init container with restartPolicy "
+        "Always), which ends with the trainer; `mnist-job cancel {run} {flags}` ends this run, and a published model "
+        "stays on the volume",
+        "ending 0 of 4 pods ended, container NAME still runs",
     ),
     "container-status-unknown": Problem(
         "the worker's node was unreachable or rebooted when the worker ended",

@@ -14,8 +14,9 @@ from k8s.api.errors import ApiError
 from k8s.diagnose import queueing
 from k8s.diagnose.explain import explain_run
 from k8s.state import events
+from k8s.state.containers import culprit
 from k8s.state.find import gather, get_if_allowed, newest_record, workloads_of
-from k8s.state.names import CONTAINER, claim_of
+from k8s.state.names import claim_of
 from k8s.state.pods import has_finished, is_cut_off, is_scheduled, pod_condition
 from k8s.state.run import state
 
@@ -115,11 +116,12 @@ def unreachable_nodes(cluster: Cluster, pods: Iterable[Object]) -> tuple[str, ..
 def explain_with_log(cluster: Cluster, run: Run) -> Explanation:
     """Explain a run, with the last lines of the log of the pod that failed, if that pod still exists."""
     explanation = explain_run(run)
-    pod = explanation.pod
-    if explanation.code == Exit.REJECTED or pod not in {each["metadata"]["name"] for each in run.pods}:
+    pod = next((each for each in run.pods if each["metadata"]["name"] == explanation.pod), None)
+    if explanation.code == Exit.REJECTED or pod is None:
         return explanation
     with suppress(ApiError, OSError):
-        lines = [line for line in cluster.logs(pod, CONTAINER, tail=READ_LINES) if not NOISE.match(line)]
+        written = cluster.logs(explanation.pod, culprit(pod), tail=READ_LINES)
+        lines = [line for line in written if not NOISE.match(line)]
         return dataclasses.replace(explanation, lines=tuple(lines[-SHOWN_LINES:]))
     return explanation
 

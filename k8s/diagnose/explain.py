@@ -17,7 +17,8 @@ from k8s.diagnose.pending import (
     volume_error,
 )
 from k8s.state import events
-from k8s.state.exits import REASON_OF_CODE, SECONDARY, container_exits, describe_code, first_cause, kebab_case
+from k8s.state.containers import describe_end, failed_container
+from k8s.state.exits import OTHER, REASON_OF_CODE, SECONDARY, container_exits, describe_code, first_cause, kebab_case
 from k8s.state.names import QUEUE_LABEL
 from k8s.state.pods import has_finished, stage, started
 from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, state
@@ -140,7 +141,7 @@ def explain_exit(run: Run, ended: ContainerExit) -> Explanation:
     if (killing := events.newest(run.events, "Killing", of=ended.pod)) and "probe" in events.message(killing):
         sentence += f"; the kubelet killed it: {events.message(killing)}"
     node = next((pod["spec"].get("nodeName") for pod in run.pods if pod["metadata"]["name"] == ended.pod), None)
-    names = {"pod": ended.pod, "rank": str(ended.rank)} | ({"node": node} if node else {})
+    names = {"pod": ended.pod, "rank": str(ended.rank), "container": ended.container} | ({"node": node} if node else {})
     known = remedy_for(run, ended.reason, **names)
     # The worker knows neither the volume nor the launcher's commands.
     prefer_known = ended.code in FOLDER_CODES or "`mnist-job" in known
@@ -179,9 +180,25 @@ def explain_progress(run: Run) -> Explanation:
     if record and record.phase == "restarting":
         sentence = f"worker {record.rank} restarts its trainer ({record.reason}): {record.message}"
         return Explanation(record.reason or "restarting", sentence, rank=record.rank)
+    if failed := explain_failed_container(run):
+        return failed
     failures = sum(each.code != Exit.OK for each in container_exits(run.pods))
     pods = "1 pod ended early and was" if failures == 1 else f"{failures} pods ended early and were"
     return Explanation("running", f"nothing is wrong: {current}" + (f"; {pods} replaced" if failures else ""))
+
+
+def explain_failed_container(run: Run) -> Explanation | None:
+    """A container that failed beside a trainer that goes on: its pod fails once the trainer ends."""
+    for rank, pod in run.newest.items():
+        failed = failed_container(pod)
+        if failed is None or has_finished(pod):
+            continue
+        name, when = pod["metadata"]["name"], (failed.terminated or {}).get("finishedAt") or ""
+        sentence = f"{state(run)}; but {failed} of worker {rank} {describe_end(failed)}"
+        sentence += ": the pod counts as failed once its trainer ends"
+        remedy = remedy_for(run, OTHER, pod=name, container=failed.name)
+        return Explanation(OTHER, sentence, remedy, rank, when=when, pod=name)
+    return None
 
 
 def explain_missing_worker(run: Run) -> Explanation | None:

@@ -9,17 +9,15 @@ from k8s.diagnose.catalogue import refusal_reason
 from k8s.diagnose.explanation import Explanation, remedy_for
 from k8s.diagnose.scheduling import parse_message
 from k8s.state import events
-from k8s.state.exits import clean_message, kebab_case
-from k8s.state.names import claim_of, data_claim_of, rank_of, trainer_of
+from k8s.state.containers import IMAGE_PROBLEMS, Container, describe_end, holding, trainer, unready
+from k8s.state.exits import OTHER, clean_message, kebab_case, termination_message
+from k8s.state.names import CONTAINER, claim_of, data_claim_of, rank_of, trainer_of
 from k8s.state.pods import (
-    IMAGE_PROBLEMS,
-    container_state,
     created,
     has_finished,
     is_cut_off,
     is_scheduled,
     pod_condition,
-    start_problem,
     started,
 )
 
@@ -39,12 +37,13 @@ class Obstacle(NamedTuple):
     """What prevents one pod from continuing.
 
     text follows the name of one worker or of several, so it begins with `cannot`. reason is a key of PROBLEMS; when is
-    RFC 3339.
+    RFC 3339. container is the name of the container that the remedy is about, if that is not the trainer's.
     """
 
     reason: str
     text: str
     when: str
+    container: str = ""
 
 
 def pending_causes(run: Run) -> Iterator[Explanation]:
@@ -55,18 +54,19 @@ def pending_causes(run: Run) -> Iterator[Explanation]:
     yield from by_cause(run, [pod for pod in pods if not is_scheduled(pod)], lambda pod: not_scheduled(run, pod))
     scheduled = [pod for pod in pods if is_scheduled(pod) and not started(pod)]
     yield from by_cause(run, scheduled, lambda pod: not_started(run, pod))
+    yield from by_cause(run, pods, not_ended)
 
 
 def by_cause(run: Run, pods: Sequence[Object], find: Callable[[Object], Obstacle | None]) -> Iterator[Explanation]:
     """Explain what prevents pods from continuing; pods with the same cause share a sentence."""
-    groups: dict[tuple[str, str], list[tuple[Object, str]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[Object, str]]] = {}
     for pod in pods:
         if obstacle := find(pod):
-            groups.setdefault(obstacle[:2], []).append((pod, obstacle.when))
-    for (reason, text), group in groups.items():
+            groups.setdefault((obstacle.reason, obstacle.text, obstacle.container), []).append((pod, obstacle.when))
+    for (reason, text, container), group in groups.items():
         (first, when), ranks = group[0], [rank_of(pod) for pod, _ in group]
         name, node = first["metadata"]["name"], first["spec"].get("nodeName", "")
-        remedy = remedy_for(run, reason, pod=name, node=node)
+        remedy = remedy_for(run, reason, pod=name, node=node, container=container)
         yield Explanation(reason, f"{list_workers(ranks)} {text}", remedy, ranks[0], when=when, pod=name)
 
 
@@ -156,26 +156,58 @@ def list_requests(pod: Object) -> str:
 
 def not_started(run: Run, pod: Object) -> Obstacle | None:
     """A pod whose container does not start."""
-    name, waiting_reason = pod["metadata"]["name"], start_problem(pod)
-    message = container_state(pod).get("waiting", {}).get("message", "")
+    name, found = pod["metadata"]["name"], unready(pod)
     own = [
         event for event in run.events if events.object_name(event) == name and TEMPORARY not in events.message(event)
     ]
-    if waiting_reason in IMAGE_PROBLEMS:
-        first = next(
-            (event for event in own if event.get("reason") in ("Failed", "InspectFailed", waiting_reason)), None
-        )
-        text = f"cannot pull the image {trainer_of(pod)['image']}: {image_error(message or waiting_reason)}"
-        return Obstacle("image", text, (first or {}).get("firstTimestamp") or created(pod))
-    if waiting_reason:
-        reason = "configuration" if waiting_reason in CONFIGURATION else kebab_case(waiting_reason)
-        return Obstacle(reason, f"cannot start ({waiting_reason}): {clean_message(message)}", created(pod))
+    if found:
+        return not_ready(pod, found, own)
     if event := events.newest(own, *VOLUME_EVENTS):
         reason, text = volume_error(pod, events.message(event))
         return Obstacle(reason, f"cannot mount a volume: {text}", events.last_seen(event))
     if event := events.newest(own, "FailedCreatePodSandBox"):
         return Obstacle("refused", f"cannot start: {clean_message(events.message(event))}", events.last_seen(event))
     return None
+
+
+def not_ready(pod: Object, found: Container, own: Sequence[Object]) -> Obstacle:
+    """A container that cannot start, or that the trainer waits for.
+
+    Args:
+        pod: its pod.
+        found: the container.
+        own: the pod's events, the oldest first.
+    """
+    ours = found.name == CONTAINER
+    reason, message = (found.waiting.get(key) or "" for key in ("reason", "message"))
+    if reason in IMAGE_PROBLEMS:
+        causes = ("Failed", "InspectFailed", reason)
+        first = next((event for event in own if event.get("reason") in causes), None) or {}
+        whose = found.image if ours else f"{found.image} of {found}"
+        text = f"cannot pull the image {whose}: {image_error(message or reason)}"
+        return Obstacle("image", text, first.get("firstTimestamp") or created(pod))
+    if not reason:
+        missing = "is not ready: it has not passed its startup probe" if found.kind == "sidecar" else "has not ended"
+        since = (found.running or {}).get("startedAt") or created(pod)
+        return Obstacle("container-waits", f"cannot start yet: {found} {missing}", since, found.name)
+    text = clean_message(message)
+    if ours:
+        known = "configuration" if reason in CONFIGURATION else kebab_case(reason)
+        return Obstacle(known, f"cannot start ({reason}): {text}", created(pod))
+    known = "configuration" if reason in CONFIGURATION else OTHER
+    ended = f"; it {end}" if (end := describe_end(found)) else ""
+    return Obstacle(known, f"cannot start: {found} waits ({reason}): {text}{ended}", created(pod), found.name)
+
+
+def not_ended(pod: Object) -> Obstacle | None:
+    """A pod whose trainer has ended, and whose other containers have not."""
+    held, end = holding(pod), trainer(pod).terminated
+    if held is None or end is None:
+        return None
+    said = termination_message(end).get("message")
+    how = f"the trainer ended with {end['exitCode']}" + (f" ({said})" if end["exitCode"] and said else "")
+    text = f"cannot end: {how}, but {held} {held.doing}, so the Job does not end either"
+    return Obstacle("container-goes-on", text, end.get("finishedAt") or created(pod), held.name)
 
 
 def image_error(message: str) -> str:

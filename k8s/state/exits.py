@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.errors import MEANINGS, Exit
+from k8s.state.containers import UNSPECIFIC, describe_end, failed_container, trainer
 from k8s.state.names import rank_of, trainer_of
 from k8s.state.pods import container_state, created, disruption
 
@@ -31,8 +32,8 @@ REASON_OF_CODE: dict[int, str] = {
     Exit.NOT_FINITE: "loss-not-finite",
     Exit.SETTINGS: "other-settings",
 }
+OTHER = "container-failed"  # the reason of a pod that failed because of a container besides the trainer
 NOT_STARTED = 128  # the kubelet's exit code for a container that could not be started
-UNSPECIFIC = {"Error", "Completed", ""}  # the kubelet's reasons that say nothing
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class ContainerExit:
         when: RFC 3339.
         accuracy: the share of test examples that the published model classifies correctly.
         disruption: why the cluster stopped it, such as EvictionByEvictionAPI; empty if it did not.
+        container: the container that made the pod fail, if that is not the trainer's; code is then None.
     """
 
     rank: int
@@ -60,6 +62,7 @@ class ContainerExit:
     when: str
     accuracy: float | None = None
     disruption: str = ""
+    container: str = ""
 
     @property
     def counted(self) -> bool:
@@ -79,6 +82,8 @@ def container_exit(pod: Object) -> ContainerExit | None:
     if not terminated and status.get("phase") != "Failed":
         return None
     rank, name, disrupted = rank_of(pod), pod["metadata"]["name"], disruption(pod)
+    if other := exit_of_other(pod):
+        return other
     if not terminated:  # evicted or rejected by the kubelet before a container could leave a message
         reason, message = kebab_case(status.get("reason") or "failed"), clean_message(status.get("message", ""))
         return ContainerExit(rank, name, None, reason, message, "", created(pod), disruption=disrupted)
@@ -98,6 +103,17 @@ def container_exit(pod: Object) -> ContainerExit | None:
         accuracy=fields.get("accuracy"),
         disruption=disrupted,
     )
+
+
+def exit_of_other(pod: Object) -> ContainerExit | None:
+    """How a pod ended that another container made fail, and neither the trainer nor the kubelet; None for any other."""
+    ended, failed, status = trainer(pod), failed_container(pod), pod["status"]
+    if not failed or status.get("phase") != "Failed" or status.get("reason") or ended.failed:
+        return None
+    message = f"{failed} {describe_end(failed)}"
+    message += "" if ended.terminated is None else "; the trainer had ended with 0"
+    when, name = (failed.terminated or {}).get("finishedAt") or created(pod), pod["metadata"]["name"]
+    return ContainerExit(rank_of(pod), name, None, OTHER, message, "", when, None, disruption(pod), failed.name)
 
 
 def termination_message(terminated: Object) -> dict[str, Any]:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from k8s.state.containers import IMAGE_PROBLEMS, trainer, unready
 from k8s.state.names import CONTAINER
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
 
-# The kubelet's reasons why a container waits: during a normal start, and because of its image.
-NORMAL_WAITS = {"ContainerCreating", "PodInitializing", ""}
-IMAGE_PROBLEMS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
-
 
 def container_state(pod: Object) -> Object:
     """The state of a pod's trainer; empty before it exists."""
-    statuses = pod["status"].get("containerStatuses", [])
-    return next((status["state"] for status in statuses if status["name"] == CONTAINER), {})
-
-
-def waiting_reason(pod: Object) -> str:
-    """The kubelet's reason why a pod's container waits; empty if it does not wait or the reason is unknown."""
-    return str(container_state(pod).get("waiting", {}).get("reason", ""))
+    state: Object = trainer(pod).status.get("state", {})
+    return state
 
 
 def start_problem(pod: Object) -> str:
-    """Why a pod's container cannot start, as the kubelet's reason; empty if it has started or is about to."""
-    reason = waiting_reason(pod)
-    return "" if reason in NORMAL_WAITS else reason
+    """What the trainer waits for, in a few words, such as ErrImagePull; empty if it has started or is about to."""
+    found = unready(pod)
+    if not found:
+        return ""
+    if not found.waiting:
+        return f"{found} runs"
+    reason = str(found.waiting["reason"])
+    return reason if found.name == CONTAINER else f"{reason} in {found}"
+
+
+def waits_for_image(pod: Object) -> bool:
+    """Whether an image that cannot be pulled keeps the trainer from starting."""
+    found = unready(pod)
+    return found is not None and found.waiting.get("reason") in IMAGE_PROBLEMS
 
 
 def started(pod: Object) -> bool:
@@ -48,7 +51,8 @@ def is_scheduled(pod: Object) -> bool:
 
 def is_pulling(pod: Object) -> bool:
     """Whether a pod has its volumes and its address, and only waits for the image."""
-    return is_scheduled(pod) and not started(pod) and pod_condition(pod, "PodReadyToStartContainers") is not None
+    about_to = is_scheduled(pod) and not started(pod) and not unready(pod)
+    return about_to and pod_condition(pod, "PodReadyToStartContainers") is not None
 
 
 def pod_condition(pod: Object, kind: str, status: str = "True") -> Object | None:
@@ -77,8 +81,8 @@ def stage(pod: Object) -> str:
     """How far a pod has come, for a sentence that begins with its name."""
     if not is_scheduled(pod):
         return "has no node yet"
-    if reason := start_problem(pod):
-        return f"cannot start on {pod['spec']['nodeName']} ({reason})"
+    if problem := start_problem(pod):
+        return f"cannot start on {pod['spec']['nodeName']} ({problem})"
     doing = "runs" if started(pod) else "is pulling its image" if is_pulling(pod) else "is starting"
     return f"{doing} on {pod['spec']['nodeName']}"
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
+from k8s.state.containers import holding
 from k8s.state.exits import REASON_OF_CODE, ContainerExit, container_exits, first_cause, kebab_case
 from k8s.state.names import (
     CANCELLED,
@@ -17,7 +18,6 @@ from k8s.state.names import (
     run_name,
 )
 from k8s.state.pods import (
-    IMAGE_PROBLEMS,
     created,
     has_finished,
     is_cut_off,
@@ -25,9 +25,12 @@ from k8s.state.pods import (
     is_scheduled,
     start_problem,
     started,
+    waits_for_image,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from job.telemetry import Record
     from k8s.api.objects import Object
 
@@ -118,7 +121,7 @@ def state(run: Run) -> State:
         metadata = run.job["metadata"]
         suspended = "queued" if QUEUE_LABEL in metadata.get("labels", {}) else "suspended"
         return State("cancelled" if CANCELLED in metadata.get("annotations", {}) else suspended)
-    return state_from_pods(run) or state_from_record(run.record, run.workers)
+    return state_of_end(run) or state_from_pods(run) or state_from_record(run.record, run.workers)
 
 
 def is_settled(job: Object) -> bool:
@@ -169,6 +172,15 @@ def exhausted_ranks(run: Run) -> set[int]:
     return {rank for first, _, last in ranges for rank in range(int(first), int(last or first) + 1)}
 
 
+def state_of_end(run: Run) -> State | None:
+    """The state of a run in which a container keeps a pod from ending after its trainer; None for any other."""
+    container = next(filter(None, map(holding, run.newest.values())), None)
+    ended = sum(map(has_finished, run.newest.values()))
+    if container is None:
+        return None
+    return State("ending", f"{ended} of {run.workers} pods ended, {container} {container.doing}")
+
+
 def state_from_pods(run: Run) -> State | None:
     """The state of a run whose workers have not all started; None once they have."""
     pods = run.newest
@@ -177,17 +189,21 @@ def state_from_pods(run: Run) -> State | None:
     live = [pod for pod in pods.values() if not has_finished(pod)]
     if unscheduled := [pod for pod in live if not is_scheduled(pod)]:
         return State("waiting for nodes", f"{run.workers - len(unscheduled)} of {run.workers} scheduled")
-    running = [pod for pod in live if started(pod)]
-    if len(running) < len(live):
-        problem = next((reason for pod in live if (reason := start_problem(pod))), "")
-        pulling = problem in IMAGE_PROBLEMS if problem else any(is_pulling(pod) for pod in live)
-        detail = f"{len(running)} of {len(live)} running" + (f", {problem}" if problem else "")
-        return State("pulling" if pulling else "starting", detail)
+    if not all(map(started, live)):
+        return state_of_start(live)
     if run.record:
         return None
     if 0 in pods and is_cut_off(pods[0]):  # its log exists but cannot be read
         return State("out of reach", f"node {pods[0]['spec']['nodeName']} does not answer")
     return State("starting", f"{len(live)} of {run.workers} running")
+
+
+def state_of_start(pods: Sequence[Object]) -> State:
+    """The state of a run that some of these pods keep from starting."""
+    stuck = next((pod for pod in pods if start_problem(pod)), None)
+    pulling = waits_for_image(stuck) if stuck else any(map(is_pulling, pods))
+    detail = f"{sum(map(started, pods))} of {len(pods)} running"
+    return State("pulling" if pulling else "starting", f"{detail}, {start_problem(stuck)}" if stuck else detail)
 
 
 def state_from_record(record: Record | None, workers: int) -> State:

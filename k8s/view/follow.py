@@ -19,6 +19,7 @@ from k8s.api.errors import ApiError, Status, refused
 from k8s.diagnose.evidence import explain_with_log, gather_evidence
 from k8s.state.find import own_pods
 from k8s.state.names import claim_of, pod_selector, rank_of
+from k8s.state.pods import created, started
 from k8s.state.run import Run, is_settled, state
 from k8s.view.loglines import Cursor, read_log
 from k8s.view.output import note
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 LAST_RECORDS_S = 5.0  # how long to wait for rank 0's last records after the Job has ended
 RETRY_S = 0.5
-# States in which no worker writes records yet.
-BEFORE_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting", "out of reach"}
+NOT_STARTED = ("Pending", "Unknown")  # phases of a pod
+# States in which no worker writes records.
+WITHOUT_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting", "out of reach", "ending"}
 
 
 class Follower:
@@ -116,8 +118,9 @@ class Follower:
 
     def _read_log(self, pods: Iterable[Object]) -> None:
         """Read the log of rank 0's newest pod, if it has one and is not being read already."""
-        started = [p for p in pods if rank_of(p) == 0 and p["status"]["phase"] not in ("Pending", "Unknown")]
-        newest = max(started, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        # While a container that was added cannot start, the phase is Pending although the trainer may run.
+        readable = [p for p in pods if rank_of(p) == 0 and (started(p) or p["status"]["phase"] not in NOT_STARTED)]
+        newest = max(readable, key=created, default=None)
         if newest and newest["metadata"]["uid"] != self._log_uid:
             self._stop_log.set()
             self._log_uid, self._stop_log = newest["metadata"]["uid"], threading.Event()
@@ -177,7 +180,7 @@ def show_progress(cluster: Cluster, job: Object, display: Lines) -> Run:
             record, current = follower.next_record(RETRY_S), state(follower.run)
             if record:
                 display.show(record)
-            elif current.word in BEFORE_RECORDS and str(current) != shown:
+            elif current.word in WITHOUT_RECORDS and str(current) != shown:
                 shown = str(current)
                 message = current.detail or None
                 display.show(Record(time.time(), follower.run.name, 0, current.word, message=message))

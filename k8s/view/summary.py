@@ -6,9 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from k8s.state import events
+from k8s.state.containers import holding
 from k8s.state.exits import container_exit, container_exits
 from k8s.state.names import claim_of, trainer_of
-from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem
+from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem, started
 from k8s.state.run import Run, age_s, state
 from k8s.state.schedule import Schedule, state_of
 
@@ -142,11 +143,13 @@ def rank_phase(run: Run, rank: int) -> str:
     if pod is None:
         return "no pod"
     if ended := container_exit(pod):
-        return "ended" if ended.code is None else f"ended with {ended.code}"
+        how = "ended" if ended.code is None else f"ended with {ended.code}"
+        how = f"{ended.container} failed" if ended.container else how
+        return f"{how}, {held} {held.doing}" if (held := holding(pod)) else how
     if not is_scheduled(pod):
         return "waits for a node"
-    if reason := start_problem(pod):
-        return reason
-    if pod["status"].get("phase") != "Running":
+    if problem := start_problem(pod):
+        return problem
+    if not started(pod):
         return "pulling" if is_pulling(pod) else "starting"
     return str(worker_status(run, rank).get("phase") or (run.record.phase if run.record else "starting"))

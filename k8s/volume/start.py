@@ -17,10 +17,11 @@ from k8s.checks import setup, storage
 from k8s.checks.trial import require
 from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
+from k8s.state.containers import IMAGE_PROBLEMS, describe_end, failed_container, unready
 from k8s.state.events import last_seen
 from k8s.state.find import find_job
 from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, trainer_of
-from k8s.state.pods import IMAGE_PROBLEMS, NORMAL_WAITS, created, has_finished, pod_condition
+from k8s.state.pods import created, has_finished, pod_condition
 from k8s.volume.pod import VolumePod
 from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
 
@@ -153,23 +154,24 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         events: its own, the oldest first.
         waited_s: the seconds since it was created.
     """
-    status, spec = pod["status"], pod["spec"]
-    states = {container["name"]: container["state"] for container in status.get("containerStatuses", [])}
-    waiting: Object = states.get(CONTAINER, {}).get("waiting", {})
-    reason, detail = waiting.get("reason", ""), waiting.get("message", "")
+    status, found = pod["status"], unready(pod, CONTAINER)
+    reason, detail = (found.waiting.get(key, "") if found else "" for key in ("reason", "message"))
+    whose = "" if not found or found.name == CONTAINER else f" of {found}"
     unscheduled = pod_condition(pod, "PodScheduled", "False")
     if status.get("phase") == "Failed":
-        why, hint = status.get("message") or status.get("reason") or "it failed", remedy("refused")
-    elif reason in IMAGE_PROBLEMS:
-        why = f"its image {spec['containers'][0]['image']} is not available ({detail or reason})"
-        hint = remedy("image")
-    elif reason not in NORMAL_WAITS:
-        why, hint = f"{reason}: {detail}", remedy("refused")
+        other = failed_container(pod)
+        how = f"{other} {describe_end(other)}" if other else "it failed"
+        why, hint = status.get("message") or status.get("reason") or how, remedy("refused")
+    elif found and reason in IMAGE_PROBLEMS:
+        why, hint = f"its image {found.image}{whose} is not available ({detail or reason})", remedy("image")
+    elif reason:
+        why, hint = f"{reason}{whose}: {detail}", remedy("refused")
     elif unscheduled and waited_s > UNSCHEDULED_S:
         why, hint = f"no node is suitable: {unscheduled.get('message', '')}", "fix what this message names"
     elif waited_s > START_S:
         warnings = [event["message"] for event in events if event.get("type") == "Warning"]
         why = f"still starting after {START_S:.0f} s" + (f"; {warnings[-1]}" if warnings else "")
+        why += f"; {found} is not ready" if found else ""
         hint = remedy("volume", pod=pod["metadata"]["name"], flags=f"-n {pod['metadata']['namespace']}")
     else:
         return None

@@ -80,6 +80,31 @@ def ended(rank: int, code: int, number: int = 0, reason: str = "Error", message:
     )
 
 
+def added(found: Object, name: str, state: Object, *, init: bool = False, again: bool = False, **status: Any) -> Object:
+    """The pod with a container that a mesh or a user added.
+
+    Args:
+        found: the pod.
+        name: of the container.
+        state: waiting, running or terminated, as in its status.
+        init: whether it is an init container.
+        again: whether it is a native sidecar: an init container that is started again whenever it ends.
+        status: other fields of its status.
+    """
+    spec, statuses = (
+        ("initContainers", "initContainerStatuses") if init or again else ("containers", "containerStatuses")
+    )
+    container = {"name": name, "image": f"registry.example/{name}:2"} | ({"restartPolicy": "Always"} if again else {})
+    found["spec"].setdefault(spec, []).append(container)
+    found["status"].setdefault(statuses, []).append({"name": name, "state": state, **status})
+    return found
+
+
+def terminated(code: int, reason: str = "Error", message: str = "") -> Object:
+    """The state of a container that has ended."""
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": TIME.format(8)}}
+
+
 def termination(code: int, reason: str, message: str, hint: str = "", **fields: Any) -> str:
     """A worker's termination message."""
     return json.dumps({"code": code, "reason": reason, "message": message, "hint": hint, **fields})

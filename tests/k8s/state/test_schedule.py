@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.api.errors import LauncherError
-from k8s.commands import cancel, lifecycle, resume, status, suspend, why
+from k8s.commands import cancel, resume, status, suspend, why
 from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
@@ -197,15 +197,8 @@ def test_what_was_never_due_is_not_missed(since: str | None, *, missed: bool) ->
 
 
 def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the current time of the commands to NOW."""
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return NOW.astimezone(tz)
-
-    for module in (status, why, lifecycle):
-        monkeypatch.setattr(module, "datetime", Clock)
+    """Set the cluster's time to NOW, whatever this machine's clock says."""
+    monkeypatch.setattr(FakeCluster, "now", lambda _: NOW)
 
 
 def flags(name: str | None, output: str = "text", *, watch: bool = False) -> argparse.Namespace:

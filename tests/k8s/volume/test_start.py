@@ -192,10 +192,15 @@ def test_pod_that_does_not_start_is_deleted() -> None:
     assert not [name for kind, name in cluster.objects if kind == "Pod"]
 
 
-def waiting(reason: str, message: str = "") -> Object:
-    """The status of a pod whose container waits."""
+def waiting(reason: str, message: str = "", name: str = "volume") -> Object:
+    """The status of a pod in which a container waits, the volume pod's own or one that was added."""
     state = {"waiting": {"reason": reason, "message": message}}
-    return {"phase": "Pending", "containerStatuses": [{"name": "volume", "state": state}]}
+    return {"phase": "Pending", "containerStatuses": [{"name": name, "state": state}]}
+
+
+def with_init(phase: str, state: Object) -> Object:
+    """The status of a pod with an init container that was added."""
+    return {**waiting("PodInitializing"), "phase": phase, "initContainerStatuses": [{"name": "init", "state": state}]}
 
 
 UNSCHEDULED = {
@@ -235,6 +240,29 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             (f"the volume pod does not start: CreateContainerConfigError: no secret; {catalogue.remedy('refused')}"),
         ),
         (
+            waiting("ErrImagePull", "not found", "proxy"),
+            0,
+            (
+                "the volume pod does not start: its image proxy:1 of container proxy is not available (not found); "
+                f"{catalogue.remedy('image')}"
+            ),
+        ),
+        (
+            with_init("Failed", {"terminated": {"exitCode": 1, "reason": "Error"}}),
+            0,
+            f"the volume pod does not start: init container init exited with 1; {catalogue.remedy('refused')}",
+        ),
+        (with_init("Pending", {"running": {}}), 200, None),
+        (
+            with_init("Pending", {"running": {}}),
+            301,
+            (
+                "the volume pod does not start: still starting after 300 s; "
+                'MountVolume.SetUp failed for volume "output"; init container init is not ready; '
+                f"{catalogue.remedy('volume', pod='helper', flags='-n here')}"
+            ),
+        ),
+        (
             waiting("ContainerCreating"),
             301,
             (
@@ -244,12 +272,25 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             ),
         ),
     ],
-    ids=["new", "creating", "no node yet", "no node", "image", "container", "volume"],
+    ids=[
+        "new",
+        "creating",
+        "no node yet",
+        "no node",
+        "image",
+        "container",
+        "sidecar",
+        "init",
+        "waits",
+        "late",
+        "volume",
+    ],
 )
 def test_start_failure(status: Object, waited_s: float, said: str | None) -> None:
     """The reason is given once it is certain."""
     metadata = {"name": "helper", "namespace": "here"}
-    pod = {"metadata": metadata, "spec": {"containers": [{"image": "mine:2"}]}, "status": status}
+    injected = [{"name": "proxy", "image": "proxy:1"}, {"name": "volume", "image": "mine:2"}]
+    pod = {"metadata": metadata, "spec": {"containers": injected}, "status": status}
     found = start.start_failure(pod, [{"type": "Normal", "message": "Scheduled"}, MOUNT], waited_s)
     assert (str(found) if found else None) == said
 
