@@ -60,15 +60,20 @@ class Attendance:
         # Rank 0 may be gone because it gave up first: the workers that it waited for are still the cause.
         return ", and then ".join(filter(None, (self.absent, self.unreachable))) or "worker 0 has not answered"
 
-    def after(self, reply: Reply | str) -> Attendance:
-        """What is known after rank 0's reply, or after a sentence that says why there is none."""
+    def after(self, reply: Reply | str, refusal: str = "") -> Attendance:
+        """What is known after rank 0's reply, or after a sentence that says why there is none.
+
+        Args:
+            reply: the reply, or the sentence.
+            refusal: at rank 0, why it refused a worker that is missing.
+        """
         if isinstance(reply, str):
             return replace(self, unreachable=reply)
         ranks = ", ".join(map(str, reply.missing))
         more = self.workers - reply.joined - len(reply.missing)
         others = f" and {more} more" if more > 0 else ""
         absent = f"worker {ranks} has" if len(reply.missing) == 1 else f"workers {ranks}{others} have"
-        return Attendance(self.workers, reply.joined, f"{absent} not joined")
+        return Attendance(self.workers, reply.joined, f"{absent} not joined" + (f": {refusal}" if refusal else ""))
 
 
 class Peers:
@@ -107,6 +112,11 @@ class Peers:
         if not self._thread.is_alive():
             self._thread.start()
         return attempt
+
+    @property
+    def refusal(self) -> str:
+        """At rank 0, why it refused a worker that is missing; else empty."""
+        return self.rendezvous.refusal() if self.rendezvous else ""
 
     def send_status(self, phase: str, restarts: int) -> None:
         """Send the others, with the next request, how this worker is."""

@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from job.cluster import is_address
 from job.must_match import SHORT
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
+
+
+# With the values of the worker that the sentence is about, and of the one that it is told.
+OTHER_MODEL = "another model: model.py has SHA-256 {} there and {} here; give all workers the same model.py or image"
+OTHER_SETTINGS = "other settings: the flags or the dataset differ (hash {} there, {} here)"
 
 
 class Rendezvous:
@@ -53,6 +58,7 @@ class Rendezvous:
         self._settings, self._model, self._workers, self._clock = settings, model, workers, clock
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
+        self._refused: dict[int, str] = {}  # by rank: why its last request was refused
         self._senders: dict[int, tuple[str, int]] = {}  # by rank: sender and number of the newest request
         self._lock = threading.RLock()
         self._settled: asyncio.Event | None  # set when the round is complete; None if nobody waits for that
@@ -66,6 +72,7 @@ class Rendezvous:
         """
         self._check(request)
         with self._lock:
+            self._refused.pop(request.rank, None)
             self._drop_silent()
             if not self._is_late(request):
                 self._latest[request.rank] = self._clock(), request
@@ -111,25 +118,29 @@ class Rendezvous:
             rank, (when, _) = next(iter(self._latest.items()))
             return rank, when
 
+    def refusal(self) -> str:
+        """Why a worker of this run that is missing was refused, in a sentence for rank 0; empty if none was."""
+        with self._lock:
+            return next((self._refused[rank] for rank in self._missing if rank in self._refused), "")
+
     def _check(self, request: Request) -> None:
         sent = {"run": request.run, "JOB_UID": request.job_uid, "WORKERS": request.workers}
         for what, own in self._own.items():
             if own != sent[what]:
                 raise Refused(f"worker 0 has the {what} {own!r}, but this worker has {sent[what]!r}")
         if request.model != self._model:
-            raise Refused(
-                f"worker 0 has another model: model.py has SHA-256 {self._model[:SHORT]} there "
-                f"and {request.model[:SHORT]} here; give all workers the same model.py or the same image"
-            )
+            self._refuse(request, OTHER_MODEL, self._model, request.model)
         if request.settings != self._settings:
-            raise Refused(
-                "worker 0 has other settings: the flags or the dataset differ "
-                f"(hash {self._settings[:SHORT]} there, {request.settings[:SHORT]} here)"
-            )
+            self._refuse(request, OTHER_SETTINGS, self._settings, request.settings)
         if request.rank >= self._workers:
             raise Refused(f"a worker's rank must be from 0 to {self._workers - 1}, not {request.rank}")
         if not is_address(request.address):
             raise Refused(f"a worker's address must be host:port, not {request.address!r}")
+
+    def _refuse(self, request: Request, difference: str, own: str, other: str) -> NoReturn:
+        own, other = own[:SHORT], other[:SHORT]
+        self._refused[request.rank] = f"worker {request.rank} has {difference.format(other, own)}"
+        raise Refused(f"worker 0 has {difference.format(own, other)}")
 
     def _is_late(self, request: Request) -> bool:
         """Whether a newer request overtook this one. What it says is then no longer so: its worker may train by now."""

@@ -162,10 +162,11 @@ class Supervisor:
                 check_distinct(reply.addresses)
                 self._report_joined(cluster.workers)
                 return reply.round_id, reply.addresses
-            before, attendance = attendance, attendance.after(reply)
+            refusal = self._peers.refusal
+            before, attendance = attendance, attendance.after(reply, refusal)
             if attendance.joined != before.joined:
                 self._report_joined(attendance.joined)
-            elif attendance.unreachable and attendance.missing != before.missing:
+            if (attendance.unreachable or refusal) and attendance.missing != before.missing:
                 self._status.report("waiting", message=attendance.missing)
         message = f"not all of the {cluster.workers} workers joined within {timeout_s} s: {attendance.missing}"
         raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "check why they did not start")

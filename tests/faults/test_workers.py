@@ -250,7 +250,13 @@ def test_strangers_at_rank_0(digits: Path, tmp_path: Path, undisturbed: Undistur
         for difference, stranger in strangers.items():
             assert_gave_up_waiting(stranger[1], difference)
             assert "data" not in stranger[1].phases()
-        assert {record.joined for record in team[0].records if record.phase == "waiting"} == {0, 1}
+        waiting = [record for record in team[0].records if record.phase == "waiting"]
+        assert {record.joined for record in waiting} - {None} == {0, 1}
+        told = {(record.message or "").partition(": ")[2].partition(":")[0] for record in waiting}
+        refusals = {"worker 1 has other settings", "worker 1 has another model"}  # the newest is told
+        assert "" in told
+        assert told - {""} <= refusals
+        assert told & refusals
         team.start(1)
         assert_same(team, undisturbed(flags=SHORT))
 

@@ -31,6 +31,8 @@ def test_the_missing_workers_are_named() -> None:
     attendance = attendance.after("worker 0 does not answer at a:1")
     assert attendance.missing == "worker 2 has not joined, and then worker 0 does not answer at a:1"
     assert attendance.joined == 99
+    refused = attendance.after(Reply("id", 99, (2,), ()), "worker 2 has another model")
+    assert refused.missing == "worker 2 has not joined: worker 2 has another model"
 
 
 def test_rank_0_does_not_need_its_own_name() -> None:

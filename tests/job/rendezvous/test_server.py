@@ -171,7 +171,7 @@ def test_a_rank_0_that_was_replaced_opens_a_new_round() -> None:
             "0" * 64,
             (
                 "worker 0 has another model: model.py has SHA-256 30de130de130 there and 000000000000 here; "
-                "give all workers the same model.py or the same image"
+                "give all workers the same model.py or image"
             ),
         ),
         (
@@ -197,6 +197,23 @@ def test_a_worker_of_another_run_is_refused(field: str, value: Any, sentence: st
         assert str(refused.value) == sentence
     assert rendezvous.latest_requests() == {}
     assert rendezvous.join(waiting(0)).joined == 1
+
+
+def test_rank_0_knows_why_it_refused_a_worker_that_is_missing() -> None:
+    """Until that worker joins with what is right; a stranger beside a worker that has joined is none of them."""
+    rendezvous, _ = opened()
+    other = msgspec.structs.replace(waiting(2), model="0" * 64)
+    with pytest.raises(Refused):
+        rendezvous.join(other)
+    assert rendezvous.refusal() == (
+        "worker 2 has another model: model.py has SHA-256 000000000000 there and 30de130de130 here; "
+        "give all workers the same model.py or image"
+    )
+    rendezvous.join(waiting(2))
+    assert not rendezvous.refusal()
+    with pytest.raises(Refused):
+        rendezvous.join(other)
+    assert not rendezvous.refusal()
 
 
 def test_all_waiting_workers_get_their_replies_when_the_last_one_joins() -> None:
