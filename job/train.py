@@ -98,6 +98,8 @@ class Training:
         if output and step:
             with output.errors():
                 self.statistics.curve.extend(read_curve(output.folder, step))
+            if not self.statistics.curve or self.statistics.curve[-1]["step"] < step:  # else it is already recorded
+                self.statistics.since_record = checkpoint.since_record
 
     def report_phase(self, phase: str, **fields: Any) -> None:
         """Send a record with the current step."""
@@ -131,13 +133,14 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         count = block.last - block.first
         sizes = plan.batch_sizes(block.first, block.first + plan.block_steps)
         given = BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count))
-        state = BlockState(vector)
+        # Of a block that was not complete when the run stopped, the loss continues.
+        state = BlockState(vector, np.float32(statistics.since_record.block_loss))
         while state.done < count and not state.stops:
             state = run_steps(state, given, worker.stop_requested())
             step = plan.step_after(block) - count + state.done
             worker.report.heartbeat("training", step=step, steps=plan.steps)
         vector, loss = state.vector, float(state.loss)
-        statistics.record_block(step, loss, float(sizes[: state.done].sum()))
+        statistics.record_block(step, loss, float(sizes[: state.done].sum()), complete=state.done == count)
         if not math.isfinite(loss):
             raise not_finite_error(training)
         if state.stops or plan.checkpoint_is_due(block):

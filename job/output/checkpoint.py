@@ -1,7 +1,7 @@
 """Checkpoints: one file each, <folder>/<step>.safetensors, written atomically; the newest three are kept.
 
-The metadata of a file holds step, workers, threads, seconds, settings, their hash, and a SHA-256 over all that and the
-tensors.
+The metadata of a file holds step, workers, threads, seconds, settings, their hash, the sums since the last record, and
+a SHA-256 over all that and the tensors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +31,28 @@ KEEP = 3
 NAME = re.compile(r"[0-9]+\.safetensors")
 
 
+@dataclass
+class SinceRecord:
+    """Sums over the steps since the last progress record.
+
+    loss is in nats, over all complete blocks of steps; block_loss that of the steps of a block that is not complete, a
+    float32; examples is their number; seconds is the time of training.
+    """
+
+    loss: float = 0.0
+    block_loss: float = 0.0
+    examples: float = 0.0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a training after a step.
 
     step is the number of steps made, workers the number of workers that made them, threads the number of CPU threads of
     rank 0's steps, None in a checkpoint of an earlier version; settings are those of must_match.settings_to_match();
-    seconds is the time of training so far; params are the model's parameters.
+    seconds is the time of training so far; params are the model's parameters. A checkpoint of an earlier version has no
+    sums since the last record.
     """
 
     step: int
@@ -46,6 +61,7 @@ class Checkpoint:
     settings: dict[str, Any]
     seconds: float
     params: dict[str, NDArray[np.float32]]
+    since_record: SinceRecord = field(default_factory=SinceRecord)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -115,6 +131,7 @@ def _to_bytes(checkpoint: Checkpoint) -> bytes:
         "seconds": repr(float(checkpoint.seconds)),
         "settings": json.dumps(checkpoint.settings, sort_keys=True),
         "settings_hash": settings_hash(checkpoint.settings),
+        "since_record": json.dumps(asdict(checkpoint.since_record)),
     }
     params = {name: np.asarray(array, order="C") for name, array in checkpoint.params.items()}
     return safetensors.save(params, metadata | {"sha256": _sha256(metadata, params)})
@@ -141,6 +158,7 @@ def _from_bytes(content: bytes, step: int) -> Checkpoint:
         json.loads(metadata["settings"]),
         float(metadata["seconds"]),
         params,
+        SinceRecord(**json.loads(metadata.get("since_record", "{}"))),
     )
 
 

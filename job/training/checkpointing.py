@@ -142,7 +142,11 @@ class Checkpointer:
         if self._writer and self._output:
             params = self._packing.arrays(vector)
             checkpoint = dataclasses.replace(
-                self._start, step=statistics.step, seconds=statistics.training_s, params=params
+                self._start,
+                step=statistics.step,
+                seconds=statistics.training_s,
+                params=params,
+                since_record=dataclasses.replace(statistics.since_record),  # training goes on adding to it
             )
             with self._errors():
                 self._writer.submit(checkpoint)

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from job.output.checkpoint import SinceRecord
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,6 +24,7 @@ class TrainingStatistics:
         step: steps done so far; above 0 in a run that resumes from a checkpoint.
         curve: {"epoch", "step", "loss", "accuracy"} of each record so far.
         training_s: seconds of training so far.
+        since_record: sums over the steps since the last record.
         first_block_at: when the first block ended, by the clock; 0 before.
     """
 
@@ -30,22 +33,22 @@ class TrainingStatistics:
     step: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     training_s: float = 0
+    since_record: SinceRecord = field(default_factory=SinceRecord)
     first_block_at: float = 0
 
     def __post_init__(self) -> None:
         self._mark = self.clock()
         self._start_step, self._start_s = self.step, self.training_s
         self._first_steps, self._first_s = 0, 0.0
-        # Since the last record.
-        self._loss = self._examples = self._seconds = 0.0
 
-    def record_block(self, step: int, loss: float, examples: float) -> None:
+    def record_block(self, step: int, loss: float, examples: float, *, complete: bool = True) -> None:
         """Count a block that has just ended.
 
         Args:
             step: steps of the run that are done.
-            loss: in nats, summed over the block's examples.
-            examples: number of examples in the block, over all workers.
+            loss: in nats, summed over the block's examples, also those before this process resumed it.
+            examples: number of examples in the block, over all workers, that this process has trained on.
+            complete: whether all steps of the block were made.
         """
         now = self.clock()
         seconds, self._mark = now - self._mark, now
@@ -53,9 +56,10 @@ class TrainingStatistics:
         self.training_s += seconds
         if not self._first_steps:
             self.first_block_at, self._first_s, self._first_steps = now, seconds, step - self._start_step
-        self._loss += loss
-        self._examples += examples
-        self._seconds += seconds
+        since = self.since_record
+        since.loss, since.block_loss = (since.loss + loss, 0.0) if complete else (since.loss, loss)
+        since.examples += examples
+        since.seconds += seconds
 
     def summary(self, epoch: int, accuracy: float | None) -> dict[str, Any]:
         """The fields of a record for the steps since the last one; its mean loss also extends the curve.
@@ -64,8 +68,8 @@ class TrainingStatistics:
             epoch: counted from 1.
             accuracy: on the test set, None if it was not evaluated.
         """
-        loss, examples_per_s = self._loss / self._examples, self._examples / self._seconds
-        self._loss = self._examples = self._seconds = 0.0
+        since, self.since_record = self.since_record, SinceRecord()
+        loss, examples_per_s = since.loss / since.examples, since.examples / since.seconds
         self.curve.append({"epoch": epoch, "step": self.step, "loss": loss, "accuracy": accuracy})
         eta_s = (self.steps - self.step) * self.seconds_per_step()
         return {**self.curve[-1], "steps": self.steps, "examples_per_s": examples_per_s, "eta_s": eta_s}

@@ -20,7 +20,7 @@ from job.config import Config
 from job.errors import Exit, JobError
 from job.must_match import model_sha256, settings_hash, settings_to_match
 from job.output import checkpoint
-from job.output.checkpoint import Checkpoint, CheckpointWriter, restore_newest, save_checkpoint
+from job.output.checkpoint import Checkpoint, CheckpointWriter, SinceRecord, restore_newest, save_checkpoint
 from job.system import files
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def made(step: int, **changes: Any) -> Checkpoint:
         "seconds": step / 3,
         "params": params,
     } | changes
-    return Checkpoint(step, **values)
+    return Checkpoint(step, **values, since_record=SinceRecord(0.5, 0.25, step, 2.0))
 
 
 def plain(found: Checkpoint | None) -> object:
@@ -56,7 +56,7 @@ def plain(found: Checkpoint | None) -> object:
     if found is None:
         return None
     params = {name: (array.dtype, array.shape, array.tobytes()) for name, array in found.params.items()}
-    return found.step, found.workers, found.threads, found.settings, found.seconds, params
+    return found.step, found.workers, found.threads, found.settings, found.seconds, params, found.since_record
 
 
 def names(folder: Path) -> list[str]:
@@ -106,6 +106,7 @@ def test_file_is_a_safetensors_file_and_tells_what_it_is(tmp_path: Path) -> None
             f'"test": "{"b" * 64}", "train": "{"a" * 64}"}}'
         ),
         "settings_hash": settings_hash(SETTINGS),
+        "since_record": '{"loss": 0.5, "block_loss": 0.25, "examples": 12, "seconds": 2.0}',
     }
 
 
@@ -247,13 +248,13 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
 
 
 def test_one_of_an_earlier_version_is_restored(tmp_path: Path) -> None:
-    """It has neither the model's hash nor the number of threads, and fits any."""
+    """It has neither the model's hash nor the number of threads, and fits any; nor has it sums since the last record."""
     made_then = made(2, settings={name: value for name, value in SETTINGS.items() if name != "model"})
     settings = json.dumps(made_then.settings, sort_keys=True)
     metadata = {"step": "2", "workers": "2", "seconds": repr(made_then.seconds), "settings": settings}
     content = metadata | {"sha256": checkpoint._sha256(metadata, made_then.params)}
     (tmp_path / "2.safetensors").write_bytes(safetensors.save(made_then.params, content))
-    expected = dataclasses.replace(made_then, threads=None)
+    expected = dataclasses.replace(made_then, threads=None, since_record=SinceRecord())
     assert plain(restore_newest(tmp_path, SETTINGS, silent)) == plain(expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from job.output.checkpoint import SinceRecord
 from job.training.statistics import TrainingStatistics
 
 
@@ -79,3 +80,18 @@ def test_a_resumed_run_continues_its_statistics() -> None:
     assert (statistics.training_s, statistics.seconds_per_step()) == (11.0, 0.2)
     assert statistics.summary(2, None)["loss"] == 1.0
     assert [point["step"] for point in statistics.curve] == [10, 20]
+
+
+def test_a_block_that_two_processes_make_counts_once() -> None:
+    """The loss that the second one reports for the block includes the first one's, the examples are only its own."""
+    clock = Clock()
+    first = TrainingStatistics(30, clock)
+    clock.now += 1
+    first.record_block(5, 4.0, 5)
+    first.record_block(8, 2.0, 3, complete=False)
+    second = TrainingStatistics(30, Clock(), step=8, since_record=first.since_record)
+    assert second.since_record.block_loss == 2.0
+    second.record_block(10, 6.0, 2)
+    summary = second.summary(1, None)
+    assert (summary["loss"], summary["examples_per_s"]) == (1.0, 10.0)
+    assert second.since_record == SinceRecord()

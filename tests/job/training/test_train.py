@@ -36,6 +36,7 @@ from job.report.schema import SCHEMA
 from job.supervisor import trainer
 from job.supervisor.trainer import manifest
 from job.system import cgroup
+from job.training import step
 from job.training.worker import Worker
 from tests.job import plain_sgd, processes
 
@@ -471,7 +472,7 @@ class Alone:
     def __init__(self, output: Path, dataset: Dataset, *, stop_at: int | None = None) -> None:
         self.reports = Reports()
         self.output = RunFolder(output, "here", "local")
-        self._dataset, self._stop_at = dataset, stop_at
+        self._dataset, self.stop_at = dataset, stop_at
 
     def train(self, **settings: Any) -> int:
         """Train, evaluate and publish; the exit code."""
@@ -486,7 +487,7 @@ class Alone:
             return train.train_and_evaluate(config, worker, self._dataset, self.output)
 
     def _stop_requested(self) -> bool:
-        return self._stop_at is not None and bool(self.reports) and self.reports[-1].get("step", 0) >= self._stop_at
+        return self.stop_at is not None and bool(self.reports) and self.reports[-1].get("step", 0) >= self.stop_at
 
 
 def test_last_update_that_is_not_finite_is_76_too(tmp_path: Path, dataset: Dataset) -> None:
@@ -651,6 +652,25 @@ def break_checkpoints(monkeypatch: pytest.MonkeyPatch, number: int) -> Path:
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", fail)
     return path
+
+
+def test_run_stopped_within_a_block_has_the_same_curve(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a block of which two processes have made a part is the same to the bit."""
+    monkeypatch.setattr(step, "CALL_S", 1e-9)  # a call makes one step
+    whole, stopped = (Alone(tmp_path / name, dataset) for name in ("whole", "stopped"))
+    assert whole.train() == 0
+    stopped.stop_at = 14
+    with pytest.raises(JobError, match="asked to stop at step 15"):
+        stopped.train()
+    stopped.stop_at = None
+    assert stopped.train() == 0
+    [expected, found] = [json.loads((each.output.model / "report.json").read_bytes()) for each in (whole, stopped)]
+    # Here no journal keeps the points from before the stop.
+    assert found["curve"] == [point for point in expected["curve"] if point["step"] > 15]
+    for key in ("parameters_sha256", "test"):
+        assert found[key] == expected[key]
 
 
 def test_progress_that_cannot_be_written_is_73(volume: Mount, prepared: Path) -> None:
