@@ -248,7 +248,7 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
 
 
 def test_one_of_an_earlier_version_is_restored(tmp_path: Path) -> None:
-    """It has neither the model's hash nor the number of threads, and fits any; nor has it sums since the last record."""
+    """It has no hash of the model, no number of threads and no sums since the last record, and fits any."""
     made_then = made(2, settings={name: value for name, value in SETTINGS.items() if name != "model"})
     settings = json.dumps(made_then.settings, sort_keys=True)
     metadata = {"step": "2", "workers": "2", "seconds": repr(made_then.seconds), "settings": settings}
