@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
-from k8s.checks.matching import HOSTNAME, accepts, place_of
+from k8s.checks.matching import HOSTNAME, accepts, follows, place_of
 from k8s.diagnose import catalogue
 from k8s.render.render import GPU
 from k8s.state.names import trainer_of
@@ -110,18 +110,18 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
         return Check("nodes", "warning", problem, f"{WAITS}; {catalogue.remedy('scheduling')}")
     try:
         # There may be 100,000 pods: they are summed up as they come.
-        used = usage_by_node(
-            cluster.each("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
-        )
+        pods = cluster.each("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
+        used, beside = usage_by_node(pods, lambda pod: must_be_beside(pod, template, cluster.namespace))
     except ApiError as error:
         if error.code != 403:
             raise
         message = f"the nodes are large enough; this user may not read how much of them is free: {error.message}"
         return Check("nodes", "not checked", message)
     unused = {name: {key: value - used[name][key] for key, value in total.items()} for name, total in usable.items()}
-    free = most({name: fits(left, requested) for name, left in unused.items()})
+    free = most({name: fits(left, requested) for name, left in unused.items() if name in (beside or unused)})
     if free < workers:
-        message = f"there is room for {free} of {worker_count(workers)} now; the run waits for the rest"
+        there = f" on node {', '.join(sorted(beside))}, where the claim is in use" if beside else ""
+        message = f"there is room for {free} of {worker_count(workers)} now{there}; the run waits for the rest"
         return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
     return Check("nodes", "ok", f"room for {describe_workers(workers, trainer)}")
 
@@ -153,15 +153,25 @@ def check_gpus(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) ->
     return Check("gpus", "ok", f"{count} on nodes that accept this job")
 
 
-def usage_by_node(pods: Iterable[Object]) -> dict[str, dict[str, float]]:
-    """What the pods on each node request."""
+def must_be_beside(pod: Object, template: Object, namespace: str) -> bool:
+    """Whether the scheduler places a run's pods on the node of this pod, as far as it has one."""
+    return pod["metadata"].get("namespace", namespace) == namespace and follows(template, pod)
+
+
+def usage_by_node(
+    pods: Iterable[Object], is_special: Callable[[Object], bool]
+) -> tuple[dict[str, dict[str, float]], set[str]]:
+    """What the pods on each node request, and the nodes with special pods."""
     used: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    nodes = set()
     for pod in pods:
         node = pod["spec"].get("nodeName", "")
+        if node and is_special(pod):
+            nodes.add(node)
         used[node]["pods"] += 1
         for resource, value in pod_amounts(pod["spec"], requests).items():
             used[node][resource] += value
-    return used
+    return used, nodes
 
 
 def pod_amounts(spec: Object, of: Callable[[Object], dict[str, float]]) -> dict[str, float]:

@@ -61,12 +61,13 @@ def check_creation(cluster: Cluster, name: str, objects: list[Object], well: str
     if state == "ok":
         return Check(name, state, well)
     told = [(new["kind"], new["metadata"]["name"], reason) for new, found, reason in results if found == state]
-    if state == "not checked":
-        return Check(name, state, "; ".join(f"the {kind} {of}: {reason}" for kind, of, reason in told))
-    message = "; ".join(f"the API server would refuse the {kind} {of}: {reason}" for kind, of, reason in told)
-    return Check(
-        name, state, message, "; ".join(dict.fromkeys(remedy(cluster, kind, reason) for kind, _, reason in told))
-    )
+    by_reason: dict[str, list[str]] = {}
+    for kind, of, reason in told:
+        by_reason.setdefault(reason, []).append(f"the {kind} {of}")
+    said = "the API server would refuse" if state == "failed" else "the API server cannot try"
+    message = "; ".join(f"{said} {', '.join(names)}: {reason}" for reason, names in by_reason.items())
+    remedies = [remedy(cluster, kind, reason) for kind, _, reason in told] if state == "failed" else []
+    return Check(name, state, message, "; ".join(dict.fromkeys(remedies)))
 
 
 def remedy(cluster: Cluster, kind: str, reason: str) -> str:

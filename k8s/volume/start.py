@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from job.config import usage_error
 from k8s.api import permissions
 from k8s.api.errors import ApiError, LauncherError, failed, refused
-from k8s.checks import setup, storage
-from k8s.checks.trial import require
+from k8s.checks import setup, storage, trial
 from k8s.diagnose.catalogue import remedy
 from k8s.render.render import set_claim
 from k8s.state.containers import IMAGE_PROBLEMS, describe_end, failed_container, unready
@@ -85,21 +84,22 @@ def create(cluster: Cluster, pod: Object, claim: Object | None) -> None:
     """Create a pod, and before it a claim if there is one to create; both or neither.
 
     Raises:
-        ApiError: the API server refuses one of them.
+        LauncherError: 2, the API server refuses one of them.
     """
     account = pod["spec"].get("serviceAccountName")
     if account and setup.is_missing(cluster, "ServiceAccount", account):
         del pod["spec"]["serviceAccountName"]  # submit creates it; until then, the namespace's default one serves
-    if claim is None:
-        cluster.create(pod)
-        return
-    require(cluster, pod)
-    made = cluster.create(claim)
+    made = None
     try:
+        if claim:
+            trial.require(cluster, pod)
+            made = cluster.create(claim)
         cluster.create(pod)
-    except ApiError:
-        cluster.delete(made["kind"], made["metadata"]["name"], uid=made["metadata"]["uid"])
-        raise
+    except ApiError as error:
+        if made:
+            cluster.delete(made["kind"], made["metadata"]["name"], uid=made["metadata"]["uid"])
+        message = f"the API server refuses the volume pod: {error.message}"
+        raise refused(message, trial.remedy(cluster, pod["kind"], error.message)) from error
 
 
 def template_for(cluster: Cluster, run: str | None, image: str | None, claim: str | None) -> Object:

@@ -115,7 +115,7 @@ def node(name: str, cpu: str = "4", gpus: int = 0, *, ready: bool = True, **spec
 def pod_on(where: str, cpu: str, name: str = "other") -> Object:
     """A pod that uses CPUs of a node."""
     spec = {"nodeName": where, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}
-    return named("Pod", name, spec=spec)
+    return named("Pod", name, spec=spec, status={"phase": "Running"})
 
 
 def ready_cluster(**options: Any) -> CheckedCluster:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.checks import preflight
+from k8s.render import render
 from k8s.render.render import GPU
-from tests.k8s.checks.cluster import CheckedCluster, claim, named, node
+from tests.k8s.checks.cluster import CheckedCluster, claim, named, node, pod_on
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -122,6 +123,20 @@ def test_what_a_pod_requests(job: Object) -> None:
     other = named("Pod", "p", spec={"nodeName": "a", "containers": [], "initContainers": [sidecar]})
     assert check_of("nodes", job, node("a", "1400m"), other).state == "warning"
     assert check_of("nodes", job, node("a", "1500m"), other).state == "ok"
+
+
+def test_room_on_the_node_of_the_claim(job: Object) -> None:
+    """If other runs use the claim on a node, only the room on that node counts."""
+    render.put_on_one_node(job)
+    other = pod_on("a", "3500m")
+    nodes = [node("a", "4"), node("b", "4")]
+    assert check_of("nodes", job, *nodes, other, mode="ReadWriteOnce").state == "ok"
+    other["metadata"] |= {"namespace": "here", "labels": job["spec"]["template"]["metadata"]["labels"]}
+    found = check_of("nodes", job, *nodes, other, mode="ReadWriteOnce")
+    told = "there is room for 1 of 2 workers now on node a, where the claim is in use; the run waits for the rest"
+    assert (found.state, found.message) == ("warning", told)
+    other["metadata"]["namespace"] = "elsewhere"
+    assert check_of("nodes", job, *nodes, other, mode="ReadWriteOnce").state == "ok"
 
 
 def test_gpus_that_an_affinity_rules_out(gpu_job: Object) -> None:

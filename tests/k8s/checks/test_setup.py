@@ -133,6 +133,16 @@ def test_several_refusals() -> None:
     assert "change what the message names" in found.remedy
 
 
+def test_one_cause_for_all() -> None:
+    """Objects that are refused for the same reason are named in one sentence."""
+    cluster = ready_cluster(refuses={kind: refusal(kind, TERMINATING) for kind in KINDS})
+    found = check_of("setup", cluster)
+    assert found.message == (
+        "the API server would refuse the ServiceAccount mnist-job, the Service mnist-job, the PersistentVolumeClaim "
+        f"mnist-job-output, the NetworkPolicy mnist-job: {TERMINATING}"
+    )
+
+
 def test_a_claim_of_the_users_own_is_not_refused() -> None:
     """What the Job does not need is not asked for."""
     cluster = ready_cluster(refuses={"PersistentVolumeClaim": refusal("PersistentVolumeClaim", STORAGE)})

@@ -166,7 +166,8 @@ def test_a_refused_copy_leaves_no_claim(
     monkeypatch.setattr(cluster, "create", refusing(cluster, "Pod", "no pods today", dry_run=dry_run))
     status, out, err = put(folder)
     assert (status, out) == (2, "")
-    assert err.endswith("error: the API server refused to create it: no pods today\n")
+    remedy = "change what the message names, or ask the cluster's administrator"
+    assert err == f"error: the API server refuses the volume pod: no pods today; {remedy}\n"
     assert cluster.objects == before
     changes = [(verb, kind) for verb, kind, _ in cluster.asked if verb != "dry-run"]
     assert dry_run is (("create", "PersistentVolumeClaim") not in changes)
