@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.render import set_claim
-from k8s.state.names import APP, CLAIM_LABEL, DATA_VOLUME, PART_OF_LABEL, claim_labels, trainer_of
+from k8s.state.names import (
+    APP,
+    CLAIM_LABEL,
+    DATA_VOLUME,
+    NO_SIDECAR_ANNOTATIONS,
+    NO_SIDECAR_LABELS,
+    PART_OF_LABEL,
+    claim_labels,
+    trainer_of,
+)
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -60,10 +69,11 @@ def volume_pod(template: Object, name: str, *, writes: bool = False, node: str =
             mount["readOnly"] = True
     container = {key: trainer[key] for key in CONTAINER_OF_RUN if key in trainer}
     container |= {"name": CONTAINER, "command": ["sleep", str(LIFETIME_S)], "resources": RESOURCES}
+    labels = LABELS | {CLAIM_LABEL: claim_labels(template)[CLAIM_LABEL]} | NO_SIDECAR_LABELS
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": LABELS | {CLAIM_LABEL: claim_labels(template)[CLAIM_LABEL]}},
+        "metadata": {"name": name, "labels": labels, "annotations": NO_SIDECAR_ANNOTATIONS},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,

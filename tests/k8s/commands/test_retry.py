@@ -56,7 +56,8 @@ def served(job: Object, *conditions: str, **annotations: str) -> Object:
     }
     added = {"batch.kubernetes.io/controller-uid": "old", "batch.kubernetes.io/job-name": "digits"}
     added |= {"controller-uid": "old", "job-name": "digits"}
-    spec["template"]["metadata"] = {"creationTimestamp": None, "labels": spec["template"]["metadata"]["labels"] | added}
+    spec["template"]["metadata"] |= {"creationTimestamp": None}
+    spec["template"]["metadata"]["labels"] |= added
     spec["template"]["spec"]["serviceAccount"] = "mnist-job"
     spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": "old"}}
     spec |= {"manualSelector": False, "suspend": CANCELLED in annotations}
@@ -205,13 +206,13 @@ def test_queue(submitted: Object) -> None:
     cluster = FakeCluster(served(submitted, "Failed"))
     again(cluster, queue="night")
     admitted = served(cluster.objects["Job", "digits-2"], "Failed")
-    admitted["spec"]["template"]["metadata"]["annotations"] = {"kueue.x-k8s.io/workload": "job-digits-1"}
+    admitted["spec"]["template"]["metadata"]["annotations"]["kueue.x-k8s.io/workload"] = "job-digits-1"
     admitted["spec"]["template"]["spec"]["nodeSelector"]["pool"] = "spot"
     cluster.objects["Job", "digits-2"] = admitted
     again(cluster)
     new = cluster.objects["Job", "digits-3"]
     assert (new["metadata"]["labels"][QUEUE_LABEL], new["spec"]["suspend"]) == ("night", True)
-    assert "annotations" not in new["spec"]["template"]["metadata"]
+    assert "kueue.x-k8s.io/workload" not in new["spec"]["template"]["metadata"]["annotations"]
     assert "pool" not in new["spec"]["template"]["spec"]["nodeSelector"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +18,7 @@ from job.config import parse
 from job.errors import Exit
 from job.supervisor import supervisor
 from job.supervisor.outcome import FINAL_CODES
+from k8s.commands.schedule import cron_job
 from k8s.render import render
 from k8s.render.attempt import next_job
 from k8s.render.kustomize import MANIFESTS, kustomize
@@ -31,6 +33,7 @@ from k8s.state.names import (
     INDEX_LABEL,
     JOB_NAME_LABEL,
     NAME_LABEL,
+    NO_SIDECAR_LABELS,
     OUTPUT,
     PART_OF_LABEL,
     QUEUE_LABEL,
@@ -204,7 +207,7 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     template = overlay["spec"]["template"]
     labels = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"}
     assert overlay["metadata"]["labels"] == labels
-    assert template["metadata"]["labels"] == labels | {CLAIM_LABEL: CLAIM}
+    assert template["metadata"]["labels"] == labels | {CLAIM_LABEL: CLAIM} | NO_SIDECAR_LABELS
     # Nothing of the manifests may be taken for what the controller or the launcher adds.
     assert not {JOB_NAME_LABEL, INDEX_LABEL, QUEUE_LABEL, CANCELLED} & set(overlay["metadata"].get("annotations", {}))
     policy = setup["NetworkPolicy"]["spec"]
@@ -216,6 +219,27 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     for found in setup.values():
         assert found["metadata"]["labels"] == {PART_OF_LABEL: APP, "app.kubernetes.io/managed-by": APP}
+
+
+def test_meshes_inject_no_sidecar() -> None:
+    """Into workers, those of a schedule too, and volume pods; the documentation's overlay changes that for workers."""
+    scheduled = cron_job(render.job(Submission("nightly")), "@daily", "UTC")["spec"]["jobTemplate"]["spec"]["template"]
+    for pod in (job("local")["spec"]["template"], scheduled, volume_pod(base_template("mine:1"), "v")):
+        assert pod["metadata"]["labels"].items() >= {"sidecar.istio.io/inject": "false"}.items()
+        annotations = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+        assert pod["metadata"]["annotations"] == annotations
+
+
+def test_an_overlay_that_opts_in_to_a_mesh(tmp_path: Path) -> None:
+    """The one in the documentation."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"## Service meshes\n.*?```yaml\n(.*?)```", page, re.DOTALL)
+    relative = os.path.relpath(MANIFESTS, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(text.replace("../k8s/manifests", relative))
+    [found] = kustomize(tmp_path)
+    metadata = found["spec"]["template"]["metadata"]
+    assert metadata["labels"]["sidecar.istio.io/inject"] == "true"
+    assert metadata["annotations"] == {"sidecar.istio.io/inject": "true", "linkerd.io/inject": "enabled"}
 
 
 def test_mounts(overlay: Object, setup: dict[str, Object]) -> None:

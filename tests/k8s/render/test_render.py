@@ -125,7 +125,10 @@ def test_a_job_with_every_flag() -> None:
             "activeDeadlineSeconds": 5400,
             "ttlSecondsAfterFinished": 604_800,
             "template": {
-                "metadata": {"labels": LABELS | {"mnist-job/claim": "mine"}},
+                "metadata": {
+                    "labels": LABELS | {"mnist-job/claim": "mine", "sidecar.istio.io/inject": "false"},
+                    "annotations": {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"},
+                },
                 "spec": {
                     "restartPolicy": "Never",
                     "subdomain": "mnist-job",

@@ -50,7 +50,9 @@ def test_pod(writes: bool) -> None:
                 "app.kubernetes.io/part-of": "mnist-job",
                 "app.kubernetes.io/component": "volume",
                 "mnist-job/claim": "mine",
+                "sidecar.istio.io/inject": "false",
             },
+            "annotations": {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"},
         },
         "spec": {
             "restartPolicy": "Never",
