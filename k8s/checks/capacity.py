@@ -135,7 +135,7 @@ def where(together: Sequence[str]) -> str:
     return "the cluster has no"
 
 
-def check_gpus(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -> Check:
+def check_gpus(cluster: Cluster, job: Object) -> Check:
     """Whether nodes that accept the job have GPUs, if it requests them; only the scheduler knows, so it never fails."""
     template = job["spec"]["template"]
     if not requests(trainer_of(template)).get(GPU):
@@ -143,9 +143,7 @@ def check_gpus(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) ->
     gpu_nodes = [node for node in cluster.select("Node") if amount(node["status"]["allocatable"].get(GPU, "0"))]
     if not gpu_nodes:
         return Check("gpus", "warning", "no node has a GPU", f"{WAITS}; {catalogue.remedy('gpu')}")
-    count = sum(
-        int(amount(node["status"]["allocatable"][GPU])) for node in gpu_nodes if accepts(node, template, volumes)
-    )
+    count = sum(int(amount(node["status"]["allocatable"][GPU])) for node in gpu_nodes if accepts(node, template))
     if not count:
         names = ", ".join(sorted(node["metadata"]["name"] for node in gpu_nodes))
         message = f"the nodes with GPUs ({names}) are not ready, or do not accept this job's pods"
@@ -192,6 +190,7 @@ def pod_amounts(spec: Object, of: Callable[[Object], dict[str, float]]) -> dict[
     for container in inits:
         for resource, value in of(container).items():
             total[resource] = max(total[resource], value)
+    total |= of(spec)  # what the pod as a whole requests stands for its containers'
     for resource, value in amounts(spec.get("overhead", {})).items():
         total[resource] += value
     return total

@@ -31,7 +31,6 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         claim: the output's claim; None if there is none yet.
     """
     together = sorted(shared_labels(job["spec"]["template"]) | ({HOSTNAME} if storage.needs_one_node(claim) else set()))
-    volumes = storage.volumes(cluster, job)
     checks: dict[str, Callable[[], Check]] = {
         "server version": lambda: admission.check_version(cluster),
         "namespace": lambda: admission.check_namespace(cluster),
@@ -47,8 +46,8 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         "pod": lambda: admission.check_pod(cluster, job),
         "memory": lambda: capacity.check_memory(job),
         "quota": lambda: capacity.check_quota(cluster, job),
-        "nodes": lambda: capacity.check_nodes(cluster, job, together, volumes),
-        "gpus": lambda: capacity.check_gpus(cluster, job, volumes),
+        "nodes": lambda: capacity.check_nodes(cluster, job, together, storage.volumes(cluster, job)),
+        "gpus": lambda: capacity.check_gpus(cluster, job),
         "queue": lambda: admission.check_queue(cluster, job),
     }
     with ThreadPoolExecutor(len(checks)) as pool:

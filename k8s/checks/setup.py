@@ -8,7 +8,7 @@ from k8s.api import permissions
 from k8s.api.errors import ApiError
 from k8s.checks import storage
 from k8s.checks.check import Check
-from k8s.checks.trial import check_creation, setup_by_another
+from k8s.checks.trial import check_creation, setup_by_another, tried
 from k8s.render import render
 from k8s.state.names import APP
 
@@ -61,7 +61,17 @@ def needed(job: Object) -> list[Object]:
 
 def missing(cluster: Cluster, job: Object) -> list[Object]:
     """What a Job needs of the setup and does not exist."""
-    return [new for new in needed(job) if is_missing(cluster, new["kind"], new["metadata"]["name"])]
+    return [new for new in needed(job) if is_absent(cluster, new)]
+
+
+def is_absent(cluster: Cluster, new: Object) -> bool:
+    """Whether an object does not exist: where this user may not read it, a dry run tells, or it is taken to exist."""
+    try:
+        return cluster.get(new["kind"], new["metadata"]["name"]) is None
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return tried(cluster, new)[0] == "ok"
 
 
 def is_missing(cluster: Cluster, kind: str, name: str) -> bool:

@@ -95,9 +95,10 @@ def shared(cluster: Cluster, job: Object, claim: Object, check: str, remedy: str
         return Check(check, "ok", f"{message}{together}")
     user, node = others[0]["metadata"]["name"], others[0]["spec"]["nodeName"]
     message += f", and pod {user} on node {node} uses it; a worker {'' if alone else 'on another node '}waits until "
-    command = f"kubectl delete pod {user} -n {cluster.namespace}"
-    here = "" if alone else f", or place the workers on its node: --node-selector {HOSTNAME}={node}"
-    return Check(check, "warning", f"{message}that pod has ended", f"end it (`{command}`){here}")
+    flag = "--data" if check == "data" else "--claim"
+    here = f"place the workers on its node: --node-selector {HOSTNAME}={node}"
+    wait = f"choose another claim with {flag}, or wait"
+    return Check(check, "warning", f"{message}that pod has ended", wait if alone else here)
 
 
 def check_storage_class(cluster: Cluster, job: Object, claim: Object | None) -> Check:

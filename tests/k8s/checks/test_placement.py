@@ -115,6 +115,7 @@ def test_what_a_pod_requests(job: Object) -> None:
         {"initContainers": [{"name": "prepare", "resources": {"requests": {"cpu": "1"}}}]},
         {"containers": [*spec["containers"], {"name": "proxy", "resources": half}]},
         {"overhead": {"cpu": "500m"}},
+        {"resources": {"requests": {"cpu": "1"}}},  # the pod's own stand for its containers'
     ):
         job["spec"]["template"]["spec"] = {**spec, **more}
         assert check_of("nodes", job, node("a", "1900m")).state == "warning"

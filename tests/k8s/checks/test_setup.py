@@ -184,6 +184,17 @@ def test_nothing_is_left_behind(kind: str) -> None:
     assert cluster.objects == before
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_user_who_may_create_but_not_read(*, exists: bool) -> None:
+    """What this user may not read is created if a dry run says that it does not exist."""
+    cluster = ready_cluster(forbidden=["Service"])
+    [service] = [new for new in render.setup_objects() if new["kind"] == "Service"]
+    if exists:
+        cluster.objects["Service", APP] = service
+    submit.submit(cluster.given(), render.job(Submission("digits")))
+    assert (("create", "Service") in changes(cluster)) is not exists
+
+
 def test_what_was_there_is_left() -> None:
     """Only what this submission created is deleted."""
     cluster = ready_cluster(refuses={"Job": denied("create", "jobs")}, only_dry_runs=False)

@@ -104,7 +104,6 @@ def user(*, labels: dict[str, str] | None = None, phase: str = "Running", of: st
 
 OF_ANOTHER_RUN = {PART_OF_LABEL: APP, CLAIM_LABEL: CLAIM}
 WAITS = ", and pod user on node n1 uses it; a worker"
-END_IT = "end it (`kubectl delete pod user -n here`)"
 
 
 @pytest.mark.parametrize(
@@ -118,19 +117,19 @@ END_IT = "end it (`kubectl delete pod user -n here`)"
             "ReadWriteOnce",
             user(),
             f"{WAITS} on another node waits until that pod has ended",
-            f"{END_IT}, or place the workers on its node: --node-selector kubernetes.io/hostname=n1",
+            "place the workers on its node: --node-selector kubernetes.io/hostname=n1",
         ),
         (
             "ReadWriteOnce",
             user(labels=OF_ANOTHER_RUN | {CLAIM_LABEL: "other"}),
             f"{WAITS} on another node waits until that pod has ended",
-            f"{END_IT}, or place the workers on its node: --node-selector kubernetes.io/hostname=n1",
+            "place the workers on its node: --node-selector kubernetes.io/hostname=n1",
         ),
         (
             "ReadWriteOncePod",
             user(labels=OF_ANOTHER_RUN),
             f"{WAITS} waits until that pod has ended",
-            END_IT,
+            "choose another claim with --claim, or wait",
         ),
     ],
 )
