@@ -50,14 +50,15 @@ TENSORFLOW = {
     "NotFoundError": errno.ENOENT,
     "AlreadyExistsError": errno.EEXIST,
     "UnknownError": errno.EIO,
-    "UnavailableError": errno.EIO,
-    "DataLossError": errno.EIO,
-    "FailedPreconditionError": errno.EIO,
 }
 
 
 class Ending(NamedTuple):
-    """How an error ends a process. The message may contain {where}, a path, and {what}, the system's words."""
+    """How an error ends a process.
+
+    The message may contain {where}, the file that failed, {place}, what was being read or written, and {what}, the
+    system's words.
+    """
 
     code: Exit
     reason: str
@@ -128,6 +129,13 @@ TABLE: dict[str, dict[str, Ending | None]] = {
     "raw files": {
         "passing": Ending(Exit.TRY_AGAIN, "idx-io", "{where} could not be read: {what}", "try again"),
         "lasting": Ending(Exit.DATA_MISSING, "idx-unreadable", "{where} cannot be read: {what}", ""),
+    },
+    # The page that `compare --html` writes.
+    "page": {
+        "passing": Ending(Exit.TRY_AGAIN, "page-io", "{place} could not be written: {what}", "try again"),
+        "lasting": Ending(
+            Exit.OUTPUT, "page-not-writable", "{place} cannot be written: {what}", "choose another file with --html"
+        ),
     },
     # A published model, and a picture, which `predict` reads.
     "model": {
@@ -209,7 +217,7 @@ def job_error(error: BaseException, source: str, where: Path | str) -> JobError 
     ending = endings.get(kind_of(found), endings.get("lasting"))
     if ending is None:
         return None
-    message = ending.message.format(where=found.filename or where, what=found.strerror or found)
+    message = ending.message.format(where=found.filename or where, place=where, what=found.strerror or found)
     return JobError(ending.code, ending.reason, message, ending.hint)
 
 

@@ -50,9 +50,9 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
     folder, name = config.data, config.dataset
     if name not in KNOWN:
         raise unknown_dataset(name)
-    if _is_prepared(folder, name):
-        return _open_prepared(folder, name, from_idx, report)
     with errors_from("data folder", folder):
+        if _is_prepared(folder, name):
+            return _open_prepared(folder, name, from_idx, report)
         folder.mkdir(parents=True, exist_ok=True)
         with _dataset_lock(
             folder, name, lambda: report(f"waiting for another process that prepares {name} in {folder}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -35,6 +36,10 @@ MEMORY_LIMIT = 1 << 30
 
 # Bytes that are read and hashed at a time: they are still in the processor's cache.
 BLOCK = 1 << 20
+
+# Hold this while TensorFlow is imported. tensorflow_datasets replaces Python's function for imports for a moment when
+# it is imported or first used, also for other threads, whose modules then lack parts.
+IMPORTING = threading.Lock()
 
 Images: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.int32]
@@ -132,14 +137,15 @@ def rows_on_disk(version: Path, split: str, count: int, shape: tuple[int, int]) 
         count: the number of examples.
         shape: pixels of an image.
     """
-    # Imported here: it takes 0.3 s, and only rows on disk need it. None of it imports TensorFlow.
-    import tensorflow_datasets as tfds  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415
-    from tensorflow_datasets.proto import tf_example_pb2  # noqa: PLC0415
+    with IMPORTING:
+        # Imported here: it takes 0.3 s, and only rows on disk need it. None of it imports TensorFlow.
+        import tensorflow_datasets as tfds  # noqa: PLC0415
+        from PIL import Image  # noqa: PLC0415
+        from tensorflow_datasets.proto import tf_example_pb2  # noqa: PLC0415
 
-    # Raw records: parsing them here is three times as fast as tfds's own deserialize_example_np.
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    source = tfds.builder_from_directory(version).as_data_source(split, deserialize_method=raw)
+        # Raw records: parsing them here is three times as fast as tfds's own deserialize_example_np.
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        source = tfds.builder_from_directory(version).as_data_source(split, deserialize_method=raw)
     if len(source) != count:
         raise ValueError(f"{len(source)} {split} examples instead of {count}")
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.predict import digit
 
@@ -57,7 +58,8 @@ def _read_class_names(model: Path) -> list[str]:
         raise JobError(Exit.DATA_MISSING, "model-missing", f"there is no model in {model}", hint)
     report = model / "report.json"
     try:
-        names = json.loads(report.read_bytes())["dataset"]["classes"]
+        with errors_from("model", report):
+            names = json.loads(report.read_bytes())["dataset"]["classes"]
         return [str(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"the class names cannot be read from {report}"

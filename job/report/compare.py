@@ -44,11 +44,9 @@ def run(output: Path, *, as_json: bool = False, html: Path | None = None) -> Non
     if html:
         from job.report import compare_page  # noqa: PLC0415 - matplotlib takes 0.5 s
 
-        try:
-            files.write(html, compare_page.render_comparison(compared).encode())
-        except OSError as error:
-            message = f"{html} cannot be written: {error.strerror or error}"
-            raise JobError(Exit.OUTPUT, "page-not-writable", message, "choose another file with --html") from error
+        page = compare_page.render_comparison(compared).encode()
+        with errors_from("page", html):
+            files.write(html, page)
     if as_json:
         sys.stdout.write(json.dumps(comparison_json(compared), indent=2, ensure_ascii=False) + "\n")
     else:

@@ -235,7 +235,7 @@ def test_run_killed_again_and_again(tmp_path: Path, before: Path, after: dict[st
     assert contents(root) == after
 
 
-@pytest.mark.parametrize(("error", "code"), [("ENOSPC", Exit.OUTPUT), ("EIO", Exit.TRY_AGAIN)])
+@pytest.mark.parametrize(("error", "code"), [("ENOSPC", Exit.OUTPUT), ("ENOTCONN", Exit.TRY_AGAIN)])
 def test_run_refused(tmp_path: Path, before: Path, after: dict[str, object], error: str, code: Exit) -> None:
     """A run whose call fails leaves with 73 or 75 and nothing half-done, and succeeds at its next start."""
     root = tmp_path / "now"

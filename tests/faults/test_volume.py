@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from job.errors import Exit
 from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, Team, assert_published, assert_same
-from tests.job.processes import command, contents, environment, wait_until
+from tests.job.processes import ROOT, command, contents, environment, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,3 +290,30 @@ def test_a_link_that_appears_in_training(digits: Path, tmp_path: Path, published
         assert team.exit_codes() == [0], team[0].errors
     assert (output / "latest").readlink() == Path("models") / RUN
     assert contents(outside) == before
+
+
+def test_a_disk_that_fails_while_rows_are_streamed(digits: Path, tmp_path: Path) -> None:
+    """A worker whose dataset can be opened but not read any more leaves with 75 after three restarts, not as a bug."""
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    shutil.rmtree(data / "mnist" / "decoded")  # so that its rows are read from the disk while it trains
+    [file] = (data / "mnist").glob("*/mnist-train.array_record*")
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    # Only array_record uses this call: the SHA-256 is taken of the same file by others.
+    fail = ["strace", "--follow-forks", "--seccomp-bpf", f"--trace-path={file}", "--trace=pread64"]
+    fail += ["--inject=pread64:error=EIO", f"--output={tmp_path / 'log'}"]
+    ended = subprocess.run(
+        [*fail, *command("--name=run", f"--data={data}", f"--output={tmp_path / 'output'}")],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "ptrace" in ended.stderr and "not permitted" in ended.stderr:
+        pytest.skip(f"no process can be traced here: {ended.stderr.strip()}")
+    assert ended.returncode == Exit.TRY_AGAIN, ended.stderr
+    cause = f"{file.parent} could not be read: Input/output error"
+    sentence = f"gave up after 3 restarts without a new step: {cause}; start the run again"
+    assert ended.stderr.splitlines()[-1].endswith(sentence)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
 
-from job.dataset.rows import decoded_bytes, load_dataset
+from job.dataset.rows import IMPORTING, decoded_bytes, load_dataset
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -300,6 +301,15 @@ def test_refusals_of_the_system_have_their_own_codes(
     monkeypatch.setattr(Path, "read_bytes", refuse)
     error = failure(prepared)
     assert (error.code, error.message) == (code, message.format(file=prepared / "mnist/fingerprint.json"))
+
+
+def test_rows_on_disk_are_not_opened_while_tensorflow_is_imported(prepared: Path) -> None:
+    """tensorflow_datasets would take parts away from the modules that another thread imports."""
+    with ThreadPoolExecutor(1) as pool:
+        with IMPORTING:
+            loading = pool.submit(load_dataset, prepared, "mnist", memory_limit=0)
+            assert not wait([loading], 1.0).done
+        assert loading.result().train.images is None
 
 
 def failing(number: int, *, in_words: bool) -> Callable[..., Any]:

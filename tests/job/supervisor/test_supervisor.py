@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -384,6 +385,22 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     record = shown(capfd)[0][-1]
     assert record.reason == "peers-missing"
     assert str(record.message).startswith("not all of the 2 workers joined within 1 s: worker 0 does not answer at")
+
+
+def test_a_node_without_room_for_a_process_is_left(
+    prepared: Path, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """75 and a message, not a bug."""
+    trainer("exit 0")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert supervised(prepared) == Exit.TRY_AGAIN
+    message = termination_message(tmp_path)
+    assert (message["code"], message["reason"]) == (Exit.TRY_AGAIN, "no-process")
+    assert message["message"] == "a process cannot be started: Resource temporarily unavailable"
 
 
 @pytest.mark.parametrize("phase", ["starting", "data", "joining", "compiling"])

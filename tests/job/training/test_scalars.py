@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from job.error_table import errors_from
+from job.errors import Exit, JobError
 from job.telemetry import Record
 from job.training.scalars import Scalars
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.conftest import Mount
 
 
 def test_figures_of_records_are_scalars(tmp_path: Path) -> None:
@@ -31,3 +38,33 @@ def test_figures_of_records_are_scalars(tmp_path: Path) -> None:
         "accuracy": [(3.0, 20, 0.75), (4.0, 20, 0.875)],
         "examples_per_s": [(2.0, 10, 100.0), (3.0, 20, 200.0)],
     }
+
+
+def test_a_full_volume_is_73(volume: Mount) -> None:
+    """TensorFlow reports it in the ResourceExhaustedError that it has for memory too."""
+    folder = volume("size=64k")
+    scalars = Scalars(folder)
+    with contextlib.suppress(OSError):
+        (folder / "filler").write_bytes(bytes(1 << 17))
+
+    def write() -> None:
+        for _ in range(2000):
+            scalars.write(Record(1.0, "a", 0, "training", step=1, loss=0.5))
+
+    with pytest.raises(JobError) as caught, errors_from("output", folder):
+        write()
+    with contextlib.suppress(tf.errors.OpError):
+        scalars._file.close()
+    assert (caught.value.code, caught.value.reason) == (Exit.OUTPUT, "output-not-writable")
+    assert caught.value.message == f"the output folder cannot be written at {folder}: No space left on device"
+
+
+def test_a_read_only_volume_is_73(volume: Mount) -> None:
+    """As soon as the file is opened. TensorFlow reports it in a PermissionDeniedError."""
+    folder = volume("size=64k")
+    (folder / "tensorboard").mkdir()
+    volume("ro,size=64k")
+    with pytest.raises(JobError) as caught, errors_from("output", folder):
+        Scalars(folder)
+    assert (caught.value.code, caught.value.reason) == (Exit.OUTPUT, "output-not-writable")
+    assert caught.value.message == f"the output folder cannot be written at {folder}: Read-only file system"
