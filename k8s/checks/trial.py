@@ -21,7 +21,7 @@ NEW_NAMESPACE = "wait until the namespace is gone and create it again, or choose
 
 
 def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
-    """What a dry run of an object's creation says: the state of a check, and the API server's reason.
+    """What a dry run of an object's creation says: the state of a check or `exists`, and the API server's reason.
 
     A missing namespace has a check of its own: the object is not checked then.
     """
@@ -29,6 +29,8 @@ def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
         cluster.create(new, dry_run=True)
     except ApiError as error:
         reason = error.message.partition("forbidden: ")[2] or error.message
+        if error.reason == "AlreadyExists":
+            return "exists", reason
         unknown = error.code == 404 or NO_DRY_RUN in reason
         return "not checked" if unknown else "failed", reason
     return "ok", ""

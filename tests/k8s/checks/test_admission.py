@@ -117,6 +117,7 @@ def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
+            **template["metadata"],
             "generateName": "digits-0-",
             "labels": {
                 **template["metadata"]["labels"],

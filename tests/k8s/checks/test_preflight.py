@@ -119,6 +119,22 @@ def run(cluster: FakeCluster, *flags: str) -> int:
     return command.run(arguments, cluster.given)
 
 
+def test_what_may_be_passed_over(job: Object) -> None:
+    """--skip-checks passes over what this project has worked out, and never over the API server's own refusals."""
+    names = {check.name for check in preflight.check_all(ready_cluster().given(), job, None)}
+    kept = {name for name in names if preflight.passed_over(Check(name, "failed", "no", "do")).failed}
+    assert kept == {"namespace", "permissions", "name", "setup", "job", "pod"}
+    assert preflight.passed_over(Check("nodes", "failed", "no", "do")) == Check("nodes", "warning", "no", "do")
+    assert preflight.passed_over(Check("nodes", "ok", "yes")) == Check("nodes", "ok", "yes")
+
+
+@pytest.mark.parametrize("words", [["submit"], ["schedule", "@daily"], ["retry", "digits"], ["trigger", "nightly"]])
+def test_commands_that_pass_over_checks(words: list[str]) -> None:
+    """Every command that starts a run has the flag."""
+    for flags in ([], ["--skip-checks"]):
+        assert parser().parse_args([*words, *flags]).skip_checks is bool(flags)
+
+
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints a line for each check, with its remedy; warnings alone do not fail."""
     assert run(ready_cluster(may_not=["list Event"])) == 0

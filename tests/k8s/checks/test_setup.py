@@ -161,6 +161,25 @@ def test_a_webhook_without_dry_runs(kind: str) -> None:
     assert ("create", kind) in changes(cluster)
 
 
+def test_two_submissions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another submission creates meanwhile is no refusal, and is not deleted afterwards."""
+    cluster = ready_cluster(refuses={"Job": denied("create", "jobs")}, only_dry_runs=False)
+    create = cluster.create
+    [service] = [new for new in render.setup_objects() if new["kind"] == "Service"]
+
+    def late(new: Object, **options: Any) -> Object:
+        if new["kind"] == "Service":
+            cluster.objects["Service", APP] = service
+        return create(new, **options)
+
+    monkeypatch.setattr(cluster, "create", late)
+    assert check_of("setup", cluster).state == "ok"
+    del cluster.objects["Service", APP]
+    with pytest.raises(LauncherError, match='cannot create resource "jobs"'):
+        submit.submit(cluster.given(), render.job(Submission("digits")))
+    assert [kind for kind, _ in cluster.objects if kind in KINDS] == ["Service"]
+
+
 def test_a_refused_job() -> None:
     """Preflight tries the Job itself, too."""
     text = "exceeded quota: few, requested: count/jobs.batch=1, used: count/jobs.batch=4, limited: count/jobs.batch=4"
