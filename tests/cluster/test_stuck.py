@@ -103,6 +103,18 @@ def test_quota_exceeded(shared: Namespace) -> None:
     assert_explained(shared, shared.render("quota", workers=2), sentence)
 
 
+def test_a_quota_of_no_services(namespace: Namespace) -> None:
+    """A quota that refuses a part of the setup is named, and nothing is left behind."""
+    namespace.kubectl("create", "quota", "few", "--hard=services=0")
+    wait_until(lambda: (namespace.cluster.get("ResourceQuota", "few") or {}).get("status", {}).get("hard"), "the quota")
+    sentence = (
+        r"failed +setup: the API server would refuse the Service mnist-job: exceeded quota: few, .*raise the quota"
+    )
+    assert_refused(namespace, sentence)
+    left = namespace.kubectl("get", "jobs,services,persistentvolumeclaims,networkpolicies,serviceaccounts", "-o=name")
+    assert left.split() == ["serviceaccount/default"]
+
+
 def test_restricted_violation(shared: Namespace) -> None:
     """The pods violate the namespace's Pod Security level."""
     job = shared.render("root")

@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from safetensors.numpy import load
 
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT
@@ -51,20 +52,21 @@ def test_make_submit(shared: Namespace, tmp_path: Path) -> None:
         np.testing.assert_allclose(params[name], array, rtol=0, atol=1e-5)
 
 
-def test_kubectl_alone(namespace: Namespace, tmp_path: Path) -> None:
-    """A run starts with `kubectl apply -k` of the setup and of an overlay, without the launcher."""
-    namespace.claim(CLAIM, "ReadWriteOnce", os.environ.get("RWO_CLASS"), storage="5Gi")
+@pytest.mark.parametrize("prefix", ["", "team-"])
+def test_kubectl_alone(namespace: Namespace, tmp_path: Path, prefix: str) -> None:
+    """A run starts with `kubectl apply -k` of an overlay of the setup and a run, also with names of its own."""
+    namespace.claim(f"{prefix}{CLAIM}", "ReadWriteOnce", os.environ.get("RWO_CLASS"), storage="5Gi")
     overlay = tmp_path / "overlay"
     overlay.mkdir()
-    base = os.path.relpath(MANIFESTS / "overlays" / "local", overlay.resolve())
+    bases = [os.path.relpath(MANIFESTS / path, overlay.resolve()) for path in ("setup", "overlays/local")]
     name, _, tag = namespace.image.rpartition(":")
-    images = [{"name": "mnist-job", "newName": name, "newTag": tag}]
-    (overlay / "kustomization.yaml").write_text(json.dumps({"resources": [base], "images": images}), encoding="utf-8")
-    namespace.kubectl("apply", "-k", str(MANIFESTS / "setup"))
+    content = {"resources": bases, "images": [{"name": "mnist-job", "newName": name, "newTag": tag}]}
+    content |= {"namePrefix": prefix} if prefix else {}
+    (overlay / "kustomization.yaml").write_text(json.dumps(content), encoding="utf-8")
     namespace.kubectl("apply", "-k", str(overlay))
-    namespace.wait_until_published("mnist")
-    assert len({pod["spec"]["nodeName"] for pod in namespace.pods("mnist")}) == 1
-    assert namespace.result("mnist")["test"]["accuracy"] >= 0.925
+    namespace.wait_until_published(f"{prefix}mnist")
+    assert len({pod["spec"]["nodeName"] for pod in namespace.pods(f"{prefix}mnist")}) == 1
+    assert namespace.result(f"{prefix}mnist")["test"]["accuracy"] >= 0.925
 
 
 def test_read_write_once_with_four_workers(namespace: Namespace) -> None:
@@ -77,6 +79,16 @@ def test_read_write_once_with_four_workers(namespace: Namespace) -> None:
     assert {pod["spec"]["nodeName"] for pod in namespace.pods("run")} == {
         namespace.pods("run", 0)[0]["spec"]["nodeName"]
     }
+
+
+def test_a_second_run_on_a_claim_of_one_node(namespace: Namespace) -> None:
+    """A second run on a ReadWriteOnce claim runs on the node on which the first one uses it."""
+    namespace.claim("output", "ReadWriteOnce", os.environ.get("RWO_CLASS"))
+    namespace.submit("one", "--epochs=100000", "--evaluate-every=0", workers=1, flags=["--cpu=300m"])
+    node = namespace.pod("one", 0)["spec"]["nodeName"]
+    namespace.submit("two", *TRAINING, workers=2, flags=["--cpu=300m"])
+    namespace.wait_until_published("two")
+    assert {pod["spec"]["nodeName"] for pod in namespace.pods("two")} == {node}
 
 
 def test_two_runs_at_once(shared: Namespace) -> None:
