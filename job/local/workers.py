@@ -47,7 +47,7 @@ def run(config: Config) -> int:
         The exit code: rank 0's if it published, else that of the worker that failed first.
 
     Raises:
-        JobError: 130 after Ctrl-C, 75 after SIGTERM.
+        JobError: 130 after Ctrl-C; after SIGTERM 75, or the code with which rank 0 could not save its last step.
     """
     name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     configs.check_name(name, config.workers)
@@ -59,11 +59,30 @@ def run(config: Config) -> int:
                 workers.start(rank)
             with display:
                 code = follow(config.workers, workers.events, display, workers.start)
+        except JobError as error:
+            workers.stop()
+            raise with_lost_steps(error, workers.events) from None
         finally:
             workers.stop()
     if code in PUBLISHED:
         display.summary(code)
     return code
+
+
+def with_lost_steps(error: JobError, events: Events) -> JobError:
+    """The error of a command that received a signal, and why rank 0 could not save its last step, if it could not.
+
+    Args:
+        error: the error.
+        events: what the workers sent until they had exited.
+    """
+    while not events.empty():
+        _, event = events.get()
+        if isinstance(event, Record) and event.phase == "failed" and (event.reason or "").startswith("output-"):
+            code = error.code if error.code == Exit.INTERRUPTED else Exit(event.code or error.code)
+            message = f"{error.message}; worker {event.rank}: {event.message}"
+            return JobError(code, event.reason or "", message, event.hint or "")
+    return error
 
 
 @contextmanager
@@ -89,6 +108,7 @@ class Workers:
         self._config, self._name, self._tensorflow, self._supervisors = config, name, tensorflow, supervisors
         self._cpus = cgroup.cpu_shares(config.workers)
         self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._readers: list[threading.Thread] = []
         self._signal: int | None = None
         self.events: Events = queue.SimpleQueue()
         signal.signal(signal.SIGINT, self._on_signal)
@@ -109,10 +129,12 @@ class Workers:
             stderr=process.PIPE,
             start_new_session=True,  # so that a terminal sends Ctrl-C to this process alone
         )
-        threading.Thread(target=read_events, args=(rank, self._processes[rank], self.events), daemon=True).start()
+        reader = threading.Thread(target=read_events, args=(rank, self._processes[rank], self.events), daemon=True)
+        reader.start()
+        self._readers.append(reader)
 
     def stop(self) -> None:
-        """Stop all workers that still run, and kill those that take too long."""
+        """Stop all workers that still run, kill those that take too long, and wait for what they sent last."""
         for worker in self._running():
             worker.terminate()
         deadline = time.monotonic() + (SIGTERM_S if self._signal == signal.SIGTERM else CTRL_C_S)
@@ -122,6 +144,8 @@ class Workers:
         self._kill()
         for worker in self._processes.values():
             worker.wait()
+        for reader in self._readers:
+            reader.join(END_S)
         if self._signal:
             # While Python exits, its handlers are gone: another signal would end this process with a code of its own.
             signal.signal(signal.SIGINT, signal.SIG_IGN)

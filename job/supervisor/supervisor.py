@@ -210,7 +210,8 @@ class Supervisor:
         if outcome.code in FINAL_CODES:
             return False
         if self._stopping:
-            raise JobError(Exit.TRY_AGAIN, "stopped", outcome.message, "start the run again")
+            reason = outcome.reason if outcome.reason == "output-io" else "stopped"
+            raise JobError(Exit.TRY_AGAIN, reason, outcome.message, "start the run again")
         if outcome.reason in USELESS_HERE:
             return False
         delay_s = self._restart_delay(outcome)

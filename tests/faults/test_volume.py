@@ -13,7 +13,7 @@ import pytest
 
 from job.errors import Exit
 from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, Team, assert_published, assert_same
-from tests.job.processes import ROOT, command, contents, environment, wait_until
+from tests.job.processes import ROOT, LocalRun, command, contents, environment, processes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,6 +158,25 @@ def test_a_volume_that_is_full_when_a_worker_stops(digits: Path, volume: Mount, 
         assert message.startswith("asked to stop at step ")
         assert message.endswith("No space left on device; no step is saved")
         assert checkpoints(team) == []
+
+
+def test_a_volume_that_is_full_when_a_local_run_stops(digits: Path, volume: Mount) -> None:
+    """The command says after SIGTERM that rank 0's last steps are lost, and ends with the code of the cause."""
+    output = volume("size=8m")
+    flags = ("--epochs=1000000", "--batch-size=10", "--evaluate-every=0", "--checkpoint-every=1000000000")
+    with LocalRun("--data", digits, "--output", output, "--name=run", *flags) as run:
+        run.wait_for((0, "training"))
+        [supervisor] = run.supervisors()
+        [trainer] = [pid for pid, (parent, _) in processes().items() if parent == supervisor]
+        os.kill(trainer, signal.SIGSTOP)  # so that it does not use the free space meanwhile
+        fill(output, FOR_JOURNAL)
+        run.process.send_signal(signal.SIGTERM)
+        os.kill(trainer, signal.SIGCONT)
+        code, errors, _ = run.wait()
+    assert code == 73
+    assert "; worker 0: asked to stop at step " in errors
+    assert "No space left on device; no step is saved; free space" in errors
+    assert errors.count("\n") == 1
 
 
 def test_a_volume_that_is_full_at_the_start(digits: Path, volume: Mount, published: Path) -> None:

@@ -377,6 +377,27 @@ def test_rank_0_may_just_be_publishing() -> None:
     assert display.calls == []
 
 
+@pytest.mark.parametrize(
+    ("number", "reason", "code", "expected"),
+    [
+        (Exit.INTERRUPTED, "output-not-writable", 73, (130, "ended; worker 0: no space; a hint")),
+        (Exit.TRY_AGAIN, "output-not-writable", 73, (73, "ended; worker 0: no space; a hint")),
+        (Exit.TRY_AGAIN, "output-io", 75, (75, "ended; worker 0: no space; a hint")),
+        (Exit.TRY_AGAIN, "stopped", 75, (75, "ended")),
+    ],
+)
+def test_steps_that_are_lost_after_a_signal_are_told(
+    number: Exit, reason: str, code: int, expected: tuple[int, str]
+) -> None:
+    """If rank 0 could not save them; the exit code is rank 0's, except after Ctrl-C."""
+    last = Record(time=0, run="r", rank=0, phase="failed", code=code, reason=reason, message="no space", hint="a hint")
+    events_queue: workers.Events = queue.SimpleQueue()
+    for event in (Record(time=0, run="r", rank=0, phase="training"), last, code):
+        events_queue.put((0, event))
+    error = workers.with_lost_steps(JobError(number, "stopped", "ended"), events_queue)
+    assert (error.code, str(error)) == expected
+
+
 def test_an_error_in_the_queue_ends_the_run() -> None:
     """It is raised after the events before it."""
     events_queue: workers.Events = queue.SimpleQueue()
