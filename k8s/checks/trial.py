@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from k8s.api import permissions
@@ -80,7 +81,7 @@ def remedy(cluster: Cluster, kind: str, reason: str) -> str:
         kind: of the object.
         reason: the API server's.
     """
-    if "cannot create resource" in reason:
+    if re.search(r"cannot \w+ resource", reason):
         return permissions.bind("runner") if kind in ("Job", "CronJob") else setup_by_another(cluster)
     own = "create a claim that is allowed, and pass it with --claim"
     if exceeded := QUOTA.search(reason):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from job import config
 from job.config import usage_error
 from k8s.api.errors import ApiError, refused
+from k8s.checks.trial import NO_DRY_RUN, remedy
 from k8s.commands import flags, submit
 from k8s.commands.replace import until_deleted
 from k8s.render.attempt import record_submission
@@ -143,7 +144,7 @@ def existing(cluster: Cluster, name: str) -> Object | None:
 
 
 def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = False, tries: int = TRIES) -> Object:
-    """Create a schedule, or change the existing one; returns it as the API server made it.
+    """Create a schedule, or change the existing one; returns it as the API server made it, or new if it cannot try it.
 
     Raises:
         LauncherError: 2, the API server refuses it.
@@ -157,9 +158,11 @@ def send(cluster: Cluster, new: Object, old: Object | None, *, dry_run: bool = F
             error.code == 409 and tries > 1
         ):  # created or changed meanwhile, for example by `suspend` or the cluster's controller
             return send(cluster, new, existing(cluster, new["metadata"]["name"]), dry_run=dry_run, tries=tries - 1)
+        if dry_run and NO_DRY_RUN in error.message:
+            return new
         if error.code != 403:
             raise
-        raise refused(error.message, "bind the role mnist-job-runner of k8s/manifests/rbac") from error
+        raise refused(error.message, remedy(cluster, "CronJob", error.message)) from error
 
 
 def with_spec(cronjob: Object, spec: Object, now: datetime) -> Object:

@@ -345,3 +345,54 @@ def test_who_may_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert run(cluster, monkeypatch, "@daily") == 2
     sentence = 'User "u" cannot create resource "cronjobs"; bind the role mnist-job-runner of k8s/manifests/rbac'
     assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "remedy"),
+    [
+        (
+            (
+                "exceeded quota: few, requested: count/cronjobs.batch=1, used: count/cronjobs.batch=2, "
+                "limited: count/cronjobs.batch=2"
+            ),
+            "ask an administrator to raise the quota few",
+        ),
+        (
+            'admission webhook "w" denied the request: no owner',
+            "change what the message names, or ask the cluster's administrator",
+        ),
+    ],
+)
+def test_a_schedule_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told: str, remedy: str
+) -> None:
+    """A quota or a webhook that refuses the CronJob is no missing role, and nothing is left behind."""
+    for refused_in_dry_run in (True, False):
+        cluster = Known()
+        before, create = dict(cluster.objects), cluster.create
+
+        def refuse(new: Object, *, dry_run: bool = False, on: bool = refused_in_dry_run, make: Any = create) -> Object:
+            if new["kind"] == "CronJob" and dry_run is on:
+                raise ApiError(403, "Forbidden", told, "ask")
+            made: Object = make(new, dry_run=dry_run)
+            return made
+
+        monkeypatch.setattr(cluster, "create", refuse)
+        assert run(cluster, monkeypatch, "@daily") == 2
+        assert capsys.readouterr().err == f"error: {told}; {remedy}\n"
+        assert cluster.objects == before
+
+
+def test_a_schedule_whose_webhook_has_no_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CronJob that the API server cannot try is created."""
+    cluster = Known()
+    create = cluster.create
+
+    def refuse(new: Object, *, dry_run: bool = False) -> Object:
+        if dry_run:
+            raise ApiError(400, "BadRequest", 'admission webhook "w" does not support dry run', "ask")
+        return create(new, dry_run=dry_run)
+
+    monkeypatch.setattr(cluster, "create", refuse)
+    assert run(cluster, monkeypatch, "@daily", f"--name={NAME}") == 0
+    assert ("CronJob", NAME) in cluster.objects
