@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import job
 from job.config import usage_error
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ def model_sha256() -> str:
     """SHA-256 of the bytes of model.py; modules of the user's own that it imports do not count.
 
     Raises:
-        JobError: 64 if it cannot be read.
+        JobError: 64 if it cannot be read, 75 if that may pass.
     """
     file = model_file()
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        with errors_from("system", file):
+            return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
         hint = "put the file with the model there; it may be a mount or a copy that failed"
         raise usage_error(f"the model {file} cannot be read: {error.strerror}", hint) from error

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from job.error_table import errors_from
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ def read_picture(path: Path) -> Pixels:
     """The 28x28 pixels of a picture file; see picture_to_pixels().
 
     Raises:
-        JobError: 66 if the file does not exist; 65 if it is not a picture, or a blank one.
+        JobError: 66 if the file does not exist; 65 if it is not a picture, or a blank one; 75 if it could not be read
+            for now.
     """
     try:
-        with Image.open(path) as picture:
+        with errors_from("picture", path), Image.open(path) as picture:
             pixels = picture_to_pixels(ImageOps.exif_transpose(picture))
     except FileNotFoundError:
         raise JobError(Exit.DATA_MISSING, "image-missing", f"there is no picture at {path}") from None

@@ -34,7 +34,8 @@ class Classifier(tf.Module):
             probabilities = predict(self.params, images)
             return {"probabilities": probabilities, "class": tf.argmax(probabilities, axis=1)}
 
-        self.classify = tf.function(classify, input_signature=[tf.TensorSpec([None, *shape], tf.uint8, name="images")])
+        images = tf.TensorSpec([None, *shape], tf.uint8, name="images")
+        self.classify = tf.function(classify, input_signature=[images], autograph=False)
 
 
 def save(folder: Path, params: Params, predict: Predict, shape: tuple[int, int]) -> None:

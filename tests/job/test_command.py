@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -218,6 +219,24 @@ def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path
     [
         (KeyboardInterrupt(), Exit.INTERRUPTED, "error: interrupted by Ctrl-C"),
         (ValueError("odd"), Exit.BUG, "error: ValueError: odd; please report it with the lines above"),
+        (
+            OSError(errno.EIO, "Input/output error", "/a/module.py"),
+            Exit.TRY_AGAIN,
+            "error: the system failed at /a/module.py: Input/output error; start the run again",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            Exit.TRY_AGAIN,
+            (
+                "error: a thread cannot be started: can't start new thread; let fewer processes run here, or raise their "
+                "limit: `ulimit -u`, or the node's limit of processes per pod"
+            ),
+        ),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            Exit.OUT_OF_MEMORY,
+            "error: memory ran out: Cannot allocate memory; give it more memory, or a smaller --batch-size",
+        ),
     ],
 )
 def test_every_exception_ends_with_a_code_and_a_sentence(
@@ -227,7 +246,7 @@ def test_every_exception_ends_with_a_code_and_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Ctrl-C before the run starts prints no traceback. A bug prints one, and then a sentence."""
+    """A bug prints a traceback, and then a sentence; Ctrl-C before the run starts and the system's errors do not."""
 
     def fail(_: object) -> int:
         raise raised
@@ -239,7 +258,7 @@ def test_every_exception_ends_with_a_code_and_a_sentence(
     assert entry.main() == code
     *before, last = capsys.readouterr().err.splitlines()
     assert last == sentence
-    assert before[:1] == ([] if code == Exit.INTERRUPTED else ["Traceback (most recent call last):"])
+    assert before[:1] == (["Traceback (most recent call last):"] if code == Exit.BUG else [])
 
 
 def test_help_lists_the_exit_codes() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,19 @@ def test_the_hash_of_the_model_is_that_of_the_file_which_is_imported(package: Pa
 def test_this_project_s_model_is_found() -> None:
     """Whether it has been imported before or not."""
     assert model_sha256() == hashlib.sha256((ROOT / "job" / "model.py").read_bytes()).hexdigest()
+
+
+def test_a_model_on_a_disk_that_fails_for_now_is_75(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be read later."""
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(JobError) as caught:
+        settings_to_match(Config(), FINGERPRINT)
+    assert caught.value.code == Exit.TRY_AGAIN
+    assert caught.value.message == f"the system failed at {package / 'model.py'}: Input/output error"
 
 
 @pytest.mark.parametrize("instead", ["nothing", "a folder"])

@@ -198,6 +198,50 @@ def test_job_waits_for_the_lock_of_its_run(tmp_path: Path, monkeypatch: pytest.M
             assert verdict is None
 
 
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *((number, Exit.TRY_AGAIN) for number in (errno.ENOLCK, errno.ESTALE, errno.ENOTCONN, errno.EIO)),
+        *((number, Exit.OUTPUT) for number in (errno.ENOTSUP, errno.ENOSYS, errno.EROFS)),
+    ],
+)
+def test_a_file_system_that_gives_no_lock(
+    number: int, code: Exit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS gives none while its lock server restarts, and other file systems never give one."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(JobError) as caught, RunFolder(tmp_path, "a", "local").begin(manifest()):
+        pass
+    assert caught.value.code == code
+    assert os.strerror(number) in caught.value.message
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ECONNRESET, errno.EREMOTEIO, errno.EHOSTDOWN])
+@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
+def test_a_publication_on_a_volume_that_fails_for_now_is_75(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of it."""
+    output = RunFolder(tmp_path, "a", "local")
+    with output.begin(manifest()):
+        pass
+    before = tree(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(JobError) as caught:
+        output.publish(fill())
+    monkeypatch.undo()
+    assert (caught.value.code, caught.value.reason) == (Exit.TRY_AGAIN, "output-io")
+    assert {path: content for path, content in tree(tmp_path).items() if path != "models"} == before
+
+
 @pytest.mark.parametrize("root", ["", "absent", "absent/deeper"])
 def test_probe_leaves_the_folder_as_it_was(tmp_path: Path, root: str) -> None:
     """A folder that can be written or created passes."""

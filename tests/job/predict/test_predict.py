@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -117,3 +121,27 @@ def test_damaged_model_is_65(model: Path, files: list[Path], tmp_path: Path) -> 
             predict.run(tmp_path / "m", files)
         assert (caught.value.code, caught.value.reason) == (Exit.DATA_DAMAGED, "model-damaged")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", ["picture", "model"])
+def test_a_disk_that_fails_for_now_is_75(
+    damaged: str, model: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither a damaged picture nor a damaged model."""
+    file = files[0] if damaged == "picture" else model / "report.json"
+    opened = io.open
+
+    def refuse(path: object, *arguments: Any, **options: Any) -> Any:
+        if str(path) == str(file):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return opened(path, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(io, "open", refuse)  # what Path.open() calls
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(JobError) as caught:
+        predict.run(model, files)
+    assert caught.value.code == Exit.TRY_AGAIN
+    where = (
+        f"the picture {file} could not be read" if damaged == "picture" else f"the model could not be read at {file}"
+    )
+    assert str(caught.value) == f"{where}: Input/output error; try again"
