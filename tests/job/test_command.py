@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.job.conftest import Trained
 
 LIMIT_S = 30.0
+ROOM = "let fewer processes run here, or raise their limit: `ulimit -u`, or the node's limit of processes per pod"
 NAME_FORM = "--name must be lower-case letters, digits and hyphens, with a letter or digit at both ends"
 ONE = '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -227,10 +228,7 @@ def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path
         (
             RuntimeError("can't start new thread"),
             Exit.TRY_AGAIN,
-            (
-                "error: a thread cannot be started: can't start new thread; let fewer processes run here, or raise their "
-                "limit: `ulimit -u`, or the node's limit of processes per pod"
-            ),
+            (f"error: a thread cannot be started: can't start new thread; {ROOM}",),
         ),
         (
             OSError(errno.ENOMEM, "Cannot allocate memory"),
