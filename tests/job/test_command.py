@@ -228,7 +228,7 @@ def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path
         (
             RuntimeError("can't start new thread"),
             Exit.TRY_AGAIN,
-            (f"error: a thread cannot be started: can't start new thread; {ROOM}",),
+            f"error: a thread cannot be started: can't start new thread; {ROOM}",
         ),
         (
             OSError(errno.ENOMEM, "Cannot allocate memory"),
