@@ -140,7 +140,13 @@ COMMANDS = {
     "data": Command(
         "get a dataset and prepare it",
         ("data", "dataset"),
-        {"--from-idx": {"type": Path, "metavar": "FOLDER", "help": "prepare from four raw IDX files, plain or .gz"}},
+        {
+            "--from-idx": {
+                "type": Path,
+                "metavar": "FOLDER",
+                "help": "prepare from four raw IDX files there, packed or not",
+            }
+        },
         lambda given: load("job.dataset.prepare").prepare_dataset(settings(given), given.from_idx, print),
     ),
     "predict": Command(

