@@ -1,6 +1,7 @@
 """`python -m benchmarks.launcher`: the launcher's time and memory beside 500 runs and one run of 1,000 workers.
 
-Creates the objects in a new namespace of the cluster that KUBECONFIG names, and deletes it afterwards.
+Creates the objects in a new namespace of the cluster that KUBECONFIG names, and deletes it afterwards. With --large, it
+uses no cluster, but plays one of 1,000 nodes and 20,000 pods.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import machine, results
 from benchmarks.crowd import Crowd
 from benchmarks.figures import Figure, as_json, table
+from benchmarks.large_cluster import RUN, LargeCluster
 from benchmarks.measure import PROJECT
 
 if TYPE_CHECKING:
@@ -23,11 +27,14 @@ if TYPE_CHECKING:
 LARGE = "large"
 TRAINING = 10  # runs that are training; the others are published
 SECONDS, MEGABYTES = 2.0, 150.0
+# In the large cluster: for each command, and received while a run is watched.
+LARGE_SECONDS, WATCHED_MEGABYTES, WATCHED_S = 3.0, 10.0, 14.0
 # A process's peak includes the memory of the parent that forked it, so the parent is a small process.
 MEASURED = """
 import resource, subprocess, sys
 code = subprocess.run([sys.executable, "-m", "k8s", *sys.argv[1:]]).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr)
 sys.exit(code)
 """
 
@@ -40,6 +47,10 @@ def main() -> int:
         "machine": machine.describe(None),
         "settings": {"runs": arguments.runs, "workers": arguments.workers, "rounds": arguments.rounds},
     }
+    if arguments.large:
+        around["settings"] = {"nodes": arguments.nodes, "pods": arguments.pods, "rounds": arguments.rounds}
+        figures = list(measure_large(arguments.nodes, arguments.pods, arguments.rounds))
+        return report(figures, around, arguments.json)
     with Crowd() as crowd:
         began = time.monotonic()
         names = [f"run-{number:03}" for number in range(arguments.runs)]
@@ -48,8 +59,13 @@ def main() -> int:
         crowd.runs([LARGE], arguments.workers, events=True)
         print(f"{crowd.requests} requests created the objects in {time.monotonic() - began:.0f} s", flush=True)
         figures = list(measure(crowd.namespace, arguments.workers, arguments.rounds))
+    return report(figures, around, arguments.json)
+
+
+def report(figures: Sequence[Figure], around: dict[str, Any], path: Path | None) -> int:
+    """Print the table and keep the results; the exit status is 1 if a bar is not met."""
     print(table(figures))
-    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, arguments.json, 'launcher-')}")
+    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, path, 'launcher-')}")
     return int(any(each.met is False for each in figures))
 
 
@@ -58,13 +74,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.launcher", description=__doc__)
     parser.add_argument("--runs", type=int, default=500, help="number of runs with two workers (default: 500)")
     parser.add_argument("--workers", type=int, default=1000, help="workers of the large run (default: 1000)")
+    parser.add_argument("--large", action="store_true", help="play a large cluster in place of these runs")
+    parser.add_argument("--nodes", type=int, default=1000, help="nodes of the large cluster (default: 1000)")
+    parser.add_argument("--pods", type=int, default=20_000, help="pods of the large cluster (default: 20000)")
     parser.add_argument("--rounds", type=int, default=5, help="how often to time each command (default: 5)")
     parser.add_argument(
         "--json", type=Path, metavar="PATH", help="file for the results (default: a new one in output/benchmarks)"
     )
     arguments = parser.parse_args()
-    if arguments.runs <= TRAINING or arguments.rounds < 1:
-        parser.error(f"--runs must be above {TRAINING} and --rounds above 0")
+    if arguments.runs <= TRAINING or min(arguments.rounds, arguments.nodes, arguments.pods) < 1:
+        parser.error(f"--runs must be above {TRAINING}, and --rounds, --nodes and --pods above 0")
     return arguments
 
 
@@ -79,19 +98,53 @@ def measure(namespace: str, workers: int, rounds: int) -> Iterator[Figure]:
     }
     for name, words in commands.items():
         ran = [run_timed([words[0], f"--namespace={namespace}", *words[1:]]) for _ in range(rounds)]
-        yield Figure(name, "s", [seconds for seconds, _ in ran], SECONDS)
-        yield Figure(f"{name}, peak memory", "MB", [megabytes for _, megabytes in ran], MEGABYTES)
+        yield from figures_of(name, ran, SECONDS)
 
 
-def run_timed(words: Sequence[str]) -> tuple[float, float]:
-    """The time of a launcher command in seconds, and its peak memory in MB."""
+def measure_large(nodes: int, pods: int, rounds: int) -> Iterator[Figure]:
+    """The time and the peak memory of each command in a large cluster, and what a run that is watched costs."""
+    commands = {
+        "submit": ("submit", "--name=other"),
+        "preflight": ("preflight", "--name=other"),
+        "status": ("status",),
+        "status NAME": ("status", RUN),
+        "why NAME": ("why", RUN),
+    }
+    with tempfile.TemporaryDirectory() as folder, LargeCluster(nodes, pods, Path(folder)) as cluster:
+        flag = f"--kubeconfig={cluster.kubeconfig}"
+        for name, words in commands.items():
+            ran = [run_timed([words[0], flag, *words[1:]]) for _ in range(rounds)]
+            yield from figures_of(name, ran, LARGE_SECONDS)
+        received = [watched(cluster, flag) for _ in range(rounds)]
+        yield Figure(f"status NAME --watch, received in {WATCHED_S:.0f} s", "MB", received, WATCHED_MEGABYTES)
+
+
+def watched(cluster: LargeCluster, flag: str) -> float:
+    """How many MB the API server sends while a run is watched."""
+    before = cluster.sent
+    command = [sys.executable, "-m", "k8s", "status", flag, RUN, "--watch"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=PROJECT, capture_output=True, check=True, timeout=WATCHED_S)
+    return (cluster.sent - before) / 1e6
+
+
+def figures_of(name: str, ran: Sequence[tuple[float, float, float]], seconds: float) -> Iterator[Figure]:
+    """The figures of a command's rounds. A machine with other work adds to the time, but not to the CPU time."""
+    yield Figure(name, "s", [each[0] for each in ran], seconds)
+    yield Figure(f"{name}, CPU time", "s", [each[1] for each in ran])
+    yield Figure(f"{name}, peak memory", "MB", [each[2] for each in ran], MEGABYTES)
+
+
+def run_timed(words: Sequence[str]) -> tuple[float, float, float]:
+    """The time of a launcher command and its CPU time, in seconds, and its peak memory in MB."""
     began = time.monotonic()
     command = [sys.executable, "-c", MEASURED, *words]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - began
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-500:]}")
-    return seconds, int(done.stderr.splitlines()[-1]) * 1024 / 1e6
+    peak_kib, cpu_s = done.stderr.split()[-2:]
+    return seconds, float(cpu_s), int(peak_kib) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ class CommandParser(Parser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit status."""
     # Lists from an API server are hundreds of thousands of dicts without cycles. Collecting garbage as often as usual
-    # took half of the time of `status`.
-    gc.set_threshold(10_000)
+    # took half of the time of `status`, and after every 10,000 a sixth of that of `preflight` beside 20,000 pods.
+    gc.set_threshold(100_000)
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     try:
