@@ -92,7 +92,7 @@ class Cluster:
 
     def each(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> Iterator[Object]:
         """As select(), but one at a time: only a part of a long list is in memory at any time."""
-        kept = None if everywhere else self._kept.get((self.namespace, kind, selector))
+        kept = self._kept.get(("" if everywhere else self.namespace, kind, selector))
         if isinstance(kept, Exception):
             raise kept
         if kept is not None:
@@ -155,21 +155,23 @@ class Cluster:
         fields: str = "",
         stop: threading.Event | None = None,
         wanted: Callable[[Object], bool] = lambda _: True,
+        *,
+        everywhere: bool = False,
     ) -> Iterator[dict[str, Object]]:
         """The selected objects by UID: first as they are, then again after each change, until stop is set.
 
-        wanted tells which of them to keep in memory, where selectors cannot.
+        wanted tells which of them to keep in memory, where selectors cannot; everywhere: in all namespaces.
         """
 
         def open_watch(version: str) -> Generator[str]:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
-            return self._api.stream(self._path(kind), query, WATCH_S + LATE_S)
+            return self._api.stream(self._list_path(kind, everywhere=everywhere), query, WATCH_S + LATE_S)
 
         def list_objects() -> tuple[list[Object], str]:
             found: list[Object] = []
             versions = []
-            for items, version in self._pages(kind, selector, fields):
+            for items, version in self._pages(kind, selector, fields, everywhere=everywhere):
                 found += filter(wanted, items)
                 versions.append(version)
             # Of the first page: what changed while the others were listed is watched then.
@@ -177,7 +179,14 @@ class Cluster:
 
         return watch_objects(list_objects, open_watch, stop or threading.Event(), wanted)
 
-    def keep(self, kind: str, selector: str = "", wanted: Callable[[Object], bool] = lambda _: True) -> None:
+    def keep(
+        self,
+        kind: str,
+        selector: str = "",
+        wanted: Callable[[Object], bool] = lambda _: True,
+        *,
+        everywhere: bool = False,
+    ) -> None:
         """Watch these objects from now on: select() of them, with any field selector, sends no requests.
 
         Returns once they are listed.
@@ -186,15 +195,16 @@ class Cluster:
             kind: their kind.
             selector: their label selector.
             wanted: tells which of them are kept; the others are as if they did not exist.
+            everywhere: whether those of all namespaces are kept.
 
         Raises:
             LauncherError: this user may not list or watch them. If that happens later, select() raises it.
         """
-        key, known = (self.namespace, kind, selector), threading.Event()
+        key, known = ("" if everywhere else self.namespace, kind, selector), threading.Event()
 
         def watch_in_background() -> None:
             try:
-                for objects in self.watch(kind, selector, wanted=wanted):
+                for objects in self.watch(kind, selector, wanted=wanted, everywhere=everywhere):
                     self._kept[key] = list(objects.values())
                     known.set()
             except Exception as error:  # noqa: BLE001 - whatever ends the thread, select() raises it
@@ -317,6 +327,9 @@ class Cluster:
         within = f"/namespaces/{quote(self.namespace, safe='')}" if namespaced else ""
         return f"{api}{within}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
 
+    def _list_path(self, kind: str, *, everywhere: bool) -> str:
+        return "/".join(KINDS[kind][:2]) if everywhere else self._path(kind)
+
     def _preferred(self, group: str) -> str:
         """The path of an API group's preferred version, from the API server's discovery."""
         if group not in self._versions:
@@ -335,7 +348,7 @@ class Cluster:
         objects as they are at that time (Kubernetes' "inconsistent continuation"), or without a token for this, with
         all that are left at once.
         """
-        path = "/".join(KINDS[kind][:2]) if everywhere else self._path(kind)
+        path = self._list_path(kind, everywhere=everywhere)
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
         seen: set[str] = set()
         expired = False

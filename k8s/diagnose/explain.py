@@ -172,6 +172,8 @@ def explain_replacement(run: Run) -> Explanation | None:
 def explain_progress(run: Run) -> Explanation:
     """What a run is doing, while nothing is known to be wrong."""
     current, record = state(run), run.record
+    if failed := explain_failed_container(run):
+        return failed
     if (record is None or record.phase == "waiting") and (missing := explain_missing_worker(run)):
         return missing
     if record and record.phase == "waiting":
@@ -180,8 +182,6 @@ def explain_progress(run: Run) -> Explanation:
     if record and record.phase == "restarting":
         sentence = f"worker {record.rank} restarts its trainer ({record.reason}): {record.message}"
         return Explanation(record.reason or "restarting", sentence, rank=record.rank)
-    if failed := explain_failed_container(run):
-        return failed
     failures = sum(each.code != Exit.OK for each in container_exits(run.pods))
     pods = "1 pod ended early and was" if failures == 1 else f"{failures} pods ended early and were"
     return Explanation("running", f"nothing is wrong: {current}" + (f"; {pods} replaced" if failures else ""))

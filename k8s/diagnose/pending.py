@@ -11,7 +11,7 @@ from k8s.diagnose.scheduling import parse_message
 from k8s.state import events
 from k8s.state.containers import IMAGE_PROBLEMS, Container, describe_end, holding, trainer, unready
 from k8s.state.exits import OTHER, clean_message, kebab_case, termination_message
-from k8s.state.names import CONTAINER, claim_of, data_claim_of, rank_of, trainer_of
+from k8s.state.names import CONTAINER, claim_of, data_claim_of, rank_of
 from k8s.state.pods import (
     created,
     has_finished,
@@ -147,11 +147,16 @@ def claims_of(pod: Object) -> str:
 
 
 def list_requests(pod: Object) -> str:
-    """The resources that a worker requests."""
-    resources = trainer_of(pod).get("resources", {})
-    requested = {name: value for name, value in resources.get("limits", {}).items() if "/" in name}
-    requested |= resources.get("requests", {})
-    return ", ".join(f"{name} {value}" for name, value in requested.items()) or "none"
+    """The resources that a worker's trainer requests, and those of each container that was added."""
+    texts = []
+    every = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    for each in sorted(every, key=lambda container: container["name"] != CONTAINER):
+        resources, ours = each.get("resources", {}), each["name"] == CONTAINER
+        requested = {name: value for name, value in resources.get("limits", {}).items() if "/" in name}
+        requested |= resources.get("requests", {})
+        text = ", ".join(f"{name} {value}" for name, value in requested.items())
+        texts += [text or "none"] if ours else [f"{text} for container {each['name']}"] if text else []
+    return " and ".join(texts)
 
 
 def not_started(run: Run, pod: Object) -> Obstacle | None:

@@ -136,6 +136,39 @@ def test_deadline_passed(shared: Namespace) -> None:
     assert output.startswith(f"late: failed: deadline-exceeded\n{sentence}"), output
 
 
+def with_container(job: Object, command: str, where: str = "containers") -> Object:
+    """The Job with another container, which runs a command of the job's own image."""
+    spec = job["spec"]["template"]["spec"]
+    copied = {key: trainer_of(job["spec"]["template"])[key] for key in ("image", "imagePullPolicy", "securityContext")}
+    spec.setdefault(where, []).append({**copied, "name": "added", "command": ["python", "-c", command]})
+    return job
+
+
+def test_a_container_that_goes_on_after_the_trainer(shared: Namespace) -> None:
+    """The run is published, but its Job does not end: `status` and `why` name the container."""
+    shared.send(with_container(shared.render("sidecar", "--epochs=1"), "import time; time.sleep(3600)"))
+    said = r"worker 0 cannot end: the trainer ended with 0, but container added still runs, .*\nremedy: keep container"
+    wait_until(lambda: re.search(said, shared.why("sidecar")), "the container that goes on", 300)
+    assert "ending 0 of 1 pods ended, container added still runs" in shared.launcher("status", "sidecar")
+    shared.launcher("cancel", "sidecar")
+
+
+def test_a_container_that_fails_beside_the_trainer(shared: Namespace) -> None:
+    """The pod fails although the model is published; `why` names the container and its exit code."""
+    shared.send(with_container(shared.render("broken", "--epochs=1"), "raise SystemExit(3)"))
+    said = r"container added( of worker 0)? exited with 3.*\nremedy: `kubectl logs broken-0-.{5} -c added "
+    wait_until(lambda: re.search(said, shared.why("broken")), "the container that failed", 300)
+    shared.launcher("cancel", "broken")
+
+
+def test_an_init_container_that_waits_and_one_that_fails(shared: Namespace) -> None:
+    """`why` names it, where the image of the trainer would seem to be pulled."""
+    job = with_container(shared.render("waits"), "import time; time.sleep(3600)", "initContainers")
+    assert_explained(shared, job, "worker 0 cannot start yet: init container added has not ended")
+    job = with_container(shared.render("fails"), "raise SystemExit(3)", "initContainers")
+    assert_explained(shared, job, r"worker 0 ended .container-failed.: init container added exited with 3")
+
+
 def test_a_pod_on_a_dead_node(shared: Namespace, breaker: Breaker) -> None:
     """A worker on an unreachable node is not replaced; `why` names the node and the remedy."""
     if len(shared.nodes()) < 2:

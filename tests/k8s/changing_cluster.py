@@ -80,9 +80,9 @@ class ChangingCluster:
         self.requests.append(f"in {namespace}")
         return self.given()
 
-    def keep(self, kind: str, selector: str = "", wanted: object = None) -> None:
+    def keep(self, kind: str, selector: str = "", wanted: object = None, *, everywhere: bool = False) -> None:
         """Objects that are kept change in the same way."""
-        self.requests.append(f"watch of {kind} {selector}{'some' if wanted else ''}")
+        self.requests.append(f"watch of {kind} {selector}{'some' if wanted else ''}{' everywhere' * everywhere}")
 
     def logs(self, name: str, _container: str, *, tail: int) -> Iterator[str]:
         """The last lines of a log, which begins with a line that is no record."""

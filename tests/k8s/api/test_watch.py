@@ -246,6 +246,17 @@ def test_what_may_not_be_watched_is_not_kept(serve: Callable[..., Server]) -> No
     assert cluster.select("Pod", "app=a") == [named("a")]
 
 
+def test_what_is_kept_of_all_namespaces(serve: Callable[..., Server]) -> None:
+    """It is listed and watched in all, and does not answer for one namespace."""
+    server = serve(page(named("a")), [], page(named("b")))
+    cluster = cluster_at(server.port)
+    cluster.keep("Pod", "app=a", everywhere=True)
+    assert cluster.select("Pod", "app=a", everywhere=True) == [named("a")]
+    wait_until(lambda: len(server.asked) == 2, "the watch")
+    assert cluster.select("Pod", "app=a") == [named("b")]
+    assert [path.split("?")[0] for _, path, _ in server.asked] == ["/api/v1/pods", "/api/v1/pods", PODS]
+
+
 def test_only_what_is_wanted_is_kept(serve: Callable[..., Server]) -> None:
     """The other objects of the list and of the watch are forgotten; field selectors choose among what is kept."""
     changes = [{"type": "ADDED", "object": named(name, resourceVersion="8")} for name in ("other", "own-2")]

@@ -15,7 +15,7 @@ import yaml
 from job.errors import JobError
 from k8s.api.errors import LauncherError
 from k8s.commands import status
-from k8s.state.names import JOB_NAME_LABEL, pod_selector
+from k8s.state.names import JOB_NAME_LABEL, RUN_SELECTOR, pod_selector
 from tests.k8s.changing_cluster import ChangingCluster
 from tests.k8s.objects import ended, event, job, pod, record, running, termination, waiting
 
@@ -260,6 +260,15 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     else:
         assert [json.loads(line)["detail"] for line in lines] == ["0 of 2 running", "1 of 2 running", ""]
         assert json.loads(lines[-1])["ended"]
+
+
+def test_watch_of_all_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods and Jobs of all namespaces are listed once and then watched."""
+    cluster = two_runs()
+    monkeypatch.setattr(status, "watch_changes", lambda *_: None)
+    run(cluster, all_namespaces=True, watch=True)
+    watches = [what for what in cluster.requests if "watch" in what]
+    assert watches == [f"watch of {kind} {RUN_SELECTOR} everywhere" for kind in ("Pod", "Job")]
 
 
 def test_watch_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,20 @@ from k8s.diagnose.explain import explain_run
 from k8s.state.run import Run, state
 from k8s.view.summary import rank_phase
 from tests.k8s.fakes import FakeCluster
-from tests.k8s.objects import TIME, added, ended, event, job, pod, record, running, terminated, termination, waiting
+from tests.k8s.objects import (
+    TIME,
+    added,
+    ended,
+    event,
+    job,
+    pod,
+    record,
+    running,
+    terminated,
+    termination,
+    unscheduled,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -243,6 +256,23 @@ def test_a_container_that_failed_beside_a_trainer_that_goes_on() -> None:
         "trainer ends"
     )
     assert (why.reason, why.remedy) == ("container-failed", FIX.format("proxy"))
+
+
+def test_workers_cannot_meet_where_a_container_failed() -> None:
+    """Without its proxy a worker is cut off from the others, so that goes before the wait for them."""
+    found = added(running(0), "proxy", terminated(1))
+    run = Run(job(2), (found, waiting(1)), record=record("waiting", joined=1))
+    assert explain_run(run).reason == "container-failed"
+
+
+def test_what_added_containers_request() -> None:
+    """The scheduler needs room for all containers together."""
+    found = unscheduled(0, "0/1 nodes are available: 1 Insufficient cpu. preemption: none.")
+    resources = {"requests": {"cpu": "2"}}
+    found["spec"]["containers"].insert(0, {"name": "proxy", "image": "proxy:1", "resources": resources})
+    found["spec"]["initContainers"] = [{"name": "istio-init", "image": "init:1"}]
+    said = explain_run(Run(job(1), (found,))).sentence
+    assert said.endswith("; requested per worker: cpu 500m, memory 1Gi and cpu 2 for container proxy")
 
 
 def test_the_trainer_runs_although_the_phase_is_pending() -> None:

@@ -248,7 +248,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             raise KeyboardInterrupt
 
     monkeypatch.setattr(cluster, "select", listing)
-    monkeypatch.setattr(cluster, "keep", lambda *what: kept.append(what), raising=False)
+    monkeypatch.setattr(cluster, "keep", lambda *what, **_: kept.append(what), raising=False)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         status.run(flags("nightly", watch=True), cluster.given)
