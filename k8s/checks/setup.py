@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def check_setup(cluster: Cluster, job: Object) -> Check:
     """Whether this user may create what is missing of the setup, and the API server would accept it."""
     absent = missing(cluster, job)
-    if denied := permissions.denied(cluster, [("create", new["kind"], "") for new in absent]):
+    if denied := permissions.denied(
+        cluster, [("create", kind, "") for kind in dict.fromkeys(new["kind"] for new in absent)]
+    ):
         return Check("setup", "failed", permissions.sentence(cluster, denied), setup_by_another(cluster))
     names = [f"the {new['kind']} {new['metadata']['name']}" for new in absent]
     well = "everything that the runs of a namespace share exists"

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 MOST_WORKERS = 1000
-QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+# Kubernetes quantities above 0. Thousandths of a byte, and thousands of CPUs, are somebody's mistake.
+ABOVE_0 = r"(?=.*[1-9])[0-9]+(\.[0-9]+)?"
+CPU, MEMORY = re.compile(f"{ABOVE_0}m?"), re.compile(f"{ABOVE_0}(k|M|G|T|Ki|Mi|Gi|Ti)?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?"
 LABEL_VALUE = r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?"
@@ -71,9 +73,10 @@ class Submission:
         if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
             raise usage_error(f"--workers must be from 1 to {MOST_WORKERS}, not {self.workers}")
         config.check_name(self.name, self.workers or 1)
-        for flag, value in (("--cpu", self.cpu), ("--memory", self.memory)):
-            if value is not None and not QUANTITY.fullmatch(value):
-                raise usage_error(f"{flag} must be a Kubernetes quantity such as 500m, 2 or 1Gi, not {value!r}")
+        if self.cpu is not None:
+            match_value("--cpu", CPU, "a Kubernetes quantity above 0 such as 500m or 2", self.cpu)
+        if self.memory is not None:
+            match_value("--memory", MEMORY, "a Kubernetes quantity above 0 such as 512Mi or 2Gi", self.memory)
         if self.gpus is not None and self.gpus not in (0, 1):
             raise usage_error(
                 f"--gpus must be 0 or 1, not {self.gpus}", "each worker trains on one GPU: increase --workers"

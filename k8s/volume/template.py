@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 CONTAINER = "volume"
-# None of the labels of a run's pods: selectors, the Service, the PodMonitor and the NetworkPolicy must not find it.
+# None of the labels of a run's pods: selectors, the Service, the PodMonitor and their NetworkPolicy must not find it.
 LABELS = {PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
 VOLUME_POD_SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 LIFETIME_S = 3600  # the pod ends by itself if the launcher cannot delete it

@@ -52,7 +52,7 @@ def test_kubectl_accepts_the_output_of_dry_run(namespace: Namespace) -> None:
     command = ("apply", "--dry-run=server", "-o", "json", "-f", "-")
     *setup, job = json.loads(namespace.kubectl(*command, stdin=printed))["items"]
     assert (job["metadata"]["name"], job["spec"]["completions"]) == ("digits", 3)
-    kinds = ["NetworkPolicy", "PersistentVolumeClaim", "Service", "ServiceAccount"]
+    kinds = ["NetworkPolicy", "NetworkPolicy", "PersistentVolumeClaim", "Service", "ServiceAccount"]
     assert sorted(each["kind"] for each in setup) == kinds
     # In an empty namespace, the YAML without contact to a cluster is the same.
     nowhere = Path("/nowhere")

@@ -7,10 +7,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from job import __version__
+from job.__main__ import COMMANDS as JOB_COMMANDS
 from job.config import parse, usage_error
 from k8s.__main__ import COMMANDS, main, module, parser
 from k8s.api.errors import LauncherError, Status
@@ -97,6 +99,38 @@ def test_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.namespace, found.context, found.image, found.claim, found.queue) == ("n", "c", "i:1", "mine", None)
 
 
+@pytest.mark.parametrize("package", ["job", "k8s"])
+def test_without_docstrings(package: str) -> None:
+    """With `python -OO`, which removes docstrings, every command has the same help as without."""
+    commands: Any = JOB_COMMANDS if package == "job" else COMMANDS
+    module = "job.__main__" if package == "job" else "k8s.__main__"
+    code = f"""
+import contextlib, sys
+from {module} import main
+for words in {[[], *([name] for name in commands)]}:
+    sys.argv = ["command", *words, "--help"]
+    with contextlib.suppress(SystemExit):
+        main()
+"""
+    helps = [
+        subprocess.run([sys.executable, *flags, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        for flags in ([], ["-OO"])
+    ]
+    assert helps[0].stdout.count("usage: ") == len(commands) + 1
+    assert (helps[1].stdout, helps[1].stderr) == (helps[0].stdout, helps[0].stderr)
+
+
+def test_a_submission_without_docstrings() -> None:
+    """With `python -OO`, a submission is the same as without."""
+    words = ["-m", "k8s", "submit", "--dry-run=client", "--name=a", "--image=a:1", "--workers=2", "--", "--epochs=1"]
+    made = [
+        subprocess.run([sys.executable, *flags, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for flags in ([], ["-OO"])
+    ]
+    assert "kind: Job" in made[0]
+    assert made[1] == made[0]
+
+
 def test_a_run_imports_no_tensorflow(tmp_path: Path) -> None:
     """A command that contacts a cluster imports no TensorFlow and no NumPy."""
     code = """
@@ -133,7 +167,7 @@ sys.exit(status)
             "argument --epochs: invalid int value: 'none'; see `python -m job train --help`",
         ),
         (["submit", "--", "--workers=2"], "--workers cannot be given after the --; give it before the --"),
-        (["preflight", "--cpu=lots"], "--cpu must be a Kubernetes quantity such as 500m, 2 or 1Gi, not 'lots'"),
+        (["preflight", "--cpu=lots"], "--cpu must be a Kubernetes quantity above 0 such as 500m or 2, not 'lots'"),
         (["why", "x", "--", "--epochs=1"], "why has no training flags; leave out what follows --"),
         (["why"], "the following arguments are required: NAME; see `mnist-job why --help`"),
         ([], "the following arguments are required: COMMAND; see `mnist-job --help`"),

@@ -43,7 +43,7 @@ def test_everything_is_well(job: Object) -> None:
             "setup",
             "ok",
             "submit creates the ServiceAccount mnist-job, the Service mnist-job, the PersistentVolumeClaim "
-            "mnist-job-output and the NetworkPolicy mnist-job",
+            "mnist-job-output, the NetworkPolicy mnist-job and the NetworkPolicy mnist-job-volume",
         ),
         Check("service", "ok", "submit creates the Service mnist-job"),
         Check("job", "ok", "the API server would accept the Job"),

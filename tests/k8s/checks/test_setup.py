@@ -49,9 +49,9 @@ def test_a_setup_that_is_made() -> None:
     cluster = ready_cluster()
     assert check_of("setup", cluster).message == (
         "submit creates the ServiceAccount mnist-job, the Service mnist-job, the PersistentVolumeClaim "
-        "mnist-job-output and the NetworkPolicy mnist-job"
+        "mnist-job-output, the NetworkPolicy mnist-job and the NetworkPolicy mnist-job-volume"
     )
-    assert sorted(kind for _, kind, _ in cluster.asked) == sorted([*KINDS, "Pod", "Job"])
+    assert sorted(kind for _, kind, _ in cluster.asked) == sorted([*KINDS, "NetworkPolicy", "Pod", "Job"])
     assert changes(cluster) == []
     full = ready_cluster()
     full.objects |= {(new["kind"], new["metadata"]["name"]): new for new in render.setup_objects()}
@@ -113,7 +113,8 @@ def test_a_setup_that_is_refused(kind: str, text: str, remedy: str) -> None:
     cluster = ready_cluster(refuses={kind: refusal(kind, text)})
     found = check_of("setup", cluster)
     name = CLAIM if kind == "PersistentVolumeClaim" else APP
-    said = f"the API server would refuse the {kind} {name}: {text}"
+    also = f", the {kind} {name}-volume" if kind == "NetworkPolicy" else ""
+    said = f"the API server would refuse the {kind} {name}{also}: {text}"
     assert (found.state, found.message, found.remedy) == ("failed", said, remedy)
     for skip in (False, True):
         with pytest.raises(LauncherError, match="digits was not submitted"):
@@ -139,7 +140,7 @@ def test_one_cause_for_all() -> None:
     found = check_of("setup", cluster)
     assert found.message == (
         "the API server would refuse the ServiceAccount mnist-job, the Service mnist-job, the PersistentVolumeClaim "
-        f"mnist-job-output, the NetworkPolicy mnist-job: {TERMINATING}"
+        f"mnist-job-output, the NetworkPolicy mnist-job, the NetworkPolicy mnist-job-volume: {TERMINATING}"
     )
 
 

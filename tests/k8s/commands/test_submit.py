@@ -54,9 +54,9 @@ def test_a_submission() -> None:
     one_node = record_submission(render.job(Submission("digits", components=("one-node",))))
     assert sent["spec"] == one_node["spec"]
     made = [(verb, kind) for verb, kind, _ in cluster.asked]
-    missing = ["NetworkPolicy", "PersistentVolumeClaim", "Service"]
-    assert sorted(made[:5]) == sorted(("dry-run", kind) for kind in [*missing, "Pod", "Job"])
-    assert sorted(made[5:-1]) == [("create", kind) for kind in missing]
+    missing = ["NetworkPolicy", "NetworkPolicy", "PersistentVolumeClaim", "Service"]
+    assert sorted(made[:6]) == sorted(("dry-run", kind) for kind in [*missing, "Pod", "Job"])
+    assert sorted(made[6:-1]) == [("create", kind) for kind in missing]
     assert cluster.asked[-1] == ("create", "Job", one_node)
 
 
@@ -104,7 +104,8 @@ def test_dry_run_prints_what_is_sent(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert submit.run(arguments("--workers=3", training=training), cluster.given) == 0
     sent = [new for verb, _, new in cluster.asked if verb == "create"]
     assert sent == printed
-    assert [new["kind"] for new in sent] == ["Service", "PersistentVolumeClaim", "NetworkPolicy", "Job"]
+    kinds = ["Service", "PersistentVolumeClaim", "NetworkPolicy", "NetworkPolicy", "Job"]
+    assert [new["kind"] for new in sent] == kinds
 
 
 def no_cluster() -> Cluster:
@@ -183,7 +184,7 @@ def test_the_namespace_of_an_overlay(overlay: str, words: list[str], capsys: pyt
     for more in ([], ["--namespace=work"]):
         assert main([*words, "--name=digits", f"--overlay={overlay}", "--dry-run=client", *more]) == 0
         sent = list(yaml.safe_load_all(capsys.readouterr().out))
-        assert [new["metadata"].get("namespace") for new in sent] == ["work"] * 5
+        assert [new["metadata"].get("namespace") for new in sent] == ["work"] * 6
         assert '"namespace"' not in json.dumps([new["spec"] for new in sent if "spec" in new])
     for given in (["--dry-run=client"], []):
         assert main([*words, "--name=digits", f"--overlay={overlay}", "--namespace=here", *given]) == 64

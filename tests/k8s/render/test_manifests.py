@@ -66,6 +66,9 @@ def pod_spec(found: Object) -> Object:
     return spec
 
 
+VOLUME_POLICY = "mnist-job-volume"
+
+
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> Object:
     """The Job of each overlay."""
@@ -74,8 +77,8 @@ def overlay(request: pytest.FixtureRequest) -> Object:
 
 @pytest.fixture(scope="module")
 def setup() -> dict[str, Object]:
-    """The objects of the setup, by kind."""
-    return {found["kind"]: found for found in render.setup_objects()}
+    """The objects of the setup that runs use, by kind."""
+    return {found["kind"]: found for found in render.setup_objects() if found["metadata"]["name"] != VOLUME_POLICY}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -214,11 +217,21 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     same = {"podSelector": {"matchLabels": {NAME_LABEL: APP}}}
     assert policy["podSelector"] == same["podSelector"]
     assert policy["ingress"] == [{"from": [same], "ports": [{"protocol": "TCP"}]}]
-    dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+    dns = [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]
     assert policy["egress"] == [{"to": [same], "ports": [{"protocol": "TCP"}]}, {"ports": dns}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    for found in setup.values():
+    for found in render.setup_objects():
         assert found["metadata"]["labels"] == {PART_OF_LABEL: APP, "app.kubernetes.io/managed-by": APP}
+
+
+def test_volume_pods_have_no_network() -> None:
+    """Their policy selects them, and lets nothing in or out."""
+    [policy] = [found["spec"] for found in render.setup_objects() if found["metadata"]["name"] == VOLUME_POLICY]
+    labels = volume_pod(base_template("mine:1"), "v")["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy == {"podSelector": policy["podSelector"], "policyTypes": ["Ingress", "Egress"]}
+    run = job("local")["spec"]["template"]["metadata"]["labels"]
+    assert not policy["podSelector"]["matchLabels"].items() <= run.items()
 
 
 def test_meshes_inject_no_sidecar() -> None:

@@ -295,8 +295,14 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
             {"name": "a" * 62, "workers": 11},
             f"--name must be at most 60 characters with 11 worker(s), not 62: '{'a' * 62}'",
         ),
-        ({"cpu": "two"}, "--cpu must be a Kubernetes quantity such as 500m, 2 or 1Gi, not 'two'"),
-        ({"memory": "-1Gi"}, "--memory must be a Kubernetes quantity such as 500m, 2 or 1Gi, not '-1Gi'"),
+        *(
+            ({"cpu": cpu}, f"--cpu must be a Kubernetes quantity above 0 such as 500m or 2, not {cpu!r}")
+            for cpu in ("two", "0", "0m", "0.00", "-1", "", "1Gi", "1.", "NaN", "1 ", "\u0661")
+        ),
+        *(
+            ({"memory": memory}, f"--memory must be a Kubernetes quantity above 0 such as 512Mi or 2Gi, not {memory!r}")
+            for memory in ("0", "0Gi", "0.0Mi", "-1Gi", "500m", "1GB", "Gi", "", "inf")
+        ),
         ({"gpus": 2}, "--gpus must be 0 or 1, not 2; each worker trains on one GPU: increase --workers"),
         ({"gpus": 0, "overlay": "gpu"}, "--gpus 0 and the gpu overlay contradict each other; leave one of them out"),
         (
