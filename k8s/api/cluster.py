@@ -11,9 +11,10 @@ from urllib.parse import quote, urlencode
 
 from k8s.api.errors import ApiError
 from k8s.api.exec import exec_in_container, open_exec
-from k8s.api.objects import KINDS, leave_out_unused, matches
+from k8s.api.objects import KINDS, matches
+from k8s.api.pages import read_pages
 from k8s.api.requests import TEMPORARY, TIMEOUT_S, Api, request_of
-from k8s.api.watch import GONE, watch_objects
+from k8s.api.watch import watch_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
-PAGE = 500
 SILENCE_S = 60.0  # without a line of a log that is followed, before it is requested again
 WATCH_S = 60  # length of one watch request
 LATE_S = 15.0  # how much longer its end may take: a dead connection goes unnoticed for both together
@@ -342,41 +342,7 @@ class Cluster:
     def _pages(
         self, kind: str, selector: str, fields: str, *, everywhere: bool = False
     ) -> Iterator[tuple[list[Object], str]]:
-        """The objects of each page of a list, and the page's version.
-
-        A list may take longer than the API server keeps its version. It then goes on from the next object with the
-        objects as they are at that time (Kubernetes' "inconsistent continuation"), or without a token for this, with
-        all that are left at once.
-        """
-        path = self._list_path(kind, everywhere=everywhere)
-        query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
-        seen: set[str] = set()
-        expired = False
-        while True:
-            try:
-                page = self._api.json("GET", path, query)
-            except ApiError as error:
-                if error.code != GONE or "continue" not in query:
-                    raise
-                if error.more and not expired:
-                    query["continue"], expired = error.more, True
-                else:
-                    del query["continue"], query["limit"]
-                continue
-            try:
-                items, version, token = page["items"] or [], *map(page["metadata"].get, ("resourceVersion", "continue"))
-                if "limit" not in query:
-                    items = [item for item in items if item["metadata"].get("uid") not in seen]
-                seen.update(item["metadata"].get("uid", "") for item in items)
-                for item in items:
-                    leave_out_unused(item)
-            except (KeyError, TypeError, AttributeError):
-                raise self._api.not_kubernetes() from None
-            del page  # not to be in memory together with the next one
-            yield items, version or ""
-            if not token:
-                return
-            query["continue"], expired = token, False
+        return read_pages(self._api, self._list_path(kind, everywhere=everywhere), selector, fields)
 
 
 def field_manager() -> str:
