@@ -54,3 +54,11 @@ def test_a_sandbox_may_report_no_peak_and_bind_no_cpu(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     with process.start([sys.executable, "-c", "print(1)"], os.environ, [0], stdout=process.PIPE) as child:
         assert child.communicate(timeout=processes.DEADLINE_S)[0] == "1\n"
+
+
+def test_a_child_keeps_its_exit_code_in_every_environment() -> None:
+    """With PYTHONINSPECT, Python would read more commands after the last one, and exit with another code."""
+    words = [sys.executable, "-c", "raise SystemExit(7)"]
+    with process.start(words, processes.environment({"PYTHONINSPECT": "1"}), stderr=process.PIPE) as child:
+        _, errors = child.communicate(timeout=processes.DEADLINE_S)
+    assert (child.returncode, errors) == (7, "")
