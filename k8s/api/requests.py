@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0  # how long a request is retried
 # How long one is retried that finds nobody at the address, before the first answer: the address may be wrong, or the
 # cluster stopped.
-FIRST_S = 2.0
+FIRST_S = 1.0
 RETRY_AFTER_S = 30.0  # the longest time for which an API server is left alone because it wants that
 SILENT_S = 10.0  # how long before this is reported to the user
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of a response
@@ -129,8 +129,9 @@ class Api:
             if refused and refused.code not in UNAVAILABLE:
                 raise refused
             message = f"the API server at {place(self._client.configuration)} does not answer: {reason}"
-            proxy = ", and the proxy" if self._client.configuration.proxy else ""
-            hint = f"check that the cluster is up, and the server's address in the kubeconfig{proxy}"
+            hint = "check that the cluster is up, and the server's address in the kubeconfig"
+            if self._client.configuration.proxy:
+                hint += "; the proxy comes from there (proxy-url) or from HTTPS_PROXY, which NO_PROXY restricts"
             raise unreached(message, hint) from None
         if passed_s > SILENT_S and not self._warned:
             self._warned = True

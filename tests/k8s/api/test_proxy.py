@@ -132,5 +132,6 @@ def test_a_proxy_that_does_not_answer(nowhere: Path, serve: Callable[..., Server
         "the API server at https://cluster.invalid:6443 through the proxy "
         f"{scheme}{'h' * (scheme == 'socks5')}://127.0.0.1:{server.port} does not answer: "
     )
+    assert str(caught.value).endswith("from HTTPS_PROXY, which NO_PROXY restricts")
     assert "secret" not in str(caught.value)
     assert caught.value.status == Status.UNREACHED
