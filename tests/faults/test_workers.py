@@ -11,6 +11,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import textwrap
 import time
 import urllib.request
 from contextlib import ExitStack
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.errors import Exit
-from job.supervisor.restart_policy import CAUSED_BY_PEER
+from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_RESTARTS
 from job.supervisor.supervisor import STOP_S
 from job.supervisor.watchdog import SILENT_S
 from tests.faults.team import ALONE, ALONE_MIDDLE, RUN, SHORT, STEPS, Team, assert_same, copy_with
+from tests.job import processes
 from tests.job.processes import ROOT, wait_until
 
 if TYPE_CHECKING:
@@ -359,3 +361,26 @@ def test_a_clock_that_jumps(digits: Path, tmp_path: Path, undisturbed: Undisturb
         differences = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert max(differences) > 3500
         assert min(differences) < -3500
+
+
+def test_local_workers_that_never_join(digits: Path, tmp_path: Path) -> None:
+    """A proxy that refuses, set inside the trainers, keeps TensorFlow apart: one sentence and 75 after four tries."""
+    customize = """
+        import os
+        from job.supervisor import watchdog
+        watchdog.JOIN_S = 3
+        if "TELEMETRY_FD" in os.environ:
+            os.environ["grpc_proxy"] = "http://127.0.0.1:9"
+    """
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(customize))
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{processes.ROOT}"}
+    ended = processes.run("--data", digits, "--output", tmp_path / "output", "--name=run", "--workers=2", env=path)
+    assert ended.code == Exit.TRY_AGAIN
+    *others, last = ended.stderr.splitlines()
+    assert [line for line in others if "it is started again" in line] == []
+    assert last == (
+        f"error: worker 0: gave up after {MAX_RESTARTS} restarts without a new step: TensorFlow has not connected the "
+        "workers within 3 s, although all have started; check that TensorFlow's port, 2222 in a cluster, is open "
+        "between them"
+    )
+    assert ended.stdout.count("rank=0 phase=joining") == 1 + MAX_RESTARTS
