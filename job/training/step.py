@@ -25,7 +25,7 @@ RunSteps: TypeAlias = "Callable[[BlockState, BlockInput, bool], BlockState]"
 
 # A call makes steps for about this long, or one step that takes longer. Progress, and the flag to stop, are seen
 # between calls.
-CALL_S = 0.25
+CALL_S = 0.5
 
 
 class BlockInput(NamedTuple):
@@ -80,6 +80,22 @@ class Pace:
         self.seconds = (time.perf_counter() - began) / steps
 
 
+class Call(NamedTuple):
+    """One worker's input to a call, besides the state of the block.
+
+    Attributes:
+        block: the block.
+        stop: float32 [], 1 if this worker was asked to stop.
+        step_s: float64 [], how long a step takes, in seconds.
+        began: float64 [], when the call began, in seconds since 1970.
+    """
+
+    block: BlockInput
+    stop: tf.Tensor
+    step_s: tf.Tensor
+    began: tf.Tensor
+
+
 def compile_steps(
     strategy: tf.distribute.Strategy,
     packing: Packing,
@@ -111,58 +127,65 @@ def compile_steps(
 def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) -> RunSteps:
     """Steps with one all-reduce each, which sums the gradient, the loss and two flags.
 
-    The flags are "I was asked to stop" and "this call has lasted long enough". If one is set on any worker, the call
-    ends with this step on all of them.
+    The flags are "I was asked to stop" and "this call ends": because of that, because it has lasted long enough, or
+    with its block. A call ends with the step in whose sum this flag is set by any worker, so it does on all of them.
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def update(vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """Compiled for the last update of a call too, so that it rounds like all others wherever a call ends."""
-        return vector - rate * summed[:-3]
+    def update(
+        vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor, rates: tf.Tensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take in the sum of step k - 1.
+
+        Compiled for the last step of a call too, so that it rounds like all others wherever a call ends.
+        """
+        return vector - tf.gather(rates, k - 1) * summed[:-3], loss + summed[-3]
 
     @tf.function(jit_compile=True, autograph=False)
     def update_and_gradient(
-        vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, block: BlockInput, k: tf.Tensor, flags: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Make the update of the step before and compute the gradient of step k, in one launch instead of two."""
-        vector = update(vector, summed, rate)
-        loss, gradient = packed_gradient(packing, vector, block, k)
-        return vector, tf.concat([gradient, [loss], flags], axis=0)
+        vector: tf.Tensor,
+        loss: tf.Tensor,
+        summed: tf.Tensor,
+        rates: tf.Tensor,
+        k: tf.Tensor,
+        now: tf.Tensor,
+        call: Call,
+    ) -> tuple[tf.Tensor, ...]:
+        """Take in the sum of the step before and compute the gradient of step k, in one launch instead of two."""
+        vector, loss = update(vector, loss, summed, rates, k)
+        own_loss, gradient = packed_gradient(packing, vector, call.block, k)
+        # The absolute value, because this clock may be set back.
+        is_late = tf.abs(now - call.began) + call.step_s >= CALL_S
+        is_last = tf.logical_or(is_late, k + 1 == call.block.count)
+        ends = tf.maximum(call.stop, tf.cast(is_last, tf.float32))
+        return vector, loss, tf.concat([gradient, [own_loss, call.stop, ends]], axis=0)
 
-    def step(vector: tf.Tensor, summed: tf.Tensor, *rest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        vector, own = update_and_gradient(vector, summed, *rest)
-        return vector, total(own)
+    def step(*args: Any) -> tuple[tf.Tensor, ...]:
+        vector, loss, own = update_and_gradient(*args)
+        return vector, loss, total(own)
 
     @tf.function(autograph=False)
     def make_steps(
-        vector: tf.Tensor, loss: tf.Tensor, done: tf.Tensor, block: BlockInput, stop: tf.Tensor, step_s: tf.Tensor
+        vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, block: BlockInput, stop: tf.Tensor, step_s: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         rates = block.rates / block.batch_sizes
-        began = tf.timestamp()
+        call = Call(block, stop, step_s, tf.timestamp())
 
-        def next_step(
-            k: tf.Tensor, vector: tf.Tensor, summed: tf.Tensor, rate: tf.Tensor, loss: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
-            # The absolute value, because this clock may be set back.
-            is_late = tf.abs(tf.timestamp() - began) + step_s >= CALL_S
-            flags = tf.stack([stop, tf.cast(is_late, tf.float32)])
-            vector, summed = strategy.run(step, args=(vector, summed, rate, block, k, flags))
-            return k + 1, vector, summed, tf.gather(rates, k), loss + summed[-3]
-
-        def goes_on(k: tf.Tensor, _: tf.Tensor, summed: tf.Tensor, *__: tf.Tensor) -> tf.Tensor:
-            return tf.logical_and(k < block.count, tf.reduce_sum(summed[-2:]) < 1)
+        # Operators of the loop cost microseconds each; what can be in a compiled function is there.
+        def next_step(k: tf.Tensor, vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return k + 1, *strategy.run(step, args=(vector, loss, summed, rates, k, tf.timestamp(), call))
 
         # The loop is outside strategy.run, which refuses a collective in control flow inside it.
-        start = (done, vector, tf.zeros([vector.shape[0] + 3]), 0.0, loss)
-        k, vector, summed, rate, loss = tf.while_loop(goes_on, next_step, start)
-        return update(vector, summed, rate), loss, k, summed[-2]
+        start = (k, vector, loss, tf.zeros([vector.shape[0] + 3]))
+        k, vector, loss, summed = tf.while_loop(lambda *state: state[-1][-1] < 1, next_step, start)
+        return *update(vector, loss, summed, rates, k), k, summed[-2]
 
     pace = Pace()
 
     def run_steps(state: BlockState, block: BlockInput, stop: bool) -> BlockState:
         began = time.perf_counter()
-        tensors = state.vector, state.loss, np.int32(state.done), block, np.float32(stop), np.float64(pace.seconds)
-        vector, loss, done, stops = make_steps(*tensors)
+        tensors = state.vector, state.loss, np.int32(state.done), block
+        vector, loss, done, stops = make_steps(*tensors, np.float32(stop), np.float64(pace.seconds))
         after = BlockState(vector, loss, int(done), int(stops))
         pace.record(after.done - state.done, began)
         return after
@@ -237,7 +260,8 @@ def local_sgd(
         else:
             vector, loss = own_steps(*tensors)
             sums = exchange(news) if workers > 1 else news
-        stops, step_s = int(sums[0]), float(sums[1]) / workers
+        stopped, seconds = np.asarray(sums)
+        stops, step_s = int(stopped), float(seconds) / workers
         pace.record(last - state.done, began)
         if stops and last < block.count and workers > 1:
             return start._replace(stops=stops)
