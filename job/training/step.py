@@ -135,11 +135,11 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
     def update(
         vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor, rates: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Take in the sum of step k - 1.
+        """Take in the sum of step k - 1, or zeros before a call's first step.
 
         Compiled for the last step of a call too, so that it rounds like all others wherever a call ends.
         """
-        return vector - tf.gather(rates, k - 1) * summed[:-3], loss + summed[-3]
+        return vector - tf.gather(rates, tf.maximum(k - 1, 0)) * summed[:-3], loss + summed[-3]
 
     @tf.function(jit_compile=True, autograph=False)
     def update_and_gradient(
