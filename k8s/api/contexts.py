@@ -70,10 +70,10 @@ def files(kubeconfig: str | None) -> list[Path]:
         LauncherError: 3, none of $KUBECONFIG's exists.
     """
     if kubeconfig:
-        return [Path(kubeconfig)]
+        return [Path(kubeconfig).expanduser()]
     listed = os.environ.get("KUBECONFIG", "")
-    paths = [Path(path) for path in listed.split(os.pathsep) if path] if listed else [DEFAULT.expanduser()]
-    existing = [path for path in dict.fromkeys(paths) if path.exists()]
+    paths = [Path(path) for path in listed.split(os.pathsep) if path] if listed else [DEFAULT]
+    existing = [path for path in dict.fromkeys(path.expanduser() for path in paths) if path.exists()]
     if listed and not existing:
         raise unreached(f"no file of $KUBECONFIG ({listed}) exists", "correct it, or unset it")
     return existing

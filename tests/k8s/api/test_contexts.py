@@ -119,6 +119,14 @@ def test_several_files(nowhere: Path, monkeypatch: pytest.MonkeyPatch, serve: Ca
     assert context.user == {"tokenFile": str(folders[0] / "token")}
 
 
+def test_a_home_folder(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `~` that no shell has replaced is the home folder."""
+    monkeypatch.setenv("HOME", str(nowhere.parent))
+    monkeypatch.setenv("KUBECONFIG", f"~/{nowhere.name}")
+    nowhere.touch()
+    assert files(None) == files(f"~/{nowhere.name}") == [nowhere]
+
+
 def test_the_same_file_twice(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read once."""
     monkeypatch.setenv("KUBECONFIG", f"{nowhere}:{nowhere}")

@@ -127,7 +127,7 @@ def test_a_credential_plugin_that_fails(
 def test_in_a_pod(nowhere: Path, secured: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a kubeconfig, the pod's service account and namespace are used."""
     folder = nowhere.parent
-    (folder / "token").write_text("pod-secret")
+    (folder / "token").write_text("pod-secret\n")
     (folder / "namespace").write_text("around\n")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(secured.port))
