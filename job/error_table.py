@@ -1,15 +1,15 @@
 """Where each error of the operating system goes, by what it came from: its exit code, its reason and its sentence.
 
 Read it from top to bottom: the KINDS of errors, then what the TABLE says of each kind for each source. TensorFlow and
-array_record report an error of the system only in words; find_os_error() recognises them. Errors of TensorFlow's that
-say nothing of the system go like this:
+array_record report an error of the system only in words; find_os_error() recognises them. Errors that say nothing of
+the system go like this:
 
+    MemoryError, and TensorFlow's ResourceExhaustedError: 71, out-of-memory
     UnavailableError, AbortedError, CancelledError, DeadlineExceededError, NCCL's report of a lost peer: 75, peer-lost
-    ResourceExhaustedError, and Python's MemoryError: 71, out-of-memory
     every other exception: 70, a bug
 
-These are judged in job/supervisor/child.py. Errors of connections to rank 0 are sentences of the rendezvous, which
-asks again until --join-timeout. An error while the termination message is written is ignored: nothing depends on it.
+job/supervisor/child.py judges the last two. Errors of connections to rank 0 are sentences of the rendezvous, which asks
+again until --join-timeout. An error while the termination message is written is ignored: nothing depends on it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ KINDS = {
     "memory": "ENOMEM",
     "absent": "ENOENT",
 }
-# The error that TensorFlow's file system means by the class of its exception, where it does not say it in words too.
+# The error that TensorFlow means by the class of its exception, where it does not say it in words too.
 TENSORFLOW = {
+    "ResourceExhaustedError": errno.ENOMEM,
     "PermissionDeniedError": errno.EACCES,
     "NotFoundError": errno.ENOENT,
     "AlreadyExistsError": errno.EEXIST,
@@ -208,9 +209,8 @@ def job_error(error: BaseException, source: str, where: Path | str) -> JobError 
     found = find_os_error(error)
     if str(error) == NO_THREAD:
         source, where = "process", "a thread"
-    if found is None and source != "system" and _is_tensorflows(error) and type(error).__name__ in TENSORFLOW:
-        number = TENSORFLOW[type(error).__name__]
-        found = OSError(number, os.strerror(number))
+    if found is None and (number := _number_by_class(error)) and (source != "system" or number == errno.ENOMEM):
+        found = OSError(number, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     if found is None:
         return None
     endings = {"memory": MEMORY, "network": TABLE[source]["passing"], **TABLE[source]}
@@ -242,6 +242,12 @@ def find_os_error(error: BaseException) -> OSError | None:
 def kind_of(error: OSError) -> str:
     """The key of KINDS to which an error of the operating system belongs; `lasting` for all others."""
     return _KIND.get(error.errno or 0, "lasting")
+
+
+def _number_by_class(error: BaseException) -> int | None:
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    return TENSORFLOW.get(type(error).__name__) if _is_tensorflows(error) else None
 
 
 def _is_tensorflows(error: BaseException) -> bool:

@@ -62,9 +62,6 @@ def failure_of(error: Exception, workers: int) -> JobError:
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {cause}", "start the run again")
     if failure := job_error(error, "system", "the program"):
         return failure
-    if isinstance(error, MemoryError) or internals.is_out_of_memory(error):
-        hint = "give it more memory, or a smaller --batch-size"
-        return JobError(Exit.OUT_OF_MEMORY, "out-of-memory", f"memory ran out: {name}: {first_line}", hint)
     # The innermost line of this project: the frames below it are TensorFlow's or generated code.
     frames = traceback.extract_tb(error.__traceback__)
     place = ([frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)] or frames)[-1]

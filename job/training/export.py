@@ -75,12 +75,12 @@ def classify(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     Raises:
         ValueError: if the model is damaged or does not take these images.
-        JobError: 75 if it could not be read for now.
+        JobError: 75 if it could not be read for now, 71 if memory ran out.
     """
     try:
         with errors_from("model", folder):
             signature = tf.saved_model.load(str(folder)).signatures["classify"]
-        probabilities: NDArray[np.float32] = signature(images=tf.constant(images))["probabilities"].numpy()
+            probabilities: NDArray[np.float32] = signature(images=tf.constant(images))["probabilities"].numpy()
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
     return probabilities

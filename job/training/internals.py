@@ -83,11 +83,6 @@ def is_lost_peer(error: Exception) -> bool:
     return _is_tensorflows(error) and bool(known)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether TensorFlow raised the error because memory, usually the GPU's, ran out."""
-    return _is_tensorflows(error) and type(error).__name__ == "ResourceExhaustedError"
-
-
 def cause_of(error: Exception) -> str | None:
     """The cause that the text of a collective's error contains, None if it contains none."""
     match = CAUSE.search(str(error))

@@ -336,6 +336,17 @@ def test_a_disk_that_fails_while_the_rows_are_opened_is_no_damage(
     assert error.reason == ("dataset-io" if code == Exit.TRY_AGAIN else "dataset-unreadable")
 
 
+def test_a_lack_of_memory_is_no_damage(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dataset can be sound."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", refuse)
+    error = failure(prepared, memory_limit=0)
+    assert (error.code, error.message) == (Exit.OUT_OF_MEMORY, "memory ran out: MemoryError: Unable to allocate 3 GiB")
+
+
 def test_a_disk_that_fails_while_rows_are_streamed_may_recover(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """array_record reads in native code, and repeats the system's error in words."""
     rows = load_dataset(prepared, "mnist", memory_limit=0).train

@@ -153,6 +153,16 @@ def test_other_errors_of_an_export_keep_their_meaning(
     assert failure_of(caught.value, 1).code == code
 
 
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model can be sound."""
+    monkeypatch.setattr(tf.saved_model, "load", raises(tf.errors.ResourceExhaustedError(None, None, "OOM: 3 GiB")))
+    with pytest.raises(JobError) as caught:
+        export.classify(tmp_path, np.zeros((1, 28, 28), np.uint8))
+    remedy = "give it more memory, or a smaller --batch-size"
+    assert str(caught.value) == f"memory ran out: ResourceExhaustedError: OOM: 3 GiB; {remedy}"
+    assert caught.value.code == Exit.OUT_OF_MEMORY
+
+
 def save(folder: Path) -> None:
     """Export a small model."""
     ((weights, bias, _),) = samples.layers(784, 10)
