@@ -78,6 +78,23 @@ def test_a_user_who_may_not_make_the_setup(kind: str) -> None:
     assert check_of("setup", existing).state == "ok"
 
 
+def test_a_namespace_that_was_set_up_before_there_were_volume_pods_policies() -> None:
+    """Without permission to create the NetworkPolicy of volume pods, a user is warned, and the run starts."""
+    cluster = ready_cluster(may_not=["create NetworkPolicy"], refuses={"NetworkPolicy": denied("create", "policies")})
+    setup = [new for new in render.setup_objects() if new["metadata"]["name"] != "mnist-job-volume"]
+    cluster.objects |= {(new["kind"], new["metadata"]["name"]): new for new in setup}
+    found = check_of("setup", cluster)
+    assert (found.state, found.message, found.remedy) == (
+        "warning",
+        "the NetworkPolicy mnist-job-volume does not exist, and this user may not create it",
+        "ask an administrator to run `kubectl apply -k k8s/manifests/setup -n here`",
+    )
+    submit.submit(cluster.given(), render.job(Submission("digits")))
+    assert changes(cluster) == [("create", "Job")]
+    del cluster.objects["NetworkPolicy", APP]
+    assert check_of("setup", cluster).state == "failed"
+
+
 SERVICES = "exceeded quota: few, requested: services=1, used: services=0, limited: services=0"
 STORAGE = (
     "exceeded quota: few, requested: requests.storage=5Gi, used: requests.storage=0, limited: requests.storage=1Gi"
