@@ -332,14 +332,13 @@ def test_one_node() -> None:
     ]
     assert term == {
         "topologyKey": "kubernetes.io/hostname",
-        "labelSelector": {"matchLabels": {PART_OF_LABEL: APP}},
+        "labelSelector": {},
         "matchLabelKeys": [CLAIM_LABEL],
     }
     assert pod_spec(job("local")) == pod_spec(job("local", "one-node"))
     pods = [job("local")["spec"]["template"], volume_pod(base_template("mine:1"), "v")]
     for pod in pods:  # the volume pod, too: while it runs, the claim is in use on its node
-        labels = pod["metadata"]["labels"]
-        assert (labels[PART_OF_LABEL], labels[CLAIM_LABEL]) == (APP, CLAIM)
+        assert pod["metadata"]["labels"][CLAIM_LABEL] == CLAIM
 
 
 def test_nodes_of_the_image() -> None:

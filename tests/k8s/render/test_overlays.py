@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from k8s.checks.matching import selects
 from k8s.commands.schedule import cron_job
 from k8s.render import render
 from k8s.render.attempt import next_job, record_submission
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.submission import Submission
-from k8s.state.names import APP, CLAIM_LABEL, PART_OF_LABEL, claim_of, trainer_of
+from k8s.state.names import CLAIM_LABEL, PART_OF_LABEL, claim_of, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +76,10 @@ def assert_consistent(objects: Sequence[Object]) -> None:
     for term in (
         spec.get("affinity", {}).get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", [])
     ):
-        assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+        assert selects(term["labelSelector"], labels)
+        assert labels.keys() >= {*term["matchLabelKeys"]}
     for constraint in spec["topologySpreadConstraints"]:
         assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
-    assert labels[PART_OF_LABEL] == APP
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -92,6 +93,7 @@ def assert_consistent(objects: Sequence[Object]) -> None:
         {"commonLabels": TEAM},
         {"namePrefix": "team-", "labels": [{"pairs": TEAM, "includeSelectors": True}]},
         {"labels": [{"pairs": TEAM, "includeSelectors": False}]},
+        {"labels": [{"pairs": {PART_OF_LABEL: "shop"}, "includeTemplates": True}]},
         {"commonAnnotations": TEAM, "namespace": "work"},
     ],
     ids=lambda content: "+".join(content) or "plain",

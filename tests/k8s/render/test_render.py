@@ -165,7 +165,7 @@ def test_a_job_with_every_flag() -> None:
                             "requiredDuringSchedulingIgnoredDuringExecution": [
                                 {
                                     "topologyKey": "kubernetes.io/hostname",
-                                    "labelSelector": {"matchLabels": {"app.kubernetes.io/part-of": "mnist-job"}},
+                                    "labelSelector": {},
                                     "matchLabelKeys": ["mnist-job/claim"],
                                 }
                             ]
