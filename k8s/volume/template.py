@@ -37,14 +37,21 @@ SPEC_OF_RUN = (
     "tolerations",
     "runtimeClassName",
 )
-OF_IMAGE = ("kubernetes.io/os", "kubernetes.io/arch")  # labels of the nodes on which the image runs
+ARCH = "kubernetes.io/arch"
+OF_IMAGE = ("kubernetes.io/os", ARCH)  # labels of the nodes on which the image runs
 CONTAINER_OF_RUN = ("image", "imagePullPolicy", "securityContext")
 
 
 def base_template(image: str, claim: str | None = None) -> Object:
-    """The pod template of k8s/manifests/run, for a namespace in which no Job is left."""
+    """The pod template of k8s/manifests/run, for a namespace in which no Job is left.
+
+    Nothing says for which architecture the image is: that of the manifests is preferred, and no other is ruled out.
+    """
     [job] = kustomize(MANIFESTS / "run")
     template: Object = job["spec"]["template"]
+    expected = {"key": ARCH, "operator": "In", "values": [template["spec"]["nodeSelector"].pop(ARCH)]}
+    preferred = [{"weight": 100, "preference": {"matchExpressions": [expected]}}]
+    template["spec"]["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
     trainer_of(template)["image"] = image
     if claim:
         set_claim(template, claim)

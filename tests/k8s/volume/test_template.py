@@ -109,9 +109,18 @@ def test_pinned_to_a_node() -> None:
 
 
 def test_base_template() -> None:
-    """Without a Job, the template is that of the manifests, with the image and the claim that were given."""
-    rendered = job(Submission("digits", image="mine:1", claim="mine"))
-    assert base_template("mine:1", "mine")["spec"] == rendered["spec"]["template"]["spec"]
+    """Without a Job, the template is that of the manifests, with the image and the claim that were given.
+
+    A node of another architecture is not ruled out: the nodes of a kind cluster on an Apple machine are arm64.
+    """
+    rendered = job(Submission("digits", image="mine:1", claim="mine"))["spec"]["template"]["spec"]
+    arch = rendered["nodeSelector"].pop("kubernetes.io/arch")
+    expected = {"key": "kubernetes.io/arch", "operator": "In", "values": [arch]}
+    preferred = [{"weight": 100, "preference": {"matchExpressions": [expected]}}]
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+    assert base_template("mine:1", "mine")["spec"] == rendered | {"affinity": affinity}
+    pod = volume_pod(base_template("mine:1", "mine"), "v")["spec"]
+    assert (pod["nodeSelector"], pod["affinity"]) == ({"kubernetes.io/os": "linux"}, affinity)
     [output, _] = base_template("mine:1")["spec"]["volumes"]
     assert output["persistentVolumeClaim"] == {"claimName": CLAIM}
 
