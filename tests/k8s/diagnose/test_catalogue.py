@@ -13,11 +13,21 @@ from k8s.state.exits import REASON_OF_CODE, SECONDARY
 ROOT = Path(__file__).parents[3]
 # Commands other than `train` print their errors themselves.
 OTHER_FOLDERS = {"report", "predict", "local"}
-OTHER_MODULES = {"prepare", "download", "idx", "tfds_folder", "inventory", "prune", "prune_dialogue", "retention"}
+OTHER_MODULES = {
+    "prepare",
+    "download",
+    "idx",
+    "idx_files",
+    "tfds_folder",
+    "inventory",
+    "prune",
+    "prune_dialogue",
+    "retention",
+}
 BY_HAND = {"not-published"}  # only `promote RUN` raises it
 ERRORS, REASON = {"JobError", "Outcome"}, 1
 # The sources of error_table.py that only other commands have.
-OTHER_SOURCES = {"published runs", "data folder", "raw files", "model", "picture"}
+OTHER_SOURCES = {"published runs", "data folder", "raw files", "page", "model", "picture"}
 
 
 def reasons(module: Path) -> set[str]:
