@@ -16,51 +16,82 @@ from rich.table import Table
 
 from job.error_table import errors_from
 from job.errors import Exit, JobError
-from job.predict import digit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    Answer = NDArray[np.float32] | JobError
 
-def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> None:
+
+def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit:
     """Print each picture's class and the probability of every class, as a table or as JSON.
 
-    The JSON is a list, in the order given, of {"image", "class", "name", "probability", "probabilities": {name: p}}.
+    The JSON is a list, in the order given, of {"image", "class", "name", "probability", "probabilities": {name: p}}, or
+    of {"image", "error", "reason"} for a picture that is not read as a digit.
 
     Args:
         model: a published model's folder, models/<run> or latest.
-        pictures: picture files; job/predict/digit.py says how they become 28x28 pixels.
+        pictures: picture files; job/predict/read.py says how they become 28x28 pixels.
         as_json: print JSON.
 
+    Returns:
+        0; 65 if a picture cannot be read as a digit, which standard error then names. The others are classified.
+
     Raises:
-        JobError: 66 if the model or a picture does not exist, 65 if one cannot be read; nothing is printed.
+        JobError: 66 if the model or a picture does not exist, 65 if the model is damaged, 64 without OpenCV; nothing is
+            printed.
     """
-    names = _read_class_names(model)
-    pixels = np.stack([digit.read_picture(picture) for picture in pictures])
-    probabilities = _classify(model, pixels)
+    dataset, names = _read_dataset(model)
+    read = [_read(picture, dataset) for picture in pictures]
+    pixels = [one for one in read if not isinstance(one, JobError)]
+    probabilities = _classify(model, np.stack(pixels)) if pixels else np.zeros((0, len(names)), np.float32)
     if probabilities.shape[1] != len(names):
         message = f"the model in {model} gives {probabilities.shape[1]} classes, but its report names {len(names)}"
         raise JobError(Exit.DATA_DAMAGED, "model-damaged", message)
+    rows = iter(probabilities)
+    answers = [one if isinstance(one, JobError) else next(rows) for one in read]
     if as_json:
-        sys.stdout.write(_as_json(pictures, names, probabilities) + "\n")
-    else:
+        sys.stdout.write(_as_json(pictures, names, answers) + "\n")
+    elif pixels:
         # Wide enough for the column of each class if the output is not a terminal.
         console = Console()
-        (console if console.is_terminal else Console(width=1000)).print(_as_table(pictures, names, probabilities))
+        (console if console.is_terminal else Console(width=1000)).print(_as_table(pictures, names, answers))
+    errors = [answer for answer in answers if isinstance(answer, JobError)]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return Exit.DATA_DAMAGED if errors else Exit.OK
 
 
-def _read_class_names(model: Path) -> list[str]:
-    """The class names, which are in the report beside the model."""
+def _read(picture: Path, dataset: str) -> NDArray[np.uint8] | JobError:
+    """The picture's pixels, or why it has none."""
+    try:
+        from job.predict import read  # noqa: PLC0415 - OpenCV is an optional extra
+    except ModuleNotFoundError as error:
+        if error.name != "cv2":
+            raise
+        message = "predict reads pictures with OpenCV, which is not installed"
+        hint = "install the extra predict: python -m pip install 'opencv-python-headless>=4.10'"
+        raise JobError(Exit.USAGE, "opencv-missing", message, hint) from None
+    try:
+        return read.read_picture(picture, dataset)
+    except JobError as error:
+        if error.code != Exit.DATA_DAMAGED:
+            raise
+        return error
+
+
+def _read_dataset(model: Path) -> tuple[str, list[str]]:
+    """The dataset's name and those of its classes, which are in the report beside the model."""
     if not (model / "saved_model" / "1").is_dir():
         hint = "give --model the folder of a published run, output/models/<run> or output/latest"
         raise JobError(Exit.DATA_MISSING, "model-missing", f"there is no model in {model}", hint)
     report = model / "report.json"
     try:
         with errors_from("model", report):
-            names = json.loads(report.read_bytes())["dataset"]["classes"]
-        return [str(name) for name in names]
+            dataset = json.loads(report.read_bytes())["dataset"]
+        return str(dataset["dataset"]), [str(name) for name in dataset["classes"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"the class names cannot be read from {report}"
         raise JobError(Exit.DATA_DAMAGED, "model-damaged", message) from error
@@ -94,9 +125,13 @@ def _silent_stderr() -> Iterator[None]:
         os.close(original)
 
 
-def _as_json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> str:
+def _as_json(pictures: Sequence[Path], names: Sequence[str], answers: Sequence[Answer]) -> str:
     predictions: list[dict[str, Any]] = []
-    for picture, row in zip(pictures, probabilities.astype(float), strict=True):
+    for picture, answer in zip(pictures, answers, strict=True):
+        if isinstance(answer, JobError):
+            predictions.append({"image": str(picture), "error": str(answer), "reason": answer.reason})
+            continue
+        row = answer.astype(float)
         best = int(row.argmax())
         predictions.append(
             {
@@ -110,13 +145,15 @@ def _as_json(pictures: Sequence[Path], names: Sequence[str], probabilities: NDAr
     return json.dumps(predictions, indent=2, ensure_ascii=False)
 
 
-def _as_table(pictures: Sequence[Path], names: Sequence[str], probabilities: NDArray[np.float32]) -> Table:
+def _as_table(pictures: Sequence[Path], names: Sequence[str], answers: Sequence[Answer]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("image", overflow="fold")
     table.add_column("says", style="bold")
     for name in names:
         table.add_column(escape(name), justify="right")
-    for picture, row in zip(pictures, probabilities, strict=True):
+    for picture, row in zip(pictures, answers, strict=True):
+        if isinstance(row, JobError):
+            continue
         best = int(row.argmax())
         cells = [f"{100 * share:.1f}%" for share in row]
         cells[best] = f"[bold]{cells[best]}[/bold]"

@@ -17,14 +17,15 @@ import tensorflow as tf
 from PIL import Image
 
 from job.errors import Exit, JobError
-from job.predict import digit, predict
+from job.predict import predict, read
 from tests.job import report_samples as samples
+from tests.job.predict import pictures
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL = samples.layers(784, 10)
-PICTURES = samples.images(3, seed=5)
+PICTURES = pictures.digits().images[[1, 2, 6]]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_pictures_are_classified_by_their_pixels(
 ) -> None:
     """The whole JSON, for an unchanged test image and for two that are scaled to 28x28."""
     predict.run(model, files, as_json=True)
-    pixels = np.stack([digit.read_picture(path) for path in files])
+    pixels = np.stack([read.read_picture(path) for path in files])
     np.testing.assert_array_equal(pixels[0], PICTURES[0])
     expected = samples.forward(MODEL, pixels).astype(float)
     best = expected.argmax(axis=1)
@@ -84,7 +85,7 @@ def test_table_has_a_line_for_each_picture(model: Path, files: list[Path], capsy
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split()[:2] == ["image", "says"]
     for line, path in ((first, odd), (second, files[1])):
-        (row,) = samples.forward(MODEL, digit.read_picture(path)[None])
+        (row,) = samples.forward(MODEL, read.read_picture(path)[None])
         cells = line.removeprefix(str(path)).split()
         name = samples.LONG_NAMES[row.argmax()].split()
         assert cells == [*name, *(f"{100 * share:.1f}%" for share in row)]
@@ -97,6 +98,41 @@ def test_output_has_nothing_but_the_result(model: Path, files: list[Path]) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert len(json.loads(done.stdout)) == 1
+
+
+def test_a_picture_without_a_digit_does_not_stop_the_others(
+    model: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The code is 65; the JSON has an entry for each picture, the table a line for each that is read."""
+    Image.new("L", (90, 90), 200).save(tmp_path / "wall.png")
+    (tmp_path / "text.png").write_text("no picture")
+    given = [files[0], tmp_path / "wall.png", tmp_path / "text.png", files[1]]
+    assert predict.run(model, given, as_json=True) == Exit.DATA_DAMAGED
+    first, wall, text, last = json.loads(capsys.readouterr().out)
+    assert {"class", "probability"} <= first.keys() & last.keys()
+    assert (wall["reason"], text["reason"]) == ("image-no-digit", "image-unreadable")
+    assert "wall.png" in wall["error"]
+    assert predict.run(model, given) == Exit.DATA_DAMAGED
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert [line.startswith("error: ") for line in printed.err.splitlines()] == [True, True]
+    assert predict.run(model, given[1:3]) == Exit.DATA_DAMAGED
+    assert capsys.readouterr().out == ""
+
+
+def test_without_opencv_the_command_says_how_to_install_it(
+    model: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 and one sentence, as for a flag that this installation cannot serve."""
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "job.predict.read", raising=False)
+    monkeypatch.delitem(sys.modules, "job.predict.ink", raising=False)
+    monkeypatch.delattr("job.predict.read", raising=False)
+    monkeypatch.delattr("job.predict.ink", raising=False)
+    with pytest.raises(JobError) as caught:
+        predict.run(model, files)
+    assert (caught.value.code, caught.value.reason) == (Exit.USAGE, "opencv-missing")
+    assert "pip install" in caught.value.hint
 
 
 def test_missing_model_or_picture_is_66(model: Path, files: list[Path], tmp_path: Path) -> None:
