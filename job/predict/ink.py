@@ -209,11 +209,11 @@ def _one(parts: list[_Part]) -> tuple[list[int], str]:
         joined += near
         rest = [part for part in rest if part not in near]
     complaint = ""
-    if sum(part.mass for part in rest) > 0.5 * main.mass or len(parts) > 12:
+    if sum(part.mass for part in rest) > 0.25 * main.mass or len(parts) > 12:
         complaint = "it shows several things, or a pattern"
     for part in joined[1:]:
         across = max(part.left - main.right, main.left - part.right)
-        if across > 0 and part.bottom - part.top > 0.6 * (main.bottom - main.top) and part.mass > 0.3 * main.mass:
+        if across > 0 and part.bottom - part.top > 0.6 * (main.bottom - main.top) and part.mass > 0.2 * main.mass:
             complaint = "it shows several things side by side"
     return [part.label for part in joined], complaint
 

