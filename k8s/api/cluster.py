@@ -189,16 +189,13 @@ class Cluster:
     ) -> None:
         """Watch these objects from now on: select() of them, with any field selector, sends no requests.
 
-        Returns once they are listed.
+        Returns once they are listed. What this user may not list or watch, select() requests each time.
 
         Args:
             kind: their kind.
             selector: their label selector.
             wanted: tells which of them are kept; the others are as if they did not exist.
             everywhere: whether those of all namespaces are kept.
-
-        Raises:
-            LauncherError: this user may not list or watch them. If that happens later, select() raises it.
         """
         key, known = ("" if everywhere else self.namespace, kind, selector), threading.Event()
 
@@ -207,16 +204,14 @@ class Cluster:
                 for objects in self.watch(kind, selector, wanted=wanted, everywhere=everywhere):
                     self._kept[key] = list(objects.values())
                     known.set()
+            except ApiError:
+                self._kept.pop(key, None)
             except Exception as error:  # noqa: BLE001 - whatever ends the thread, select() raises it
                 self._kept[key] = error
-                known.set()
+            known.set()
 
         threading.Thread(target=watch_in_background, daemon=True).start()
         known.wait()
-        kept = self._kept[key]
-        if isinstance(kept, Exception):
-            del self._kept[key]  # select() may still be allowed
-            raise kept
 
     # Pods
 

@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -189,18 +188,15 @@ def style_of(arguments: argparse.Namespace) -> Style:
 def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     """Show changes until the run has ended."""
     cluster.patience_s = float("inf")
-    # Keep long lists up to date by watches; the Job of one run is read each time. What this user may list but not watch
-    # is requested each time, too.
+    # Keep long lists up to date by watches; the Job of one run is read each time.
     if arguments.name and not schedules.find(cluster, arguments.name):
         job = job_of(cluster, arguments.name)
         name, claim = job["metadata"]["name"], claim_of(job["spec"]["template"]) or ""
         cluster.keep("Pod", pod_selector(name))
-        with suppress(ApiError):
-            cluster.keep("Event", wanted=lambda event: may_concern(event, name, claim))
+        cluster.keep("Event", wanted=lambda event: may_concern(event, name, claim))
     else:
         for kind in ("Pod", "Job"):
-            with suppress(ApiError):
-                cluster.keep(kind, RUN_SELECTOR, everywhere=arguments.all_namespaces)
+            cluster.keep(kind, RUN_SELECTOR, everywhere=arguments.all_namespaces)
     if arguments.output in ("text", "wide") and sys.stdout.isatty():
         watch_in_place(cluster, arguments)
     else:

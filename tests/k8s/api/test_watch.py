@@ -168,8 +168,10 @@ def test_a_list_that_expires_again_and_again_is_refused(serve: Callable[..., Ser
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"items": []}', b'{"items": [{}], "metadata": {}}', b"<html>"])
 def test_a_list_that_no_api_server_gives(serve: Callable[..., Server], content: bytes) -> None:
     """It is an error that names the server, also for those that wait for what is kept."""
+    cluster = cluster_at(serve((200, content)).port)
+    cluster.keep("Pod", "app=a")
     with pytest.raises(LauncherError, match="does not answer like a Kubernetes API server"):
-        cluster_at(serve((200, content)).port).keep("Pod", "app=a")
+        cluster.select("Pod", "app=a")
 
 
 def test_a_fault_in_the_thread_of_what_is_kept(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +211,11 @@ def test_a_quiet_watch_ends_before_its_connection_counts_as_dead(
 
 
 def test_what_is_kept_is_listed_once_and_watched_once(serve: Callable[..., Server]) -> None:
-    """select() sends no requests for kept objects, and raises the error of a watch that is refused later."""
+    """select() sends no requests for kept objects until the watch is refused; then it requests them each time."""
     old, new = named("a", resourceVersion="6", managedFields=[{}]), named("b", resourceVersion="8")
     other = page(named("c"))
-    server = serve(
-        page(old, more="t"), page(version="7"), [{"type": "ADDED", "object": new}], refused(403, "Forbidden", "no more")
-    )
+    refusals = [refused(403, "Forbidden", text) for text in ("no more", "nor lists")]
+    server = serve(page(old, more="t"), page(version="7"), [{"type": "ADDED", "object": new}], *refusals)
     cluster = cluster_at(server.port)
     cluster.keep("Pod", "app=a")
     found = cluster.select("Pod", "app=a")
@@ -230,20 +231,22 @@ def test_what_is_kept_is_listed_once_and_watched_once(serve: Callable[..., Serve
         while time.monotonic() < deadline:
             cluster.select("Pod", "app=a")
 
-    with pytest.raises(ApiError, match="no more"):
+    with pytest.raises(ApiError, match="nor lists"):
         until_refused()
-    assert len(server.asked) == 4
+    assert len(server.asked) == 5
     server.answers = [other]
     assert cluster.select("Pod", "app=b") == other["items"]
 
 
-def test_what_may_not_be_watched_is_not_kept(serve: Callable[..., Server]) -> None:
-    """keep() raises at once if this user may not list the objects; select() then requests them."""
-    server = serve(refused(403, "Forbidden", "no listing"), page(named("a")))
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_may_not_be_watched_is_not_kept(serve: Callable[..., Server], *, listed: bool) -> None:
+    """What this user may list but not watch, or may not list at first, select() requests each time."""
+    first = [page(named("old"))] if listed else []
+    server = serve(*first, refused(403, "Forbidden", "no watching"), page(named("a")), page(named("b")))
     cluster = cluster_at(server.port)
-    with pytest.raises(ApiError, match="no listing"):
-        cluster.keep("Pod", "app=a")
-    assert cluster.select("Pod", "app=a") == [named("a")]
+    cluster.keep("Pod", "app=a")
+    wait_until(lambda: cluster.select("Pod", "app=a") == [named("a")], "a list of its own")
+    assert cluster.select("Pod", "app=a") == [named("b")]
 
 
 def test_what_is_kept_of_all_namespaces(serve: Callable[..., Server]) -> None:
