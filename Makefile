@@ -12,7 +12,7 @@ IMAGE ?= mnist-job:dev
 TARGET ?= cpu
 RUN := .venv/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
-# The image needs the packages of three extras, without the launcher's.
+# The image needs the packages of two extras, without the launcher's.
 EXTRAS = import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
 EXTRAS += ; print(*(package for extra in sys.argv[1:] for package in extras[extra]), sep="\n")
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
@@ -85,8 +85,8 @@ format: setup  ## format the code
 	$(RUN) -m ruff format
 
 lock: setup  ## lock the dependencies again after a change in pyproject.toml
-	$(RUN) -c '$(EXTRAS)' train predict cpu | $(LOCK) - --output-file requirements/cpu.txt
-	$(RUN) -c '$(EXTRAS)' train predict gpu | $(LOCK) - --output-file requirements/gpu.txt
+	$(RUN) -c '$(EXTRAS)' train cpu | $(LOCK) - --output-file requirements/cpu.txt
+	$(RUN) -c '$(EXTRAS)' train gpu | $(LOCK) - --output-file requirements/gpu.txt
 	$(LOCK) pyproject.toml --extra train --extra predict --extra cpu --extra dev --output-file requirements/dev.txt
 	@# --no-deps: tf-keras depends on tensorflow, whose files would overwrite those of tensorflow-cpu.
 	echo 'tf-keras~=2.21.0' | $(LOCK) --no-deps - --output-file requirements/bench.txt
