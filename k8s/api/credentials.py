@@ -29,6 +29,8 @@ PROVIDERS = ("oidc", "gcp")  # the auth-providers that the Kubernetes client kno
 FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # The characters that client-go writes into a header's name as they are, besides letters and digits.
 NAME_CHARACTERS = "!#$&'*+-.^_`|~"
+# What the Kubernetes client says of a plugin's output.
+NO_CREDENTIAL = re.compile(r"^(failed to decode process output|argument of type|Invalid RFC3339).*")
 LOG_IN = "log in to the cluster again"
 
 
@@ -69,7 +71,7 @@ def load(context: Context, settings: Any) -> None:
             raise unreached(f"{provider} failed: {' '.join(problem.split()).rstrip('.')}", LOG_IN) from None
     if errors:  # the client logs these, and continues without credentials
         reason = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
-        reason = re.sub(r"^failed to decode process output.*", "it prints no ExecCredential", reason)
+        reason = NO_CREDENTIAL.sub("it prints no ExecCredential", reason)
         message = f"the kubeconfig's credential plugin (exec) failed: {' '.join(reason.split()).rstrip('.')}"
         raise unreached(message, LOG_IN)
     if provider and not settings.api_key:

@@ -106,6 +106,8 @@ def test_credential_plugin(nowhere: Path, serve: Callable[..., Server]) -> None:
     [
         (["sh", "-c", "echo expired. >&2; exit 3"], "process returned 3. expired"),
         (["true"], "it prints no ExecCredential"),
+        (["echo", "null"], "it prints no ExecCredential"),
+        (["echo", credential({"token": "a", "expirationTimestamp": "secret"})], "it prints no ExecCredential"),
         (["echo", "{}"], "malformed response. missing key 'apiVersion'"),
         (["echo", credential({})], "missing token or clientCertificateData field in plugin output"),
     ],
