@@ -12,6 +12,7 @@ from k8s.checks.matching import HOSTNAME, accepts, follows, place_of
 from k8s.diagnose import catalogue
 from k8s.render.render import GPU
 from k8s.state.names import trainer_of
+from k8s.state.pods import node_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -103,6 +104,7 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
     problem = ""
     if not usable:
         problem = "no ready node accepts this job's pods: the labels or taints of the nodes do not match"
+        problem += node_labels(template["spec"])
     elif not any(room.values()):
         problem = f"no node that accepts this job has room for {describe_workers(1, trainer)}"
     elif most(room) < workers:

@@ -17,6 +17,7 @@ from k8s.state.pods import (
     has_finished,
     is_cut_off,
     is_scheduled,
+    node_labels,
     pod_condition,
     started,
 )
@@ -138,7 +139,8 @@ def scheduling_problem(run: Run, pod: Object, message: str) -> tuple[str, str]:
         state = "has lost its volume" if lost else "has no volume" + (f": {events.message(failure)}" if failure else "")
         return reason, f"cannot be scheduled: the claim {claims_of(pod)} {state}"
     requested = f"; requested per worker: {list_requests(pod)}" if reason in ("gpu", "scheduling") else ""
-    return reason, f"cannot be scheduled: {text}{requested}"
+    selector = node_labels(pod["spec"]) if "node selector" in text else ""
+    return reason, f"cannot be scheduled: {text}{selector}{requested}"
 
 
 def claims_of(pod: Object) -> str:

@@ -72,6 +72,12 @@ def disruption(pod: Object) -> str:
     return str((pod_condition(pod, "DisruptionTarget") or {}).get("reason", ""))
 
 
+def node_labels(spec: Object) -> str:
+    """The labels that a pod's node must have, as `; node selector: KEY=VALUE, ...`; empty if it needs none."""
+    labels = ", ".join(f"{key}={value}" for key, value in spec.get("nodeSelector", {}).items())
+    return f"; node selector: {labels}" if labels else ""
+
+
 def created(pod: Object) -> str:
     """When an object was created, in RFC 3339, which sorts in the order of time."""
     return str(pod["metadata"]["creationTimestamp"])

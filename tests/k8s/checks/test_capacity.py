@@ -109,7 +109,10 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
             [node("a", ready=False), node("b", unschedulable=True), node("c", taints=[TAINT])],
             (),
             "warning",
-            "no ready node accepts this job's pods: the labels or taints of the nodes do not match",
+            (
+                "no ready node accepts this job's pods: the labels or taints of the nodes do not match; "
+                "node selector: kubernetes.io/arch=amd64, kubernetes.io/os=linux"
+            ),
             SCHEDULING,
         ),
         (

@@ -93,7 +93,10 @@ def test_nodes_of_another_architecture(job: Object) -> None:
     """A node of an architecture or an operating system that the image does not run on does not count."""
     for labels in ({ARCH: "arm64"}, {"kubernetes.io/os": "windows"}):
         found = check_of("nodes", job, node("a", labels=labels))
-        assert found.message == "no ready node accepts this job's pods: the labels or taints of the nodes do not match"
+        assert found.message == (
+            "no ready node accepts this job's pods: the labels or taints of the nodes do not match; "
+            "node selector: kubernetes.io/arch=amd64, kubernetes.io/os=linux"
+        )
 
 
 def test_a_volume_of_one_zone(job: Object) -> None:
