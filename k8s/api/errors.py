@@ -97,9 +97,10 @@ def refusal(code: int, text: bytes, what: str, retry_after: str = "") -> ApiErro
 def in_words(error: BaseException) -> str:
     """Why a connection failed, in a few words: the innermost error without the class names and numbers around it."""
     error = innermost(error)
-    text = str(getattr(error, "strerror", None) or error)
+    texts = [each for each in (error, *error.args) if each is error or isinstance(each, str)]
+    text = str(getattr(error, "strerror", None) or texts[-1])
     text = re.sub(r"^\w*Connection(Pool)?\([^)]*\): (Failed to establish a new connection: )?", "", text)
-    text = re.sub(r"\[[^\]]*\] | \((_ssl\.c:|read timeout=)[^)]*\)", "", text)
+    text = re.sub(r"\[[^\]]*\] | \((_ssl\.c:|(connect|read) timeout=)[^)]*\)", "", text)
     return text.rstrip(".") or type(error).__name__
 
 

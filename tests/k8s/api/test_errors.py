@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from urllib3.exceptions import ProtocolError
+from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
 from k8s.api.errors import in_words
 
@@ -23,6 +23,10 @@ from k8s.api.errors import in_words
         (
             ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] verify failed: self-signed (_ssl.c:10)"),
             "verify failed: self-signed",
+        ),
+        (
+            ConnectTimeoutError(object(), "Connection to 10.0.0.1 timed out. (connect timeout=5.0)"),
+            "Connection to 10.0.0.1 timed out",
         ),
         (TimeoutError(), "TimeoutError"),
     ],
