@@ -224,19 +224,22 @@ def job_error(error: BaseException, source: str, where: Path | str) -> JobError 
 def find_os_error(error: BaseException) -> OSError | None:
     """The error of the operating system that an exception is, or that it repeats in words; None if there is none.
 
-    A JobError is never one: it has been judged.
+    Its causes are asked too. A JobError is never one: it has been judged.
     """
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    if isinstance(error, JobError):
-        return None
-    text = str(error)
-    if text == NO_THREAD:
-        return OSError(errno.EAGAIN, text)
-    tells = isinstance(error, OSError | RuntimeError | ImportError) or _is_tensorflows(error)
-    if tells and (match := _WORDS.search(text)):
-        return OSError(_NUMBER[match[1]], match[1])
-    return find_os_error(error.__cause__) if error.__cause__ else None
+    asked: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause and cause not in asked and not isinstance(cause, JobError):  # `raise error from error` is a circle
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        text = str(cause)
+        if text == NO_THREAD:
+            return OSError(errno.EAGAIN, text)
+        tells = isinstance(cause, OSError | RuntimeError | ImportError) or _is_tensorflows(cause)
+        if tells and (match := _WORDS.search(text)):
+            return OSError(_NUMBER[match[1]], match[1])
+        asked.append(cause)
+        cause = cause.__cause__
+    return None
 
 
 def kind_of(error: OSError) -> str:

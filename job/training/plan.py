@@ -110,9 +110,10 @@ class Plan:
         every = 0 if self.is_local_sgd else self.config.checkpoint_every
         epoch, first = divmod(first_step, self.steps_per_epoch)
         while epoch < self.config.epochs:
-            # Blocks end at multiples of the stride, whichever step the run resumes from.
-            stride_end = (first // self.block_stride + 1) * self.block_stride
-            last = min(first + self.block_steps, stride_end, self.steps_per_epoch)
+            # Blocks end at multiples of the stride, and of their length after one, whichever step the run resumes from.
+            stride_start = first - first % self.block_stride
+            last = first + self.block_steps - (first - stride_start) % self.block_steps
+            last = min(last, stride_start + self.block_stride, self.steps_per_epoch)
             if every:
                 last = min(last, first + every - (epoch * self.steps_per_epoch + first) % every)
             yield Block(epoch, first, last)

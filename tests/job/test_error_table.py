@@ -115,6 +115,14 @@ def test_the_cause_of_an_exception_counts() -> None:
     assert found is error.__cause__
 
 
+def test_causes_in_a_circle_end() -> None:
+    """`raise error from error` makes an exception its own cause."""
+    error = ValueError("no weights")
+    error.__cause__ = RuntimeError("no file")
+    error.__cause__.__cause__ = error
+    assert find_os_error(error) is None
+
+
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
     [

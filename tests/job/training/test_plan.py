@@ -120,10 +120,15 @@ def test_batch_sizes_add_up_to_the_dataset(count: int, batch: int, workers: int)
     assert sum(expected) == 2 * count
 
 
+@pytest.mark.parametrize("checkpoint_every", [0, 3])
+@pytest.mark.parametrize("room", [2, 100])
 @pytest.mark.parametrize(("log_every", "sync_every"), BLOCKS)
-def test_a_run_resumed_at_any_step_makes_the_same_steps(log_every: int, sync_every: int) -> None:
+def test_a_run_resumed_at_any_step_makes_the_same_steps(
+    log_every: int, sync_every: int, room: int, checkpoint_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From every step on, the remaining steps have the same examples, and blocks end at the same steps."""
-    chosen = plan(23, 3, 2, log_every=log_every, sync_every=sync_every)
+    chosen = plan(23, 3, 2, log_every=log_every, sync_every=sync_every, checkpoint_every=checkpoint_every)
+    monkeypatch.setattr(plans, "BLOCK_BYTES", room * chosen.local_batch_size)
     whole, ends = together(chosen), [(epoch, last) for epoch, _, last in chosen.blocks()]
     for first_step in range(chosen.steps + 1):
         assert together(chosen, first_step) == {step: whole[step] for step in whole if step >= first_step}
