@@ -107,6 +107,12 @@ def settings(arguments: argparse.Namespace) -> config.Config:
     return config.Config(**{field: given[field] for field in config.Config.__dataclass_fields__ if field in given})
 
 
+def show(sentence: str) -> None:
+    """Print a sentence at once; that it cannot be printed is no error of what it is about."""
+    with process.standard_output():
+        print(sentence)
+
+
 def train(arguments: argparse.Namespace) -> int:
     """Train: as one worker if this process belongs to a cluster, else with all workers on this machine."""
     # The kernel drops a signal that a container's first process does not handle. The modules below take a while to
@@ -147,7 +153,7 @@ COMMANDS = {
                 "help": "prepare from four raw IDX files there, packed or not",
             }
         },
-        lambda given: load("job.dataset.prepare").prepare_dataset(settings(given), given.from_idx, print),
+        lambda given: load("job.dataset.prepare").prepare_dataset(settings(given), given.from_idx, show),
     ),
     "predict": Command(
         "classify pictures with a published model",

@@ -138,6 +138,16 @@ TABLE: dict[str, dict[str, Ending | None]] = {
             Exit.OUTPUT, "page-not-writable", "{place} cannot be written: {what}", "choose another file with --html"
         ),
     },
+    # What `data` and `compare` print.
+    "standard output": {
+        "passing": Ending(Exit.TRY_AGAIN, "stdout-io", "standard output could not be written: {what}", "try again"),
+        "lasting": Ending(
+            Exit.OUTPUT,
+            "stdout-not-writable",
+            "standard output cannot be written: {what}",
+            "send it to a place with free space",
+        ),
+    },
     # A published model, and a picture, which `predict` reads.
     "model": {
         "passing": Ending(Exit.TRY_AGAIN, "model-io", "the model could not be read at {where}: {what}", "try again"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from job.errors import Exit, JobError
 from job.report.comparison import as_json as comparison_json
 from job.report.comparison import compare_runs, comparison_notes, differing_settings, reference_role
 from job.report.published_run import read_published_runs
-from job.system import files
+from job.system import files, process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +36,8 @@ def run(output: Path, *, as_json: bool = False, html: Path | None = None) -> Non
         html: the file in which to write the page as well.
 
     Raises:
-        JobError: 66 if there is no published run; 73 if the page cannot be written; 73 or 75 if the file system refuses
-            to read; 65 if a run is damaged, after everything else is printed.
+        JobError: 66 if there is no published run; 73 or 75 if the file system refuses to read, or if the page or
+            standard output cannot be written; 65 if a run is damaged, after everything else is printed.
     """
     compared = compare_folder(output)
     if html:
@@ -47,10 +46,11 @@ def run(output: Path, *, as_json: bool = False, html: Path | None = None) -> Non
         page = compare_page.render_comparison(compared).encode()
         with errors_from("page", html):
             files.write(html, page)
-    if as_json:
-        sys.stdout.write(json.dumps(comparison_json(compared), indent=2, ensure_ascii=False) + "\n")
-    else:
-        print_comparison(compared)
+    with process.standard_output():
+        if as_json:
+            print(json.dumps(comparison_json(compared), indent=2, ensure_ascii=False))
+        else:
+            print_comparison(compared)
     if compared.damaged:
         name, reason = next(iter(compared.damaged.items()))
         more = f" (and {len(compared.damaged) - 1} more)" if len(compared.damaged) > 1 else ""

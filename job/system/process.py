@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.error_table import errors_from
+from job.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 NULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 PARENT = "MNIST_JOB_PARENT_PID"  # the environment variable with the process id of the parent that used start()
@@ -46,6 +47,23 @@ def age() -> float:
     except OSError:
         return time.perf_counter() - _IMPORTED
     return float(uptime) - int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """What is printed inside is on standard output at the end.
+
+    Raises:
+        JobError: 73 or 75 if standard output cannot be written.
+    """
+    try:
+        with errors_from("standard output", "standard output"):
+            yield
+            sys.stdout.flush()
+    except JobError:
+        # Python would try again when it exits, and change the exit code to 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def peak_rss_mb() -> float:

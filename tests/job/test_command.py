@@ -259,6 +259,34 @@ def test_every_exception_ends_with_a_code_and_a_sentence(
     assert before[:1] == (["Traceback (most recent call last):"] if code == Exit.BUG else [])
 
 
+@pytest.mark.parametrize("command", ["data", "compare", "compare --json"])
+@pytest.mark.parametrize("ending", ["full", "closed"])
+def test_standard_output_that_fails_is_told(ending: str, command: str, trained: Trained) -> None:
+    """The sentence names standard output, and neither the data folder nor a bug."""
+    name, *flags = command.split()
+    arguments = ["--data", str(trained.data)] if name == "data" else [*flags, str(trained.output)]
+    reading, closed = os.pipe()
+    os.close(reading)
+    with open("/dev/full" if ending == "full" else closed, "w") as target:  # noqa: PTH123 - closed is no path
+        ended = subprocess.run(
+            [sys.executable, "-m", "job", name, *arguments],
+            check=False,
+            stdout=target,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=processes.ROOT,
+            env=processes.environment({"PYTHONUNBUFFERED": ""}),
+        )
+    if ending == "full":
+        sentence = "cannot be written: No space left on device; send it to a place with free space"
+        expected: tuple[int, str] = Exit.OUTPUT, f"error: standard output {sentence}\n"
+    elif command == "compare":  # rich ends quietly
+        expected = 1, ""
+    else:
+        expected = Exit.TRY_AGAIN, "error: standard output could not be written: Broken pipe; try again\n"
+    assert (ended.returncode, ended.stderr) == expected
+
+
 def test_help_lists_the_exit_codes() -> None:
     """`--help` exits with 0 and lists every code with its meaning."""
     ended = processes.run("--help", env={"COLUMNS": "10000"})
