@@ -213,7 +213,8 @@ def not_ended(pod: Object) -> Obstacle | None:
         return None
     said = termination_message(end).get("message")
     how = f"the trainer ended with {end['exitCode']}" + (f" ({said})" if end["exitCode"] and said else "")
-    text = f"cannot end: {how}, but {held} {held.doing}, so the Job does not end either"
+    so = "neither ends nor replaces the worker" if end["exitCode"] else "does not end either"
+    text = f"cannot end: {how}, but {held} {held.doing}, so the Job {so}"
     return Obstacle("container-goes-on", text, end.get("finishedAt") or created(pod), held.name)
 
 

@@ -67,7 +67,9 @@ class Container:
     @property
     def doing(self) -> str:
         """What it does while it has not ended, for a sentence."""
-        return "still runs" if self.running is not None else f"waits ({self.waiting.get('reason')})"
+        if self.running is not None:
+            return "still runs"
+        return f"waits ({self.waiting['reason']})" if self.waiting else "has not started"
 
     def _state(self, name: str) -> Object | None:
         state: dict[str, Object | None] = self.status.get("state", {})
@@ -120,9 +122,10 @@ def failed_container(pod: Object) -> Container | None:
 def holding(pod: Object) -> Container | None:
     """The container that keeps a pod from ending although its trainer has ended; None if there is none.
 
-    The kubelet stops sidecars by itself.
+    The kubelet stops sidecars, and all containers of a deleted pod, by itself.
     """
-    if trainer(pod).terminated is None or pod["status"].get("phase") in ("Succeeded", "Failed"):
+    ends = pod["status"].get("phase") in ("Succeeded", "Failed") or "deletionTimestamp" in pod.get("metadata", {})
+    if ends or trainer(pod).terminated is None:
         return None
     others = [each for each in containers(pod) if each.kind == "container" and each.name != CONTAINER]
     return next((each for each in others if each.terminated is None), None)

@@ -46,6 +46,12 @@ def waits(reason: str, message: str = "") -> Object:
     return {"waiting": {"reason": reason, "message": message}}
 
 
+def deleted(found: Object) -> Object:
+    """The pod while it is being deleted."""
+    found["metadata"]["deletionTimestamp"] = TIME.format(6)
+    return found
+
+
 def starting(name: str, state_of: Object, **flags: Any) -> Object:
     """A pod whose trainer waits for another container."""
     return added(waiting(0, "PodInitializing", sandbox=True), name, state_of, init=True, **flags)
@@ -191,13 +197,20 @@ def test_the_trainers_end_goes_before_the_others(found: Object, reason: str) -> 
     assert explain_run(Run(job(1), (found,))).reason == reason
 
 
-@pytest.mark.parametrize("state_of", [RUNS, waits("ImagePullBackOff", "Back-off pulling image")])
+@pytest.mark.parametrize(
+    ("state_of", "doing"),
+    [
+        (RUNS, "still runs"),
+        (waits("ImagePullBackOff", "Back-off pulling image"), "waits (ImagePullBackOff)"),
+        (waits("ContainerCreating"), "has not started"),
+        ({}, "has not started"),
+    ],
+)
 @pytest.mark.parametrize("last", [None, record("published")])
-def test_a_container_that_goes_on_after_the_trainer(state_of: Object, last: Any) -> None:
+def test_a_container_that_goes_on_after_the_trainer(state_of: Object, doing: str, last: Any) -> None:
     """It keeps the Job from ending, so that is what is wrong, whatever the last record says."""
     pods = [added(ended(rank, 0, message=PROMOTED, phase="Running"), "proxy", state_of) for rank in range(2)]
     run = Run(job(2), tuple(pods), record=last, flags="-n team")
-    doing = "still runs" if state_of is RUNS else "waits (ImagePullBackOff)"
     assert str(state(run)) == f"ending 0 of 2 pods ended, container proxy {doing}"
     assert not state(run).ended
     assert rank_phase(run, 1) == f"ended with 0, container proxy {doing}"
@@ -219,7 +232,7 @@ def test_a_trainer_that_failed_beside_a_container_that_goes_on() -> None:
     assert str(state(run)) == "ending 0 of 2 pods ended, container proxy still runs"
     assert explain_run(run).sentence == (
         "worker 1 cannot end: the trainer ended with 76 (the loss was nan at step 7), but container proxy still runs, "
-        "so the Job does not end either"
+        "so the Job neither ends nor replaces the worker"
     )
 
 
@@ -229,10 +242,11 @@ def test_a_trainer_that_failed_beside_a_container_that_goes_on() -> None:
         added(ended(0, 0, message=PROMOTED, phase="Running"), "proxy", RUNS, again=True, started=True),
         added(ended(0, 0, message=PROMOTED, phase="Running"), "proxy", DONE),
         added(ended(0, 0, message=PROMOTED), "proxy", RUNS),
+        deleted(added(ended(0, 0, message=PROMOTED, phase="Running"), "proxy", RUNS)),
     ],
 )
 def test_what_ends_by_itself_is_not_in_the_way(found: Object) -> None:
-    """A native sidecar, which the kubelet stops; a container that has ended; a pod that has."""
+    """A native sidecar or a deleted pod, which the kubelet stops; a container that has ended; a pod that has."""
     run = Run(job(1), (found,), record=record("published"))
     assert state(run).word == "published"
     assert explain_run(run).reason != "container-goes-on"
