@@ -96,7 +96,7 @@ def shared(cluster: Cluster, job: Object, claim: Object, check: str, remedy: str
     user, node = others[0]["metadata"]["name"], others[0]["spec"]["nodeName"]
     message += f", and pod {user} on node {node} uses it; a worker {'' if alone else 'on another node '}waits until "
     flag = "--data" if check == "data" else "--claim"
-    here = f"place the workers on its node: --node-selector {HOSTNAME}={node}"
+    here = f"place the workers on its node: submit them with --node-selector {HOSTNAME}={node}"
     wait = f"choose another claim with {flag}, or wait"
     return Check(check, "warning", f"{message}that pod has ended", wait if alone else here)
 

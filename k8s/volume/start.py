@@ -89,17 +89,20 @@ def create(cluster: Cluster, pod: Object, claim: Object | None) -> None:
     account = pod["spec"].get("serviceAccountName")
     if account and setup.is_missing(cluster, "ServiceAccount", account):
         del pod["spec"]["serviceAccountName"]  # submit creates it; until then, the namespace's default one serves
-    made = None
+    new, made = pod, None
     try:
         if claim:
             trial.require(cluster, pod)
-            made = cluster.create(claim)
-        cluster.create(pod)
+            new = claim
+            made = cluster.create(new)
+            new = pod
+        cluster.create(new)
     except ApiError as error:
         if made:
             cluster.delete(made["kind"], made["metadata"]["name"], uid=made["metadata"]["uid"])
-        message = f"the API server refuses the volume pod: {error.message}"
-        raise refused(message, trial.remedy(cluster, pod["kind"], error.message)) from error
+        what = "volume pod" if new is pod else f"claim {new['metadata']['name']}"
+        hint = trial.remedy(cluster, new["kind"], error.message)
+        raise refused(f"the API server refuses the {what}: {error.message}", hint) from error
 
 
 def template_for(cluster: Cluster, run: str | None, image: str | None, claim: str | None) -> Object:

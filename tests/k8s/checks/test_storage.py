@@ -117,13 +117,13 @@ WAITS = ", and pod user on node n1 uses it; a worker"
             "ReadWriteOnce",
             user(),
             f"{WAITS} on another node waits until that pod has ended",
-            "place the workers on its node: --node-selector kubernetes.io/hostname=n1",
+            "place the workers on its node: submit them with --node-selector kubernetes.io/hostname=n1",
         ),
         (
             "ReadWriteOnce",
             user(labels=OF_ANOTHER_RUN | {CLAIM_LABEL: "other"}),
             f"{WAITS} on another node waits until that pod has ended",
-            "place the workers on its node: --node-selector kubernetes.io/hostname=n1",
+            "place the workers on its node: submit them with --node-selector kubernetes.io/hostname=n1",
         ),
         (
             "ReadWriteOncePod",

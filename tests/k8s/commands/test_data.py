@@ -173,6 +173,17 @@ def test_a_refused_copy_leaves_no_claim(
     assert dry_run is (("create", "PersistentVolumeClaim") not in changes)
 
 
+def test_a_claim_whose_dry_run_was_accepted(
+    cluster: VolumeCluster, put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the claim is refused when it is created, it is the claim that is named, with a remedy for it."""
+    said = "exceeded quota: few, requested: requests.storage=1Gi, used: requests.storage=0, limited: requests.storage=0"
+    monkeypatch.setattr(cluster, "create", refusing(cluster, "PersistentVolumeClaim", said, dry_run=False))
+    status, _, err = put(folder)
+    remedy = "ask an administrator to raise the quota few, or create a claim that is allowed and pass it with --claim"
+    assert (status, err) == (2, f"error: the API server refuses the claim mnist-job-data: {said}; {remedy}\n")
+
+
 def test_a_copy_that_cannot_start_creates_no_claim(cluster: VolumeCluster, put: Put, folder: Path) -> None:
     """Without an image, or a permission on the volume pod, nothing is created."""
     cluster.forbidden = {("create", "Pod", "exec")}
