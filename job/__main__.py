@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
 
-USE_TENSORFLOW = {"predict", "data"}  # in their own process; `train` has a supervisor for that
+USE_TENSORFLOW = {"predict", "data"}  # each in a copy of the process: see survive()
 
 
 class Command(NamedTuple):
@@ -78,13 +78,13 @@ def load(module: str) -> Any:
 
 
 def survive(run: Callable[[argparse.Namespace], Any], arguments: argparse.Namespace) -> Any:
-    """Run a command in a copy of this process: a fault in TensorFlow's native code then ends only the copy.
+    """Run a command in a copy of this process, so that a fault in TensorFlow's native code ends only the copy.
 
     Returns:
         In the copy, what the command returns. In this process, the copy's exit code.
 
     Raises:
-        JobError: 70, the signal that ended the copy means that this CPU cannot run TensorFlow, or a fault.
+        JobError: 70, a signal ended the copy: this CPU cannot run TensorFlow, or native code failed.
     """
     os.environ[process.PARENT] = str(os.getpid())
     child = os.fork()
@@ -96,7 +96,7 @@ def survive(run: Callable[[argparse.Namespace], Any], arguments: argparse.Namesp
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code in {-signal.SIGILL, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGKILL}:
         ended = f"the command was ended by {signal.Signals(-code).name}"
-        hint = "give it more memory" if code == -signal.SIGKILL else "run it again, and report it if it happens again"
+        hint = "give it more memory" if code == -signal.SIGKILL else "run it again, and report it if this happens again"
         raise load("job.system.cpu").unfit(-code) or JobError(Exit.BUG, "killed", ended, hint)
     return process.exit_code(code)
 
@@ -126,7 +126,7 @@ def train(arguments: argparse.Namespace) -> int:
     for name in ("workers", "name"):
         if name in arguments:
             marker = identity.membership(os.environ)
-            message = f"{config.flag(name)} cannot be used in a cluster, which {marker} makes this process a worker of"
+            message = f"{config.flag(name)} cannot be used in a cluster, and {marker} makes this process a worker"
             raise config.usage_error(message, f"leave it out; {identity.how_to_leave(marker)}")
     return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
@@ -150,7 +150,7 @@ COMMANDS = {
             "--from-idx": {
                 "type": Path,
                 "metavar": "FOLDER",
-                "help": "prepare from four raw IDX files there, packed or not",
+                "help": "prepare from four raw IDX files there, compressed or not",
             }
         },
         lambda given: load("job.dataset.prepare").prepare_dataset(settings(given), given.from_idx, show),

@@ -83,8 +83,8 @@ def membership(environ: Mapping[str, str]) -> str | None:
 
 
 def how_to_leave(marker: str) -> str:
-    """How a person runs a command without the cluster that a variable puts it in: the rest of a sentence."""
-    return f"to run it without a cluster, run `unset {marker}` first, or put `env -u {marker}` before the command"
+    """The part of a hint that says how to run the command without a cluster."""
+    return f"to run without a cluster, run `unset {marker}` first, or put `env -u {marker}` before the command"
 
 
 def _from_peers(environ: Mapping[str, str]) -> Cluster:
@@ -133,7 +133,7 @@ def _from_tf_config(environ: Mapping[str, str]) -> Cluster:
 
 
 def _tf_config_part(parent: Any, key: str, kind: type, form: str) -> Any:
-    """The value of a key of TF_CONFIG, which must be of this kind; `form` says that in words."""
+    """The value of a key of TF_CONFIG, which must be of this kind; `form` describes the kind in words."""
     if not isinstance(parent, dict) or key not in parent:
         raise _tf_config_error(f"lacks `{key}`: it has {json.dumps(parent)}")
     if type(parent[key]) is not kind:  # isinstance() would take true for a number
@@ -145,7 +145,7 @@ def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
     run, rank, workers = _indexed(environ)
     job, service = _value(environ, "JOB_NAME"), _value(environ, "SERVICE")
     hosts = [f"{job}-{i}.{service}" for i in range(workers)]
-    tensorflow = _addresses([f"{host}:{TENSORFLOW_PORT}" for host in hosts], "a name from JOB_NAME and SERVICE")
+    tensorflow = _addresses([f"{host}:{TENSORFLOW_PORT}" for host in hosts], "the host name from JOB_NAME and SERVICE")
     return Cluster(
         run, _value(environ, "JOB_UID"), rank, tensorflow, tuple(f"{host}:{SUPERVISOR_PORT}" for host in hosts)
     )
@@ -167,7 +167,7 @@ def _value(environ: Mapping[str, str], name: str) -> str:
     if not value:
         marker = membership(environ) or ""
         is_not_set = f"{name} is set, but empty" if name == marker else f"{name} is not set, but {marker} is"
-        message = f"{is_not_set}, which makes this process a worker of a cluster"
+        message = f"{is_not_set}, so this process is a worker of a cluster"
         raise usage_error(message, f"set {name}; {how_to_leave(marker)}")
     return value
 

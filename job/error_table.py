@@ -1,15 +1,14 @@
-"""Where each error of the operating system goes, by what it came from: its exit code, its reason and its sentence.
+"""The exit code, reason and message for each error of the operating system, by its source.
 
-Read it from top to bottom: the KINDS of errors, then what the TABLE says of each kind for each source. TensorFlow and
-array_record report an error of the system only in words; find_os_error() recognises them. Errors that say nothing of
-the system go like this:
+KINDS sorts the errors; TABLE then gives the ending for each kind and source. TensorFlow and array_record report an
+error of the system only in words; find_os_error() recognises them. Other errors end as follows:
 
     MemoryError, and TensorFlow's ResourceExhaustedError: 71, out-of-memory
     UnavailableError, AbortedError, CancelledError, DeadlineExceededError, NCCL's report of a lost peer: 75, peer-lost
     every other exception: 70, a bug
 
-job/supervisor/child.py judges the last two. Errors of connections to rank 0 are sentences of the rendezvous, which asks
-again until --join-timeout. An error while the termination message is written is ignored: nothing depends on it.
+job/supervisor/child.py judges the last two. If a connection to rank 0 fails, the rendezvous reports why and asks again
+until --join-timeout. An error while the termination message is written is ignored: nothing depends on it.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# By kind, the names of errno(3); a name that this system does not have is left out. All other errors are `lasting`:
-# they stay until somebody changes something, as a name that is too long or taken (ENAMETOOLONG, ENOTDIR), or a file
+# The names of errno(3) of each kind; names that this system lacks are ignored. All other errors are `lasting`: they
+# stay until somebody changes something, such as a name that is too long or taken (ENAMETOOLONG, ENOTDIR), or a file
 # system without locks or links (ENOTSUP, ENOSYS).
 KINDS = {
-    # The device, or the file system's server, failed for now. ESTALE: NFS, after its server has changed. ENOLCK and
+    # The device, or the file system's server, failed temporarily. ESTALE: NFS, after its server has changed. ENOLCK and
     # EDEADLK: NFS, while its lock server restarts. EREMOTEIO, EPROTO, ECOMM: what the server or FUSE's process said.
     # EBADF: CIFS, for files that were open when its connection broke. EKEYEXPIRED: Kerberos, until a ticket is renewed.
     # ENXIO, ENODEV, ENOMEDIUM: a disk that was detached. EUCLEAN, EBADMSG, EHWPOISON: damage of this node's disk or
@@ -44,7 +43,7 @@ KINDS = {
     "memory": "ENOMEM",
     "absent": "ENOENT",
 }
-# The error that TensorFlow means by the class of its exception, where it does not say it in words too.
+# The error that a class of TensorFlow's exceptions stands for, if the message does not name the error.
 TENSORFLOW = {
     "ResourceExhaustedError": errno.ENOMEM,
     "PermissionDeniedError": errno.EACCES,
@@ -67,8 +66,8 @@ class Ending(NamedTuple):
     hint: str
 
 
-# By source and kind. `network` is as `passing`, and `lasting` stands for every other kind that a source does not list.
-# An error for which there is None, or no `lasting`, is left to the caller: it knows more, or the error is a bug.
+# By source and kind. If a source does not list a kind, `passing` stands for `network`, and `lasting` for any other.
+# None, or a missing `lasting`, leaves the error to the caller: the caller knows more, or the error is a bug.
 TABLE: dict[str, dict[str, Ending | None]] = {
     # What rank 0 writes on the volume: runs and their locks, the journal, checkpoints, models, verdicts, `latest`.
     "output": {
@@ -79,7 +78,7 @@ TABLE: dict[str, dict[str, Ending | None]] = {
             Exit.OUTPUT,
             "output-not-writable",
             "the output folder cannot be written at {where}: {what}",
-            "free space, or use a writable folder: --output",
+            "free space, or choose a writable folder with --output",
         ),
     },
     # The same volume, as `compare` and `prune` read it.
@@ -101,11 +100,11 @@ TABLE: dict[str, dict[str, Ending | None]] = {
             Exit.OUTPUT,
             "temporary-not-writable",
             "the temporary folder {where} cannot be written: {what}",
-            "free space there: in Kubernetes raise the sizeLimit of the volume that is mounted there, elsewhere set "
+            "free space there: in Kubernetes, raise the sizeLimit of the volume that is mounted there; elsewhere, set "
             "TMPDIR to another folder",
         ),
     },
-    # A prepared dataset. One that was read as a whole and is wrong is damaged (65); one that cannot be read is not.
+    # A prepared dataset. It is damaged (65) only if it could be read and its content is wrong.
     "dataset": {
         "passing": Ending(Exit.TRY_AGAIN, "dataset-io", "{where} could not be read: {what}", "start the run again"),
         "lasting": Ending(
@@ -185,7 +184,7 @@ MEMORY = Ending(
     Exit.OUT_OF_MEMORY, "out-of-memory", "memory ran out: {what}", "give it more memory, or a smaller --batch-size"
 )
 
-# Python's words if the system has no room for another thread; it raises them without the number of the error, EAGAIN.
+# Python's message if the system has no room for another thread; it comes without the error number, EAGAIN.
 NO_THREAD = "can't start new thread"
 _KIND = {
     number: kind
@@ -204,7 +203,7 @@ def errors_from(source: str, where: Path | str) -> Iterator[None]:
 
     Args:
         source: a key of TABLE.
-        where: what it is about, if the error names no file.
+        where: what failed, if the error names no file.
     """
     try:
         yield
@@ -232,7 +231,7 @@ def job_error(error: BaseException, source: str, where: Path | str) -> JobError 
 
 
 def find_os_error(error: BaseException) -> OSError | None:
-    """The error of the operating system that an exception is, or that it repeats in words; None if there is none.
+    """The error of the operating system that an exception is or quotes; None if there is none.
 
     Its causes are asked too. A JobError is never one: it has been judged.
     """

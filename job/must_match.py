@@ -46,13 +46,13 @@ def settings_hash(values: Mapping[str, Any]) -> str:
 
 
 def model_file() -> Path:
-    """The file from which `job.model` is imported; it need not exist. Imports nothing, because that takes seconds."""
+    """The file from which `job.model` would be imported; it need not exist. Importing it would take seconds."""
     spec = importlib.util.find_spec("job.model")
     return Path(spec.origin) if spec and spec.origin else Path(job.__path__[0], "model.py")
 
 
 def model_sha256() -> str:
-    """SHA-256 of the bytes of model.py; modules of the user's own that it imports do not count.
+    """SHA-256 of the bytes of model.py, without the modules that it imports.
 
     Raises:
         JobError: 64 if it cannot be read, 75 if that may pass.
@@ -69,7 +69,7 @@ def model_sha256() -> str:
 def check_match(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to resume with other settings_to_match().
 
-    Versions of this job before the hash of the model left none: their runs resume with any model that fits.
+    Runs of earlier versions have no hash of the model, and resume with any model that fits.
 
     Args:
         what: what `before` belongs to, for the message.
@@ -90,7 +90,7 @@ def check_match(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 def model_changed(before: str, now: str) -> JobError:
     """The error of a run whose model.py has another SHA-256 than at its start."""
-    digests = f"{model_file()} had SHA-256 {before[:SHORT]} and has {now[:SHORT]}"
+    digests = f"{model_file()} had SHA-256 {before[:SHORT]} and now has {now[:SHORT]}"
     return JobError(
         Exit.SETTINGS,
         "other-model",

@@ -133,7 +133,7 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         count = block.last - block.first
         sizes = plan.batch_sizes(block.first, block.first + plan.block_steps)
         given = BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count))
-        # Of a block that was not complete when the run stopped, the loss continues.
+        # If the run stopped within a block, the block's loss continues.
         state = BlockState(vector, np.float32(statistics.since_record.block_loss))
         while state.done < count and not state.stops:
             state = run_steps(state, given, worker.stop_requested())

@@ -32,7 +32,7 @@ def read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
 
     Raises:
         JobError: 66 if there is no dataset or it cannot be read, 64 if its name is unknown too; 65 if it was not
-            prepared, is damaged or is another dataset; 75 if reading failed for now.
+            prepared, is damaged or is another dataset; 75 if reading failed temporarily.
     """
     place = folder / name
     path = place / FINGERPRINT

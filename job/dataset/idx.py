@@ -39,11 +39,11 @@ Bytes: TypeAlias = NDArray[np.uint8]
 def read_idx(folder: Path) -> dict[str, tuple[Bytes, Bytes]]:
     """The examples of each split: images uint8 [count, 28, 28] and labels uint8 [count], in the files' order.
 
-    find_files() says which files are taken. They may hold any number of examples on which they agree, so that a part of
-    a dataset can be prepared too.
+    find_files() chooses the files. They may hold any number of examples, as long as images and labels agree, so that a
+    part of a dataset can be prepared too.
 
     Raises:
-        JobError: 66 if the folder or a file is missing or may not be read; 75 if reading failed for now; 64 if two
+        JobError: 66 if the folder or a file is missing or may not be read; 75 if reading failed temporarily; 64 if two
             different files could be the same part; 65 if a file is not an IDX file of that kind, is truncated or too
             long, if the numbers of images and labels differ, or a label is not a class.
     """
@@ -75,7 +75,7 @@ def _read_split(images_paths: Sequence[Path], labels_paths: Sequence[Path]) -> t
 
 
 def _read_one(paths: Sequence[Path], dimensions: int) -> tuple[Path, Bytes]:
-    """The content of files that hold the same, such as a packed and an unpacked one, and the first one's path."""
+    """The content of files with the same content, such as a compressed and an uncompressed one, and the first path."""
     faults, sound = [], []
     for path in paths:
         try:
@@ -87,8 +87,8 @@ def _read_one(paths: Sequence[Path], dimensions: int) -> tuple[Path, Bytes]:
     first, array = sound[0]
     for path, other in sound[1:]:
         if not np.array_equal(array, other):
-            message = f"{first} and {path} could both be meant, and they differ"
-            raise JobError(Exit.USAGE, "idx-ambiguous", message, "give --from-idx a folder that holds one of them")
+            message = f"{first} and {path} could both be the same part of the dataset, but they differ"
+            raise JobError(Exit.USAGE, "idx-ambiguous", message, "give --from-idx a folder with only one of them")
     return first, array
 
 

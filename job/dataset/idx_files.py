@@ -1,6 +1,6 @@
-"""Finding the four IDX files in a folder, whatever archive tools and download pages have made of their names.
+"""Find the four IDX files in a folder, even if archive tools or download pages have renamed them.
 
-A file's content says whether it holds images or labels, its name says of which split. The published names are
+The content of a file tells images from labels; its name tells the split. The published names are
 train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GZIP = b"\x1f\x8b"
 DEPTH = 4  # folders below the given one that are searched
-COUNTS = {60_000: "train", 10_000: "test"}  # of the published files, for names that say nothing
+COUNTS = {60_000: "train", 10_000: "test"}  # of the published files, for names without a split
 LISTED = 8  # files in a message
 
 # A split, and the number of dimensions: 3 for images, 1 for labels.
@@ -36,14 +36,14 @@ PARTS: dict[Part, str] = {
 
 
 def find_files(folder: Path) -> dict[Part, list[Path]]:
-    """The files that may be each part: usually one, or a packed and an unpacked one.
+    """The files that may be each part: usually one file, or a compressed and an uncompressed one.
 
-    The folders below are searched, level by level, until there is a file of each part. If no file of some part is found
-    by content, those whose names fit are given, so that reading them says what is wrong with them.
+    Subfolders are searched level by level until each part has a file. If no file has the content of a part, the files
+    whose names fit are returned, so that reading them reports what is wrong.
 
     Raises:
         JobError: 66 if the folder is missing or may not be read, or if a part is missing; the message lists what is
-            there. 75 if reading failed for now.
+            there. 75 if reading failed temporarily.
     """
     files: list[Path] = []
     found: dict[Part, list[Path]] = {part: [] for part in PARTS}
@@ -63,7 +63,7 @@ def find_files(folder: Path) -> dict[Part, list[Path]]:
 
 
 def read_bytes(path: Path, size: int = -1) -> bytes:
-    """A file's content, or its first `size` bytes, unpacked if it is gzip, whatever its name.
+    """The content of a file, or its first `size` bytes; decompressed if it is gzip, whatever its name.
 
     Raises:
         EOFError, zlib.error, gzip.BadGzipFile: the file begins as gzip, but is damaged.
@@ -71,16 +71,16 @@ def read_bytes(path: Path, size: int = -1) -> bytes:
     """
     with path.open("rb") as file:
         stream: io.BufferedReader | gzip.GzipFile = file
-        while stream.peek(2)[:2] == GZIP:  # some servers pack a packed file again
+        while stream.peek(2)[:2] == GZIP:  # some servers compress a compressed file again
             stream = gzip.GzipFile(fileobj=stream, mode="rb")
         return stream.read(size)
 
 
 def _levels(folder: Path) -> Iterator[list[Path]]:
-    """The files in the folder, then those in the folders in it, and so on; none that are hidden."""
+    """The files of the folder, then those of its subfolders, and so on, without hidden ones."""
     with errors_from("raw files", folder):
         if folder.is_file():
-            hint = "give --from-idx the folder that it is in"
+            hint = "give --from-idx the folder that contains it"
             raise JobError(Exit.DATA_MISSING, "idx-missing", f"{folder} is not a folder", hint)
         if not folder.is_dir():
             raise JobError(Exit.DATA_MISSING, "idx-missing", f"there is no folder {folder}")
@@ -90,7 +90,7 @@ def _levels(folder: Path) -> Iterator[list[Path]]:
         paths = [(path, status) for each in folders for path in _visible(each) if (status := _status(path))]
         yield [path for path, status in paths if stat.S_ISREG(status.st_mode)]
         below = {(status.st_dev, status.st_ino): path for path, status in paths if stat.S_ISDIR(status.st_mode)}
-        folders = [path for identity, path in below.items() if identity not in seen]  # links may lead in a circle
+        folders = [path for identity, path in below.items() if identity not in seen]  # links may form a loop
         seen |= below.keys()
 
 
@@ -102,7 +102,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """The status of a file or folder, of a link's target; None if it cannot be known."""
+    """The status of a file or folder, or of the target of a link; None if it cannot be read."""
     try:
         return path.stat()
     except OSError:
@@ -128,7 +128,7 @@ def _part_by_name(path: Path, folder: Path) -> Part | None:
 
 
 def _split(path: Path, folder: Path) -> str:
-    """The split that a file's name says, or else the name of the nearest folder around it; empty if none does."""
+    """The split in the name of a file or, failing that, of its nearest folder that has one; empty if there is none."""
     for name in reversed(path.relative_to(folder).parts):
         lower = name.lower().replace("latest", "")
         is_train, is_test = "train" in lower, "t10k" in lower or "test" in lower
@@ -142,7 +142,7 @@ def _missing_files(folder: Path, missing: Sequence[str], files: Sequence[Path]) 
     there = ", ".join(str(path.relative_to(folder)) for path in files[:LISTED]) + more
     message = f"{folder} has no {', '.join(missing)}: it has {there or 'no files'}"
     hint = (
-        "unpack archives, and give --from-idx a folder with the four IDX files, with `train`, and `t10k` or `test`, in "
-        "their names"
+        "extract archives, and give --from-idx a folder with the four IDX files; their names must contain `train`, or "
+        "`t10k` or `test`"
     )
     return JobError(Exit.DATA_MISSING, "idx-missing", message, hint)

@@ -176,15 +176,15 @@ def _download(folder: Path, name: str, work: Path, made: Path, report: Report) -
 
 
 def _warn_of_other_files(raw: Path, splits: Splits, folder: Path, name: str, report: Report) -> None:
-    """Report files that are not the published ones of the dataset; nothing else would ever tell."""
+    """Warn about files that are not the published ones of the dataset; no other check would notice them."""
     arrays = {
         file: array for split, files in idx.FILES.items() for file, array in zip(files, splits[split], strict=True)
     }
     difference = published.describe_difference(name, {file: idx.sha256(array) for file, array in arrays.items()})
     if difference:
         report(
-            f"warning: the files in {raw} are {difference}; training, reports and `predict` will treat them as {name} "
-            f"all the same, unless you move {folder / name} away"
+            f"warning: the files in {raw} are {difference}; training, reports and `predict` still treat them as "
+            f"{name}; if this is not what you want, move {folder / name} away"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Of the unpacked IDX files. KMNIST's are not known here.
+# Of the uncompressed IDX files. Those of KMNIST are not known here.
 PUBLISHED = {
     "mnist": {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -20,7 +20,7 @@ PUBLISHED = {
 
 
 def describe_difference(name: str, files: dict[str, str]) -> str:
-    """What files are instead of the published ones of a dataset, as the end of a sentence; empty if they may be these.
+    """How files differ from the published ones of a dataset, as the end of a sentence; empty if they may be the same.
 
     Args:
         name: the dataset's.

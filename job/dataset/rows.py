@@ -37,8 +37,8 @@ MEMORY_LIMIT = 1 << 30
 # Bytes that are read and hashed at a time: they are still in the processor's cache.
 BLOCK = 1 << 20
 
-# Hold this while TensorFlow is imported. tensorflow_datasets replaces Python's function for imports for a moment when
-# it is imported or first used, also for other threads, whose modules then lack parts.
+# Hold this while TensorFlow is imported. When tensorflow_datasets is imported or first used, it replaces Python's
+# import function for a moment, also for other threads. Modules that these import meanwhile lack parts.
 IMPORTING = threading.Lock()
 
 Images: TypeAlias = NDArray[np.uint8]
@@ -101,7 +101,7 @@ def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -
 
     Raises:
         JobError: 66 if there is no dataset or it cannot be read, 64 if its name is unknown too; 65 if it was not
-            prepared, is damaged or is another dataset; 75 if reading failed for now.
+            prepared, is damaged or is another dataset; 75 if reading failed temporarily.
     """
     place = folder / name
     try:
@@ -152,7 +152,7 @@ def rows_on_disk(version: Path, split: str, count: int, shape: tuple[int, int]) 
     def read(indices: Indices) -> tuple[Images, Labels]:
         images = np.empty((len(indices), *shape), np.uint8)
         labels = np.empty(len(indices), np.int32)
-        with errors_from("dataset", version):  # array_record reads in native code, and tells errors only in words
+        with errors_from("dataset", version):  # array_record reads in native code, and reports errors only in words
             records = source.__getitems__(indices.tolist())
         for row, record in enumerate(records):
             feature = tf_example_pb2.Example.FromString(record).features.feature

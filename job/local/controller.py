@@ -37,7 +37,7 @@ class Controller:
             self._restarts[rank].record_step(record.step or 0)
 
     def restart_delay(self, rank: int, code: int) -> float | None:
-        """Take note of a worker's exit; returns the seconds until it is started again, None if it is not."""
+        """Record a worker's exit; returns the seconds until the worker is started again, None if it is not."""
         failure = self._failures.get(rank)
         may_succeed = code > 128 or (code == Exit.TRY_AGAIN and not (failure and failure.reason in LASTING))
         delay_s = self._restarts[rank].next_delay() if may_succeed and not self.is_ending else None

@@ -70,7 +70,7 @@ def run(config: Config) -> int:
 
 
 def with_lost_steps(error: JobError, events: Events) -> JobError:
-    """The error of a command that received a signal, and why rank 0 could not save its last step, if it could not.
+    """The error of a command that received a signal; if rank 0 could not save its last step, the error says why.
 
     Args:
         error: the error.

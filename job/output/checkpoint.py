@@ -35,8 +35,8 @@ NAME = re.compile(r"[0-9]+\.safetensors")
 class SinceRecord:
     """Sums over the steps since the last progress record.
 
-    loss is in nats, over all complete blocks of steps; block_loss that of the steps of a block that is not complete, a
-    float32; examples is their number; seconds is the time of training.
+    loss, in nats, covers all complete blocks of steps, and block_loss, a float32, the steps of an incomplete block;
+    examples is the number of examples in all of these steps; seconds is the time of training.
     """
 
     loss: float = 0.0
@@ -50,7 +50,7 @@ class Checkpoint:
     """The state of a training after a step.
 
     step is the number of steps made, workers the number of workers that made them, threads the number of CPU threads of
-    rank 0's steps, None in a checkpoint of an earlier version; settings are those of must_match.settings_to_match();
+    rank 0's steps (None in a checkpoint of an earlier version); settings are those of must_match.settings_to_match();
     seconds is the time of training so far; params are the model's parameters. A checkpoint of an earlier version has no
     sums since the last record.
     """

@@ -1,10 +1,11 @@
-"""The ink of the one digit in a picture: what people photograph, scan and draw -> ink from 0 (paper) to 1.
+"""Photographs, scans and drawings of one digit -> the digit's ink, from 0 (paper) to 1.
 
 1. Paper is the median of a wide window around each pixel, so light may change across the picture.
-2. Of all mixtures of the colours, the one that differs most from the paper is looked at, whichever side is lighter.
-3. Ink stands out from the noise, which is the median absolute deviation, and from what is much fainter than itself.
-4. Thin lines across the picture, frames, what reaches in from outside and specks are not parts of the digit.
-5. A digit that is small in its picture is looked at again more closely.
+2. The colours are mixed so that ink and paper differ most; ink may be darker or lighter than paper.
+3. Ink differs from paper by much more than the noise (the median absolute deviation), and is not much fainter than
+   the strongest ink.
+4. Thin lines across the picture, frames, specks, and what touches the picture's edge are not parts of the digit.
+5. If the digit is small, the steps are repeated on the part of the picture around it.
 6. Strokes much thinner than those of the dataset are widened.
 """
 
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 
-SIDE = 400  # pixels of the longer side at which a picture is looked at; the lengths below are in those pixels
-WINDOW = 181  # in which paper is the median
+SIDE = 400  # pixels of the longer side to which a picture is scaled; the lengths below are in these pixels
+WINDOW = 181  # paper is the median of a window of this width
 BLUR = 1.2  # takes fine noise away
 LINE, THIN = 50, 9  # a ruled line has runs of LINE pixels, and is at most THIN pixels thick
-SMALL = 16  # what is smaller is a speck, however clear it is
+SMALL = 16  # anything smaller is a speck
 NOISE = 6.0  # standard deviations of the noise between paper and ink
 FAINT = 0.04  # the smallest contrast of ink, as a share of the brightest value
 EDGE = 0.4  # ink ends where the contrast falls below this share of the digit's
@@ -81,10 +82,10 @@ def _look(colours: Floats) -> Floats:
 
 
 def _contrasts(smooth: Floats, paper: Floats) -> tuple[Floats, Floats]:
-    """How far each pixel is from the paper around it, in the mixture of colours where that is most: lighter, darker.
+    """How much lighter and darker than its paper each pixel is, in the mix of colours in which they differ most.
 
-    Dark ink is taken as a share of the paper's light, so that it counts as much in a shadow. Light ink on a dark ground
-    is lit in part by itself, as on a screen; the square root lies between the two.
+    Dark ink is divided by the paper's brightness, so that it counts the same in a shadow. Light ink on a dark
+    background may shine by itself, as on a screen, so it is divided by the square root only.
     """
     light = np.maximum(paper.mean(axis=2), 0.1)
     away = (smooth - paper).reshape(-1, smooth.shape[2])
@@ -95,7 +96,7 @@ def _contrasts(smooth: Floats, paper: Floats) -> tuple[Floats, Floats]:
 
 
 def _papers(smooth: Floats) -> Iterator[Floats]:
-    """What the paper looks like: of one colour, if most of the picture's edge is; then the median of a wide window."""
+    """Guesses of the paper: one colour, if most of the picture's edge has it; then the median of a wide window."""
     ring = np.ones(smooth.shape[:2], bool)
     ring[3:-3, 3:-3] = False
     level = np.median(smooth[ring], axis=0)
@@ -116,7 +117,7 @@ def _papers(smooth: Floats) -> Iterator[Floats]:
 
 
 def _digit(signal: Floats, soft: int) -> list[tuple[Floats, float, str]]:
-    below = signal[signal <= 0]  # on this side is no ink
+    below = signal[signal <= 0]  # there is no ink on this side of the paper's colour
     noise = 1.4826 * float(np.median(-below)) if below.size else 0.0
     threshold = max(NOISE * noise, FAINT, 0.12 * float(np.percentile(signal, 99.5)))
     full, complaint = 0.0, ""
@@ -137,7 +138,7 @@ def _digit(signal: Floats, soft: int) -> list[tuple[Floats, float, str]]:
 
 
 def _without_lines(mask: Mask) -> Mask:
-    """Without thin lines that cross the picture, ruled or squared; strokes that cross them stay."""
+    """Remove thin lines across the picture, as on ruled or squared paper, but not the strokes that cross them."""
     for _ in range(2):
         runs = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((1, LINE), np.uint8))
         joined = cv2.dilate(runs, np.ones((3, LINE), np.uint8))
@@ -195,7 +196,7 @@ def _frame(part: _Part, labels: NDArray[np.int32], shape: tuple[int, ...]) -> bo
 
 
 def _blob(part: _Part, labels: NDArray[np.int32]) -> bool:
-    """No stroke is so thick: a shadow, a table."""
+    """Whether a part is too thick for a stroke, such as a shadow or a table."""
     if part.size < SIDE / 4:
         return False
     inside = (labels[part.top : part.bottom, part.left : part.right] == part.label).astype(np.uint8)

@@ -37,7 +37,7 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit
         as_json: print JSON.
 
     Returns:
-        0; 65 if a picture cannot be read as a digit, which standard error then names. The others are classified.
+        0; 65 if a picture cannot be read as a digit: standard error names it, and the others are classified.
 
     Raises:
         JobError: 66 if the model or a picture does not exist, 65 if the model is damaged, 64 without OpenCV; nothing is

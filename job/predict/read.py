@@ -1,11 +1,12 @@
 """A picture file -> 28x28 pixels like those of the dataset.
 
-A picture is taken into memory small: a JPEG is decoded at an eighth of its size, and another large picture row by row
-as grey. At 200 megapixels that takes less than 300 MB.
+To save memory, a JPEG is decoded at an eighth of its size, and another large picture row by row as grey. A picture of
+200 megapixels then takes less than 300 MB.
 """
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LARGE = 35_000_000  # pixels; Pillow takes four bytes for each, and as much again where it converts them
-MOST = 300_000_000  # OpenCV decodes to one byte for each
+LARGE = 35_000_000  # pixels; Pillow takes four bytes for each, and as much again to convert them
+MOST = 300_000_000  # pixels; OpenCV takes one byte for each
 SEEN = 1600  # pixels of the longer side that are kept
 RAW = "a camera's raw format"
 UNREAD = {
@@ -44,11 +45,11 @@ HEIC = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}  # brands
 def read_picture(path: Path, dataset: str = "mnist") -> digit.Pixels:
     """The digit in a picture file, uint8 [28, 28], 0 paper, 255 ink.
 
-    A picture that is prepared as the dataset's images are is taken as it is, or inverted if it is dark on light. The
-    form of MNIST's images is known; of another dataset's, only the size.
+    A picture that is already prepared like the dataset's images is returned unchanged, or inverted if it is dark on
+    light. For MNIST this is known from the form of the digit, for other datasets from the size alone.
 
     Raises:
-        JobError: 66 if the file does not exist; 65 if it is not a picture, or shows no single digit.
+        JobError: 66 if the file does not exist; 65 if it is not a picture, or does not show exactly one digit.
     """
     try:
         colours = _load(path)
@@ -71,9 +72,10 @@ def read_picture(path: Path, dataset: str = "mnist") -> digit.Pixels:
 
 
 def _prepared(colours: ink.Floats, dataset: str) -> digit.Pixels | None:
-    """The pixels of a picture in the dataset's form, as those of all of MNIST's 70,000 images are.
+    """The pixels of a picture that has the form of the dataset's images; None for any other.
 
-    The ink fills a box of 20 pixels, and its centre of mass is in the middle, up to rounding and the traces of JPEG.
+    In all of MNIST's 70,000 images, the ink fills a box of 20 pixels and its centre of mass is in the middle. Rounding
+    and traces of JPEG are allowed for.
     """
     if colours.shape[:2] != (digit.SIDE, digit.SIDE) or np.ptp(colours, axis=2).max() > 0:
         return None
@@ -94,7 +96,7 @@ def _prepared(colours: ink.Floats, dataset: str) -> digit.Pixels | None:
 def _load(path: Path) -> ink.Floats:
     """The picture's colours, float32 [h, w, channels], at most about SEEN pixels a side, 1 at the brightest."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's opinion of large files, and of damaged notes in them
+        warnings.simplefilter("ignore")  # Pillow warns of large files and of damaged metadata
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             with errors_from("picture", path), Image.open(path) as picture:
@@ -108,7 +110,8 @@ def _decode(path: Path, picture: Image.Image) -> ink.Floats:
     whole = picture.format == "TIFF" or (picture.format == "JPEG" and bool(picture.info.get("progressive")))
     rich = picture.mode.startswith(("I", "F")) or picture.has_transparency_data
     if pixels > (LARGE if rich else 2 * LARGE if whole else MOST):
-        remedy = f"make it smaller: magick {path} -resize 2000x2000 {path.with_name(path.stem + '-small.png')}"
+        small = path.with_name(path.stem + "-small.png")
+        remedy = f"make it smaller: {shlex.join(['magick', str(path), '-resize', '2000x2000', str(small)])}"
         raise ValueError(f"it has {pixels / 1e6:.0f} megapixels, and would fill the memory; {remedy}")
     if picture.format == "JPEG":
         picture.draft(None, (SEEN, SEEN))
@@ -161,7 +164,8 @@ def _unidentified(path: Path) -> JobError:
         return JobError(Exit.DATA_DAMAGED, "image-unreadable", f"{path} is empty")
     if kind is None:
         return JobError(Exit.DATA_DAMAGED, "image-unreadable", f"{path} is not a picture")
-    hint = f"convert it: magick {path} {path.with_suffix('.png')}"
+    before, after = (shlex.quote(str(each)) for each in (path, path.with_suffix(".png")))
+    hint = f"convert it: magick {before} {after}"
     if kind == "HEIC":
-        hint += f", or on macOS: sips -s format png {path} --out {path.with_suffix('.png')}"
+        hint += f", or on macOS: sips -s format png {before} --out {after}"
     return JobError(Exit.DATA_DAMAGED, "image-unreadable", f"{path} is {kind}, which cannot be read", hint)

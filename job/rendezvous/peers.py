@@ -61,7 +61,7 @@ class Attendance:
         return ", and then ".join(filter(None, (self.absent, self.unreachable))) or "worker 0 has not answered"
 
     def after(self, reply: Reply | str, refusal: str = "") -> Attendance:
-        """What is known after rank 0's reply, or after a sentence that says why there is none.
+        """What is known after rank 0's reply, or after a sentence that says why rank 0 did not reply.
 
         Args:
             reply: the reply, or the sentence.
@@ -160,15 +160,15 @@ class Peers:
             self._new_attempt.clear()
 
     def _next_request(self) -> Request | None:
-        """The request with a number of its own."""
+        """The next request, with a new number."""
         self._change_request(number=self._request.number + 1 if self._request else 0)
         return self._request
 
     def _enter_round(self, request: Request, reply: Reply | str) -> None:
-        """Belong to the round of a reply that has all addresses, from the next request on.
+        """If a reply has all addresses, name its round in the next request.
 
-        The supervisor may not have read the reply by then. A request that still said that this worker waits could
-        complete the round after this one, while its trainer starts in this one.
+        The supervisor may not have read the reply yet. If the next request still said that this worker waits, it could
+        complete another round while the trainer starts in this one.
         """
         with self._lock:
             current = self._request and self._request.attempt == request.attempt

@@ -22,7 +22,7 @@ FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
 
-# With the values of the worker that the sentence is about, and of the one that it is told.
+# The placeholders are the value of the worker that the sentence is about, then that of the worker that reads it.
 OTHER_MODEL = "another model: model.py has SHA-256 {} there and {} here; give all workers the same model.py or image"
 OTHER_SETTINGS = "other settings: the flags or the dataset differ (hash {} there, {} here)"
 
@@ -119,7 +119,7 @@ class Rendezvous:
             return rank, when
 
     def refusal(self) -> str:
-        """Why a worker of this run that is missing was refused, in a sentence for rank 0; empty if none was."""
+        """For rank 0, a sentence that says why it refused a missing worker of this run; empty if it refused none."""
         with self._lock:
             return next((self._refused[rank] for rank in self._missing if rank in self._refused), "")
 
@@ -143,7 +143,7 @@ class Rendezvous:
         raise Refused(f"worker 0 has {difference.format(own, other)}")
 
     def _is_late(self, request: Request) -> bool:
-        """Whether a newer request overtook this one. What it says is then no longer so: its worker may train by now."""
+        """Whether a newer request overtook this one, which is then out of date: its worker may already train."""
         sender, number = self._senders.get(request.rank, ("", 0))
         if sender == request.sender and number > request.number:
             return True

@@ -34,7 +34,7 @@ def judge(exited: Exited, final_record: Record | None, forced: Outcome | None, *
         exited: its exit.
         final_record: the record in which it reported how it ended, None if it sent none.
         forced: why the supervisor made it exit, None if the supervisor did not.
-        began: whether it had begun to make steps.
+        began: whether its first step had begun.
     """
     code = exited.exit_code
     if final_record and (final_record.code == code or is_published(final_record)):

@@ -52,13 +52,13 @@ class SupervisedProcess:
             from which on it writes at least one line a second.
 
     Raises:
-        JobError: 75 if the system has no room for another process or thread now; nothing is left of it then.
+        JobError: 75 if the system has no room for another process or thread now; nothing is left behind.
     """
 
     def __init__(
         self, module: str, config: Config, cluster: Cluster, restarts: int, events: queue.SimpleQueue[object]
     ) -> None:
-        # gRPC would send what the workers say to each other to a proxy. It has more variables for one than the usual.
+        # gRPC would send the workers' traffic through a proxy. It reads more proxy variables than other programs do.
         direct = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **direct, **cluster.environment()}
         environment[telemetry.RESTARTS] = str(restarts)

@@ -56,7 +56,7 @@ def find_hang(phase: str, ages: Ages, patience_s: float) -> Outcome | None:
     """
     if ages.record_s >= patience_s:
         message = f"the trainer made no progress in phase {phase} for {patience_s:g} s"
-        hint = "raise --stall-timeout if a step may take as long" if phase in STEPPING else ""
+        hint = "raise --stall-timeout if a step may take that long" if phase in STEPPING else ""
         return Outcome(Exit.TRY_AGAIN, "stalled", message, hint)
     if ages.pulse_s >= SILENT_S:
         message = f"the trainer gave no sign of life in phase {phase} for {SILENT_S:g} s"

@@ -10,6 +10,7 @@ from job.errors import Exit, JobError
 from job.system import process
 
 CPUINFO = Path("/proc/cpuinfo")
+UNKNOWN = "unknown model"
 
 
 def unfit(number: int) -> JobError | None:
@@ -20,10 +21,10 @@ def unfit(number: int) -> JobError | None:
     name, lacks_avx = _describe_cpu()
     if number != signal.SIGILL and not (lacks_avx and number in {signal.SIGABRT, signal.SIGSEGV}):
         return None
-    without = ", which has no AVX" if lacks_avx else ""
+    without = ", without AVX" if lacks_avx else ""
     ended = process.signal_name(128 + number)
-    message = f"TensorFlow cannot run on this CPU, {name}{without}: {ended} ended its process"
-    hint = "use another machine, or a node with another CPU (--node-selector), or a build of TensorFlow for this one"
+    message = f"TensorFlow cannot run on this CPU ({name}{without}): {ended} ended its process"
+    hint = "use another machine, or a node with another CPU (--node-selector), or a build of TensorFlow for this CPU"
     return JobError(Exit.BUG, "cpu-unfit", message, hint)
 
 
@@ -32,7 +33,7 @@ def _describe_cpu() -> tuple[str, bool]:
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "of an unknown model", False
+        return UNKNOWN, False
     values = {key: value.strip() for key, value in re.findall(r"^([\w ]+?)\s*:(.*)$", text, re.MULTILINE)}
     flags = values.get("flags", "").split()
-    return values.get("model name") or "of an unknown model", bool(flags) and "avx" not in flags
+    return values.get("model name") or UNKNOWN, bool(flags) and "avx" not in flags

@@ -1,4 +1,4 @@
-"""Ports of this machine that stay this process's until other processes of the same user listen there."""
+"""Hold ports of this machine until other processes of the same user listen on them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def hold_port() -> socket.socket:
 def hold_guarded_port() -> socket.socket:
     """A socket that holds a free port of all interfaces for TensorFlow's server, and lets only this machine reach it.
 
-    TensorFlow always listens on all interfaces, and runs what reaches it. On Linux this socket therefore listens there
-    too. The kernel gives it each connection that is not made to 127.0.0.0/8, and drops it. TensorFlow's server has to
-    be the second socket that listens there, with SO_REUSEPORT. Elsewhere the port is only held.
+    TensorFlow always listens on all interfaces, and executes what it receives. On Linux, this socket therefore listens
+    on them too. The kernel gives it every connection that is not made to 127.0.0.0/8, and drops that connection.
+    TensorFlow's server must be the second socket that listens there, with SO_REUSEPORT. On other systems, the port is
+    only held.
     """
     family = socket.AF_INET6 if has_ipv6() else socket.AF_INET  # as gRPC chooses: see its CreateDualStackSocket()
     guard = socket.socket(family)

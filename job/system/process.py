@@ -96,7 +96,11 @@ def start(
     with errors_from("process", "a process"):
         child = subprocess.Popen(
             command,
-            env={**env, PARENT: str(os.getpid()), "PYTHONINSPECT": ""},  # with it, Python would lose the exit code
+            env={
+                **env,
+                PARENT: str(os.getpid()),
+                "PYTHONINSPECT": "",
+            },  # if it were set, Python would lose the exit code
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",

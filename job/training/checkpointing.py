@@ -66,7 +66,7 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
 
 
 def changes(before: Checkpoint, now: Checkpoint) -> str:
-    """What differs from the start that wrote a checkpoint and may differ, for the end of a sentence."""
+    """The permitted differences from the start that wrote a checkpoint, as the end of a sentence."""
     told = f", with {now.workers} workers instead of {before.workers}" if now.workers != before.workers else ""
     if before.threads not in {now.threads, None}:
         told += f", with {now.threads} threads instead of {before.threads}, so the last bits of the result may differ"
@@ -76,7 +76,7 @@ def changes(before: Checkpoint, now: Checkpoint) -> str:
 
 
 def check_shapes(before: Mapping[str, NDArray[np.float32]], now: Mapping[str, NDArray[np.float32]]) -> None:
-    """Refuse to resume with other parameters, which a module that model.py imports can make.
+    """Refuse to resume with other parameters, which can come from a module that model.py imports.
 
     Raises:
         JobError: 78, with the names and shapes of both.
@@ -92,9 +92,8 @@ def check_shapes(before: Mapping[str, NDArray[np.float32]], now: Mapping[str, ND
 class Checkpointer:
     """Saves checkpoints in a thread while training goes on; does nothing on ranks above 0.
 
-    At the end of a `with` it waits until the last checkpoint is on the disk. It does so after an error too. If that
-    write fails when the training stops in order to go on later, this failure takes the error's place; after any other
-    error it is a record.
+    At the end of a `with`, also after an error, it waits until the last checkpoint is on the disk. If that write fails
+    after the training was asked to stop, the failure is added to that error; after any other error, it is a record.
 
     Args:
         worker: this process.

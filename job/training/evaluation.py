@@ -25,16 +25,16 @@ Probabilities: TypeAlias = "NDArray[np.float32]"
 
 
 class Evaluator:
-    """Evaluates the test set: each worker a part of it, every example exactly once.
+    """Evaluates the test set: each worker evaluates a part, and every example counts once.
 
-    After each batch the workers tell each other whether one of them was asked to stop. If so, all of them stop.
+    After each batch, the workers exchange whether one of them was asked to stop. If so, all of them stop.
     """
 
     def __init__(self, worker: Worker, collectives: Collectives, rows: Rows, batch_size: int) -> None:
         self._worker, self._collectives = worker, collectives
         self._count = rows.count
         self._batches = evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank, batch_size)
-        # The last worker may have fewer batches than the first, but takes part in as many votes.
+        # The last worker may have fewer batches than the first, but all take part in the same number of votes.
         self._votes = math.ceil(math.ceil(rows.count / worker.cluster.workers) / batch_size)
         self._stopped = False
         self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
@@ -60,7 +60,7 @@ class Evaluator:
         return float(self._collectives.sum(np.asarray([correct], np.float32))[0]) / self._count
 
     def _evaluated(self, params: Tensors) -> Iterator[tuple[NDArray[np.int64], Probabilities, NDArray[np.int32]]]:
-        """Row numbers, probabilities and labels of each batch, until a worker was asked to stop."""
+        """Row numbers, probabilities and labels of each batch, until a worker is asked to stop."""
         batches = iter(self._batches)
         self._stopped = False
         for _ in range(self._votes):

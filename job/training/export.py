@@ -75,7 +75,7 @@ def classify(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     Raises:
         ValueError: if the model is damaged or does not take these images.
-        JobError: 75 if it could not be read for now, 71 if memory ran out.
+        JobError: 75 if it could not be read temporarily, 71 if memory ran out.
     """
     try:
         with errors_from("model", folder):

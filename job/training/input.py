@@ -32,7 +32,7 @@ def training_blocks(rows: Rows, plan: Plan, first_step: int = 0) -> Stream:
 
 
 def evaluation_batches(rows: Rows, workers: int, rank: int, batch_size: int) -> Stream:
-    """This worker's contiguous part of all rows, in order, each row once, in batches of a size.
+    """Batches of this worker's contiguous part of the rows, in order, each row once.
 
     Returns:
         A stream of (row numbers int64 [n], images uint8 [n, height, width], labels int32 [n]); the last n is smaller.
@@ -44,7 +44,7 @@ def evaluation_batches(rows: Rows, workers: int, rank: int, batch_size: int) -> 
 
 
 class Stream:
-    """Rows, read ahead of their use; iterate over it.
+    """An iterable of rows, which are read ahead of their use.
 
     TensorFlow repeats an exception of the reader only as the text of an UnknownError. The stream raises the exception
     itself, so that a failing disk is not taken for a bug.
@@ -52,8 +52,8 @@ class Stream:
     Args:
         rows: the dataset's.
         numbers: a dataset whose elements contain row numbers.
-        to_rows: gives an element of the stream for one of `numbers`; its first argument maps row numbers of any shape
-            to their images and labels, in a graph.
+        to_rows: makes an element of the stream from an element of `numbers`. Its first argument is a function for
+            graphs that maps row numbers of any shape to their images and labels.
 
     Attributes:
         element_spec: the types and shapes of an element.

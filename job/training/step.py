@@ -1,4 +1,4 @@
-"""Training steps as compiled functions, of which a call makes many: gradient, all-reduce, update."""
+"""Compiled functions that make many training steps a call: gradient, all-reduce, update."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 RunSteps: TypeAlias = "Callable[[BlockState, BlockInput, bool], BlockState]"
 
-# A call makes steps for about this long, or one step that takes longer. Progress, and the flag to stop, are seen
-# between calls.
+# A call makes steps for about this long, or one step if that takes longer. Between calls, the trainer reports its
+# progress and checks the flag to stop.
 CALL_S = 0.5
 
 
@@ -49,12 +49,12 @@ class BlockInput(NamedTuple):
 
 
 class BlockState(NamedTuple):
-    """How far a block is, which several calls make: the same on every worker, except amid a round of local SGD.
+    """The progress of a block between calls. It is the same on every worker, except between averages of local SGD.
 
     Attributes:
         vector: float32 [size], the packed parameters.
-        loss: float32 [], in nats, summed over all examples of the steps made. It is passed from call to call, so that
-            it has the same bits wherever a call ends.
+        loss: float32 [], in nats, summed over all examples of the steps made. Each call adds to it, so that its bits do
+            not depend on where calls end.
         done: how many steps of the block are made.
         stops: how many workers were asked to stop before the last call.
     """
@@ -66,7 +66,7 @@ class BlockState(NamedTuple):
 
 
 class Pace:
-    """How long a step takes, by the last call. The first call compiles, so that it makes one step.
+    """The time of a step, measured in the last call. The first call also compiles, so it makes only one step.
 
     Attributes:
         seconds: per step.
@@ -76,7 +76,7 @@ class Pace:
         self.seconds = CALL_S
 
     def record(self, steps: int, began: float) -> None:
-        """Take note of a call that made so many steps and began then, in seconds of time.perf_counter()."""
+        """Record a call: the number of its steps, and when it began, in seconds of time.perf_counter()."""
         self.seconds = (time.perf_counter() - began) / steps
 
 
@@ -105,7 +105,7 @@ def compile_steps(
     *,
     gather_short: bool,
 ) -> RunSteps:
-    """The function that makes some of the steps that are left in a block: at least one, on each worker as many.
+    """The function that makes some of the remaining steps of a block: at least one, and the same number on each worker.
 
     Its last argument says whether this worker was asked to stop.
 
@@ -127,17 +127,18 @@ def compile_steps(
 def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) -> RunSteps:
     """Steps with one all-reduce each, which sums the gradient, the loss and two flags.
 
-    The flags are "I was asked to stop" and "this call ends": because of that, because it has lasted long enough, or
-    with its block. A call ends with the step in whose sum this flag is set by any worker, so it does on all of them.
+    The flags are "I was asked to stop" and "this call ends". A worker sets the second flag if it was asked to stop, if
+    the call has lasted long enough, or at the end of the block. All workers see the flags in the sum of the step, so
+    the call ends after the same step on all of them.
     """
 
     @tf.function(jit_compile=True, autograph=False)
     def update(
         vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor, rates: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Take in the sum of step k - 1, or zeros before a call's first step.
+        """Apply the sum of step k - 1, which is zeros before a call's first step.
 
-        Compiled for the last step of a call too, so that it rounds like all others wherever a call ends.
+        It is compiled for the last step of a call too, so that all steps round in the same way.
         """
         return vector - tf.gather(rates, tf.maximum(k - 1, 0)) * summed[:-3], loss + summed[-3]
 
@@ -151,10 +152,10 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
         now: tf.Tensor,
         call: Call,
     ) -> tuple[tf.Tensor, ...]:
-        """Take in the sum of the step before and compute the gradient of step k, in one launch instead of two."""
+        """Apply the sum of the previous step and compute the gradient of step k, in one launch instead of two."""
         vector, loss = update(vector, loss, summed, rates, k)
         own_loss, gradient = packed_gradient(packing, vector, call.block, k)
-        # The absolute value, because this clock may be set back.
+        # The absolute value, because somebody may set this clock back.
         is_late = tf.abs(now - call.began) + call.step_s >= CALL_S
         is_last = tf.logical_or(is_late, k + 1 == call.block.count)
         ends = tf.maximum(call.stop, tf.cast(is_last, tf.float32))
@@ -171,7 +172,7 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
         rates = block.rates / block.batch_sizes
         call = Call(block, stop, step_s, tf.timestamp())
 
-        # Operators of the loop cost microseconds each; what can be in a compiled function is there.
+        # Each operator of the loop costs microseconds, so as much as possible is in compiled functions.
         def next_step(k: tf.Tensor, vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return k + 1, *strategy.run(step, args=(vector, loss, summed, rates, k, tf.timestamp(), call))
 
@@ -202,12 +203,12 @@ def local_sgd(
 ) -> RunSteps:
     """Steps that each worker makes alone, then one all-reduce that averages the parameters (Stich 2019).
 
-    Each worker's parameters are weighted with the number of examples that it has trained on in the block. A single
-    worker trains in this way too.
+    Each worker's parameters are weighted by the number of examples that it has trained on in the block. A single worker
+    trains in this way too.
 
-    A call ends within a block if that takes longer. The workers then exchange only the flag to stop, and the time of a
-    step. If one was asked to stop, the state after the last average is returned, and the steps since then are lost:
-    another average would be another training.
+    If a block takes longer than a call, the call ends within the block. The workers then exchange only the flag to stop
+    and the time of a step. If one was asked to stop, the call returns the state after the last average, and the steps
+    since then are lost: an additional average would change the result.
 
     Args:
         strategy: connects the workers.
@@ -240,7 +241,7 @@ def local_sgd(
         vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput, news: tf.Tensor
     ) -> tf.Tensor:
         vector, loss = own_steps(vector, loss, k, last, block)
-        # Divided by the number of workers if all have trained on as many examples; by infinity if this one had none.
+        # The divisor: the number of workers if all had the same number of examples, infinity if this worker had none.
         share = tf.reduce_sum(block.batch_sizes[: block.count]) / tf.reduce_sum(block.weights)
         return total(tf.concat([vector / share, [loss], news], axis=0))
 
@@ -253,7 +254,7 @@ def local_sgd(
         began = time.perf_counter()
         last = min(state.done + max(1, int(CALL_S / step_s)), int(block.count))
         tensors = state.vector, state.loss, np.int32(state.done), np.int32(last), block
-        # The steps of a call must be as many on each worker, so all of them go by the mean of their times.
+        # Each worker must make the same number of steps in a call, so all use the mean of their times.
         news = np.array([stop, pace.seconds], np.float32)
         if workers > 1 and last == block.count:
             vector, loss, sums = average(*tensors, news)

@@ -90,5 +90,5 @@ def _nvidia_driver() -> str:
     try:
         version = re.search(r"\d+(\.\d+)+", DRIVER.read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return "no driver of NVIDIA's"
-    return f"NVIDIA's driver {version[0]}" if version else "a driver of NVIDIA's"
+        return "no NVIDIA driver"
+    return f"NVIDIA driver {version[0]}" if version else "an NVIDIA driver"

@@ -91,7 +91,7 @@ class Cluster:
         return list(self.each(kind, selector, fields, everywhere=everywhere))
 
     def each(self, kind: str, selector: str = "", fields: str = "", *, everywhere: bool = False) -> Iterator[Object]:
-        """As select(), but one at a time: only a part of a long list is in memory at any time."""
+        """The objects of select(), one by one: only a page of a long list is in memory at any time."""
         kept = self._kept.get(("" if everywhere else self.namespace, kind, selector))
         if isinstance(kept, Exception):
             raise kept
@@ -160,7 +160,7 @@ class Cluster:
     ) -> Iterator[dict[str, Object]]:
         """The selected objects by UID: first as they are, then again after each change, until stop is set.
 
-        wanted tells which of them to keep in memory, where selectors cannot; everywhere: in all namespaces.
+        wanted says which of them to keep in memory, where selectors cannot; everywhere includes all namespaces.
         """
 
         def open_watch(version: str) -> Generator[str]:
@@ -174,7 +174,7 @@ class Cluster:
             for items, version in self._pages(kind, selector, fields, everywhere=everywhere):
                 found += filter(wanted, items)
                 versions.append(version)
-            # Of the first page: what changed while the others were listed is watched then.
+            # The first page's version: the watch then includes changes during the list of the other pages.
             return found, versions[0]
 
         return watch_objects(list_objects, open_watch, stop or threading.Event(), wanted)
@@ -187,14 +187,14 @@ class Cluster:
         *,
         everywhere: bool = False,
     ) -> None:
-        """Watch these objects from now on: select() of them, with any field selector, sends no requests.
+        """Watch these objects from now on, so that select() of them, with any field selector, sends no request.
 
         Returns once they are listed. What this user may not list or watch, select() requests each time.
 
         Args:
             kind: their kind.
             selector: their label selector.
-            wanted: tells which of them are kept; the others are as if they did not exist.
+            wanted: says which of them are kept; the others are treated as if they did not exist.
             everywhere: whether those of all namespaces are kept.
         """
         key, known = ("" if everywhere else self.namespace, kind, selector), threading.Event()
@@ -288,7 +288,7 @@ class Cluster:
     # Questions
 
     def now(self) -> datetime:
-        """The API server's time, in UTC: all times of objects are its own, and this machine's clock may be wrong."""
+        """The API server's time, in UTC: the times in objects are its own, and this machine's clock may be wrong."""
         return self._api.now()
 
     def version(self) -> tuple[int, int]:

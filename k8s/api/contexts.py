@@ -1,6 +1,6 @@
-"""The kubeconfig's files, merged and checked as kubectl does it (client-go's tools/clientcmd), and one context of them.
+"""Merge and check the kubeconfig's files like kubectl (client-go's tools/clientcmd), and choose a context.
 
-No message repeats a value that may be secret.
+No message shows a value that may be secret.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Entry:
 
 
 def files(kubeconfig: str | None) -> list[Path]:
-    """The kubeconfig's files: the given one; or those of $KUBECONFIG, or the default one, as far as they exist.
+    """The kubeconfig's files: the given one, or those of $KUBECONFIG or the default one that exist.
 
     Raises:
         LauncherError: 3, none of $KUBECONFIG's exists.
@@ -75,12 +75,14 @@ def files(kubeconfig: str | None) -> list[Path]:
     paths = [Path(path) for path in listed.split(os.pathsep) if path] if listed else [DEFAULT]
     existing = [path for path in dict.fromkeys(path.expanduser() for path in paths) if path.exists()]
     if listed and not existing:
-        raise unreached(f"no file of $KUBECONFIG ({listed}) exists", "correct it, or unset it")
+        raise unreached(f"no file of $KUBECONFIG ({listed}) exists", "correct the variable, or run `unset KUBECONFIG`")
     return existing
 
 
 def read_context(name: str | None, paths: list[Path]) -> Context:
-    """A context, or the current one. The first file that has an entry of a name, or a current context, wins.
+    """The named context, or the current one.
+
+    If several files have an entry of the same name, or a current context, the first file wins.
 
     Raises:
         LauncherError: 3, a file is no kubeconfig, or there is no such context, cluster or user.
@@ -93,7 +95,7 @@ def read_context(name: str | None, paths: list[Path]) -> Context:
     if not entries["contexts"]:
         raise unreached(f"the kubeconfig {', '.join(map(str, paths))} has no contexts", WHERE)
     if not chosen:
-        raise unreached(f"the kubeconfig has no current context, but {names}", CHOOSE)
+        raise unreached(f"the kubeconfig sets no current context; it has {names}", CHOOSE)
     if chosen not in entries["contexts"]:
         if name:
             raise unreached(f"the kubeconfig has no context {name!r}", f"it has {names}")
@@ -122,7 +124,7 @@ def read_file(path: Path) -> Object:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise unusable(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # its own words may repeat what is in the file
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the error's own message may quote the file
         mark = getattr(error, "problem_mark", None)
         raise unusable(f"{path} is not YAML" + (f" (line {mark.line + 1})" if mark else "")) from None
     if content is None:
@@ -148,7 +150,7 @@ def entries_of(plural: str, contents: list[tuple[Path, Object]]) -> dict[str, En
             if not isinstance(name, str):
                 raise unusable(f"a {SINGULAR[plural]} of {path} has no name that is text")
             if names.count(name) > 1:
-                raise unusable(f"{path} has two {plural} of the name {name!r}")
+                raise unusable(f"{path} has two {plural} named {name!r}")
             value = each.get(SINGULAR[plural])
             found.setdefault(name, Entry(path, content, {} if value is None else value))
     return found
@@ -192,5 +194,5 @@ def checked(plural: str, name: str, entry: Entry) -> Object:
 
 
 def unusable(problem: str) -> LauncherError:
-    """The error of a kubeconfig that is not what it should be."""
+    """The error of a kubeconfig with wrong content."""
     return unreached(f"the kubeconfig cannot be used: {problem}", WHERE)

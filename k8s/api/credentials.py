@@ -1,4 +1,4 @@
-"""The credentials of a kubeconfig's user, with kubectl's precedence. No message repeats what may be secret."""
+"""The credentials of a kubeconfig's user, in kubectl's order of precedence. No message shows a possible secret."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def load(context: Context, settings: Any) -> None:
     }
     provider = "auth-provider" in user and f"the auth-provider of the kubeconfig's user {context.user_name!r}"
     if provider and (name := user["auth-provider"].get("name")) not in PROVIDERS:
-        raise unreached(f"{provider}, {name!r}, is not supported", "use a credential plugin (exec) in its place")
+        raise unreached(f"{provider}, {name!r}, is not supported", "use a credential plugin (exec) instead")
     with logged_errors() as errors:
         try:
             KubeConfigLoader(content, config_base_path="", config_persister=context.save).load_and_set(settings)
@@ -111,7 +111,8 @@ def impersonation(context: Context) -> Object:
     """The headers by which a user acts as another one; the one for groups has a list of values.
 
     Raises:
-        LauncherError: 3, groups or more are named, but no user; or a value cannot be in a header.
+        LauncherError: 3, there are groups or other fields for `as`, but no user; or a value cannot be sent in a
+            header.
     """
     user = context.user
     more = [key for key in ("as-groups", "as-uid", "as-user-extra") if key in user]
@@ -122,12 +123,12 @@ def impersonation(context: Context) -> Object:
     for key, values in user.get("as-user-extra", {}).items():
         headers[f"Impersonate-Extra-{quote(str(key), safe=NAME_CHARACTERS)}"] = values
     sent = [user.get("as", ""), user.get("as-uid", ""), *(one for values in headers.values() for one in values or ())]
-    refuse_forbidden_characters("".join(sent), f"what `as` says of the user {context.user_name!r}")
+    refuse_forbidden_characters("".join(sent), f"what `as` contains for the user {context.user_name!r}")
     return {name: value for name, value in headers.items() if value}
 
 
 def refuse_forbidden_characters(value: str, what: str) -> None:
-    """Refuse what cannot be sent in a header, without repeating it.
+    """Refuse a value that cannot be sent in a header, without showing it.
 
     Raises:
         LauncherError: 3.
@@ -161,7 +162,7 @@ def refuse_missing_plugin(plugin: Object) -> None:
 
 
 def refuse_unreadable_certificates(context: Context) -> None:
-    """Refuse certificates and keys that are not there, or are not base64 where they stand in the kubeconfig itself.
+    """Refuse certificates and keys whose files cannot be read, and embedded ones that are not base64.
 
     Raises:
         LauncherError: 3.

@@ -58,8 +58,8 @@ class ApiError(LauncherError):
         code: the HTTP status, such as 403.
         reason: Kubernetes' word for it, such as Forbidden or AlreadyExists.
         message: the API server's sentence.
-        retry_after_s: how long the API server wants to be left alone.
-        more: the token with which a list that took too long can go on; empty for none.
+        retry_after_s: how long the API server asks clients to wait.
+        more: the token with which an expired list can continue; empty for none.
     """
 
     def __init__(

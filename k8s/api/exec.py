@@ -21,7 +21,7 @@ SILENT_S = 30.0  # a connection that has been silent for so long is pinged, and 
 
 
 def open_exec(client: Any, url: str, headers: Mapping[str, str], action: str) -> Any:
-    """Open the websocket of an exec request, over the client's own connections: its proxy and certificates apply.
+    """Open the websocket of an exec request over the client's own connections, with its proxy and certificates.
 
     Returns a websocket.WebSocket.
 
@@ -42,7 +42,7 @@ def open_exec(client: Any, url: str, headers: Mapping[str, str], action: str) ->
     socket: Any = websocket.WebSocket()
     lines = [f"{name}: {value}" for name, value in headers.items()]
     try:
-        # The scheme only decides on what the API server is told of its own address.
+        # The scheme has an effect only on the Host and Origin headers.
         socket.connect(re.sub("^http", "ws", url), socket=connection, header=[*lines, PROTOCOLS], redirect_limit=0)
     except websocket.WebSocketBadStatusException as error:
         after = (error.resp_headers or {}).get("retry-after", "")

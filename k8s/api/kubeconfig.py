@@ -103,7 +103,7 @@ def client_of(settings: Any, proxy_url: str, owner: str) -> Any:
         if url.username:
             authorization = basic(unquote(url.username), unquote(url.password or ""))
             settings.proxy_headers = {"proxy-authorization": authorization}
-    if not settings.verify_ssl:  # as the kubeconfig demands; kubectl does not warn either
+    if not settings.verify_ssl:  # the kubeconfig asks for this, and kubectl does not warn either
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     return client.ApiClient(settings)
 

@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
 
 
 def leave_out_unused(item: Object) -> None:
-    """Remove from an object of a list what no command reads: a third of a pod's size, and most of a node's."""
+    """Remove the fields that no command reads from an object of a list: a third of a pod, and most of a node."""
     item["metadata"].pop("managedFields", None)
     if "images" in item.get("status", {}):
         del item["status"]["images"]

@@ -1,4 +1,4 @@
-"""A list, page by page: however many objects there are, those of one page are in memory at a time."""
+"""Lists, page by page: only the objects of one page are in memory at a time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ PAGE = 500
 def read_pages(api: Api, path: str, selector: str, fields: str) -> Iterator[tuple[list[Object], str]]:
     """The objects of each page of a list, and the page's version.
 
-    A list may take longer than the API server keeps its version. It then goes on from the next object with the objects
-    as they are at that time (Kubernetes' "inconsistent continuation"), or without a token for this, with all that are
-    left at once.
+    The API server may drop the list's version before the last page. The list then continues with the objects as they
+    are at that time (Kubernetes' "inconsistent continuation"), or, without a token for this, gets all others at once.
 
     Args:
         api: the API server.
@@ -32,7 +31,7 @@ def read_pages(api: Api, path: str, selector: str, fields: str) -> Iterator[tupl
 
     Raises:
         ApiError: this user may not list the objects.
-        LauncherError: 3, what answers is no API server.
+        LauncherError: 3, the server that answers is not an API server.
     """
     query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(PAGE)}
     seen: set[str] = set()
@@ -57,7 +56,7 @@ def read_pages(api: Api, path: str, selector: str, fields: str) -> Iterator[tupl
                 leave_out_unused(item)
         except (KeyError, TypeError, AttributeError):
             raise api.not_kubernetes() from None
-        del page  # not to be in memory together with the next one
+        del page  # frees the page before the next one is read
         yield items, version or ""
         if not token:
             return

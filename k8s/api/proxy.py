@@ -1,4 +1,4 @@
-"""Which proxy a request goes through, as kubectl decides it: Go's golang.org/x/net/http/httpproxy."""
+"""Choose a request's proxy like kubectl, which uses Go's golang.org/x/net/http/httpproxy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def without_password(url: str) -> str:
 
 
 def is_direct(host: str, port: int, excepted: str) -> bool:
-    """Whether requests to a host go to it directly: this machine itself, and what NO_PROXY excepts.
+    """Whether requests to a host use no proxy: because it is this machine, or because of NO_PROXY.
 
     Args:
         host: a name or an IP address.

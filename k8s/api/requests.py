@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 PATIENCE_S = 30.0  # how long a request is retried
-# How long one is retried that finds nobody at the address, before the first answer: the address may be wrong, or the
-# cluster stopped.
+# How long a request is retried if no connection is made before the first answer: the address may be wrong, or the
+# cluster may be stopped.
 FIRST_S = 1.0
-RETRY_AFTER_S = 30.0  # the longest time for which an API server is left alone because it wants that
+RETRY_AFTER_S = 30.0  # the longest time to wait because the API server asks for it
 SILENT_S = 10.0  # how long before this is reported to the user
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of a response
 LOGIN_S = 60.0  # how long credentials that were accepted before are renewed
@@ -171,7 +171,7 @@ class Api:
             self._clock = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC), time.monotonic()
 
     def _ask(self, method: str, path: str, *request: Any) -> Any:
-        """The response to a request, as send() gives it, which the API server does not refuse.
+        """The response of send() to a request that the API server does not refuse.
 
         Raises:
             ApiError: the API server refuses the request.
@@ -287,7 +287,7 @@ def send(
 
 
 def connect(client: Any, url: str, timeout_s: float) -> socket:
-    """A connection to the API server of its own, made as the client makes those for requests.
+    """A separate connection to the API server, made like the client's connections for requests.
 
     Raises:
         HTTPError, OSError: there is none.
@@ -304,7 +304,7 @@ def connect(client: Any, url: str, timeout_s: float) -> socket:
 
 @contextmanager
 def connection_errors(configuration: Any) -> Iterator[None]:
-    """Raise why there is no response as an OSError, or a LauncherError where retrying does not help."""
+    """Raise the cause of a missing response: as an OSError, or as a LauncherError if retrying does not help."""
     try:
         yield
     except http_errors() as error:

@@ -31,14 +31,14 @@ def watch_objects(
 ) -> Iterator[dict[str, Object]]:
     """The objects by UID: first as they are, then again after each change, until stop is set.
 
-    A watch that ends normally continues where it ended. One that breaks, or brings what no watch should, starts again
-    from a new list, after a pause that grows while no watch brings news.
+    A watch that ends normally continues where it ended. A watch that breaks, or sends something invalid, starts again
+    from a new list, after a pause that grows until a watch brings a change.
 
     Args:
         list_objects: gives the objects, and their version.
         open_watch: gives the lines of a watch that begins after a version.
         stop: ends the iteration.
-        wanted: tells of which objects a change counts.
+        wanted: says for which objects a change counts.
 
     Raises:
         ApiError: this user may not list or watch the objects.

@@ -80,12 +80,12 @@ def as_quantity(resource: str, value: float) -> str:
 
 
 def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), volumes: Sequence[Object] = ()) -> Check:
-    """Whether the nodes have room for each worker and for all at once; only the scheduler knows, so it never fails.
+    """Whether the nodes have room for each worker and for all; only the scheduler knows, so this check never fails.
 
     Args:
         cluster: gives the nodes and the pods on them.
         job: the rendered Job.
-        together: labels in which the nodes of all workers must agree, such as kubernetes.io/hostname for one node.
+        together: labels whose values must be the same on all workers' nodes: kubernetes.io/hostname for one node.
         volumes: the PersistentVolumes that the workers mount.
     """
     template, workers = job["spec"]["template"], job["spec"]["completions"]
@@ -112,7 +112,7 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
     if problem:
         return Check("nodes", "warning", problem, f"{WAITS}; {catalogue.remedy('scheduling')}")
     try:
-        # There may be 100,000 pods: they are summed up as they come.
+        # There may be 100,000 pods, so they are added up one by one.
         pods = cluster.each("Pod", fields="status.phase!=Succeeded,status.phase!=Failed", everywhere=True)
         used, beside = usage_by_node(pods, lambda pod: must_be_beside(pod, template, cluster.namespace))
     except ApiError as error:
@@ -130,7 +130,7 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
 
 
 def where(together: Sequence[str]) -> str:
-    """The beginning of a sentence about missing room: where all workers must be."""
+    """The beginning of a sentence about missing room, which says where the workers must run."""
     if HOSTNAME in together:
         return "the volume needs all workers on one node, and no node has"
     if together:
@@ -155,7 +155,7 @@ def check_gpus(cluster: Cluster, job: Object) -> Check:
 
 
 def must_be_beside(pod: Object, template: Object, namespace: str) -> bool:
-    """Whether the scheduler places a run's pods on the node of this pod, as far as it has one."""
+    """Whether a pod has a node, and the scheduler places a run's pods on it."""
     return pod["metadata"].get("namespace", namespace) == namespace and follows(template, pod)
 
 
@@ -178,7 +178,7 @@ def usage_by_node(
 def pod_amounts(spec: Object, of: Callable[[Object], dict[str, float]]) -> dict[str, float]:
     """What a pod requests, or its limits, as the scheduler and quotas count it.
 
-    Its containers and sidecars together, or an init container that needs more; and the runtime class's overhead.
+    The sum of its containers and sidecars, or an init container's if that is more, plus the runtime class's overhead.
 
     Args:
         spec: the pod's.
@@ -193,7 +193,7 @@ def pod_amounts(spec: Object, of: Callable[[Object], dict[str, float]]) -> dict[
     for container in inits:
         for resource, value in of(container).items():
             total[resource] = max(total[resource], value)
-    total |= of(spec)  # what the pod as a whole requests stands for its containers'
+    total |= of(spec)  # requests of the whole pod replace those of its containers
     for resource, value in amounts(spec.get("overhead", {})).items():
         total[resource] += value
     return total

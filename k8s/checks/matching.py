@@ -16,7 +16,7 @@ REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
 def accepts(node: Object, template: Object, volumes: Sequence[Object] = ()) -> bool:
-    """Whether a node accepts a pod, whatever room it has.
+    """Whether a node accepts a pod, apart from its free room.
 
     Args:
         node: as the API server has it.
@@ -77,7 +77,7 @@ def tolerates(toleration: Object, taint: Object) -> bool:
 
 
 def shared_labels(template: Object) -> set[str]:
-    """The labels in which the nodes of all workers must agree, because the pods have an affinity to each other.
+    """The labels whose values must be the same on all workers' nodes, because the pods have an affinity to each other.
 
     kubernetes.io/hostname stands for one node, topology.kubernetes.io/zone for any nodes of one zone.
     """
@@ -114,6 +114,6 @@ def selects(selector: Object | None, labels: Mapping[str, str]) -> bool:
 
 
 def place_of(node: Object, keys: Sequence[str]) -> tuple[str, ...]:
-    """A node's values of these labels; without a label, a node is a place of its own."""
+    """A node's values of these labels; a node without one of them differs from all others."""
     metadata = node["metadata"]
     return tuple(metadata.get("labels", {}).get(key, metadata["name"]) for key in keys)

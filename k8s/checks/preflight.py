@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 
-# What the API server would refuse of a submission. Everything else says only what would become of the run.
+# Checks that fail if the API server would refuse a submission. The others only predict how the run would go.
 NEVER_SKIPPED = {"namespace", "permissions", "name", "setup", "job", "pod"}
 
 
@@ -55,7 +55,7 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
 
 
 def passed_over(check: Check) -> Check:
-    """A check as `--skip-checks` takes it: a failed one is a warning, unless the API server would refuse the run."""
+    """A check under `--skip-checks`: a failure becomes a warning, unless the API server would refuse the run."""
     skipped = check.failed and check.name not in NEVER_SKIPPED
     return dataclasses.replace(check, state="warning") if skipped else check
 

@@ -20,7 +20,7 @@ VOLUME_POLICY = "mnist-job-volume"  # a run works without it, and namespaces tha
 
 
 def check_setup(cluster: Cluster, job: Object) -> Check:
-    """Whether this user may create what is missing of the setup, and the API server would accept it."""
+    """Whether this user may create the missing parts of the setup, and the API server would accept them."""
     absent = missing(cluster, job)
     if denied := permissions.denied(
         cluster, [("create", kind, "") for kind in dict.fromkeys(new["kind"] for new in absent)]
@@ -62,14 +62,14 @@ def check_service(cluster: Cluster, job: Object) -> Check:
 
 
 def needed(job: Object) -> list[Object]:
-    """What a Job needs of the setup: everything except what it replaces by something of another name."""
+    """The parts of the setup that a Job needs: all except those that it replaces with others of another name."""
     used = {"PersistentVolumeClaim": storage.claim_name(job), "ServiceAccount": account_name(job)}
     used |= {"Service": service_name(job)}
     return [new for new in render.setup_objects() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
 
 
 def missing(cluster: Cluster, job: Object) -> list[Object]:
-    """What a Job needs of the setup and does not exist; the volume pods' NetworkPolicy if this user may create it."""
+    """The missing parts of the setup that a Job needs; the volume pods' policy only if this user may create it."""
 
     def may_create(new: Object) -> bool:
         return not permissions.denied(cluster, [("create", new["kind"], "")])
@@ -84,7 +84,7 @@ def is_optional(new: Object) -> bool:
 
 
 def is_absent(cluster: Cluster, new: Object) -> bool:
-    """Whether an object does not exist: where this user may not read it, a dry run tells, or it is taken to exist."""
+    """Whether an object does not exist; a dry run decides if this user may not read it. If in doubt, it exists."""
     try:
         return cluster.get(new["kind"], new["metadata"]["name"]) is None
     except ApiError as error:

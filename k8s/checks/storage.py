@@ -73,7 +73,7 @@ def check_data(cluster: Cluster, job: Object) -> Check:
 
 
 def shared(cluster: Cluster, job: Object, claim: Object, check: str, remedy: str, *, one_node: bool) -> Check:
-    """Whether all workers can mount a claim at the same time, and beside the pods that use it now.
+    """Whether all workers can mount a claim at the same time, together with the pods that use it now.
 
     Args:
         cluster: gives the pods.
@@ -155,7 +155,7 @@ def has_mounted(pod: Object, claim: str) -> bool:
 
 
 def volumes(cluster: Cluster, job: Object) -> list[Object]:
-    """The PersistentVolumes that a rendered Job's pods mount, as far as there are any and this user may read them."""
+    """The existing PersistentVolumes that a rendered Job's pods mount, if this user may read them."""
     found = [read_claim(cluster, name) for _, name in claims(job["spec"]["template"])]
     try:
         mounted = [

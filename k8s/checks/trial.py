@@ -1,4 +1,4 @@
-"""What the API server says of an object that a command would create, by a dry run."""
+"""Ask the API server, by a dry run, whether it would accept an object."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NEW_NAMESPACE = "wait until the namespace is gone and create it again, or choose
 
 
 def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
-    """What a dry run of an object's creation says: the state of a check or `exists`, and the API server's reason.
+    """The result of a dry run that creates an object: the state of a check or `exists`, and the API server's reason.
 
-    A missing namespace has a check of its own: the object is not checked then.
+    If the namespace is missing, the object is not checked: the namespace has its own check.
     """
     try:
         cluster.create(new, dry_run=True)
@@ -38,7 +38,7 @@ def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
 
 
 def require(cluster: Cluster, new: Object) -> None:
-    """Refuse to create an object that the API server would refuse, as far as it can try.
+    """Raise an error if a dry run shows that the API server would refuse an object.
 
     Raises:
         ApiError: it would.

@@ -51,7 +51,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 def add_skip_checks(parser: argparse.ArgumentParser) -> None:
     """Add --skip-checks."""
-    text = "start it in spite of failed checks; what the API server refuses is still refused"
+    text = "start the run although checks failed, unless the API server refuses it"
     parser.add_argument("--skip-checks", action="store_true", help=text)
 
 

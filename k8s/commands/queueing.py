@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def suspend_for_good(cluster: Cluster, job: Object, change: Object) -> Object:
     """Suspend a Job, also if Kueue decides when it runs; returns it as changed.
 
-    Kueue starts a suspended Job whose Workload is admitted, so Workloads are deactivated: before the Job is suspended,
-    or Kueue would start it at once, and after, because Kueue may have made one meanwhile. One that it makes later gets
-    the name of a queue that does not exist from the Job. Without a name, it would get the queue `default`, if the
-    namespace has one (Kueue's LocalQueueDefaulting, which also refuses to let a Job lose its queue).
+    Kueue starts a suspended Job whose Workload is admitted. The Workloads are therefore deactivated before the Job is
+    suspended, and again afterwards, because Kueue may have made another one meanwhile. The Job also gets the name of a
+    queue that does not exist, for Workloads that Kueue makes later. Without a name, Kueue would choose the queue
+    `default` if the namespace has one (LocalQueueDefaulting, which also forbids a Job to drop its queue).
 
     Args:
         cluster: where the Job is.

@@ -110,7 +110,7 @@ def selector_of(arguments: argparse.Namespace) -> str:
 
 
 def collect(cluster: Cluster, arguments: argparse.Namespace, counted: Counted | None = None) -> dict[str, Any]:
-    """Everything that is shown, as it is printed in JSON; counted keeps what an earlier look has read from logs."""
+    """Everything that is shown, as printed in JSON; counted keeps what was read from logs before."""
     if arguments.name is None:
         return collect_all(cluster, arguments)
     if cronjob := schedules.find(cluster, arguments.name):

@@ -1,7 +1,7 @@
 """submit: check that the cluster can run the job, and start it.
 
-Render the Job, run the preflight checks, with a dry run of everything that is created, create what is missing of the
-setup, and create the Job as it was checked.
+Render the Job, run the preflight checks, with a dry run of everything that is to be created, create the missing parts
+of the setup, and create the Job as it was checked.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def submit(cluster: Cluster, job: Object, *, skip: bool = False) -> Object:
     Args:
         cluster: where the run starts.
         job: the rendered Job.
-        skip: whether to pass over failed checks, as far as the API server accepts the run.
+        skip: whether to ignore failed checks, unless the API server refuses the run.
 
     Raises:
-        LauncherError: 2, a check failed or the API server refused an object. Nothing is left behind then.
+        LauncherError: 2, a check failed or the API server refused an object. Nothing is left behind.
     """
     job, claim = prepare(cluster, job)
     check(cluster, job, claim, job["metadata"]["name"], skip=skip)
@@ -93,7 +93,7 @@ def submit(cluster: Cluster, job: Object, *, skip: bool = False) -> Object:
 
 
 def prepare(cluster: Cluster, job: Object) -> tuple[Object, Object | None]:
-    """A rendered Job as it is sent, and the claim of the output, None if there is none yet.
+    """A rendered Job as it is sent, and the claim of the output (None if it does not exist yet).
 
     If a claim serves only one node, all workers run there, beside the other pods that use it.
     """
@@ -112,8 +112,8 @@ def check(cluster: Cluster, job: Object, claim: Object | None, name: str, *, ski
         cluster: where the Job would run.
         job: the rendered Job.
         claim: the output's claim; None if there is none yet.
-        name: of the run, for the error's sentence.
-        skip: whether to pass over failed checks, as far as the API server accepts the run.
+        name: of the run, for the error message.
+        skip: whether to ignore failed checks, unless the API server refuses the run.
 
     Raises:
         LauncherError: 2, a check failed.
@@ -125,18 +125,18 @@ def check(cluster: Cluster, job: Object, claim: Object | None, name: str, *, ski
         if each.failed or each.state == "warning":
             note(str(each))
     if any(each.failed for each in checks):
-        way = "" if any(each.failed for each in skipped) else "; --skip-checks submits it in spite of that"
+        way = "" if any(each.failed for each in skipped) else "; --skip-checks submits it all the same"
         raise refused(f"{name} was not submitted", f"see above{way}")
 
 
 def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
-    """Create the objects of the setup that a Job needs and that are missing, then what send() creates.
+    """Create the missing objects of the setup that a Job needs, then call send().
 
     Returns:
         What send() returns.
 
     Raises:
-        LauncherError: 2, the API server refused an object. What was created before is deleted again.
+        LauncherError: 2, the API server refused an object. Objects that were created before it are deleted again.
     """
     made = create_setup(cluster, job)
     try:
@@ -148,10 +148,10 @@ def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
 
 
 def create_setup(cluster: Cluster, job: Object) -> list[Object]:
-    """Create what a Job needs of the setup and what is missing; returns that. Existing objects stay as they are.
+    """Create the missing objects of the setup that a Job needs; returns them. Existing objects stay as they are.
 
     Raises:
-        LauncherError: 2, the API server refuses one. What was created before is deleted again.
+        LauncherError: 2, the API server refuses one. Objects that were created before it are deleted again.
     """
     made: list[Object] = []
     for new in setup.missing(cluster, job):
@@ -167,7 +167,7 @@ def create_setup(cluster: Cluster, job: Object) -> list[Object]:
 
 
 def take_back(cluster: Cluster, made: Sequence[Object]) -> None:
-    """Delete what a refused submission has created, unless a run was submitted meanwhile, which may use it."""
+    """Delete what a refused submission has created, unless another run was submitted meanwhile and may use it."""
     for one in reversed(made):
         kind, name = one["kind"], one["metadata"]["name"]
         try:

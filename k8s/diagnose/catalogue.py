@@ -30,8 +30,8 @@ PROBLEMS: dict[str, Problem] = {
     # Before the pods exist
     "queued": Problem(
         "Kueue has not admitted the run yet",
-        "none if the queue only lacks room: Kueue starts the run once there is some; otherwise change what Kueue "
-        "names; `kubectl describe workloads {flags}` shows all of it",
+        "none needed if the queue only lacks room: Kueue starts the run once it has room; otherwise correct what "
+        "Kueue names; `kubectl describe workloads {flags}` shows the details",
         "{reason}",
     ),
     "suspended": Problem(
@@ -210,7 +210,7 @@ PROBLEMS: dict[str, Problem] = {
         REPLACED,
     ),
     "output-io": Problem(
-        "the output volume failed for now: an input/output error, a stale handle, or a lost connection to its server",
+        "the output volume failed temporarily: an input/output error, a stale handle or a lost connection",
         "none needed if the run continues; otherwise check the volume's server",
         RESTARTED_OR_REPLACED,
     ),
@@ -220,12 +220,12 @@ PROBLEMS: dict[str, Problem] = {
         RESTARTED_OR_REPLACED,
     ),
     "temporary-io": Problem(
-        "the folder for temporary files, /tmp, failed for now",
+        "the folder for temporary files, /tmp, failed temporarily",
         "none needed if the run continues; otherwise check the node's disk",
         RESTARTED_OR_REPLACED,
     ),
     "system-io": Problem(
-        "the node failed for now: it could not read the program's files, or had no room for another open file",
+        "the node failed temporarily: it could not read the program's files, or had no room for another open file",
         "none needed if the run continues; otherwise check the node's disk and its limit of open files",
         RESTARTED_OR_REPLACED,
     ),
@@ -271,7 +271,7 @@ PROBLEMS: dict[str, Problem] = {
         "run `mnist-job retry {run} {flags}`; if it happens again, report it with the last lines of the log",
     ),
     "container-goes-on": Problem(
-        "a container that was added to the pods goes on after the trainer has ended, so the Job does not end",
+        "a container that was added to the pods still runs after the trainer has ended, so the Job does not end",
         "keep container {container} out of the pods, or make it a native sidecar (an init container with restartPolicy "
         "Always), which ends with the trainer; `mnist-job cancel {run} {flags}` ends this run, and a published model "
         "stays on the volume",
@@ -313,7 +313,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "dataset-unreadable": Problem(
         "the workers cannot read the dataset: they have no permission, or something else is in its place",
-        "make what the message names a file or folder that user and group 65532 can read",
+        "make the path in the message a file or folder that user and group 65532 can read",
     ),
     "dataset-other": Problem(
         "the dataset is not the one that the run started with, or not the one that its folder is named after",
@@ -325,7 +325,7 @@ PROBLEMS: dict[str, Problem] = {
         "free space, or change the volume's mode and owner: the workers write as user and group 65532",
     ),
     "temporary-not-writable": Problem(
-        "the folder for temporary files, /tmp, is full, or cannot be written",
+        "the folder for temporary files, /tmp, is full or cannot be written",
         "raise the sizeLimit of the volume `tmp` in an overlay, and submit the run again",
     ),
     "output-link": Problem(
@@ -341,7 +341,7 @@ PROBLEMS: dict[str, Problem] = {
         "use the original flags, or choose another --name",
     ),
     "other-model": Problem(
-        "model.py is not the one with which the run began",
+        "model.py is not the one that the run began with",
         "use the image with the original model.py, or choose another --name",
     ),
     "other-workers": Problem(

@@ -68,9 +68,9 @@ def kueue_on(cluster: Cluster, run: Run) -> str:
 
 
 def own_events(cluster: Cluster, run: Run, claim: str) -> tuple[Object, ...]:
-    """The events of a run's Job, of its pods, deleted ones too, and of its claim, the oldest first.
+    """The events of a run's Job, its pods (including deleted ones) and its claim, the oldest first.
 
-    Those of a few pods are requested by the pods' names. For many pods, one list of the events of all pods is shorter.
+    Events of a few pods are requested by the pods' names. For many pods, one list of the events of all pods is shorter.
     """
 
     def select(**about: str) -> list[Object]:
@@ -95,8 +95,8 @@ def own_events(cluster: Cluster, run: Run, claim: str) -> tuple[Object, ...]:
 def unreachable_nodes(cluster: Cluster, pods: Iterable[Object]) -> tuple[str, ...] | None:
     """The nodes of a run's pods that are not ready; None if this user may not read nodes, or all pods are ready.
 
-    The cluster marks the pods of such a node as not ready, so only the nodes of pods that are not ready are requested:
-    a few of them, for a thousand pods may start at the same time.
+    Kubernetes marks the pods of a node that is not ready as not ready, so only the nodes of such pods are requested.
+    At most a few nodes are requested, because a thousand pods may start at the same time.
     """
     suspects = [p for p in pods if is_scheduled(p) and not has_finished(p) and not pod_condition(p, "Ready")]
     suspects.sort(key=is_cut_off, reverse=True)

@@ -188,7 +188,7 @@ def explain_progress(run: Run) -> Explanation:
 
 
 def explain_failed_container(run: Run) -> Explanation | None:
-    """A container that failed beside a trainer that goes on: its pod fails once the trainer ends."""
+    """A container that failed while its trainer still runs: the pod fails once the trainer ends."""
     for rank, pod in run.newest.items():
         failed = failed_container(pod)
         if failed is None or has_finished(pod):

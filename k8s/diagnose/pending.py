@@ -38,7 +38,7 @@ class Obstacle(NamedTuple):
     """What prevents one pod from continuing.
 
     text follows the name of one worker or of several, so it begins with `cannot`. reason is a key of PROBLEMS; when is
-    RFC 3339. container is the name of the container that the remedy is about, if that is not the trainer's.
+    RFC 3339. container is the name of the container that the remedy is about, if it is not the trainer.
     """
 
     reason: str

@@ -1,4 +1,4 @@
-"""Why Kueue has not started a run, in its own words: the conditions and admission checks of the run's Workload. Pure.
+"""Why Kueue has not started a run, quoted from the conditions and admission checks of the run's Workload. Pure.
 
 The API's versions v1beta1 and v1beta2 have the same ones.
 """
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 NOT_INSTALLED = "Kueue is not installed in this cluster, so nothing starts it"
-FORBIDDEN = "this user may not read Kueue's Workloads, which say why"
-NO_WORKLOAD = "Kueue has made no Workload for it yet; without one, see whether Kueue runs and manages this namespace"
+FORBIDDEN = "this user may not read Kueue's Workloads, which give the reason"
+NO_WORKLOAD = "Kueue has no Workload for it yet; if none appears, check that Kueue runs and manages this namespace"
 
 
 def kueue_says(workloads: Sequence[Object]) -> str:
-    """What the newest Workload of a run that is not admitted says about that."""
+    """What the newest Workload of a run says about why it is not admitted."""
     if not workloads:
         return NO_WORKLOAD
     workload = max(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))

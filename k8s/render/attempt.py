@@ -41,8 +41,8 @@ def record_submission(job: Object) -> Object:
 def submitted(job: Object) -> Object:
     """A Job without its name, as it was sent.
 
-    A Job that the launcher did not send has no record of it, and in one that kustomize renamed the record has the old
-    names: such a Job is taken as it is, without what Kubernetes added.
+    A Job that the launcher did not send has no record, and if kustomize renamed a Job, its record has the old names.
+    Such a Job is used as it is, without the fields that Kubernetes added.
     """
     if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
         record = json.loads(text)

@@ -43,7 +43,7 @@ def job(submission: Submission) -> Object:
 
 
 def take_namespace(job: Object, given: str | None, overlay: str) -> str | None:
-    """The one namespace of all that is sent: the overlay's, which is removed from its Job, or else the one given.
+    """The namespace for everything that is sent: the overlay's, which is removed from the Job, or else the given one.
 
     Args:
         job: as job() rendered it.
@@ -143,7 +143,7 @@ def put_on_one_node(job: Object, label: str = CLAIM_LABEL) -> None:
 
     Args:
         job: the rendered Job.
-        label: names the claim that one node at a time can use; the node is that of all pods with this claim.
+        label: names the claim that only one node at a time can use. All pods with this claim then share a node.
     """
     import yaml  # noqa: PLC0415 - not needed for a command's --help
 

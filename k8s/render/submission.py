@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 MOST_WORKERS = 1000
-# Kubernetes quantities above 0. Thousandths of a byte, and thousands of CPUs, are somebody's mistake.
+# Kubernetes quantities above 0, without thousandths of a byte and thousands of CPUs, which can only be mistakes.
 ABOVE_0 = r"(?=.*[1-9])[0-9]+(\.[0-9]+)?"
 CPU, MEMORY = re.compile(f"{ABOVE_0}m?"), re.compile(f"{ABOVE_0}(k|M|G|T|Ki|Mi|Gi|Ti)?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")

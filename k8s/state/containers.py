@@ -1,4 +1,4 @@
-"""The containers of a pod, the trainer's and those that a mesh or a user adds, and which is in the way. Pure."""
+"""The containers of a pod: the trainer, and those that a mesh or a user adds and that may hold it up. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # The kubelet's reasons why a container waits: during a normal start, and because of its image.
 NORMAL_WAITS = {"ContainerCreating", "PodInitializing", ""}
 IMAGE_PROBLEMS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
-UNSPECIFIC = {"Error", "Completed", ""}  # the kubelet's reasons for an end that say nothing
+UNSPECIFIC = {"Error", "Completed", ""}  # the kubelet's reasons for an end that explain nothing
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Container:
 
     @property
     def done(self) -> bool:
-        """Whether those after it may start, if it is an init container or a sidecar."""
+        """For an init container or a sidecar: whether the containers after it may start."""
         if self.kind == "sidecar":
             return self.running is not None and bool(self.status.get("started"))
         return self.terminated is not None and not self.failed
@@ -77,7 +77,7 @@ class Container:
 
 
 def containers(pod: Object) -> list[Container]:
-    """The containers in the order in which they start; of the last, which start together, the trainer is the first.
+    """The containers in the order in which they start; the trainer comes first among those that start together.
 
     Ephemeral containers are left out: a pod waits for none of them.
     """
@@ -97,14 +97,14 @@ def containers(pod: Object) -> list[Container]:
 
 
 def trainer(pod: Object, name: str = CONTAINER) -> Container:
-    """The container that works, usually the trainer's; without a status before the kubelet has seen the pod."""
+    """The container that does the work, usually the trainer; it has no status before the kubelet has seen the pod."""
     return next((each for each in containers(pod) if each.name == name), Container(name, "", "container", {}))
 
 
 def unready(pod: Object, name: str = CONTAINER) -> Container | None:
     """The container that cannot start or, if all can, the one that the trainer waits for; None if there is none.
 
-    None too once the trainer has started. name is that of another container that works in its place.
+    Also None once the trainer has started. name names another container that does the work in its place.
     """
     every, main = containers(pod), trainer(pod, name)
     if main.running is not None or main.terminated is not None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
-LEAST_PREFIX = 40  # of a Job's name, with which the names of its pods begin: Kubernetes shortens long ones
+LEAST_PREFIX = 40  # characters: pods' names begin with the Job's name, but Kubernetes shortens long ones
 POD_CREATED = re.compile(r"^Created pod: (\S+)$")
 
 
@@ -21,7 +21,7 @@ def may_concern(event: Object, job_name: str, claim: str) -> bool:
 
 
 def created_pods(events_of_job: Iterable[Object]) -> list[str]:
-    """The names of the pods that a Job's events tell of, deleted ones too."""
+    """The names of the pods in a Job's events, including deleted pods."""
     return [match[1] for event in events_of_job if (match := POD_CREATED.match(message(event)))]
 
 

@@ -106,7 +106,7 @@ def container_exit(pod: Object) -> ContainerExit | None:
 
 
 def exit_of_other(pod: Object) -> ContainerExit | None:
-    """How a pod ended that another container made fail, and neither the trainer nor the kubelet; None for any other."""
+    """The end of a pod that failed because of another container, not the trainer or the kubelet; None for any other."""
     ended, failed, status = trainer(pod), failed_container(pod), pod["status"]
     if not failed or status.get("phase") != "Failed" or status.get("reason") or ended.failed:
         return None

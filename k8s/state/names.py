@@ -22,7 +22,7 @@ NAME_LABEL = "app.kubernetes.io/name"
 PART_OF_LABEL = "app.kubernetes.io/part-of"
 # Our own labels, because Argo CD, Helm and kustomize set app.kubernetes.io/instance to other names.
 RUN_LABEL = "mnist-job/run"  # of a Job that `retry` made: the run, because its name is not the Job's
-# Of pods: the claims that they mount, so that the scheduler can place pods that share one on one node.
+# Labels of pods: the claims that they mount, so that the scheduler can place pods that share a claim on one node.
 CLAIM_LABEL = "mnist-job/claim"
 DATA_LABEL = "mnist-job/data"
 SCHEDULE_LABEL = "mnist-job/schedule"  # of a Job: the schedule that the run belongs to

@@ -48,7 +48,7 @@ class Run:
     """One run, as the cluster shows it.
 
     events are those of the Job, of its pods, deleted ones too, and of its claim, the oldest first. record is the newest
-    of rank 0's log. down are the names of the nodes that are not ready; None if that was not asked. kueue is why Kueue
+    of rank 0's log. down are the names of the nodes that are not ready; None if nodes were not read. kueue is why Kueue
     has not started it; empty if it does not wait for Kueue. flags are the command-line flags that select the run's
     namespace and cluster.
     """
@@ -173,7 +173,7 @@ def exhausted_ranks(run: Run) -> set[int]:
 
 
 def state_of_end(run: Run) -> State | None:
-    """The state of a run in which a container keeps a pod from ending after its trainer; None for any other."""
+    """The state of a run in which a container keeps a pod from ending after its trainer; None for any other run."""
     container = next(filter(None, map(holding, run.newest.values())), None)
     ended = sum(map(has_finished, run.newest.values()))
     if container is None:

@@ -118,7 +118,7 @@ class Follower:
 
     def _read_log(self, pods: Iterable[Object]) -> None:
         """Read the log of rank 0's newest pod, if it has one and is not being read already."""
-        # While a container that was added cannot start, the phase is Pending although the trainer may run.
+        # While an added container cannot start, the phase is Pending although the trainer may run.
         readable = [p for p in pods if rank_of(p) == 0 and (started(p) or p["status"]["phase"] not in NOT_STARTED)]
         newest = max(readable, key=created, default=None)
         if newest and newest["metadata"]["uid"] != self._log_uid:

@@ -64,7 +64,7 @@ class Cursor:
         if not self._first:
             since = {} if self._since is None else {"since_s": max(1, math.ceil(time.monotonic() - self._since))}
             return {"since_time": "", "tail": self._tail, **since}
-        # What is sent again may begin with lines that were left out at first, up to the first line that was read.
+        # A repeated response may begin with lines that the first one left out, up to the first line that was read.
         self._before_first = (self._tail, self._since) != (None, None) and self._first in self._recent
         begin = datetime.fromtimestamp(self._newest - MARGIN_S, UTC)
         return {"since_time": begin.strftime("%Y-%m-%dT%H:%M:%SZ"), "tail": None}

@@ -56,7 +56,7 @@ def open_volume(
         run: the run whose pod template is used; None for the newest.
         writes: whether the pod may write to the volume.
         new: whether the claim may be one that has no volume yet.
-        absent: the claim, if it is to be created. If the API server refuses the pod, it is deleted again.
+        absent: the claim that is to be created, if any. It is deleted again if the API server refuses the pod.
 
     Raises:
         JobError: 64, no Job is left and no image is given.
@@ -81,7 +81,7 @@ def open_volume(
 
 
 def create(cluster: Cluster, pod: Object, claim: Object | None) -> None:
-    """Create a pod, and before it a claim if there is one to create; both or neither.
+    """Create a pod, and before it the claim, if one is to be created; if either is refused, neither is left.
 
     Raises:
         LauncherError: 2, the API server refuses one of them.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 CONTAINER = "volume"
-# None of the labels of a run's pods: selectors, the Service, the PodMonitor and their NetworkPolicy must not find it.
+# No label of a run's pods, so that selectors, the Service, the PodMonitor and the NetworkPolicy do not match it.
 LABELS = {PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
 VOLUME_POD_SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 LIFETIME_S = 3600  # the pod ends by itself if the launcher cannot delete it
@@ -45,7 +45,7 @@ CONTAINER_OF_RUN = ("image", "imagePullPolicy", "securityContext")
 def base_template(image: str, claim: str | None = None) -> Object:
     """The pod template of k8s/manifests/run, for a namespace in which no Job is left.
 
-    Nothing says for which architecture the image is: that of the manifests is preferred, and no other is ruled out.
+    The architecture of the image is not known: that of the manifests is preferred, but others are allowed.
     """
     [job] = kustomize(MANIFESTS / "run")
     template: Object = job["spec"]["template"]
@@ -98,7 +98,7 @@ def _is_output(volume: Object) -> bool:
 
 
 def _placement(spec: Object, node: str) -> Object:
-    """Where the pod can run: where the run's pods can, or on the node that has the volume if the image runs there."""
+    """Where the pod can run: wherever the run's pods can, or on the volume's node, if the image runs there."""
     selector = spec.get("nodeSelector", {})
     if node:
         fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]

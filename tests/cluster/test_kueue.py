@@ -91,8 +91,8 @@ def test_kueue_starts_and_preempts(shared: Namespace, undisturbed: Undisturbed, 
     assert {"cpu", "memory"} <= trainer_of(job["spec"]["template"])["resources"]["requests"].keys()
     wait_until(lambda: "Suspended" in conditions(shared.job("run")), "the suspension")
     remedy = (
-        "remedy: none if the queue only lacks room: Kueue starts the run once there is some; otherwise change what "
-        f"Kueue names; `kubectl describe workloads -n {shared.name}` shows all of it\n"
+        "remedy: none needed if the queue only lacks room: Kueue starts the run once it has room; otherwise correct "
+        f"what Kueue names; `kubectl describe workloads -n {shared.name}` shows the details\n"
     )
     sentence = f"the run waits in the queue {queue}: Kueue is not installed in this cluster, so nothing starts it"
     waits = ("queued", f"run: queued\n{sentence}\n{remedy}")

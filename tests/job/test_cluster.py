@@ -14,14 +14,14 @@ INDEXED = {"RUN": "r", "JOB_NAME": "j", "JOB_UID": "u", "JOB_COMPLETION_INDEX": 
 BY_INDEX = Cluster("r", "u", 1, ("j-0.s:2222", "j-1.s:2222"), ("j-0.s:9100", "j-1.s:9100"))
 BY_PEERS = Cluster("r", "u", 1, ("a:1", "b:2"), ("a:3", "b:4"))
 PEERS = {"PEERS": '[["a:1", "a:3"], ["b:2", "b:4"]]'}
-LEAVE = "to run it without a cluster, run `unset {0}` first, or put `env -u {0}` before the command"
+LEAVE = "to run without a cluster, run `unset {0}` first, or put `env -u {0}` before the command"
 FORM = '{"cluster": {"worker": ["host:port"]}, "task": {"type": "worker", "index": 0}}'
 REMEDY = f"; correct it in the form {FORM}; {LEAVE.format('TF_CONFIG')}"
 
 
 def not_set(variable: str, marker: str) -> str:
     """The sentence of a variable that is missing in an environment which the marker makes a cluster's."""
-    cause = f"{variable} is not set, but {marker} is, which makes this process a worker of a cluster"
+    cause = f"{variable} is not set, but {marker} is, so this process is a worker of a cluster"
     return f"{cause}; set {variable}; {LEAVE.format(marker)}"
 
 
@@ -254,7 +254,7 @@ def test_an_indexed_job_needs_every_variable(variable: str) -> None:
 
 def test_an_empty_index_is_refused() -> None:
     """It makes the process a worker, but does not say which."""
-    cause = "JOB_COMPLETION_INDEX is set, but empty, which makes this process a worker of a cluster"
+    cause = "JOB_COMPLETION_INDEX is set, but empty, so this process is a worker of a cluster"
     remedy = f"set JOB_COMPLETION_INDEX; {LEAVE.format('JOB_COMPLETION_INDEX')}"
     assert refusal(INDEXED | {"JOB_COMPLETION_INDEX": ""}) == f"{cause}; {remedy}"
 
@@ -263,7 +263,7 @@ def test_an_empty_index_is_refused() -> None:
 def test_a_service_that_makes_no_host_name_is_refused(service: str) -> None:
     """The workers would wait for such a name until --join-timeout."""
     address = f"j-0.{service}:2222"
-    sentence = f"a name from JOB_NAME and SERVICE has the address {address!r}, which is not host:port"
+    sentence = f"the host name from JOB_NAME and SERVICE has the address {address!r}, which is not host:port"
     assert refusal(INDEXED | {"SERVICE": service}) == sentence
 
 

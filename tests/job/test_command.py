@@ -95,7 +95,7 @@ def test_a_wrong_identity_is_refused(variables: dict[str, str], sentence: str, t
 @pytest.mark.parametrize("flag", ["--workers=1", "--name=other"])
 def test_flags_that_the_environment_sets_are_refused_in_a_cluster(flag: str, tmp_path: Path) -> None:
     """The workers and the run's name, even with the value from the environment. The sentence names the variable."""
-    message = "cannot be used in a cluster, which TF_CONFIG makes this process a worker of"
+    message = "cannot be used in a cluster, and TF_CONFIG makes this process a worker"
     sentence = f"{flag.partition('=')[0]} {message}; leave it out; {LEAVE.format('TF_CONFIG')}"
     check(Exit.USAGE, sentence, tmp_path / "output", flag, env={"TF_CONFIG": ONE, "RUN": "r"})
 
@@ -129,7 +129,7 @@ def test_a_read_only_output_folder_is_refused(prepared: Path, tmp_path: Path) ->
             assert ended.code == Exit.OUTPUT
             (line,) = ended.stderr.splitlines()
             assert line.startswith(f"error: worker 0: the output folder cannot be written at {folder}/.probe.")
-            assert line.endswith("; free space, or use a writable folder: --output")
+            assert line.endswith("; free space, or choose a writable folder with --output")
             assert ended.seconds < LIMIT_S
             assert contents(tmp_path) == before
 

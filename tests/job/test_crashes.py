@@ -21,7 +21,7 @@ from tests.job.processes import wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-UNFIT = "error: TensorFlow cannot run on this CPU, "
+UNFIT = "error: TensorFlow cannot run on this CPU ("
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_run_ends_at_once_on_an_unfit_cpu(
     ended = processes.run(*arguments, env=environment | crash(signal.SIGILL))
     *before, last = ended.stderr.splitlines()
     assert (ended.code, before) == (Exit.BUG, [])
-    assert "TensorFlow cannot run on this CPU, " in last
+    assert "TensorFlow cannot run on this CPU (" in last
     assert "restarting" not in ended.stdout
     assert not (tmp_path / "output").exists()
 
@@ -79,7 +79,7 @@ def test_predict_names_another_crash(predict: list[str], environment: dict[str, 
     ended = subprocess.run(
         predict, check=False, capture_output=True, text=True, cwd=processes.ROOT, env=environment | crash(signal.SIGBUS)
     )
-    sentence = "error: the command was ended by SIGBUS; run it again, and report it if it happens again\n"
+    sentence = "error: the command was ended by SIGBUS; run it again, and report it if this happens again\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (Exit.BUG, "", sentence)
 
 
@@ -111,10 +111,10 @@ def test_predict_takes_no_process_along(
     ("number", "flags", "unfit"),
     [
         (signal.SIGILL, "flags\t\t: fpu avx", "Some CPU"),
-        (signal.SIGILL, "flags\t\t: fpu sse4_2", "Some CPU, which has no AVX"),
+        (signal.SIGILL, "flags\t\t: fpu sse4_2", "Some CPU, without AVX"),
         (signal.SIGILL, "Features\t: fp asimd", "Some CPU"),
-        (signal.SIGABRT, "flags\t\t: fpu sse4_2", "Some CPU, which has no AVX"),
-        (signal.SIGSEGV, "flags\t\t: fpu sse4_2", "Some CPU, which has no AVX"),
+        (signal.SIGABRT, "flags\t\t: fpu sse4_2", "Some CPU, without AVX"),
+        (signal.SIGSEGV, "flags\t\t: fpu sse4_2", "Some CPU, without AVX"),
         (signal.SIGABRT, "flags\t\t: fpu avx", ""),
         (signal.SIGABRT, "Features\t: fp asimd", ""),
         (signal.SIGKILL, "flags\t\t: fpu sse4_2", ""),
@@ -129,7 +129,7 @@ def test_which_ends_mean_an_unfit_cpu(
     monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n\nprocessor\t: 1\n")
     found = cpu.unfit(number)
-    expected = f"TensorFlow cannot run on this CPU, {unfit}: " if unfit else ""
+    expected = f"TensorFlow cannot run on this CPU ({unfit}): " if unfit else ""
     assert (found.message if found else "").startswith(expected)
     assert (found is not None) == bool(unfit)
 
@@ -139,4 +139,4 @@ def test_a_system_that_does_not_describe_its_cpu(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "absent")
     found = cpu.unfit(signal.SIGILL)
     assert found is not None
-    assert found.message == "TensorFlow cannot run on this CPU, of an unknown model: SIGILL ended its process"
+    assert found.message == "TensorFlow cannot run on this CPU (unknown model): SIGILL ended its process"

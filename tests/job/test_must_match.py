@@ -120,8 +120,8 @@ def test_another_model_is_78_and_the_file_is_named(package: Path) -> None:
             check_match("run 'a'", BEFORE, BEFORE | {"model": "d" * 64} | others)
         assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-model")
         assert str(caught.value) == (
-            f"the model changed since the run began: {package}/model.py had SHA-256 cccccccccccc and has dddddddddddd; "
-            "restore the original file, or use another --name"
+            f"the model changed since the run began: {package}/model.py had SHA-256 cccccccccccc and now has "
+            "dddddddddddd; restore the original file, or use another --name"
         )
 
 

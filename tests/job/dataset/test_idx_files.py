@@ -141,7 +141,7 @@ def test_two_datasets_are_not_mixed(folder: Path) -> None:
     error = refusal(folder)
     assert (error.code, error.reason) == (Exit.USAGE, "idx-ambiguous")
     assert error.message == (
-        f"{folder}/FashionMNIST/raw/{TRAIN_IMAGES} and {folder}/MNIST/raw/{TRAIN_IMAGES} could both be meant, and they "
+        f"{folder}/FashionMNIST/raw/{TRAIN_IMAGES} and {folder}/MNIST/raw/{TRAIN_IMAGES} could both be the same part "
         "differ"
     )
     assert is_read(folder / "MNIST")
@@ -160,7 +160,7 @@ def test_what_is_there_is_named_if_a_part_is_missing(folder: Path, contents: dic
     assert (error.code, error.reason) == (Exit.DATA_MISSING, "idx-missing")
     missing = "training labels, test images, test labels"
     assert error.message == (f"{folder} has no {missing}: it has archive.zip, raw/images, raw/train-images.idx3-ubyte")
-    assert "unpack archives" in error.hint
+    assert "extract archives" in error.hint
     for number in range(20):
         put(folder / f"{number:02}", b"")
     assert refusal(folder).message.endswith(": it has 00, 01, 02, 03, 04, 05, 06, 07 and 15 more")
@@ -225,8 +225,8 @@ def test_files_that_are_not_the_published_ones_are_told(
     write_idx(folder, *digits)
     reported: list[str] = []
     prepare_dataset(Config(data=tmp_path / "data", dataset=name), folder, reported.append)
-    consequence = f"training, reports and `predict` will treat them as {name} all the same, unless you move "
-    consequence += f"{tmp_path}/data/{name} away"
+    consequence = f"training, reports and `predict` still treat them as {name}; if this is not what you "
+    consequence += f"want, move {tmp_path}/data/{name} away"
     warnings = [line for line in reported if line.startswith("warning: ")]
     assert warnings == [
         f"warning: the files in {folder} are {difference}; {consequence}" for _ in range(bool(difference))

@@ -531,7 +531,7 @@ def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_data_folder_that_fails_is_told_by_its_error(
     data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, reason: str
 ) -> None:
-    """A disk that fails for now may recover, also if array_record says so in words."""
+    """A disk that fails temporarily may recover, also if array_record says so in words."""
     for error in (OSError(number, os.strerror(number)), RuntimeError(f"write() failed: {os.strerror(number)}; at a")):
 
         def fail(*_: object, error: Exception = error, **__: object) -> None:
@@ -552,7 +552,7 @@ def test_a_data_folder_that_fails_is_told_by_its_error(
 def test_raw_files_that_cannot_be_read(
     data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, sentence: str
 ) -> None:
-    """A disk that fails for now may recover; a missing permission does not come by itself."""
+    """A disk that fails temporarily may recover; a missing permission does not come by itself."""
     open_file = Path.open
 
     def refuse(path: Path, *arguments: Any, **options: Any) -> Any:

@@ -269,7 +269,7 @@ def test_a_trainer_without_a_step_is_replaced(
     assert starts(tmp_path) == 2
     [stalled] = [(r.reason, r.message, r.hint) for r in shown(capfd)[0] if r.phase == "restarting"]
     message = "the trainer made no progress in phase training for 5 s"
-    assert stalled == ("stalled", message, "raise --stall-timeout if a step may take as long")
+    assert stalled == ("stalled", message, "raise --stall-timeout if a step may take that long")
 
 
 def test_a_trainer_without_a_pulse_is_replaced(
@@ -415,10 +415,10 @@ def test_a_cpu_without_an_instruction_is_final_at_once(
     assert starts(tmp_path) == 1
     message = termination_message(tmp_path)
     assert (message["code"], message["reason"]) == (Exit.BUG, "cpu-unfit")
-    why = "TensorFlow cannot run on this CPU, Old CPU, which has no AVX: SIGILL ended its process"
+    why = "TensorFlow cannot run on this CPU (Old CPU, without AVX): SIGILL ended its process"
     assert message["message"] == why
     assert message["hint"] == (
-        "use another machine, or a node with another CPU (--node-selector), or a build of TensorFlow for this one"
+        "use another machine, or a node with another CPU (--node-selector), or a build of TensorFlow for this CPU"
     )
 
 

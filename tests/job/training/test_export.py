@@ -179,7 +179,7 @@ def refusal(folder: Path) -> JobError:
 def check_temporary(error: JobError, folder: Path, what: str) -> None:
     """The code, the reason and the whole sentence."""
     assert (error.code, error.reason) == (Exit.OUTPUT, "temporary-not-writable")
-    remedy = "free space there: in Kubernetes raise the sizeLimit of the volume that is mounted there, elsewhere set"
+    remedy = "free space there: in Kubernetes, raise the sizeLimit of the volume that is mounted there; elsewhere, set"
     assert str(error) == f"the temporary folder {folder} cannot be written: {what}; {remedy} TMPDIR to another folder"
 
 

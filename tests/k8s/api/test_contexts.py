@@ -39,7 +39,7 @@ def test_no_current_context(nowhere: Path) -> None:
     """The sentence names the contexts that there are, and how to choose one."""
     content = kubeconfig("http://a")
     del content["current-context"]
-    sentence = f"the kubeconfig has no current context, but one, two, broken{CHOOSE}"
+    sentence = f"the kubeconfig sets no current context; it has one, two, broken{CHOOSE}"
     assert told(nowhere, content) == sentence
     assert told(nowhere, content | {"current-context": ""}) == sentence
     assert told(nowhere, content | {"current-context": "gone"}) == (
@@ -87,7 +87,10 @@ def test_no_file_of_the_variable_exists(nowhere: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("KUBECONFIG", f"{nowhere}-1::{nowhere}-2")
     with pytest.raises(LauncherError) as caught:
         connect(None, None, print)
-    assert str(caught.value) == f"no file of $KUBECONFIG ({nowhere}-1::{nowhere}-2) exists; correct it, or unset it"
+    assert (
+        str(caught.value)
+        == f"no file of $KUBECONFIG ({nowhere}-1::{nowhere}-2) exists; correct the variable, or run `unset KUBECONFIG`"
+    )
 
 
 def test_several_files(nowhere: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Server]) -> None:
@@ -157,7 +160,7 @@ USER = {"name": "u", "user": {"token": "5318008"}}
         ({"users": ["5318008"]}, "`users` of {file} is not a list of mappings"),
         ({"users": [{"user": {"token": "5318008"}}]}, "a user of {file} has no name that is text"),
         ({"users": [{"name": 5318008}]}, "a user of {file} has no name that is text"),
-        ({"users": [USER, USER]}, "{file} has two users of the name 'u'"),
+        ({"users": [USER, USER]}, "{file} has two users named 'u'"),
         (kubeconfig("http://a") | {"users": [USER | {"user": "5318008"}]}, "the user 'u' of {file} is not a mapping"),
         (
             kubeconfig("http://a") | {"users": [{"name": "u", "user": {"exec": "5318008"}}]},

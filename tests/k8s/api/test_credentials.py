@@ -183,7 +183,7 @@ def test_another_user_that_cannot_be_named(nowhere: Path, field: str, value: str
     values: dict[str, Any] = {"as-groups": [value], "as-user-extra": {"a": [value]}}
     content["users"][0]["user"] = {"as": "weaker", field: values.get(field, value)}
     nowhere.write_text(json.dumps(content))
-    with pytest.raises(LauncherError, match=f"^what `as` says of the user 'u' {LINE}$"):
+    with pytest.raises(LauncherError, match=f"^what `as` contains for the user 'u' {LINE}$"):
         connect(None, None, print)
 
 
@@ -218,7 +218,7 @@ def test_a_plugin_beside_the_kubeconfig(nowhere: Path, serve: Callable[..., Serv
     [
         (
             {"name": "azure", "config": {"access-token": "5318008"}},
-            ", 'azure', is not supported; use a credential plugin (exec) in its place",
+            ", 'azure', is not supported; use a credential plugin (exec) instead",
         ),
         ({"name": "oidc"}, " gives no valid token; log in to the cluster again"),
         ({"name": "oidc", "config": {"id-token": "5318008"}}, " gives no valid token; log in to the cluster again"),

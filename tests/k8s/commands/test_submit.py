@@ -33,7 +33,7 @@ def test_a_submission_that_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     """A failed check is reported with its remedy, and nothing is created, not even the setup."""
     cluster = ready_cluster(runs=(1, 29))
     with pytest.raises(
-        LauncherError, match=r"^digits was not submitted; see above; --skip-checks submits it in spite of that$"
+        LauncherError, match=r"^digits was not submitted; see above; --skip-checks submits it all the same$"
     ):
         submit.submit(cluster.given(), render.job(Submission("digits")))
     old = "the cluster runs Kubernetes 1.29; this job needs 1.31 or newer"

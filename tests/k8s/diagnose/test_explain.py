@@ -175,7 +175,7 @@ def test_remedies_of_the_launcher_go_before_the_workers_hint(code: int, reason: 
 
 def test_a_node_without_the_gpu_that_it_promises_is_named() -> None:
     """The worker knows its pod's name only."""
-    message = "--device gpu: TensorFlow finds no GPU on demo-1-x, which has no driver of NVIDIA's"
+    message = "--device gpu: TensorFlow finds no GPU on demo-1-x, which has no NVIDIA driver"
     pod = ended(1, 75, message=termination(75, "no-gpu", message, "check the driver"))
     node = pod["spec"]["nodeName"]
     flags = "-n team --context kind"

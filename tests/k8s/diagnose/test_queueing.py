@@ -38,7 +38,10 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
 @pytest.mark.parametrize(
     ("workloads", "said"),
     [
-        ([], "Kueue has made no Workload for it yet; without one, see whether Kueue runs and manages this namespace"),
+        (
+            [],
+            "Kueue has no Workload for it yet; if none appears, check that Kueue runs and manages this namespace",
+        ),
         ([workload()], "Kueue has not looked at it yet"),
         ([{**workload(), "status": {}}], "Kueue has not looked at it yet"),
         ([workload(PENDING)], f"Pending: {NO_ROOM}"),
@@ -128,7 +131,7 @@ class Refusing(FakeCluster):
     ("code", "said"),
     [
         (0, f"Pending: {NO_ROOM}"),
-        (403, "this user may not read Kueue's Workloads, which say why"),
+        (403, "this user may not read Kueue's Workloads, which give the reason"),
         (404, "Kueue is not installed in this cluster, so nothing starts it"),
     ],
 )

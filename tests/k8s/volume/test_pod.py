@@ -57,7 +57,7 @@ def test_output_over_a_broken_connection() -> None:
             73,
             (
                 "error: the output folder cannot be written at /output/latest: No space left on device; "
-                "free space, or use a writable folder: --output"
+                "free space, or choose a writable folder with --output"
             ),
             1,
             (
