@@ -142,7 +142,7 @@ def test_two_datasets_are_not_mixed(folder: Path) -> None:
     assert (error.code, error.reason) == (Exit.USAGE, "idx-ambiguous")
     assert error.message == (
         f"{folder}/FashionMNIST/raw/{TRAIN_IMAGES} and {folder}/MNIST/raw/{TRAIN_IMAGES} could both be the same part "
-        "differ"
+        "of the dataset, but they differ"
     )
     assert is_read(folder / "MNIST")
 
