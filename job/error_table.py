@@ -233,11 +233,11 @@ def job_error(error: BaseException, source: str, where: Path | str) -> JobError 
 def find_os_error(error: BaseException) -> OSError | None:
     """The error of the operating system that an exception is or quotes; None if there is none.
 
-    Its causes are asked too. A JobError is never one: it has been judged.
+    Its causes count too. A JobError is never one: its ending is already decided.
     """
     asked: list[BaseException] = []
     cause: BaseException | None = error
-    while cause and cause not in asked and not isinstance(cause, JobError):  # `raise error from error` is a circle
+    while cause and cause not in asked and not isinstance(cause, JobError):  # `raise error from error` forms a loop
         if isinstance(cause, OSError) and cause.errno is not None:
             return cause
         text = str(cause)

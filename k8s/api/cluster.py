@@ -189,7 +189,7 @@ class Cluster:
     ) -> None:
         """Watch these objects from now on, so that select() of them, with any field selector, sends no request.
 
-        Returns once they are listed. What this user may not list or watch, select() requests each time.
+        Returns once they are listed. If this user may not list or watch them, select() requests them each time.
 
         Args:
             kind: their kind.

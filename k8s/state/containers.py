@@ -66,7 +66,7 @@ class Container:
 
     @property
     def doing(self) -> str:
-        """What it does while it has not ended, for a sentence."""
+        """What it does now if it has not ended, for a sentence."""
         if self.running is not None:
             return "still runs"
         return f"waits ({self.waiting['reason']})" if self.waiting else "has not started"

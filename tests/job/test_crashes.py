@@ -43,7 +43,9 @@ def predict(tmp_path: Path) -> list[str]:
     """The command that classifies a picture."""
     model = tmp_path / "model"
     (model / "saved_model" / "1").mkdir(parents=True)
-    (model / "report.json").write_text(json.dumps({"dataset": {"classes": [str(digit) for digit in range(10)]}}))
+    (model / "report.json").write_text(
+        json.dumps({"dataset": {"dataset": "mnist", "classes": [str(digit) for digit in range(10)]}})
+    )
     pixels = np.zeros((28, 28), np.uint8)
     pixels[4:24, 13:16] = 255
     Image.fromarray(pixels).save(tmp_path / "one.png")

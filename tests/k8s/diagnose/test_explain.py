@@ -387,8 +387,8 @@ def test_queued_and_cancelled() -> None:
     assert why(run) == [
         "the run waits in the queue night: Kueue has not admitted it yet",
         (
-            "remedy: none if the queue only lacks room: Kueue starts the run once there is some; otherwise change what "
-            "Kueue names; `kubectl describe workloads -n team --context kind` shows all of it"
+            "remedy: none needed if the queue only lacks room: Kueue starts the run once it has room; otherwise "
+            "correct what Kueue names; `kubectl describe workloads -n team --context kind` shows the details"
         ),
     ]
     run.job["metadata"]["annotations"] = {CANCELLED: "2026"}
