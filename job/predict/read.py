@@ -110,8 +110,8 @@ def _decode(path: Path, picture: Image.Image) -> ink.Floats:
     whole = picture.format == "TIFF" or (picture.format == "JPEG" and bool(picture.info.get("progressive")))
     rich = picture.mode.startswith(("I", "F")) or picture.has_transparency_data
     if pixels > (LARGE if rich else 2 * LARGE if whole else MOST):
-        small = path.with_name(path.stem + "-small.png")
-        remedy = f"make it smaller: {shlex.join(['magick', str(path), '-resize', '2000x2000', str(small)])}"
+        reduced = path.with_name(path.stem + "-small.png")
+        remedy = f"make it smaller: {shlex.join(['magick', str(path), '-resize', '2000x2000', str(reduced)])}"
         raise ValueError(f"it has {pixels / 1e6:.0f} megapixels, and would fill the memory; {remedy}")
     if picture.format == "JPEG":
         picture.draft(None, (SEEN, SEEN))

@@ -27,7 +27,7 @@ OTHER_MODULES = {
 BY_HAND = {"not-published"}  # only `promote RUN` raises it
 ERRORS, REASON = {"JobError", "Outcome"}, 1
 # The sources of error_table.py that only other commands have.
-OTHER_SOURCES = {"published runs", "data folder", "raw files", "page", "model", "picture"}
+OTHER_SOURCES = {"published runs", "data folder", "raw files", "page", "standard output", "model", "picture"}
 
 
 def reasons(module: Path) -> set[str]:
