@@ -47,18 +47,21 @@ def check_service(cluster: Cluster, job: Object) -> Check:
     if service is None:
         message = f"the Service {name} does not exist in namespace {cluster.namespace}"
         return Check("service", "failed", message, "create it, or use an overlay that names the Service mnist-job")
-    spec, labels, problem = service["spec"], template["metadata"]["labels"], ""
+    spec, labels = service["spec"], template["metadata"]["labels"]
+    state, problem, effect = "failed", "", "would not find each other"
     if spec.get("clusterIP") != "None":
         problem = "has an address of its own (clusterIP is not None)"
-    elif not spec.get("publishNotReadyAddresses"):
-        problem = "does not publish addresses of pods that are not ready"
     elif not spec.get("selector", {}).items() <= labels.items():
         problem = "does not select the run's pods"
+    elif not spec.get("publishNotReadyAddresses"):
+        state, problem = "warning", "does not publish addresses of pods that are not ready"
+        effect = "find each other only once they are ready"
     if not problem:
         return Check("service", "ok", name)
-    message = f"the Service {name} {problem}, so the workers would not find each other"
-    command = f"kubectl delete service {name} -n {cluster.namespace}"
-    return Check("service", "failed", message, f"delete it, and submit creates it again: `{command}`")
+    message = f"the Service {name} {problem}, so the workers {effect}"
+    remedy = f"delete it, and submit creates it again: `kubectl delete service {name} -n {cluster.namespace}`"
+    other = f"correct it, or use an overlay that names the Service {APP}"
+    return Check("service", state, message, remedy if name == APP else other)
 
 
 def needed(job: Object) -> list[Object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.api.errors import ApiError, LauncherError, unreached
-from k8s.checks import preflight
+from k8s.checks import preflight, setup
 from k8s.commands import submit
 from k8s.render import render
 from k8s.render.submission import Submission
@@ -305,7 +305,6 @@ def test_a_namespace_that_is_being_deleted() -> None:
     ("change", "problem"),
     [
         ({"clusterIP": "10.0.0.7"}, "has an address of its own (clusterIP is not None)"),
-        ({"publishNotReadyAddresses": False}, "does not publish addresses of pods that are not ready"),
         ({"selector": {"app": "other"}}, "does not select the run's pods"),
         ({"selector": {"app.kubernetes.io/name": "mnist-job", "team": "a"}}, "does not select the run's pods"),
         ({}, ""),
@@ -322,3 +321,27 @@ def test_a_service_of_another_kind(change: Object, problem: str) -> None:
     if problem:
         assert found.message == f"the Service mnist-job {problem}, so the workers would not find each other"
         assert found.remedy == "delete it, and submit creates it again: `kubectl delete service mnist-job -n here`"
+
+
+def test_a_service_without_the_addresses_of_pods_that_are_not_ready() -> None:
+    """Pods are ready soon after they start, so the workers find each other a little later: a warning."""
+    [service] = [new for new in render.setup_objects() if new["kind"] == "Service"]
+    del service["spec"]["publishNotReadyAddresses"]
+    cluster = ready_cluster()
+    cluster.objects["Service", APP] = service
+    found = check_of("service", cluster)
+    assert found.state == "warning"
+    assert found.message == (
+        "the Service mnist-job does not publish addresses of pods that are not ready, so the workers find each other "
+        "only once they are ready"
+    )
+
+
+def test_a_service_of_an_overlay_that_is_wrong() -> None:
+    """Submit creates no Service of another name, so its own user has to correct it."""
+    cluster = ready_cluster()
+    cluster.objects["Service", "ours"] = named("Service", "ours", spec={"clusterIP": "10.0.0.7"})
+    job = render.job(Submission("digits"))
+    job["spec"]["template"]["spec"]["subdomain"] = "ours"
+    found = setup.check_service(cluster.given(), job)
+    assert found.remedy == "correct it, or use an overlay that names the Service mnist-job"
