@@ -108,7 +108,7 @@ def settings(arguments: argparse.Namespace) -> config.Config:
 
 
 def show(sentence: str) -> None:
-    """Print a sentence at once; that it cannot be printed is no error of what it is about."""
+    """Print a sentence at once; if that fails, it is not an error of the dataset."""
     with process.standard_output():
         print(sentence)
 

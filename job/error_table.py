@@ -144,7 +144,7 @@ TABLE: dict[str, dict[str, Ending | None]] = {
             Exit.OUTPUT,
             "stdout-not-writable",
             "standard output cannot be written: {what}",
-            "send it to a place with free space",
+            "write it to a place with free space",
         ),
     },
     # A published model, and a picture, which `predict` reads.

@@ -51,7 +51,7 @@ def age() -> float:
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """What is printed inside is on standard output at the end.
+    """Flush standard output at the end of the block.
 
     Raises:
         JobError: 73 or 75 if standard output cannot be written.

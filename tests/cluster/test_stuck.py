@@ -162,7 +162,7 @@ def test_a_container_that_fails_beside_the_trainer(shared: Namespace) -> None:
 
 
 def test_an_init_container_that_waits_and_one_that_fails(shared: Namespace) -> None:
-    """`why` names it, where the image of the trainer would seem to be pulled."""
+    """`why` names it, although it looks as if the trainer's image is pulled."""
     job = with_container(shared.render("waits"), "import time; time.sleep(3600)", "initContainers")
     assert_explained(shared, job, "worker 0 cannot start yet: init container added has not ended")
     job = with_container(shared.render("fails"), "raise SystemExit(3)", "initContainers")

@@ -119,7 +119,7 @@ def test_a_task_that_the_cluster_does_not_list_is_refused(index: int) -> None:
 
 @pytest.mark.parametrize("index", ["0", "1", "one", "", 0.0, 1.5, None, True, False, [0], {}])
 def test_an_index_that_is_no_number_is_refused(index: Any) -> None:
-    """Not even one that would be listed as a number."""
+    """Not even true or 0.0, which Python takes for a number."""
     problem = f"has {json.dumps(index)} as `index`, which must be a whole number without quotation marks"
     assert refusal(tf_config("worker", index, worker=["a:1", "b:2"])) == f"TF_CONFIG {problem}{REMEDY}"
 

@@ -278,7 +278,7 @@ def test_standard_output_that_fails_is_told(ending: str, command: str, trained: 
             env=processes.environment({"PYTHONUNBUFFERED": ""}),
         )
     if ending == "full":
-        sentence = "cannot be written: No space left on device; send it to a place with free space"
+        sentence = "cannot be written: No space left on device; write it to a place with free space"
         expected: tuple[int, str] = Exit.OUTPUT, f"error: standard output {sentence}\n"
     elif command == "compare":  # rich ends quietly
         expected = 1, ""

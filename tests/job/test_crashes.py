@@ -127,7 +127,7 @@ def test_predict_takes_no_process_along(
 def test_which_ends_mean_an_unfit_cpu(
     number: int, flags: str, unfit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorFlow aborts if it sees itself that AVX is missing. Other CPUs than x86 list no such flags."""
+    """TensorFlow aborts if it notices that AVX is missing. CPUs other than x86 list no such flags."""
     monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n\nprocessor\t: 1\n")
     found = cpu.unfit(number)
@@ -137,7 +137,7 @@ def test_which_ends_mean_an_unfit_cpu(
 
 
 def test_a_system_that_does_not_describe_its_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As macOS."""
+    """MacOS has no /proc/cpuinfo."""
     monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "absent")
     found = cpu.unfit(signal.SIGILL)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Tests of where each error of the operating system, and each of TensorFlow's, goes."""
+"""Tests of the exit code and message for each error of the operating system and of TensorFlow."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def test_sentences_of_a_failing_disk(source: str, sentence: str) -> None:
         (OSError("image file is truncated"), None),
     ],
 )
-def test_errors_that_are_told_in_words(error: Exception, number: int | None) -> None:
+def test_errors_that_are_reported_in_words(error: Exception, number: int | None) -> None:
     """array_record, the dynamic linker and TensorFlow's file system repeat the system's words after punctuation."""
     found = find_os_error(error)
     assert (found and found.errno) == number
 
 
 def test_the_cause_of_an_exception_counts() -> None:
-    """Libraries raise exceptions of their own from the system's."""
+    """Libraries raise their own exceptions from those of the system."""
     error = ValueError("cannot be read")
     error.__cause__ = OSError(errno.ESTALE, "Stale file handle")
     found = find_os_error(error)
@@ -138,7 +138,7 @@ def test_causes_in_a_circle_end() -> None:
     ],
 )
 def test_tensorflows_errors_of_the_output(error: Exception, code: Exit, reason: str) -> None:
-    """As if Python had written the file. What is not of the file system keeps its meaning."""
+    """They end as if Python had written the file. Other errors keep their meaning."""
     with pytest.raises((JobError, tf.errors.OpError)) as caught, errors_from("output", Path("/a")):
         raise error
     failure = failure_of(caught.value, 1)
@@ -146,7 +146,7 @@ def test_tensorflows_errors_of_the_output(error: Exception, code: Exit, reason: 
 
 
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python gives no number of the error then."""
+    """Python's exception has no error number."""
 
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")

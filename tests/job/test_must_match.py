@@ -24,7 +24,7 @@ BEFORE = {"train": "a" * 64, "test": "b" * 64, "model": "c" * 64, "seed": 0, "ep
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder from which the job's modules are imported, with a model.py that cannot be."""
+    """A folder from which the job's modules are imported, with a model.py that cannot be imported."""
     (tmp_path / "model.py").write_text("this is no Python")
     monkeypatch.delitem(sys.modules, "job.model", raising=False)
     monkeypatch.setattr(job, "__path__", [str(tmp_path)])
@@ -82,7 +82,7 @@ def test_the_hash_of_the_model_is_that_of_the_file_which_is_imported(package: Pa
     assert model_sha256() == hashlib.sha256(b"a package takes precedence").hexdigest()
 
 
-def test_this_project_s_model_is_found() -> None:
+def test_the_projects_own_model_is_found() -> None:
     """Whether it has been imported before or not."""
     assert model_sha256() == hashlib.sha256((ROOT / "job" / "model.py").read_bytes()).hexdigest()
 
@@ -114,7 +114,7 @@ def test_a_model_that_is_not_there_is_64(package: Path, instead: str) -> None:
 
 
 def test_another_model_is_78_and_the_file_is_named(package: Path) -> None:
-    """Before any other difference, with both hashes and what to do."""
+    """The message comes before any other difference, with both hashes and what to do."""
     for others in ({}, {"seed": 3}):
         with pytest.raises(JobError) as caught:
             check_match("run 'a'", BEFORE, BEFORE | {"model": "d" * 64} | others)

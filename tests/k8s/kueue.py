@@ -1,4 +1,4 @@
-"""Kueue 0.17, as far as it decides when a Job runs: its webhook for Jobs, its job reconciler and its scheduler.
+"""The parts of Kueue 0.17 that decide when a Job runs: its webhook for Jobs, its job reconciler and its scheduler.
 
 From pkg/controller/jobframework/reconciler.go, validation.go and defaults.go of sigs.k8s.io/kueue.
 """
@@ -58,7 +58,7 @@ class KueueCluster(FakeCluster):
         return str(job["metadata"].get("labels", {}).get(QUEUE_LABEL, ""))
 
     def reconcile(self, *, stale: Object | None = None) -> None:
-        """Kueue looks at each Job; stale: at an earlier state of one, in its cache, where it makes a Workload."""
+        """Kueue reconciles each Job. With stale, it makes a Workload from an earlier state of a Job in its cache."""
         for (kind, name), job in list(self.objects.items()):
             if kind != "Job" or not self.queue_of(job):
                 continue
@@ -85,7 +85,7 @@ class KueueCluster(FakeCluster):
                 workload["admitted"] = self.admits
 
     def settle(self) -> None:
-        """Kueue does all that it will do."""
+        """Let Kueue do everything that is due."""
         for _ in range(5):
             self.reconcile()
             self.schedule()

@@ -1,4 +1,4 @@
-"""The four IDX files under the names that they have in the wild, and what is said if they are not there."""
+"""Tests of finding the four IDX files under the names that they have in practice, and of the errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def contents(tmp_path: Path) -> dict[str, bytes]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder that --from-idx names."""
-    return tmp_path / "in the wild"
+    return tmp_path / "downloaded"
 
 
 def put(path: Path, content: bytes) -> None:
@@ -81,8 +81,8 @@ def refusal(folder: Path) -> JobError:
     ],
 )
 @pytest.mark.parametrize("packed", [0, 1, 2])
-def test_names_in_the_wild(form: str, packed: int, folder: Path, contents: dict[str, bytes]) -> None:
-    """Dots for dashes, folders of the files' names, capitals, packed or not, whatever the name says of that."""
+def test_names_in_practice(form: str, packed: int, folder: Path, contents: dict[str, bytes]) -> None:
+    """Dots for dashes, folders with the files' names, capitals; compressed or not, whatever the suffix."""
     for number, (name, content) in enumerate(contents.items()):
         dotted = name.replace("-idx", ".idx")
         split, kind, *_ = name.replace("t10k", "test").split("-")
@@ -94,7 +94,7 @@ def test_names_in_the_wild(form: str, packed: int, folder: Path, contents: dict[
 
 
 def test_the_counts_of_the_published_files_say_the_split(folder: Path) -> None:
-    """Where no name does: 60,000 examples are for training, 10,000 for the test."""
+    """If names do not tell the split, 60,000 examples are for training and 10,000 for the test."""
     digits = synthetic(*COUNTS)
     for name, path in write_idx(folder, *digits).items():
         path.rename(folder / f"{'ab'['t10k' in name]}-{name.split('-')[1]}")
@@ -102,7 +102,7 @@ def test_the_counts_of_the_published_files_say_the_split(folder: Path) -> None:
 
 
 def test_the_same_file_may_be_there_twice(folder: Path, contents: dict[str, bytes]) -> None:
-    """Packed and unpacked, as a link, beside a damaged one, and beside files of another kind."""
+    """Compressed and uncompressed, as a link, beside a damaged one, and beside files of another kind."""
     for name, content in contents.items():
         put(folder / name, content)
         put(folder / f"{name}.gz", gzip.compress(content))
@@ -119,15 +119,15 @@ def test_the_same_file_may_be_there_twice(folder: Path, contents: dict[str, byte
 
 
 def test_files_in_the_folder_come_before_those_below(folder: Path, contents: dict[str, bytes]) -> None:
-    """Another dataset below is not read then."""
+    """Another dataset in a subfolder is not read."""
     write_idx(folder / "other", *OTHERS)
     for name, content in contents.items():
         put(folder / name, content)
     assert is_read(folder)
 
 
-def test_folders_that_are_linked_in_a_circle_are_left_again(folder: Path, contents: dict[str, bytes]) -> None:
-    """A part that is not in the folder itself is found below."""
+def test_folders_whose_links_form_a_loop_are_searched_once(folder: Path, contents: dict[str, bytes]) -> None:
+    """A part that is not in the folder itself is found in a subfolder."""
     for name, content in contents.items():
         put(folder / ("below" if name == TRAIN_IMAGES else ".") / name, content)
     (folder / "below" / "circle").symlink_to(folder)
@@ -193,7 +193,7 @@ def test_a_file_whose_name_alone_fits_is_named(
 
 
 def test_labels_under_the_name_of_images_are_no_images(folder: Path, contents: dict[str, bytes]) -> None:
-    """The content counts."""
+    """The content decides, not the name."""
     for name, content in contents.items():
         put(folder / name, contents[TRAIN_LABELS] if name == TRAIN_IMAGES else content)
     message = f"{folder}/{TRAIN_IMAGES} is not an IDX file of bytes in 3 dimension(s): it begins with 00000801"
@@ -217,10 +217,10 @@ def digests(digits: Digits) -> dict[str, str]:
         ("kmnist", synthetic(20, 10, seed=2), ""),
     ],
 )
-def test_files_that_are_not_the_published_ones_are_told(
+def test_a_warning_about_files_that_are_not_the_published_ones(
     name: str, digits: Digits, difference: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are prepared all the same. Two small datasets stand in for the published ones."""
+    """They are prepared nevertheless. Two small datasets stand in for the published ones."""
     monkeypatch.setattr(published, "PUBLISHED", {"mnist": digests(DIGITS), "fashion_mnist": digests(OTHERS)})
     write_idx(folder, *digits)
     reported: list[str] = []
@@ -234,6 +234,6 @@ def test_files_that_are_not_the_published_ones_are_told(
 
 
 def test_the_sha_256_is_that_of_the_file(tmp_path: Path) -> None:
-    """With its header, unpacked."""
+    """The file with its header, uncompressed."""
     files = write_idx(tmp_path, *DIGITS)
     assert digests(DIGITS) == {name: sha256(path) for name, path in files.items()}

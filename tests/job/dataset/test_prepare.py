@@ -528,10 +528,10 @@ def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatc
         (errno.EROFS, Exit.OUTPUT, "data-unwritable"),
     ],
 )
-def test_a_data_folder_that_fails_is_told_by_its_error(
+def test_the_error_of_a_data_folder_that_fails(
     data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, reason: str
 ) -> None:
-    """A disk that fails temporarily may recover, also if array_record says so in words."""
+    """A disk that fails temporarily may recover, also if array_record reports the failure in words."""
     for error in (OSError(number, os.strerror(number)), RuntimeError(f"write() failed: {os.strerror(number)}; at a")):
 
         def fail(*_: object, error: Exception = error, **__: object) -> None:

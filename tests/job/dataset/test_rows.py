@@ -304,7 +304,7 @@ def test_refusals_of_the_system_have_their_own_codes(
 
 
 def test_rows_on_disk_are_not_opened_while_tensorflow_is_imported(prepared: Path) -> None:
-    """tensorflow_datasets would take parts away from the modules that another thread imports."""
+    """tensorflow_datasets would remove parts of the modules that another thread imports."""
     with ThreadPoolExecutor(1) as pool:
         with IMPORTING:
             loading = pool.submit(load_dataset, prepared, "mnist", memory_limit=0)
@@ -325,10 +325,10 @@ def failing(number: int, *, in_words: bool) -> Callable[..., Any]:
 @pytest.mark.parametrize("in_words", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(errno.EIO, Exit.TRY_AGAIN), (errno.EACCES, Exit.DATA_MISSING)])
 @pytest.mark.parametrize("attribute", ["builder_from_directory", "as_data_source"])
-def test_a_disk_that_fails_while_the_rows_are_opened_is_no_damage(
+def test_a_disk_that_fails_while_the_rows_are_opened_is_not_damage(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, number: int, code: Exit, *, in_words: bool
 ) -> None:
-    """The files were not read, so nothing is known of their content."""
+    """The files were not read, so their content may be intact."""
     owner = tfds if attribute == "builder_from_directory" else tfds.core.DatasetBuilder
     monkeypatch.setattr(owner, attribute, failing(number, in_words=in_words))
     error = failure(prepared, memory_limit=0)
@@ -336,7 +336,7 @@ def test_a_disk_that_fails_while_the_rows_are_opened_is_no_damage(
     assert error.reason == ("dataset-io" if code == Exit.TRY_AGAIN else "dataset-unreadable")
 
 
-def test_a_lack_of_memory_is_no_damage(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_not_damage(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dataset can be sound."""
 
     def refuse(*_: object, **__: object) -> None:

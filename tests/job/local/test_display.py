@@ -174,7 +174,7 @@ def test_a_failure_is_one_sentence(
 
 @pytest.mark.parametrize(("delay_s", "when"), [(0.0, ""), (0.4, ""), (1.6, " in 2 s"), (8.4, " in 8 s")])
 def test_a_restart_says_when_it_comes(delay_s: float, when: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In seconds, unless it is at once."""
+    """The message gives the delay in seconds, unless there is none."""
     Lines(Config(workers=2), "r").restarted(1, 137, None, delay_s)
     assert capsys.readouterr().err == f"worker 1: the worker was killed by SIGKILL; it is started again{when}\n"
 

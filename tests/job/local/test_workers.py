@@ -332,7 +332,7 @@ def test_workers_are_replaced_and_one_is_named_for_a_failed_run(
 
 
 def test_a_worker_that_fails_again_is_started_after_a_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the restart policy says, and it is shown. Meanwhile the others are followed, and a signal ends the run."""
+    """The display shows the delay. Meanwhile the other workers run on, and a signal ends the run."""
     monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.0, 0.5, 1000.0))
     events_queue: workers.Events = queue.SimpleQueue()
     display, started = RecordingDisplay(), list[float]()
@@ -386,10 +386,10 @@ def test_rank_0_may_just_be_publishing() -> None:
         (Exit.TRY_AGAIN, "stopped", 75, (75, "ended")),
     ],
 )
-def test_steps_that_are_lost_after_a_signal_are_told(
+def test_steps_that_are_lost_after_a_signal_are_reported(
     number: Exit, reason: str, code: int, expected: tuple[int, str]
 ) -> None:
-    """If rank 0 could not save them; the exit code is rank 0's, except after Ctrl-C."""
+    """The error says that rank 0 could not save them. The exit code is rank 0's, except after Ctrl-C."""
     last = Record(time=0, run="r", rank=0, phase="failed", code=code, reason=reason, message="no space", hint="a hint")
     events_queue: workers.Events = queue.SimpleQueue()
     for event in (Record(time=0, run="r", rank=0, phase="training"), last, code):
@@ -412,7 +412,7 @@ def test_an_error_in_the_queue_ends_the_run() -> None:
 
 
 def test_no_two_of_many_workers_get_the_same_port() -> None:
-    """Each of 128 has two of its own, and keeps them while other programs take ports."""
+    """Each of 128 workers has two ports of its own, and keeps them while other programs take ports."""
     with workers.reserve_addresses(128) as (tensorflow, supervisors):
         ports = {int(address.removeprefix("127.0.0.1:")) for address in tensorflow + supervisors}
         assert len(ports) == 256
@@ -434,7 +434,7 @@ def listening_ports(pid: int) -> set[int]:
 
 
 def test_only_this_machine_reaches_tensorflow(endless: list[object], own_address: str) -> None:
-    """It runs what reaches it, and listens on all interfaces."""
+    """TensorFlow executes what it receives, and listens on all interfaces."""
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_TRAINING)
         trainers = [pid for pid, _ in descendants(run.process.pid) if pid not in run.supervisors()]
@@ -456,7 +456,7 @@ def test_each_worker_sees_a_gpu_of_its_own(visible: str | None, expected: list[s
 
 
 def test_a_run_without_what_only_linux_has(prepared: Path, tmp_path: Path) -> None:
-    """Python on macOS lacks these functions; they bind processes to CPUs and reap those of others."""
+    """Python on macOS lacks these functions, which bind processes to CPUs and reap processes of others."""
     missing = ["waitid", "sched_getaffinity", "sched_setaffinity", "pidfd_open", "memfd_create", "eventfd"]
     lines = ["import os", *(f"del os.{name}" for name in missing if hasattr(os, name))]
     (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
@@ -468,7 +468,7 @@ def test_a_run_without_what_only_linux_has(prepared: Path, tmp_path: Path) -> No
 
 
 def test_workers_reach_each_other_without_the_environments_proxy(prepared: Path, tmp_path: Path) -> None:
-    """Each variable names one that refuses. gRPC obeys those in lower case, and one of its own for addresses."""
+    """Each variable names a proxy that refuses. gRPC obeys those in lower case, and GRPC_ADDRESS_HTTP_PROXY."""
     proxy = "http://127.0.0.1:9"  # the port of a service that is not installed
     names = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     own = {"GRPC_ADDRESS_HTTP_PROXY": "127.0.0.1:9", "GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES": "0.0.0.0/0"}

@@ -248,7 +248,7 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
 
 
 def test_one_of_an_earlier_version_is_restored(tmp_path: Path) -> None:
-    """It has no hash of the model, no number of threads and no sums since the last record, and fits any."""
+    """Without a hash of the model, a number of threads and sums since the last record, it fits any run."""
     made_then = made(2, settings={name: value for name, value in SETTINGS.items() if name != "model"})
     settings = json.dumps(made_then.settings, sort_keys=True)
     metadata = {"step": "2", "workers": "2", "seconds": repr(made_then.seconds), "settings": settings}
@@ -259,7 +259,7 @@ def test_one_of_an_earlier_version_is_restored(tmp_path: Path) -> None:
 
 
 def test_another_model_is_78(tmp_path: Path) -> None:
-    """As noted in the newest checkpoint."""
+    """The model is compared with the one in the newest checkpoint."""
     save_checkpoint(tmp_path, made(4))
     with pytest.raises(JobError, match="the model changed since the run began") as caught:
         restore_newest(tmp_path, SETTINGS | {"model": "d" * 64}, silent)

@@ -472,7 +472,7 @@ def test_wrong_flags(
 
 @pytest.mark.parametrize("file", ["runs/third/config.json", "latest"])
 def test_a_volume_that_fails_for_now_is_asked_again(file: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's age, or what is `latest`, is not guessed from other files."""
+    """The age of a run and the target of `latest` are not guessed from other files."""
 
     def failing(name: str) -> None:
         call = getattr(Path, name)

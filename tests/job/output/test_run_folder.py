@@ -81,7 +81,7 @@ def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
 
 
 def test_run_of_another_model_is_78(tmp_path: Path) -> None:
-    """Whether the name of the run is this Job's or taken over; nothing changes."""
+    """Also with --continue; nothing changes on the volume."""
     with RunFolder(tmp_path, "a", "local").begin(manifest()):
         pass
     before = tree(tmp_path)
@@ -208,7 +208,7 @@ def test_job_waits_for_the_lock_of_its_run(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_system_that_gives_no_lock(
     number: int, code: Exit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS gives none while its lock server restarts, and other file systems never give one."""
+    """NFS gives no lock while its lock server restarts; other file systems never give one."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))

@@ -123,7 +123,7 @@ def test_a_picture_without_a_digit_does_not_stop_the_others(
 def test_without_opencv_the_command_says_how_to_install_it(
     model: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 and one sentence, as for a flag that this installation cannot serve."""
+    """The command ends with 64 and one sentence."""
     monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.delitem(sys.modules, "job.predict.read", raising=False)
     monkeypatch.delitem(sys.modules, "job.predict.ink", raising=False)

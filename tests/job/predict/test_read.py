@@ -71,7 +71,7 @@ def test_two_digits_are_refused(tmp_path: Path) -> None:
 
 
 def test_images_of_the_dataset_are_unchanged(tmp_path: Path) -> None:
-    """Bit for bit, and inverted if they are dark on light."""
+    """They stay the same bit for bit, and are inverted if they are dark on light."""
     for image in pictures.digits().images:
         for stored in (image, 255 - image):
             Image.fromarray(stored).save(tmp_path / "own.png")
@@ -88,7 +88,7 @@ def test_size_alone_does_not_make_an_image_of_the_dataset(tmp_path: Path) -> Non
 
 
 def test_images_of_another_dataset_are_known_by_their_size(tmp_path: Path) -> None:
-    """Clothes fill the field, and are no digits."""
+    """Clothes fill the image, and are not digits."""
     whole = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
     whole[0, 0] = 0
     Image.fromarray(whole).save(tmp_path / "shirt.png")
@@ -135,7 +135,7 @@ def test_two_hundred_megapixels_take_less_than_500_megabytes(tmp_path: Path, nam
 from pathlib import Path
 from job.predict import read
 assert read.read_picture(Path({str(tmp_path / name)!r})).any()
-# Not getrusage(): its peak counts what the process before exec() had, and that made the picture.
+# Not getrusage(): its peak includes that of the process before exec(), which made the picture.
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

@@ -61,7 +61,7 @@ def test_a_round_ends_when_rank_0_opens_another() -> None:
 
 
 def test_a_worker_that_got_all_addresses_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its next request says so, even if the supervisor has not read the reply by then; a new attempt waits again."""
+    """Its next request says so, even if the supervisor has not read the reply yet; a new attempt waits again."""
     requests: list[Request] = []
 
     def ask(_: Peers, request: Request) -> Reply:
@@ -119,7 +119,7 @@ def test_an_address_is_not_replaced_by_the_pods(host: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("pod_ip", [" 10.0.0.1", "http://10.0.0.1", "10.0.0"])
 def test_a_wrong_address_of_the_pod_is_refused(pod_ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 0 would refuse it until --join-timeout."""
+    """Otherwise, rank 0 would refuse it until --join-timeout."""
     monkeypatch.setenv("POD_IP", pod_ip)
     with pytest.raises(JobError, match=f"POD_IP must be an IP address, not {pod_ip!r}") as caught:
         tensorflow_address(Cluster("r", "u", 0, ("w:5",), ("w:6",)))

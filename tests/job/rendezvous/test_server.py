@@ -108,7 +108,7 @@ def test_a_worker_that_missed_the_reply_joins_the_next_round() -> None:
 
 
 def test_a_request_that_comes_late_is_ignored() -> None:
-    """Its worker has sent newer ones since, and its trainer may have been started in the round before."""
+    """The worker has sent newer requests since, and its trainer may already run in the previous round."""
     rendezvous, _ = opened()
     late = msgspec.structs.replace(waiting(2), number=0)
     first = complete(rendezvous)
@@ -200,7 +200,7 @@ def test_a_worker_of_another_run_is_refused(field: str, value: Any, sentence: st
 
 
 def test_rank_0_knows_why_it_refused_a_worker_that_is_missing() -> None:
-    """Until that worker joins with what is right; a stranger beside a worker that has joined is none of them."""
+    """The reason is kept until that worker joins. A stranger with the rank of a joined worker does not count."""
     rendezvous, _ = opened()
     other = msgspec.structs.replace(waiting(2), model="0" * 64)
     with pytest.raises(Refused):

@@ -139,8 +139,8 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
     }
 
 
-def test_runs_of_different_models_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the start of the SHA-256 of model.py, like a setting. Reports of earlier versions have none."""
+def test_runs_of_different_models_are_distinguished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The start of the SHA-256 of model.py is shown like a setting. Reports of earlier versions have none."""
     for name, model in (("one", "a" * 64), ("two", "b" * 64), ("old", "")):
         folder = samples.publish(tmp_path, name, right(), must_match={"model": model})
         if not model:

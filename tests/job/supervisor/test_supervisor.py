@@ -244,7 +244,7 @@ def test_sigterm_kills_a_trainer_that_hangs(
     checkpoint: dict[str, int],
     saved: str,
 ) -> None:
-    """After the supervisor's own deadline. The message says which steps are saved."""
+    """It is killed after the supervisor's own deadline. The message says which steps are saved."""
     monkeypatch.setattr(supervisor, "STOP_S", 0.3)
     trainer(f"trap '' TERM\n{send('training', step=7, **checkpoint)}stop training\nwhile :; do sleep 0.1; done")
     assert supervised(prepared) == Exit.TRY_AGAIN
@@ -387,10 +387,10 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     assert str(record.message).startswith("not all of the 2 workers joined within 1 s: worker 0 does not answer at")
 
 
-def test_a_node_without_room_for_a_process_is_left(
+def test_a_node_without_room_for_a_process_ends_the_worker(
     prepared: Path, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """75 and a message, not a bug."""
+    """The worker ends with 75 and a message, not as a bug."""
     trainer("exit 0")
 
     def refuse(*_: object, **__: object) -> None:
@@ -425,7 +425,7 @@ def test_a_cpu_without_an_instruction_is_final_at_once(
 def test_the_same_signal_after_a_step_is_a_crash(
     prepared: Path, trainer: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """The CPU has all instructions then, and the trainer is started again."""
+    """A trainer that made a step has all instructions, so it is started again."""
     trainer(f"[ $n = 2 ] && {{ {send('published', code=0)} exit 0; }}\n" + send("training", step=1) + "kill -ILL $$")
     assert supervised(prepared) == Exit.OK
     assert starts(tmp_path) == 2
@@ -434,7 +434,7 @@ def test_the_same_signal_after_a_step_is_a_crash(
 def test_no_gpu_on_this_node_ends_the_worker_at_once(
     prepared: Path, trainer: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """A restart here would find none either; a replacement may come to another node."""
+    """A restart here would find no GPU either; a replacement may start on another node."""
     trainer(send("failed", code=75, reason="no-gpu", message="none here") + "exit 75")
     assert supervised(prepared) == Exit.TRY_AGAIN
     assert starts(tmp_path) == 1

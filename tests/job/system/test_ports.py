@@ -1,4 +1,4 @@
-"""Ports that are held for other processes, and who reaches these."""
+"""Tests of ports that are held for other processes, and of who can connect to them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_guarded_server_is_reached_from_this_machine_alone(
 
 
 def test_a_supervisor_listens_on_the_port_that_is_held_for_it() -> None:
-    """Nobody is reached before that and after it."""
+    """Connections fail before and after."""
     with ports.hold_port() as held:
         port = held.getsockname()[1]
         for _ in range(2):
@@ -70,8 +70,8 @@ def test_a_supervisor_listens_on_the_port_that_is_held_for_it() -> None:
 
 
 @pytest.mark.parametrize("hold", [ports.hold_port, ports.hold_guarded_port])
-def test_a_held_port_is_nobody_elses(hold: Callable[[], socket.socket]) -> None:
-    """Not of a socket that asks for it, nor of one that asks for any port, also with SO_REUSEPORT."""
+def test_nobody_else_gets_a_held_port(hold: Callable[[], socket.socket]) -> None:
+    """No other socket gets it, whether it asks for this port or any port, even with SO_REUSEPORT."""
     with hold() as held:
         port = held.getsockname()[1]
         for address in ("127.0.0.1", ""):

@@ -25,14 +25,14 @@ def test_a_variable_of_another_programs_does_not_end_a_command(value: str) -> No
 
 
 def test_a_child_ends_if_its_parent_has_ended_before_it_asks() -> None:
-    """The kernel would not tell it any more. Here the parent is the process that the variable names wrongly."""
+    """The kernel no longer reports such a parent. Here, the variable names a process that is not the parent."""
     script = "from job.system import process; process.end_with_parent(); print('alive')"
     environment = processes.environment({process.PARENT: "1"})
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, b"")
 
 
-def test_orphans_are_left_alone_where_python_cannot_look_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orphans_are_left_alone_where_python_lacks_waitid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python on macOS has os.waitid() from 3.13. The exit code of a child is still there for whoever waits for it."""
     monkeypatch.delattr(os, "waitid")
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(7)"], stdout=subprocess.PIPE) as child:

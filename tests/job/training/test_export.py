@@ -153,7 +153,7 @@ def test_other_errors_of_an_export_keep_their_meaning(
     assert failure_of(caught.value, 1).code == code
 
 
-def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model can be sound."""
     monkeypatch.setattr(tf.saved_model, "load", raises(tf.errors.ResourceExhaustedError(None, None, "OOM: 3 GiB")))
     with pytest.raises(JobError) as caught:

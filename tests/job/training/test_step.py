@@ -226,7 +226,7 @@ def test_two_workers_with_the_same_examples_train_like_one(make: Callable[[], Ru
 
 @pytest.mark.parametrize(("examples", "share"), [(STEPS * PART - 2, 0.25), (0, 0)])
 def test_parameters_are_averaged_by_examples(examples: int, share: float) -> None:
-    """What a worker adds to the sum is its share of the block's examples, of which it may have none."""
+    """A worker's weight is its share of the block's examples, which may be 0."""
     inputs = block(sizes=4 * SIZES)
     inputs = inputs if examples else inputs._replace(weights=np.zeros([STEPS, PART], np.float32))
     run_steps = step.local_sgd(tf.distribute.get_strategy(), PACKING, 2, lambda vector: vector, lambda news: news)

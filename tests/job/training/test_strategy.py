@@ -72,7 +72,7 @@ def test_no_gpu_is_refused(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Non
         (None, "no NVIDIA driver"),
     ],
 )
-def test_no_gpu_on_a_clusters_node_may_be_one_on_another(
+def test_no_gpu_on_a_clusters_node_may_be_retried_on_another(
     text: str | None, driver: str, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """75; the sentence names the worker's host and its driver."""
@@ -92,7 +92,7 @@ def test_no_gpu_on_a_clusters_node_may_be_one_on_another(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_gpu_without_a_cluster_is_final(workers: int, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine stays as it is."""
+    """The machine would have no GPU the next time either."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
     with pytest.raises(JobError) as caught:
         strategy.join(Cluster("r", "local", 0, HOSTS[:workers], HOSTS[:workers]), "gpu", 4, 60)

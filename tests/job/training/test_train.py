@@ -590,7 +590,7 @@ def test_a_failed_publication_is_repeated_without_training(
     ("number", "ended"),
     [(errno.ENOSPC, (73, "output-not-writable", "cannot be written")), (errno.EIO, (75, "output-io", "failed"))],
 )
-def test_a_last_checkpoint_that_fails_is_told(
+def test_a_last_checkpoint_that_fails_is_reported(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, number: int, ended: tuple[int, str, str]
 ) -> None:
     """A worker that stops says that its steps are lost, since which, and why; its code is that of the failure."""
@@ -628,10 +628,10 @@ def test_a_checkpoint_that_fails_before_another_error_is_a_record(
     }
 
 
-def test_a_checkpoint_that_fails_in_training_is_told_once(
+def test_a_checkpoint_that_fails_in_training_is_reported_once(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one raises its error, and nothing is added to that on the way out."""
+    """The next checkpoint raises the error, and the end of the training adds nothing to it."""
     left = break_checkpoints(monkeypatch, errno.ENOSPC)
     alone = Alone(tmp_path, dataset)
     with pytest.raises(JobError) as caught:

@@ -1,4 +1,4 @@
-"""Which proxy requests go through, and what it is asked for."""
+"""Tests of which proxy requests use, and of what they ask it for."""
 
 from __future__ import annotations
 

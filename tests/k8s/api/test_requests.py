@@ -179,7 +179,7 @@ def test_an_api_server_that_is_away_later(serve: Callable[..., Server], clock: C
 def test_retry_after(
     serve: Callable[..., Server], clock: Clock, code: int, header: str, least_s: float, most_s: float
 ) -> None:
-    """An API server that asks to be left alone for a time is, within limits; by all kinds of requests."""
+    """All kinds of requests wait as long as the API server asks, within a limit."""
     refused: Answer = (code, {}, header)
     server = serve(refused, named("a"), refused, (200, b"line\n"), refused, Frames(b'\3{"status": "Success"}'))
     cluster = cluster_at(server.port)
@@ -204,7 +204,7 @@ def test_retry_after(
 
 
 def test_retry_after_of_a_watch(serve: Callable[..., Server], clock: Clock) -> None:
-    """A watch that is refused is left alone for the time, too."""
+    """A watch that is refused waits for this time, too."""
     stop = threading.Event()
     server = serve(page(named("a")), (429, {}, 9), page(named("b")))
     watch = cluster_at(server.port).watch("Job", stop=stop)

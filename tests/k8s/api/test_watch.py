@@ -157,7 +157,7 @@ def test_a_watch_whose_list_took_too_long(serve: Callable[..., Server], metadata
 
 
 def test_a_list_that_expires_again_and_again_is_refused(serve: Callable[..., Server]) -> None:
-    """A server that never accepts a token is asked for everything at once, and then no more."""
+    """If a server never accepts a token, one more request asks for everything at once."""
     gone = (410, {"kind": "Status", "code": 410, "message": "expired", "metadata": {"continue": "t"}})
     server = serve(page(named("a"), more="t"), gone, gone, gone)
     with pytest.raises(ApiError, match="expired"):
@@ -167,14 +167,16 @@ def test_a_list_that_expires_again_and_again_is_refused(serve: Callable[..., Ser
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"items": []}', b'{"items": [{}], "metadata": {}}', b"<html>"])
 def test_a_list_that_no_api_server_gives(serve: Callable[..., Server], content: bytes) -> None:
-    """It is an error that names the server, also for those that wait for what is kept."""
+    """The error names the server, also for a thread that waits for kept objects."""
     cluster = cluster_at(serve((200, content)).port)
     cluster.keep("Pod", "app=a")
     with pytest.raises(LauncherError, match="does not answer like a Kubernetes API server"):
         cluster.select("Pod", "app=a")
 
 
-def test_a_fault_in_the_thread_of_what_is_kept(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_the_thread_that_keeps_objects(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever ends the thread, those that wait for the objects learn of it."""
 
     def fail(_: str) -> None:
@@ -249,8 +251,8 @@ def test_what_may_not_be_watched_is_not_kept(serve: Callable[..., Server], *, li
     assert cluster.select("Pod", "app=a") == [named("b")]
 
 
-def test_what_is_kept_of_all_namespaces(serve: Callable[..., Server]) -> None:
-    """It is listed and watched in all, and does not answer for one namespace."""
+def test_objects_kept_of_all_namespaces(serve: Callable[..., Server]) -> None:
+    """They are listed and watched in all namespaces, and are not used for a request of one namespace."""
     server = serve(page(named("a")), [], page(named("b")))
     cluster = cluster_at(server.port)
     cluster.keep("Pod", "app=a", everywhere=True)

@@ -119,8 +119,8 @@ def run(cluster: FakeCluster, *flags: str) -> int:
     return command.run(arguments, cluster.given)
 
 
-def test_what_may_be_passed_over(job: Object) -> None:
-    """--skip-checks passes over what this project has worked out, and never over the API server's own refusals."""
+def test_checks_that_may_be_skipped(job: Object) -> None:
+    """--skip-checks skips what this project has concluded itself, never the API server's own refusals."""
     names = {check.name for check in preflight.check_all(ready_cluster().given(), job, None)}
     kept = {name for name in names if preflight.passed_over(Check(name, "failed", "no", "do")).failed}
     assert kept == {"namespace", "permissions", "name", "setup", "job", "pod"}
@@ -129,7 +129,7 @@ def test_what_may_be_passed_over(job: Object) -> None:
 
 
 @pytest.mark.parametrize("words", [["submit"], ["schedule", "@daily"], ["retry", "digits"], ["trigger", "nightly"]])
-def test_commands_that_pass_over_checks(words: list[str]) -> None:
+def test_commands_that_can_skip_checks(words: list[str]) -> None:
     """Every command that starts a run has the flag."""
     for flags in ([], ["--skip-checks"]):
         assert parser().parse_args([*words, *flags]).skip_checks is bool(flags)

@@ -1,4 +1,4 @@
-"""What submit makes besides the Job: all of it is asked for before any of it is made, and a refusal leaves nothing."""
+"""What submit creates besides the Job: a dry run tries all of it first, and a refusal leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def changes(cluster: CheckedCluster) -> list[tuple[str, str]]:
     return [(verb, kind) for verb, kind, _ in cluster.asked if verb != "dry-run"]
 
 
-def test_a_setup_that_is_made() -> None:
+def test_a_setup_that_is_created() -> None:
     """Every absent object is tried in a dry run, and named; what exists is left alone."""
     cluster = ready_cluster()
     assert check_of("setup", cluster).message == (
@@ -60,7 +60,7 @@ def test_a_setup_that_is_made() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_user_who_may_not_make_the_setup(kind: str) -> None:
+def test_a_user_who_may_not_create_the_setup(kind: str) -> None:
     """A user who may not create one of the objects is told so before any is created."""
     cluster = ready_cluster(may_not=[f"create {kind}"])
     found = check_of("setup", cluster)
@@ -162,7 +162,7 @@ def test_one_cause_for_all() -> None:
 
 
 def test_a_claim_of_the_users_own_is_not_refused() -> None:
-    """What the Job does not need is not asked for."""
+    """A dry run tries only what the Job needs."""
     cluster = ready_cluster(refuses={"PersistentVolumeClaim": refusal("PersistentVolumeClaim", STORAGE)})
     cluster.objects["PersistentVolumeClaim", "mine"] = {**claim("ReadWriteMany"), "metadata": {"name": "mine"}}
     assert check_of("setup", cluster, Submission("digits", claim="mine")).state == "ok"
@@ -311,7 +311,7 @@ def test_a_namespace_that_is_being_deleted() -> None:
     ],
 )
 def test_a_service_of_another_kind(change: Object, problem: str) -> None:
-    """A Service of the right name that does not give the workers their names is no setup."""
+    """A Service with the right name must also give the workers their names."""
     [service] = [new for new in render.setup_objects() if new["kind"] == "Service"]
     service["spec"] |= change
     cluster = ready_cluster()

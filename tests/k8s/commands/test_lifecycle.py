@@ -159,7 +159,7 @@ def job_in(cluster: KueueCluster) -> Object:
 @pytest.mark.parametrize("queues", QUEUES)
 @pytest.mark.parametrize("moment", ["before Kueue has seen it", "while it waits", "while it runs"])
 def test_cancelled_in_a_queue(moment: str, queues: set[str]) -> None:
-    """Kueue does not start a cancelled run, whenever that is cancelled."""
+    """Kueue does not start a cancelled run, whenever it was cancelled."""
     cluster = KueueCluster(queues, job(queue="night", suspend=True), admits=moment == "while it runs")
     if moment != "before Kueue has seen it":
         cluster.settle()
@@ -175,7 +175,7 @@ def test_cancelled_in_a_queue(moment: str, queues: set[str]) -> None:
 
 
 def test_cancelled_while_kueue_makes_the_workload() -> None:
-    """A Workload that Kueue makes of the Job as it was before does not start it either."""
+    """A Workload that Kueue makes from an earlier state of the Job does not start it either."""
     cluster = KueueCluster({"night"}, before := job(queue="night", suspend=True))
     run(cancel, cluster)
     cluster.reconcile(stale=before)
@@ -185,7 +185,7 @@ def test_cancelled_while_kueue_makes_the_workload() -> None:
 
 
 def test_a_workload_is_deactivated_first() -> None:
-    """Otherwise Kueue would start a Job at once that is suspended while its Workload is admitted."""
+    """Otherwise, Kueue would at once start a Job that is suspended while its Workload is admitted."""
     cluster = KueueCluster({"night"}, job(queue="night", suspend=True))
     cluster.settle()
     run(cancel, cluster)

@@ -336,7 +336,7 @@ def test_forbidden() -> None:
         show(cluster)
 
 
-def test_a_fault_in_a_thread_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_a_thread_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ends a watch ends the command."""
 
     def fail(*_: object) -> None:

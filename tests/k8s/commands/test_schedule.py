@@ -366,7 +366,7 @@ def test_who_may_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def test_a_schedule_that_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told: str, remedy: str
 ) -> None:
-    """A quota or a webhook that refuses the CronJob is no missing role, and nothing is left behind."""
+    """The refusal of a quota or a webhook is not reported as a missing role, and nothing is left behind."""
     for refused_in_dry_run in (True, False):
         cluster = Known()
         before, create = dict(cluster.objects), cluster.create

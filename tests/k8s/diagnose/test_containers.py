@@ -116,7 +116,7 @@ def starting(name: str, state_of: Object, **flags: Any) -> Object:
     ],
 )
 def test_before_the_trainer_starts(found: Object, status: str, phase: str, sentence: str, reason: str) -> None:
-    """The container and its reason, where the image of the trainer seemed to be pulled."""
+    """The container and its reason, although it looks as if the trainer's image is pulled."""
     run = Run(job(1), (found,), flags="-n team")
     assert str(state(run)) == status
     assert rank_phase(run, 0) == phase
@@ -146,7 +146,7 @@ def test_what_is_not_scheduled_or_has_no_status_yet() -> None:
 
 
 def test_a_mount_that_fails_is_told_while_init_containers_wait() -> None:
-    """Every container waits with PodInitializing then, which is no reason of its own."""
+    """Every container then waits with PodInitializing, which explains nothing."""
     found = starting("istio-init", waits("PodInitializing"))
     failure = event("Pod", "demo-0-aaaa0", "FailedMount", "MountVolume.SetUp failed : timed out")
     why = explain_run(Run(job(1), (found,), (failure,)))
@@ -192,8 +192,8 @@ def test_a_pod_that_another_container_made_fail(found: Object, said: str) -> Non
         (added(ended(0, 75, message=termination(75, "stopped", "")), "proxy", terminated(143), again=True), "stopped"),
     ],
 )
-def test_the_trainers_end_goes_before_the_others(found: Object, reason: str) -> None:
-    """And so does what the kubelet says of the whole pod."""
+def test_the_trainers_end_takes_precedence(found: Object, reason: str) -> None:
+    """So does what the kubelet says about the whole pod."""
     assert explain_run(Run(job(1), (found,))).reason == reason
 
 
@@ -273,7 +273,7 @@ def test_a_container_that_failed_beside_a_trainer_that_goes_on() -> None:
 
 
 def test_workers_cannot_meet_where_a_container_failed() -> None:
-    """Without its proxy a worker is cut off from the others, so that goes before the wait for them."""
+    """Without its proxy, a worker cannot reach the others, so this cause comes before the wait for them."""
     found = added(running(0), "proxy", terminated(1))
     run = Run(job(2), (found, waiting(1)), record=record("waiting", joined=1))
     assert explain_run(run).reason == "container-failed"

@@ -1,4 +1,4 @@
-"""Overlays of the users' own, as `kubectl apply -k` takes them: names, labels and namespaces stay consistent."""
+"""Users' own overlays with `kubectl apply -k`: names, labels and namespaces stay consistent."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def assert_consistent(objects: Sequence[Object]) -> None:
     ids=lambda content: "+".join(content) or "plain",
 )
 def test_over_setup_and_run(tmp_path: Path, run: str, content: dict[str, Any]) -> None:
-    """Whatever an overlay of the setup and a run changes, the run's pods find and use that setup."""
+    """Whatever an overlay of the setup and a run changes, the run's pods use that setup."""
     made = overlay(tmp_path / "overlay", MANIFESTS / "setup", run_of(run, tmp_path), **content)
     assert_consistent(kustomize(made))
 

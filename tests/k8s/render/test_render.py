@@ -392,7 +392,7 @@ def test_data_on_a_claim() -> None:
 
 
 def test_labels_of_the_claims() -> None:
-    """Pods have the names of their claims as labels, as far as labels can be as long."""
+    """Pods have the names of their claims as labels; a name too long for a label is shortened."""
     for claim, label in (("mine", "mine"), ("a" * 63, "a" * 63), ("a" * 64, sha256(b"a" * 64).hexdigest()[:63])):
         labels = render.job(Submission("digits", claim=claim, data="images"))["spec"]["template"]["metadata"]["labels"]
         assert (labels["mnist-job/claim"], labels["mnist-job/data"]) == (label, "images")

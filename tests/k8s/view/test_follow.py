@@ -147,7 +147,7 @@ def refuse(error: Exception) -> Any:
     return watch
 
 
-def test_a_fault_in_a_thread_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_a_thread_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ends the watch reaches the reader."""
 
     def fail(*_: object, **__: object) -> None:

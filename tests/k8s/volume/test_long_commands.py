@@ -77,7 +77,7 @@ def silent(_: int) -> Iterator[Callable[[int], None]]:
 
 
 def test_many_runs_are_pruned_in_batches() -> None:
-    """The names of all of them would not fit into one URL."""
+    """The names of all runs would not fit into one URL."""
     names = [f"{'a' * 55}-{number:06}" for number in range(MANY)]
     jobs = {name: volume_job(name, "Failed") for name in names}
     pod, words = Pod(dict.fromkeys(names, b"")), ["--output=/output", "--keep=1", "--json"]
@@ -98,7 +98,7 @@ def test_a_large_model_is_fetched(tmp_path: Path) -> None:
 
 
 def test_a_large_dataset_is_copied(tmp_path: Path) -> None:
-    """So are those of a dataset."""
+    """The number of its files does not make any command too long."""
     tmp_path.joinpath(FINGERPRINT).write_text("{}")
     for number in range(MANY):
         tmp_path.joinpath(f"{'a' * 100}{number}").write_bytes(b"a")
