@@ -6,6 +6,7 @@ of the setup, and create the Job as it was checked.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,10 @@ def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
     except LauncherError as error:
         if error.status == Status.REFUSED:  # after a lost answer, the run may exist
             take_back(cluster, made)
-        raise
+        if not isinstance(error, ApiError):
+            raise
+        hint = remedy(cluster, "Job", error.message)
+        raise refused(f"the API server refuses the run: {error.message}", hint) from error
 
 
 def create_setup(cluster: Cluster, job: Object) -> list[Object]:
@@ -171,7 +175,9 @@ def take_back(cluster: Cluster, made: Sequence[Object]) -> None:
     for one in reversed(made):
         kind, name = one["kind"], one["metadata"]["name"]
         try:
-            runs = [run for of in ("Job", "CronJob") for run in cluster.select(of, RUN_SELECTOR)]
+            runs = cluster.select("Job", RUN_SELECTOR)
+            with suppress(ApiError):  # a user without permissions on schedules
+                runs += cluster.select("CronJob", RUN_SELECTOR)
             if not any(created(run) >= created(one) for run in runs):
                 cluster.delete(kind, name, uid=one["metadata"]["uid"])
         except LauncherError as error:

@@ -221,6 +221,18 @@ def test_nothing_is_left_behind(kind: str) -> None:
     assert cluster.objects == before
 
 
+def test_nothing_is_left_behind_by_a_user_who_may_not_list_schedules() -> None:
+    """A role for runs alone is enough to delete what a refused submission created; the refusal comes with a remedy."""
+    text = "exceeded quota: few, requested: count/jobs.batch=1, used: count/jobs.batch=4, limited: count/jobs.batch=4"
+    refuses = {"Job": ApiError(403, "Forbidden", text, "create it")}
+    cluster = ready_cluster(refuses=refuses, only_dry_runs=False, forbidden=["CronJob"])
+    before = dict(cluster.objects)
+    with pytest.raises(LauncherError) as caught:
+        submit.submit(cluster.given(), render.job(Submission("digits")))
+    assert str(caught.value) == f"the API server refuses the run: {text}; ask an administrator to raise the quota few"
+    assert cluster.objects == before
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_user_who_may_create_but_not_read(*, exists: bool) -> None:
     """What this user may not read is created if a dry run says that it does not exist."""
