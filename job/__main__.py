@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,15 +91,27 @@ def survive(run: Callable[[argparse.Namespace], Any], arguments: argparse.Namesp
     child = os.fork()
     if child == 0:
         process.end_with_parent()
+        signal.signal(signal.SIGINT, interrupt_once)
         return run(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+
+    def forward(number: int, _: object) -> None:
+        with suppress(ProcessLookupError):  # the copy has just ended
+            os.kill(child, number)
+
+    signal.signal(signal.SIGINT, forward)
+    signal.signal(signal.SIGTERM, forward)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code in {-signal.SIGILL, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGKILL}:
         ended = f"the command was ended by {signal.Signals(-code).name}"
         hint = "give it more memory" if code == -signal.SIGKILL else "run it again, and report it if this happens again"
         raise load("job.system.cpu").unfit(-code) or JobError(Exit.BUG, "killed", ended, hint)
     return process.exit_code(code)
+
+
+def interrupt_once(*_: object) -> None:
+    """Handle SIGINT: a terminal sends it to a command and to its copy, which then gets it a second time."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def settings(arguments: argparse.Namespace) -> config.Config:

@@ -19,6 +19,7 @@ from tests.job import processes
 from tests.job.processes import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 UNFIT = "error: TensorFlow cannot run on this CPU ("
@@ -85,11 +86,23 @@ def test_predict_names_another_crash(predict: list[str], environment: dict[str, 
     assert (ended.returncode, ended.stdout, ended.stderr) == (Exit.BUG, "", sentence)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [
+        (os.killpg, signal.SIGINT),  # a terminal's Ctrl-C
+        (os.kill, signal.SIGINT),
+        (os.kill, signal.SIGTERM),
+        (os.kill, signal.SIGKILL),
+    ],
+)
 def test_predict_takes_no_process_along(
-    number: signal.Signals, predict: list[str], environment: dict[str, str], tmp_path: Path
+    send: Callable[[int, int], None],
+    number: signal.Signals,
+    predict: list[str],
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    """A signal to the command ends its copy too; Ctrl-C goes to both of them."""
+    """A signal to the command ends its copy too."""
     ready = tmp_path / "ready"
     waits = f"import time; open({str(ready)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     command = subprocess.Popen(
@@ -98,7 +111,7 @@ def test_predict_takes_no_process_along(
     )  # fmt: skip
     with command:
         copy = int(wait_until(lambda: ready.exists() and ready.read_text(), "TensorFlow is imported"))
-        (os.killpg if number == signal.SIGINT else os.kill)(command.pid, number)
+        send(command.pid, number)
         _, errors = command.communicate(timeout=processes.DEADLINE_S)
     wait_until(lambda: not os.path.exists(f"/proc/{copy}"), "the copy is gone")  # noqa: PTH110 - a process, no path
     expected = {
