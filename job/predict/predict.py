@@ -29,7 +29,7 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit
     """Print each picture's class and the probability of every class, as a table or as JSON.
 
     The JSON is a list, in the order given, of {"image", "class", "name", "probability", "probabilities": {name: p}}, or
-    of {"image", "error", "reason"} for a picture that is not read as a digit.
+    of {"image", "error", "reason"} for a picture that is missing or not read as a digit.
 
     Args:
         model: a published model's folder, models/<run> or latest.
@@ -37,11 +37,11 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit
         as_json: print JSON.
 
     Returns:
-        0; 65 if a picture cannot be read as a digit: standard error names it, and the others are classified.
+        0; 65 if a picture cannot be read as a digit, 66 if pictures are only missing. Standard error names them, and
+        the others are classified.
 
     Raises:
-        JobError: 66 if the model or a picture does not exist, 65 if the model is damaged, 64 without OpenCV; nothing is
-            printed.
+        JobError: 66 if the model does not exist, 65 if it is damaged, 64 without OpenCV; nothing is printed.
     """
     dataset, names = _read_dataset(model)
     read = [_read(picture, dataset) for picture in pictures]
@@ -61,7 +61,9 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit
     errors = [answer for answer in answers if isinstance(answer, JobError)]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
-    return Exit.DATA_DAMAGED if errors else Exit.OK
+    if all(error.code == Exit.DATA_MISSING for error in errors):
+        return Exit.DATA_MISSING if errors else Exit.OK
+    return Exit.DATA_DAMAGED
 
 
 def _read(picture: Path, dataset: str) -> NDArray[np.uint8] | JobError:
@@ -72,12 +74,15 @@ def _read(picture: Path, dataset: str) -> NDArray[np.uint8] | JobError:
         if error.name != "cv2":
             raise
         message = "predict reads pictures with OpenCV, which is not installed"
-        hint = "install the extra predict: python -m pip install 'opencv-python-headless>=4.10'"
+        hint = (
+            "where this package is installed, run python -m pip install 'opencv-python-headless>=4.10'; "
+            "the image leaves it out, so run predict on a machine to which you fetched the model"
+        )
         raise JobError(Exit.USAGE, "opencv-missing", message, hint) from None
     try:
         return read.read_picture(picture, dataset)
     except JobError as error:
-        if error.code != Exit.DATA_DAMAGED:
+        if error.code not in {Exit.DATA_DAMAGED, Exit.DATA_MISSING}:
             raise
         return error
 

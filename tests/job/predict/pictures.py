@@ -248,6 +248,11 @@ def shrunk(picture: Image.Image, side: int = 28) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
+def high(picture: Image.Image) -> Image.Image:
+    """The picture 28 pixels high, in its own proportions."""
+    return picture.resize((max(1, round(28 * picture.width / picture.height)), 28), Image.Resampling.LANCZOS)
+
+
 def tight(image: NDArray[np.uint8], margin: int, side: int = 200) -> Plane:
     """Ink cut to the digit, with a margin of so many pixels."""
     ink = enlarge(image, side)
@@ -295,7 +300,7 @@ KINDS: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], Image.Image]
     "tall": lambda d, r: grey(dark(place(d, r, shape=(900, 150)))),
     "cut to the digit": lambda d, _: grey(dark(tight(d, 0))),
     "cut closely": lambda d, _: grey(dark(tight(d, 8))),
-    "cut to the digit, 28 high": lambda d, _: shrunk(grey(dark(tight(d, 0)))),
+    "cut to the digit, 28 high": lambda d, _: high(grey(dark(tight(d, 0)))),
     "one speck": lambda d, r: grey(dark(np.maximum(place(d, r, 0.6), speck(r)))),
     "dust": lambda d, r: grey(dark(np.maximum(place(d, r), spots(r, 40, (1, 4), 0.8)))),
     "ink blots": lambda d, r: grey(dark(np.maximum(place(d, r, 0.6), spots(r, 3, (4, 6))))),
@@ -378,17 +383,6 @@ KINDS: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], Image.Image]
     "28 pixels, dataset's moved": lambda d, _: Image.fromarray(np.roll(d, (2, 3), (0, 1))),
     "20 pixels": lambda d, r: shrunk(grey(dark(place(d, r, 0.9))), 20),
     "64 pixels": lambda d, r: shrunk(grey(dark(place(d, r, 0.8))), 64),
-}
-
-# The share of pictures that must be read, where it is not 85%.
-LEAST: dict[str, float] = {
-    "28 pixels, fills the picture": 0.7,
-    "cut to the digit, 28 high": 0.65,
-    "marker": 0.75,
-    "hard pencil": 0.75,
-    "thin pen": 0.75,
-    "thin pen, uneven light": 0.75,
-    "ball pen in a large picture": 0.75,
 }
 
 # Pictures without a digit: none of them may be read as one.

@@ -135,16 +135,27 @@ def test_without_opencv_the_command_says_how_to_install_it(
     assert "pip install" in caught.value.hint
 
 
-def test_missing_model_or_picture_is_66(model: Path, files: list[Path], tmp_path: Path) -> None:
+def test_missing_model_is_66(files: list[Path], tmp_path: Path) -> None:
     """One sentence that names the path, before TensorFlow is loaded."""
-    for folder, picture, reason in (
-        (tmp_path / "gone", files[0], "model-missing"),
-        (model, tmp_path / "gone.png", "image-missing"),
-    ):
-        with pytest.raises(JobError) as caught:
-            predict.run(folder, [picture])
-        assert (caught.value.code, caught.value.reason) == (Exit.DATA_MISSING, reason)
-        assert "gone" in caught.value.message
+    with pytest.raises(JobError) as caught:
+        predict.run(tmp_path / "gone", files)
+    assert (caught.value.code, caught.value.reason) == (Exit.DATA_MISSING, "model-missing")
+    assert "gone" in caught.value.message
+
+
+def test_a_missing_picture_does_not_stop_the_others(
+    model: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The code is 66 if pictures are only missing, and 65 if one is also not read as a digit."""
+    gone, text = tmp_path / "gone.png", tmp_path / "text.png"
+    text.write_text("no picture")
+    assert predict.run(model, [gone, files[0]], as_json=True) == Exit.DATA_MISSING
+    printed = capsys.readouterr()
+    first, second = json.loads(printed.out)
+    assert (first["reason"], "class" in second) == ("image-missing", True)
+    assert printed.err == f"error: there is no picture at {gone}\n"
+    assert predict.run(model, [gone]) == Exit.DATA_MISSING
+    assert predict.run(model, [gone, text]) == Exit.DATA_DAMAGED
 
 
 def test_damaged_model_is_65(model: Path, files: list[Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import warnings
@@ -18,17 +19,22 @@ from tests.job.predict import pictures
 if TYPE_CHECKING:
     from pathlib import Path
 
-COUNT = 40
+COUNT = 25
 # Kinds whose pictures are large or slow to make are tried with fewer.
 FEW = {"phone, 12 megapixels": 8, "scan, 1,200 pixels": 10}
-# Smooth light without any noise, and lines, of which a rest can look like a stroke.
-NOT_YET = {"gradient", "shadow without noise", "wall, uneven light", "empty ruled paper"}
-LEAST = 0.85  # of COUNT pictures; benchmarks/pictures.py measures all 200
+LEAST = 0.88  # of the pictures whose digit the model reads in the dataset; benchmarks/pictures.py measures all 200
+# Kinds below it: strokes of one pixel, and pictures that are squeezed to a square.
+LOWER = {
+    "thin pen": 0.85,
+    "thin pen, uneven light": 0.85,
+    "ball pen in a large picture": 0.85,
+    "28 pixels, fills the picture": 0.8,
+}
 
 
 @pytest.mark.parametrize("kind", pictures.KINDS)
 def test_digits_are_read_in_every_kind_of_picture(tmp_path: Path, kind: str) -> None:
-    """The model, which is right for 37 of these 40 images of the dataset, is right for nearly as many pictures."""
+    """Nearly as many as of the same images of the dataset."""
     known, count = pictures.digits(), FEW.get(kind, COUNT)
     right = 0
     for picture, label in pictures.made(kind, count):
@@ -36,20 +42,13 @@ def test_digits_are_read_in_every_kind_of_picture(tmp_path: Path, kind: str) -> 
             right += known.classify(read.read_picture(pictures.save(picture, tmp_path)))[0] == label
         except JobError as error:
             assert error.reason == "image-no-digit"  # noqa: PT017 - a refusal is an answer, and counts as wrong
-    assert right >= pictures.LEAST.get(kind, LEAST) * count
+    own = sum(known.classify(image)[0] == label for image, label in zip(known.images, known.labels, strict=True))
+    assert right >= LOWER.get(kind, LEAST) * count * own / len(known.images)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind, marks=[pytest.mark.xfail(reason="some of these are still read as a digit")] * (kind in NOT_YET)
-        )
-        for kind in pictures.BLANK
-    ],
-)
+@pytest.mark.parametrize("kind", pictures.BLANK)
 def test_pictures_without_a_digit_are_refused(tmp_path: Path, kind: str) -> None:
-    """All of them, but for the kinds in NOT_YET."""
+    """Each of them, in one sentence."""
     for picture in pictures.blank(kind, 20):
         with pytest.raises(JobError, match="is not read as a digit") as caught:
             read.read_picture(pictures.save(picture, tmp_path))
@@ -120,6 +119,20 @@ def test_unreadable_files_are_named_with_a_remedy(tmp_path: Path) -> None:
         assert str(tmp_path / name) in caught.value.message
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_remedies_can_be_run_with_any_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a blank and a quote is one argument of each command that the message prints."""
+    monkeypatch.setattr(read, "LARGE", 1000)
+    photo, clear = tmp_path / "my son's 5.heic", tmp_path / "my son's 5.png"
+    photo.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    Image.new("RGBA", (100, 100)).save(clear)
+    for path in (photo, clear):
+        with pytest.raises(JobError) as caught:
+            read.read_picture(path)
+        commands = [["magick", *rest.split(", or ")[0].split("\n")] for rest in str(caught.value).split("magick ")[1:]]
+        assert all(str(path) in shlex.split(words[1].rstrip(")")) for words in commands)
+        assert len(commands) == 1
 
 
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])
