@@ -7,7 +7,8 @@
 4. Thin lines across the picture, frames, specks, and what touches the picture's edge are not parts of the digit;
    its edges are sharper than those of light and shadow.
 5. If the digit is small, the steps are repeated on the part of the picture around it.
-6. Strokes much thinner than those of the dataset are widened.
+6. A digit that fills a square picture was stretched to it, and is made narrower.
+7. Strokes that are thinner or broader than those of the dataset are widened or narrowed.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ SMALL = 16  # anything smaller is a speck
 NOISE = 6.0  # standard deviations of the noise between paper and ink
 FAINT = 0.04  # the smallest contrast of ink, as a share of the brightest value
 EDGE = 0.4  # ink ends where the contrast falls below this share of the digit's
+CUT = 0.25  # the digit ends where its ink, blurred by enlargement, is fainter than this share of the contrast
 SHARP = 1 / 30  # the least steep edge of a stroke: contrasts of the digit per pixel; a shadow's or a lamp's is softer
+GRAIN = 3.0  # an edge is so many times as steep as the picture elsewhere, where noise makes it uneven
 FLAT = 3.0  # the most that a digit is wider than high; among the 70,000 of MNIST it is 2.5
 SPECK = 0.03  # the smallest part of a digit, as a share of the largest part's mass
 # The thickest stroke, and the thickest at the picture's edge, where shadows are, as a share of its part's longer side
 MARKER, THICK = 0.7, 0.45
 BIG = 250  # pixels; what is larger than this is as thick as a stroke at the edge at most
-STROKE, BROAD = 0.12, 0.2  # the narrowest and the broadest stroke, as a share of the digit's longer side
+FILLED, NARROW = 0.9, 0.75  # a digit that fills so much of a square was stretched; MNIST's are 0.8 as wide as high
+STROKE, BROAD = 0.15, 0.2  # the narrowest and the broadest stroke, as a share of the digit's longer side
 
 
 class NotADigitError(ValueError):
@@ -68,7 +72,9 @@ def find(colours: Floats) -> Floats:
     margin = max(bottom - top, right - left) // 2
     if 4 * margin < max(colours.shape[:2]) // 2:
         ink = _look(colours[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin])
-    return _widen(ink)
+    elif min(bottom - top, right - left) > FILLED * max(colours.shape[:2]):
+        ink = cv2.resize(ink, None, fx=NARROW, fy=1, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return _widen(np.where(ink < CUT, np.float32(0), ink))
 
 
 def _box(ink: Floats) -> tuple[int, int, int, int]:
@@ -154,7 +160,7 @@ def _digit(signal: Floats, soft: int) -> _Found | None:
         mask = np.isin(labels, main).astype(np.uint8)
         full = float(np.percentile(signal[mask > 0], 80))
         threshold = max(EDGE * full, threshold)
-    if _steepness(signal, mask) < SHARP * full:
+    if not _sharp(signal, mask, full):
         return None
     others = cv2.dilate(found * (1 - mask), np.ones((3, 3), np.uint8))
     around = np.maximum(mask, cv2.dilate(mask, np.ones((soft, soft), np.uint8)) * (1 - others))
@@ -163,10 +169,11 @@ def _digit(signal: Floats, soft: int) -> _Found | None:
     return _Found(ink.astype(np.float32), full, complaint)
 
 
-def _steepness(signal: Floats, mask: Mask) -> float:
-    """How fast the signal falls at the border of the mask, in the middle of all its pixels: per pixel."""
+def _sharp(signal: Floats, mask: Mask, full: float) -> bool:
+    """Whether the signal falls faster at the border of the mask than light and noise do: the median of its pixels."""
     slopes = np.hypot(*(cv2.Sobel(signal, cv2.CV_32F, x, 1 - x, scale=1 / 8) for x in (0, 1)))
-    return float(np.median(slopes[mask > cv2.erode(mask, np.ones((3, 3), np.uint8))]))
+    border = mask > cv2.erode(mask, np.ones((3, 3), np.uint8))
+    return float(np.median(slopes[border])) > max(SHARP * full, GRAIN * float(np.median(slopes)))
 
 
 def _without_lines(mask: Mask) -> Mask:

@@ -23,13 +23,8 @@ COUNT = 25
 # Kinds whose pictures are large or slow to make are tried with fewer.
 FEW = {"phone, 12 megapixels": 8, "scan, 1,200 pixels": 10}
 LEAST = 0.88  # of the pictures whose digit the model reads in the dataset; benchmarks/pictures.py measures all 200
-# Kinds below it: strokes of one pixel, and pictures that are squeezed to a square.
-LOWER = {
-    "thin pen": 0.85,
-    "thin pen, uneven light": 0.85,
-    "ball pen in a large picture": 0.85,
-    "28 pixels, fills the picture": 0.8,
-}
+# Strokes of a few pixels.
+LOWER = dict.fromkeys(("thin pen", "thin pen, uneven light", "ball pen in a large picture"), 0.85)
 
 
 @pytest.mark.parametrize("kind", pictures.KINDS)
