@@ -93,14 +93,12 @@ def start(
     Raises:
         JobError: 75 if the system has no room for another process now.
     """
+    # PYTHONINSPECT would make Python lose the exit code.
+    environment = {**env, PARENT: str(os.getpid()), "PYTHONINSPECT": ""}
     with errors_from("process", "a process"):
         child = subprocess.Popen(
             command,
-            env={
-                **env,
-                PARENT: str(os.getpid()),
-                "PYTHONINSPECT": "",
-            },  # if it were set, Python would lose the exit code
+            env=environment,
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
