@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 RunSteps: TypeAlias = "Callable[[BlockState, BlockInput, bool], BlockState]"
 
 # A call makes steps for about this long, or one step if that takes longer. Between calls, the trainer reports its
-# progress and checks the flag to stop.
-CALL_S = 0.5
+# progress and checks whether it was asked to stop. All workers know it after the next call: within a second.
+CALL_S = 0.4
 
 
 class BlockInput(NamedTuple):
@@ -56,7 +56,7 @@ class BlockState(NamedTuple):
         loss: float32 [], in nats, summed over all examples of the steps made. Each call adds to it, so that its bits do
             not depend on where calls end.
         done: how many steps of the block are made.
-        stops: how many workers were asked to stop before the last call.
+        stops: how many workers were asked to stop before the last call began.
     """
 
     vector: tf.Tensor
@@ -66,34 +66,36 @@ class BlockState(NamedTuple):
 
 
 class Pace:
-    """The time of a step, measured in the last call. The first call also compiles, so it makes only one step.
+    """How many steps a call makes: the same number on each worker, because all use the mean of their times of a step.
 
-    Attributes:
-        seconds: per step.
+    A worker learns the others' times in the sum of a call's news, so they are those of the call before. The first calls
+    make one step each: nobody has measured one yet, and the first call also compiles.
     """
 
-    def __init__(self) -> None:
-        self.seconds = CALL_S
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._own_s = self._mean_s = CALL_S
 
-    def record(self, steps: int, began: float) -> None:
-        """Record a call: the number of its steps, and when it began, in seconds of time.perf_counter()."""
-        self.seconds = (time.perf_counter() - began) / steps
+    def last(self, done: int, block: BlockInput) -> int:
+        """The step of the block at which the next call ends, if `done` steps are made."""
+        return min(done + max(1, int(CALL_S / self._mean_s)), int(block.count))
 
+    def news(self, stop: bool) -> NDArray[np.float32]:
+        """What this worker tells the others, to be summed, float32 [2]: if it was asked to stop, its time of a step."""
+        return np.array([stop, self._own_s], np.float32)
 
-class Call(NamedTuple):
-    """One worker's input to a call, besides the state of the block.
+    def record(self, steps: int, began: float, news: tf.Tensor) -> int:
+        """Record a call. Return how many workers were asked to stop.
 
-    Attributes:
-        block: the block.
-        stop: float32 [], 1 if this worker was asked to stop.
-        step_s: float64 [], how long a step takes, in seconds.
-        began: float64 [], when the call began, in seconds since 1970.
-    """
-
-    block: BlockInput
-    stop: tf.Tensor
-    step_s: tf.Tensor
-    began: tf.Tensor
+        Args:
+            steps: made in the call.
+            began: when the call began, in seconds of time.perf_counter().
+            news: the sum of the workers' news().
+        """
+        stops, seconds = np.asarray(news)
+        self._own_s = (time.perf_counter() - began) / steps
+        self._mean_s = float(seconds) / self._workers
+        return int(stops)
 
 
 def compile_steps(
@@ -121,16 +123,11 @@ def compile_steps(
     total = sum_of_vectors(workers, gather_short=gather_short)
     if workers == 1 or sync_every > 1:
         return local_sgd(strategy, packing, workers, total, collectives.sum)
-    return synchronous(strategy, packing, total)
+    return synchronous(strategy, packing, workers, total)
 
 
-def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) -> RunSteps:
-    """Steps with one all-reduce each, which sums the gradient, the loss and two flags.
-
-    The flags are "I was asked to stop" and "this call ends". A worker sets the second flag if it was asked to stop, if
-    the call has lasted long enough, or at the end of the block. All workers see the flags in the sum of the step, so
-    the call ends after the same step on all of them.
-    """
+def synchronous(strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum) -> RunSteps:
+    """Steps with one all-reduce each, which sums the gradient, the loss and the workers' news (see Pace)."""
 
     @tf.function(jit_compile=True, autograph=False)
     def update(
@@ -149,17 +146,13 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
         summed: tf.Tensor,
         rates: tf.Tensor,
         k: tf.Tensor,
-        now: tf.Tensor,
-        call: Call,
+        block: BlockInput,
+        news: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
         """Apply the sum of the previous step and compute the gradient of step k, in one launch instead of two."""
         vector, loss = update(vector, loss, summed, rates, k)
-        own_loss, gradient = packed_gradient(packing, vector, call.block, k)
-        # The absolute value, because somebody may set this clock back.
-        is_late = tf.abs(now - call.began) + call.step_s >= CALL_S
-        is_last = tf.logical_or(is_late, k + 1 == call.block.count)
-        ends = tf.maximum(call.stop, tf.cast(is_last, tf.float32))
-        return vector, loss, tf.concat([gradient, [own_loss, call.stop, ends]], axis=0)
+        own_loss, gradient = packed_gradient(packing, vector, block, k)
+        return vector, loss, tf.concat([gradient, [own_loss], news], axis=0)
 
     def step(*args: Any) -> tuple[tf.Tensor, ...]:
         vector, loss, own = update_and_gradient(*args)
@@ -167,29 +160,28 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, total: Sum) 
 
     @tf.function(autograph=False)
     def make_steps(
-        vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, block: BlockInput, stop: tf.Tensor, step_s: tf.Tensor
+        vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput, news: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         rates = block.rates / block.batch_sizes
-        call = Call(block, stop, step_s, tf.timestamp())
 
-        # Each operator of the loop costs microseconds, so as much as possible is in compiled functions.
+        # Each operator of the loop costs microseconds, so as much as possible is in compiled functions. The condition
+        # does not wait for the sum of the step.
         def next_step(k: tf.Tensor, vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return k + 1, *strategy.run(step, args=(vector, loss, summed, rates, k, tf.timestamp(), call))
+            return k + 1, *strategy.run(step, args=(vector, loss, summed, rates, k, block, news))
 
         # The loop is outside strategy.run, which refuses a collective in control flow inside it.
         start = (k, vector, loss, tf.zeros([vector.shape[0] + 3]))
-        k, vector, loss, summed = tf.while_loop(lambda *state: state[-1][-1] < 1, next_step, start)
-        return *update(vector, loss, summed, rates, k), k, summed[-2]
+        k, vector, loss, summed = tf.while_loop(lambda k, *_: k < last, next_step, start)
+        return *update(vector, loss, summed, rates, k), summed[-2:]
 
-    pace = Pace()
+    pace = Pace(workers)
 
     def run_steps(state: BlockState, block: BlockInput, stop: bool) -> BlockState:
         began = time.perf_counter()
-        tensors = state.vector, state.loss, np.int32(state.done), block
-        vector, loss, done, stops = make_steps(*tensors, np.float32(stop), np.float64(pace.seconds))
-        after = BlockState(vector, loss, int(done), int(stops))
-        pace.record(after.done - state.done, began)
-        return after
+        last = pace.last(state.done, block)
+        tensors = state.vector, state.loss, np.int32(state.done), np.int32(last), block
+        vector, loss, news = make_steps(*tensors, pace.news(stop))
+        return BlockState(vector, loss, last, pace.record(last - state.done, began, news))
 
     return run_steps
 
@@ -245,25 +237,22 @@ def local_sgd(
         share = tf.reduce_sum(block.batch_sizes[: block.count]) / tf.reduce_sum(block.weights)
         return total(tf.concat([vector / share, [loss], news], axis=0))
 
-    pace, step_s, start = Pace(), CALL_S, BlockState(tf.zeros([0]))
+    pace, start = Pace(workers), BlockState(tf.zeros([0]))
 
     def run_steps(state: BlockState, block: BlockInput, stop: bool) -> BlockState:
-        nonlocal step_s, start
+        nonlocal start
         if not state.done:
             start = state
         began = time.perf_counter()
-        last = min(state.done + max(1, int(CALL_S / step_s)), int(block.count))
+        last = pace.last(state.done, block)
         tensors = state.vector, state.loss, np.int32(state.done), np.int32(last), block
-        # Each worker must make the same number of steps in a call, so all use the mean of their times.
-        news = np.array([stop, pace.seconds], np.float32)
+        news = pace.news(stop)
         if workers > 1 and last == block.count:
-            vector, loss, sums = average(*tensors, news)
+            vector, loss, news = average(*tensors, news)
         else:
             vector, loss = own_steps(*tensors)
-            sums = exchange(news) if workers > 1 else news
-        stopped, seconds = np.asarray(sums)
-        stops, step_s = int(stopped), float(seconds) / workers
-        pace.record(last - state.done, began)
+            news = exchange(news) if workers > 1 else news
+        stops = pace.record(last - state.done, began, news)
         if stops and last < block.count and workers > 1:
             return start._replace(stops=stops)
         return BlockState(vector, loss, last, stops)

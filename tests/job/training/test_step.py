@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
@@ -37,7 +38,7 @@ def alone() -> RunSteps:
 
 def synchronous() -> RunSteps:
     """The function that several workers train with, here for one worker."""
-    return step.synchronous(tf.distribute.get_strategy(), PACKING, lambda vector: vector)
+    return step.synchronous(tf.distribute.get_strategy(), PACKING, 1, lambda vector: vector)
 
 
 def averaging(workers: int = 2) -> RunSteps:
@@ -179,20 +180,23 @@ def test_calls_of_any_length_are_traced_once(make: Callable[[], RunSteps], monke
     assert compute.call_count == before
 
 
-def test_flag_to_stop_ends_a_call_after_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All workers see it in the sum of this step, however long the call might last."""
-    monkeypatch.setattr(step, "CALL_S", 1e9)
-    run_steps = synchronous()
-    state = run_steps(BlockState(tf.constant(start())), block(), False)
-    state = run_steps(state, block(), True)
-    assert (state.done, state.stops) == (2, 1)
-    assert_expected(state, block(), 2)
-
-
-def test_flag_to_stop_of_a_single_worker_comes_out() -> None:
-    """It ends with this call."""
-    state = alone()(BlockState(tf.constant(start())), block(), True)
+@pytest.mark.parametrize("make", [alone, synchronous])
+def test_flag_to_stop_comes_out_with_the_call(make: Callable[[], RunSteps], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that every worker knows it after the same step, within the time of a call."""
+    monkeypatch.setattr(step, "CALL_S", 1e-9)
+    state = make()(BlockState(tf.constant(start())), block(), True)
     assert (state.done, state.stops) == (1, 1)
+    assert_expected(state, block(), 1)
+
+
+@pytest.mark.parametrize("others_s", [0.001, 0.2])
+def test_all_workers_make_the_same_number_of_steps(others_s: float) -> None:
+    """Each uses the mean of all times of a step, whatever its own is."""
+    pace = step.Pace(2)
+    assert pace.last(2, block()) == 3, "nothing is measured yet"
+    pace.record(1, time.perf_counter() - 60, np.array([0, others_s + step.CALL_S / 3], np.float32))
+    mean_s = (others_s + step.CALL_S / 3) / 2
+    assert pace.last(1, block()) == min(1 + int(step.CALL_S / mean_s), STEPS)
 
 
 def test_stop_between_two_averages_gives_up_the_steps_since_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +217,7 @@ def test_stop_between_two_averages_gives_up_the_steps_since_the_last(monkeypatch
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: step.synchronous(tf.distribute.get_strategy(), PACKING, lambda vector: 2 * vector),
+        lambda: step.synchronous(tf.distribute.get_strategy(), PACKING, 2, lambda vector: 2 * vector),
         averaging,
     ],
 )
