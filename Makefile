@@ -18,7 +18,7 @@ EXTRAS += ; print(*(package for extra in sys.argv[1:] for package in extras[extr
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train submit test test-faults test-cluster soak bench image push load pictures lint format lock release clean
+.PHONY: help setup data train submit test test-faults test-cluster test-systems soak bench image push load pictures lint format lock release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +51,10 @@ test-faults: setup  ## kill, stop and break real workers: POINTS=3 moments for e
 	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(PARALLEL:worksteal=loadfile) $(ARGS)
 
 test-cluster: setup  ## run the tests on the cluster that KUBECONFIG names: see tests/cluster/conftest.py
-	$(RUN) -m pytest tests/cluster $(ARGS)
+	$(RUN) -m pytest tests/cluster --ignore=tests/cluster/systems $(ARGS)
+
+test-systems: setup  ## run the tests with real systems around the job, such as Kueue: see tests/cluster/systems/conftest.py
+	$(RUN) -m pytest tests/cluster/systems $(ARGS)
 
 soak: setup  ## kill workers at random for MINUTES=20
 	MINUTES=$(MINUTES) $(RUN) -m pytest tests/faults/test_soak.py --capture=no $(ARGS)

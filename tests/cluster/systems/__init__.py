@@ -1,0 +1,1 @@
+"""Tests against the real programs of other projects, on a kind cluster. See conftest.py."""
