@@ -19,13 +19,14 @@ def module(path: str, version: str) -> Path:
     return Path(json.loads(done)["Dir"])
 
 
-def program(path: str, version: str, package: str) -> Path:
+def program(path: str, version: str, package: str, *tags: str) -> Path:
     """Compile a program of a module, once per version; returns its file.
 
     Args:
         path: of the module.
         version: of the module.
         package: the folder of the program in the module, such as "cmd/kueue".
+        *tags: build tags, which leave out what the tests do not need.
     """
     file = CACHE / f"{path.rsplit('/', 1)[-1]}-{version}" / Path(package).name
     if not file.exists():
@@ -34,9 +35,9 @@ def program(path: str, version: str, package: str) -> Path:
             source = Path(folder) / "source"
             shutil.copytree(module(path, version), source)
             run("chmod", "--recursive", "u+w", str(source))
-            environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false"}
-            command = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", "program", f"./{package}"]
-            run(*command, cwd=source, env=environment)
+            environment = os.environ | {"CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=mod -buildvcs=false"}
+            flags = ["-trimpath", "-ldflags=-s -w", f"-tags={','.join(tags)}"]
+            run("go", "build", *flags, "-o", "program", f"./{package}", cwd=source, env=environment)
             file.parent.mkdir(parents=True, exist_ok=True)
             # Appears whole, also if two tests compile it.
             shutil.move(source / "program", file.with_suffix(f".{os.getpid()}"))
@@ -50,7 +51,7 @@ def load(kind: str, image: str, file: Path, *lines: str) -> None:
     Args:
         kind: the name of the cluster.
         image: the name of the image.
-        file: the program, which becomes the entrypoint as /NAME.
+        file: the program, which becomes the entrypoint as /bin/NAME.
         *lines: further lines of its Dockerfile.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -60,9 +61,9 @@ def load(kind: str, image: str, file: Path, *lines: str) -> None:
         content = [
             "FROM scratch",
             "COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt",
-            f"COPY {file.name} /{file.name}",
+            f"COPY {file.name} /bin/{file.name}",
             *lines,
-            f'ENTRYPOINT ["/{file.name}"]',
+            f'ENTRYPOINT ["/bin/{file.name}"]',
         ]
         (context / "Dockerfile").write_text("\n".join(content) + "\n")
         run("docker", "build", "--quiet", "--tag", image, str(context))
