@@ -4,12 +4,14 @@ KUBECONFIG    the cluster; without it, all tests are skipped
 IMAGE         the job's image, which the nodes have or can pull; default: the one in the manifests
 RWX_CLASS     a storage class for ReadWriteMany volumes, which workers on several nodes need
 RWO_CLASS     a storage class for ReadWriteOnce volumes; default: the cluster's default class
-CLUSTER_TOOL  a program that breaks the cluster: `net cut|join NODE`, `daemon stop|start NAME`, `gpus NODE NUMBER`
+CLUSTER_TOOL  a program that breaks the cluster: `net cut|join NODE`, `daemon stop|start NAME`, `gpus NODE NUMBER`;
+              default: kind.sh in this folder for kind with docker
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -19,12 +21,14 @@ import pytest
 
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import trainer_of
+from tests.cluster.access import current_kubeconfig
 from tests.cluster.namespace import Breaker, Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
+NO_CLUSTER = "KUBECONFIG names no cluster to test on; for kubectl's own, run `export KUBECONFIG=$HOME/.kube/config`"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
             if not os.environ.get("KUBECONFIG"):
-                item.add_marker(pytest.mark.skip(reason="KUBECONFIG names no cluster to test on"))
+                item.add_marker(pytest.mark.skip(reason=NO_CLUSTER))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,6 +47,30 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     if report.failed:
         item.stash[FAILED] = True
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a session that tested nothing fail."""
+    if skipped_all(session.config):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say in the last line that nothing was tested, and why."""
+    if reasons := skipped_all(config):
+        reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"error: nothing was tested, because every test was skipped: {'; '.join(sorted(reasons))}")
+
+
+def skipped_all(config: pytest.Config) -> set[str]:
+    """The reasons why tests were skipped, if all were; otherwise an empty set."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    results = reporter.stats if reporter else {}
+    if {key for key in results if key not in ("", "deselected", "warnings")} != {"skipped"}:
+        return set()
+    return {str(report.longrepr[2]).removeprefix("Skipped: ") for report in results["skipped"]}
 
 
 FAILED = pytest.StashKey[bool]()
@@ -72,18 +100,33 @@ def namespace(request: pytest.FixtureRequest, image: str) -> Iterator[Namespace]
 
 @pytest.fixture
 def shared(namespace: Namespace) -> Namespace:
-    """A namespace with a ReadWriteMany claim, `output`."""
-    storage_class = os.environ.get("RWX_CLASS")
-    if not storage_class:
-        pytest.skip("RWX_CLASS names no storage class for ReadWriteMany volumes")
-    namespace.claim("output", "ReadWriteMany", storage_class)
+    """A namespace with a claim, `output`, that workers on all nodes can use."""
+    if storage_class := os.environ.get("RWX_CLASS"):
+        namespace.claim("output", "ReadWriteMany", storage_class)
+    elif len(namespace.nodes()) == 1:
+        namespace.claim("output", "ReadWriteOnce", os.environ.get("RWO_CLASS"))
+    else:
+        pytest.skip("RWX_CLASS names no storage class for ReadWriteMany volumes, and several nodes accept pods")
     return namespace
+
+
+@pytest.fixture
+def spread(shared: Namespace) -> Namespace:
+    """The same, where two workers run on two nodes."""
+    if len(shared.nodes()) < 2:
+        pytest.skip("only one node accepts pods")
+    # While a claim waits for its first pod, the scheduler puts all pods on that pod's node.
+    shared.reader()
+    return shared
 
 
 @pytest.fixture
 def breaker() -> Iterator[Breaker]:
     """Breaks the cluster, and repairs it after the test."""
     tool = os.environ.get("CLUSTER_TOOL")
+    [context] = current_kubeconfig()["contexts"]
+    if not tool and context["name"].startswith("kind-") and shutil.which("docker"):
+        tool = str(HERE / "kind.sh")
     if not tool:
         pytest.skip("CLUSTER_TOOL names no program that breaks this cluster")
     breaker = Breaker(tool)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from job import telemetry
 from k8s.api.errors import ApiError
 from k8s.api.kubeconfig import connect
+from k8s.checks.matching import accepts
 from k8s.commands import submit
 from k8s.render import render
 from k8s.render.submission import Submission
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 240.0
+DEADLINE_S = 600.0  # a machine with other work may need minutes where a quiet one needs seconds
 POLL_S = 0.5
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class Namespace:
         self.cluster = connect(None, name, note)
         self.output_claim = "output"
         self.storage_class: str | None = None
+        self.access_mode = "ReadWriteMany"
 
     def create(self) -> None:
         """Create the namespace."""
@@ -86,7 +88,7 @@ class Namespace:
             spec["storageClassName"] = storage_class
         metadata = {"name": name}
         self.cluster.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
-        self.output_claim, self.storage_class = name, storage_class
+        self.output_claim, self.storage_class, self.access_mode = name, storage_class, mode
 
     def submission(self, name: str, *training: str, workers: int = 2, flags: Sequence[str] = ()) -> list[str]:
         """The arguments with which `submit` starts a run on the claim."""
@@ -98,8 +100,8 @@ class Namespace:
         self.launcher("submit", *self.submission(name, *training, workers=workers, flags=flags))
 
     def nodes(self) -> list[Object]:
-        """The cluster's nodes."""
-        return self.cluster.select("Node")
+        """The nodes that accept pods."""
+        return [node for node in self.cluster.select("Node") if accepts(node, {"spec": {}})]
 
     def render(self, name: str, *training: str, workers: int = 1, **flags: Any) -> Object:
         """The Job that `submit` would create. Tests change it and send it with send()."""
@@ -162,23 +164,23 @@ class Namespace:
         """Delete a pod without a grace period."""
         self.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
 
-    def wait_for_end(self, run: str, seconds: float = DEADLINE_S) -> Object:
+    def wait_for_end(self, run: str) -> Object:
         """Wait until a run's Job has succeeded or failed; returns the Job."""
 
         def ended() -> Object | None:
             job = self.job(run)
             return job if conditions(job) & {"SuccessCriteriaMet", "Complete", "FailureTarget", "Failed"} else None
 
-        return wait_until(ended, f"the end of {run}", seconds)
+        return wait_until(ended, f"the end of {run}")
 
-    def wait_until_published(self, run: str, seconds: float = DEADLINE_S) -> None:
+    def wait_until_published(self, run: str) -> None:
         """Wait until a run has succeeded."""
-        job = self.wait_for_end(run, seconds)
+        job = self.wait_for_end(run)
         assert not conditions(job) & {"FailureTarget", "Failed"}, job["status"]
 
-    def wait_until_failed(self, run: str, seconds: float = DEADLINE_S) -> Object:
+    def wait_until_failed(self, run: str) -> Object:
         """Wait until a run has failed; returns the Job."""
-        job = self.wait_for_end(run, seconds)
+        job = self.wait_for_end(run)
         assert conditions(job) & {"FailureTarget", "Failed"}, job["status"]
         return job
 
@@ -258,7 +260,7 @@ class Breaker:
         for words in self._repairs:
             self.run(*words)
         if self._repairs:
-            wait_until(nodes_are_ready, "all nodes ready", 120)
+            wait_until(nodes_are_ready, "all nodes ready")
         self._repairs.clear()
 
 
@@ -274,8 +276,8 @@ def conditions(job: Object) -> set[str]:
     return {c["type"] for c in job["status"].get("conditions", []) if c["status"] == "True"}
 
 
-def wait_until(condition: Callable[[], T | None], what: str, seconds: float = DEADLINE_S) -> T:
+def wait_until(condition: Callable[[], T | None], what: str) -> T:
     """Wait until a condition gives a true value; returns it."""
-    value = processes.wait_until(condition, what, seconds, POLL_S)
+    value = processes.wait_until(condition, what, DEADLINE_S, POLL_S)
     assert value
     return value

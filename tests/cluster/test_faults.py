@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cluster.namespace import conditions, wait_until
+from tests.cluster.namespace import DEADLINE_S, conditions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,32 +44,32 @@ def test_a_deleted_pod_is_replaced(shared: Namespace, undisturbed: Undisturbed, 
     assert [pod["metadata"]["uid"] for pod in shared.pods("run", 1 - rank)] == [other["metadata"]["uid"]]
 
 
-def test_a_drained_node_is_not_counted(shared: Namespace, undisturbed: Undisturbed) -> None:
+def test_a_drained_node_is_not_counted(spread: Namespace, undisturbed: Undisturbed) -> None:
     """A worker on a drained node moves to another one; no failure is counted, and the other rank keeps its pod."""
-    shared.submit("run", *TRAINING)
-    shared.wait_for_step("run", STEP)
-    drained, other = shared.pod("run", 1), shared.pod("run", 0)
+    spread.submit("run", *TRAINING)
+    spread.wait_for_step("run", STEP)
+    drained, other = spread.pod("run", 1), spread.pod("run", 0)
     node = drained["spec"]["nodeName"]
     assert node != other["spec"]["nodeName"]
     try:
-        shared.kubectl("drain", node, "--force", "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=60s")
-        replacement = shared.pod("run", 1, unlike=[drained])
+        spread.kubectl("drain", node, "--force", "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=600s")
+        replacement = spread.pod("run", 1, unlike=[drained])
         assert replacement["metadata"]["annotations"][FAILURES] == "0"
-        assert_same(shared, undisturbed)
+        assert_same(spread, undisturbed)
     finally:
-        shared.kubectl("uncordon", node)
-    assert [pod["metadata"]["uid"] for pod in shared.pods("run", 0)] == [other["metadata"]["uid"]]
+        spread.kubectl("uncordon", node)
+    assert [pod["metadata"]["uid"] for pod in spread.pods("run", 0)] == [other["metadata"]["uid"]]
 
 
-def test_a_node_is_cut_off(shared: Namespace, undisturbed: Undisturbed, breaker: Breaker) -> None:
+def test_a_node_is_cut_off(spread: Namespace, undisturbed: Undisturbed, breaker: Breaker) -> None:
     """A run survives a node that is disconnected for a minute."""
-    shared.submit("run", *TRAINING)
-    shared.wait_for_step("run", STEP)
-    node = shared.pod("run", 1)["spec"]["nodeName"]
+    spread.submit("run", *TRAINING)
+    spread.wait_for_step("run", STEP)
+    node = spread.pod("run", 1)["spec"]["nodeName"]
     breaker.cut(node)
     wait_a_minute()
     breaker.repair()
-    assert_same(shared, undisturbed)
+    assert_same(spread, undisturbed)
 
 
 def test_the_api_server_is_away(shared: Namespace, undisturbed: Undisturbed, breaker: Breaker) -> None:
@@ -81,7 +81,7 @@ def test_the_api_server_is_away(shared: Namespace, undisturbed: Undisturbed, bre
         breaker.stop("kube-apiserver")
         wait_a_minute()
         breaker.repair()
-        printed, _ = waiting.communicate(timeout=240)
+        printed, _ = waiting.communicate(timeout=DEADLINE_S)
     assert waiting.returncode == 0, printed
     assert_same(shared, undisturbed)
 

@@ -47,9 +47,9 @@ def queue(shared: Namespace) -> Iterator[str]:
         pytest.skip("Kueue is installed in this cluster")
     shared.kubectl("create", "-f", "-", stdin=json.dumps(QUEUES))
     try:
-        shared.kubectl("wait", "crd", "localqueues.kueue.x-k8s.io", "--for=condition=Established", "--timeout=60s")
+        shared.kubectl("wait", "crd", "localqueues.kueue.x-k8s.io", "--for=condition=Established", "--timeout=600s")
         made = wait_until(
-            lambda: shared.kubectl("create", "-f", "-", stdin=json.dumps(QUEUE), check=False), "the queue", 60
+            lambda: shared.kubectl("create", "-f", "-", stdin=json.dumps(QUEUE), check=False), "the queue"
         )
         assert "localqueue.kueue.x-k8s.io/night created" in made
         yield "night"

@@ -55,7 +55,7 @@ def monitor(image: str) -> Iterator[Namespace]:
             part[key] = [each for each in part[key] if each["name"] == "tmp"]
         pod["metadata"]["labels"] = {NAME_LABEL: "prometheus"}
         monitor.cluster.create(pod)
-        monitor.kubectl("wait", "pod", POD, "--for=condition=Ready", "--timeout=120s")
+        monitor.kubectl("wait", "pod", POD, "--for=condition=Ready", "--timeout=600s")
         yield monitor
     finally:
         monitor.delete()
@@ -123,12 +123,12 @@ def test_prometheus(namespace: Namespace, monitor: Namespace) -> None:
     rule["from"][0]["namespaceSelector"]["matchLabels"] = {"kubernetes.io/metadata.name": monitor.name}
     for kind in ("NetworkPolicy", "ConfigMap"):
         namespace.kubectl("create", "--validate=strict", "-f", "-", stdin=json.dumps(objects[kind]))
-    wait_until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "open", "the scraper's access", 60)
+    wait_until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "open", "the scraper's access")
     assert connection(monitor, POD, address, TENSORFLOW_PORT) == "TimeoutError"
 
     start(monitor, namespace)
     expected = {("MnistJobNoProgress", "stuck"): "The run stuck makes no progress"}
-    wait_until(lambda: alerts(monitor) == expected, "the alert of the stuck run, alone", 120)
+    wait_until(lambda: alerts(monitor) == expected, "the alert of the stuck run, alone")
     [targets] = ask(monitor, "targets?state=active")
     names = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in [*workers, waiting]}
     assert {target["labels"]["pod"]: target["scrapeUrl"] for target in targets["activeTargets"]} == {
@@ -145,7 +145,7 @@ def test_prometheus(namespace: Namespace, monitor: Namespace) -> None:
         title: query for title, query in monitoring.queries(namespace.name, "run").items() if "kube_" not in query
     }
     assert len(queries) == 12
-    results = wait_until(lambda: query_results(monitor, queries), "an answer to every query of the dashboard", 120)
+    results = wait_until(lambda: query_results(monitor, queries), "an answer to every query of the dashboard")
     shown = {title: {tuple(sorted(series["metric"].items())) for series in result} for title, result in results.items()}
     ranks = [{("rank", str(rank)), ("pod", pod["metadata"]["name"])} for rank, pod in enumerate(workers)]
     assert {frozenset(label for label in labels if label[0] != "phase") for labels in shown.pop("Workers")} == {
@@ -157,4 +157,4 @@ def test_prometheus(namespace: Namespace, monitor: Namespace) -> None:
 
     monitor.kubectl("label", "pod", POD, f"{NAME_LABEL}=stranger", "--overwrite")
     refused = "the end of access for a pod that is not Prometheus"
-    wait_until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "TimeoutError", refused, 60)
+    wait_until(lambda: connection(monitor, POD, address, SUPERVISOR_PORT) == "TimeoutError", refused)

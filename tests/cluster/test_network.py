@@ -28,6 +28,11 @@ def connection(namespace: Namespace, pod: str, host: str, port: int) -> str:
     return namespace.kubectl("exec", pod, "--", "python", "-c", CONNECT, host, str(port)).strip()
 
 
+def wait_for_connection(namespace: Namespace, pod: str, host: str, port: int) -> None:
+    """Wait until a pod can connect: on a busy machine, one try may time out."""
+    wait_until(lambda: connection(namespace, pod, host, port) == "open", f"a connection to {host}:{port}")
+
+
 def test_allowed_connections(shared: Namespace) -> None:
     """Another pod reaches no port of a worker; a worker reaches its peers and DNS, and nothing else."""
     shared.submit("run", "--epochs=100000", "--evaluate-every=0")
@@ -39,10 +44,10 @@ def test_allowed_connections(shared: Namespace) -> None:
     zero, one = (shared.pod("run", rank) for rank in range(2))
     own, peer = one["metadata"]["name"], zero["status"]["podIP"]
     for port in (TENSORFLOW_PORT, SUPERVISOR_PORT):
-        assert connection(shared, own, peer, port) == "open"
+        wait_for_connection(shared, own, peer, port)
         assert connection(shared, stranger, peer, port) == "TimeoutError"
     # The name shows that DNS is reached.
-    assert connection(shared, own, "run-0.mnist-job", SUPERVISOR_PORT) == "open"
+    wait_for_connection(shared, own, "run-0.mnist-job", SUPERVISOR_PORT)
     assert connection(shared, own, address, 8000) == "TimeoutError"
     api_server = shared.kubectl("get", "service", "kubernetes", "-n", "default", "-o", "jsonpath={.spec.clusterIP}")
     assert connection(shared, own, api_server, 443) == "TimeoutError"

@@ -95,7 +95,7 @@ def test_data_on_a_volume(shared: Namespace, tmp_path: Path) -> None:
     write_idx(tmp_path / "raw", **parts)
     prepare_dataset(Config(data=tmp_path / "data"), tmp_path / "raw", note)
     [claim] = kustomize(MANIFESTS / "data")
-    claim["spec"] |= {"storageClassName": shared.storage_class, "accessModes": ["ReadWriteMany"]}
+    claim["spec"] |= {"storageClassName": shared.storage_class, "accessModes": [shared.access_mode]}
     shared.cluster.create(claim)
     words = ("data", "put", str(tmp_path / "data/mnist"), f"--claim={DATA_CLAIM}")
     output = shared.launcher(*words)

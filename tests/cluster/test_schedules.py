@@ -54,9 +54,9 @@ def test_one_run_at_a_time(shared: Namespace) -> None:
     name = LONGEST
     shared.launcher("schedule", "* * * * *", f"--name={name}", "--deadline=59s", *flags(shared, *LONG, workers=2))
     # The test needs runs that outlast the next start, which `schedule` refuses.
-    longer = {"spec": {"suspend": True, "jobTemplate": {"spec": {"activeDeadlineSeconds": 600}}}}
+    longer = {"spec": {"suspend": True, "jobTemplate": {"spec": {"activeDeadlineSeconds": 3600}}}}
     shared.cluster.patch("CronJob", name, longer)
-    wait_until(lambda: not active_runs(shared, name), "the end of the runs that had started", 90)
+    wait_until(lambda: not active_runs(shared, name), "the end of the runs that had started")
 
     triggered = json.loads(shared.launcher("trigger", name, "--output=json"))["name"]
     refusal = "{}, another run of " + name + ", has not ended"
@@ -69,11 +69,11 @@ def test_one_run_at_a_time(shared: Namespace) -> None:
     shared.launcher("cancel", triggered)
 
     shared.launcher("resume", name)
-    [scheduled] = wait_until(lambda: active_runs(shared, name), "a scheduled run", 90)
+    [scheduled] = wait_until(lambda: active_runs(shared, name), "a scheduled run")
     assert re.fullmatch(rf"{name}-\d{{8}}", scheduled)
     assert refusal.format(scheduled) in shared.launcher("trigger", name, code=2)
     skipped = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=JobAlreadyActive"
-    wait_until(lambda: shared.cluster.select("Event", "", skipped), "a start that is due", 90)
+    wait_until(lambda: shared.cluster.select("Event", "", skipped), "a start that is due")
     assert active_runs(shared, name) == [scheduled]
     shown = json.loads(shared.launcher("status", name, "--output=json"))
     assert (shown["state"], shown["detail"]) == ("running", scheduled)
@@ -84,7 +84,7 @@ def test_one_run_at_a_time(shared: Namespace) -> None:
     cancelled = shared.job(scheduled)["metadata"]
     assert cancelled["name"] == f"{scheduled}-2"
     assert "ownerReferences" not in cancelled
-    [following] = wait_until(lambda: active_runs(shared, name), "another scheduled run", 90)
+    [following] = wait_until(lambda: active_runs(shared, name), "another scheduled run")
     assert following != scheduled
 
     shared.launcher("cancel", name)

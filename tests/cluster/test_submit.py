@@ -31,6 +31,7 @@ LAST = "checkpoints/1200.safetensors"
 
 def test_make_submit(shared: Namespace, tmp_path: Path) -> None:
     """`make submit` follows a run of two workers, whose parameters equal those of two local workers within 1e-5."""
+    shared.reader()  # binds the claim: see the fixture `spread`
     flags = [f"--namespace={shared.name}", "--name=run", f"--claim={shared.output_claim}"]
     arguments = " ".join([*flags, "--", *TRAINING])
     command = ["make", "submit", f"IMAGE={shared.image}", "WORKERS=2", f"ARGS={arguments}"]
