@@ -94,8 +94,16 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 
 
 def flag(field_name: str) -> str:
-    """The command-line flag of a field. A field whose name would be a Python keyword ends with an underscore."""
-    return "--" + field_name.rstrip("_").replace("_", "-")
+    """The command-line flag of a field, such as --batch-size."""
+    return f"--{flag_word(field_name)}"
+
+
+def flag_word(field_name: str) -> str:
+    """A field's name as users know it, such as batch-size: that of its flag.
+
+    A field whose name would be a Python keyword ends with an underscore.
+    """
+    return field_name.rstrip("_").replace("_", "-")
 
 
 def usage_error(message: str, hint: str = "") -> JobError:

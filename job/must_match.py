@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import job
-from job.config import usage_error
+from job.config import flag, usage_error
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 
@@ -83,9 +83,14 @@ def check_match(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     if "model" in before and "model" in differing:
         raise model_changed(before["model"], now["model"])
     if others := [name for name in differing if name != "model"]:
-        changes = ", ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in others)
+        changes = ", ".join(f"{_named(name)} was {before.get(name)} and is now {now.get(name)}" for name in others)
         hint = "use the original flags, or another --name"
         raise JobError(Exit.SETTINGS, "other-settings", f"{what} has other settings: {changes}", hint)
+
+
+def _named(name: str) -> str:
+    """One of settings_to_match() as users know it: its flag, or what its SHA-256 is of."""
+    return {"train": "the training set", "test": "the test set"}.get(name, flag(name))
 
 
 def model_changed(before: str, now: str) -> JobError:

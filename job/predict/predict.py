@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from job.error_table import errors_from
 from job.errors import Exit, JobError
+from job.system.console import table_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,9 +55,7 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit
     if as_json:
         sys.stdout.write(_as_json(pictures, names, answers) + "\n")
     elif pixels:
-        # Wide enough for the column of each class if the output is not a terminal.
-        console = Console()
-        (console if console.is_terminal else Console(width=1000)).print(_as_table(pictures, names, answers))
+        table_console().print(_as_table(pictures, names, answers))
     errors = [answer for answer in answers if isinstance(answer, JobError)]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)

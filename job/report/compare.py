@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from job.config import flag_word
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.report.comparison import as_json as comparison_json
 from job.report.comparison import compare_runs, comparison_notes, differing_settings, reference_role
 from job.report.published_run import read_published_runs
 from job.system import files, process
+from job.system.console import table_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +78,7 @@ def compare_folder(output: Path) -> Comparison:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print it."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = table_console()
     settings, curves = differing_settings(comparison.runs), block_curves(comparison.runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", overflow="fold")
@@ -90,7 +89,7 @@ def print_comparison(comparison: Comparison) -> None:
     table.add_column("by epoch")
     table.add_column("verdict")
     for key in settings:
-        table.add_column(key, justify="right")
+        table.add_column(flag_word(key), justify="right")
     for run in comparison.runs:
         table.add_row(
             escape(run.name) + (" [bold green]<- latest[/]" if run.latest else ""),

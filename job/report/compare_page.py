@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from job.config import flag_word
 from job.report import plots, rendering
 from job.report.comparison import comparison_notes, differing_settings, reference_role
 
@@ -28,6 +29,7 @@ def render_comparison(comparison: Comparison) -> str:
             runs=runs,
             differences=comparison.differences,
             settings=differing_settings(runs),
+            flag_word=flag_word,
             datasets=len({(run.train_sha256, run.test_sha256) for run in runs}) > 1,
             notes=comparison_notes(comparison),
             value=_setting,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from job.config import flag_word
 from job.predict import digit
 from job.report import plots
 from job.report.rendering import duration, html_templates, interval_scale
@@ -78,7 +79,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]
     """How the run was made, in groups of names and values."""
     data, timing = report["dataset"], report["timing"]
     return [
-        ("Settings", list(report["settings"].items())),
+        ("Settings", [(flag_word(name), value) for name, value in report["settings"].items()]),
         (
             "Execution",
             [

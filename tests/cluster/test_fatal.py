@@ -123,5 +123,5 @@ def test_other_settings(shared: Namespace) -> None:
         shared,
         other,
         78,
-        r"worker 0 exited with 78 \(other-settings\): run 'run' has other settings: epochs was 2000 and is now 2",
+        r"worker 0 exited with 78 \(other-settings\): run 'run' has other settings: --epochs was 2000 and is now 2",
     )

@@ -75,7 +75,7 @@ def test_a_resumed_run_with_other_settings(digits: Path, tmp_path: Path, interru
     with Team(digits, tmp_path / "output", 1, ("--seed=1", "--batch-size=50")) as team:
         before = team.sound_checkpoints()
         team.start()
-        message = "run 'run' has other settings: batch_size was 100 and is now 50, seed was 0 and is now 1"
+        message = "run 'run' has other settings: --batch-size was 100 and is now 50, --seed was 0 and is now 1"
         assert team[0].failure() == (78, "other-settings", message)
         assert team.sound_checkpoints() == before
 

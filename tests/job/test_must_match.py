@@ -129,5 +129,5 @@ def test_a_run_of_a_version_without_the_hash_resumes() -> None:
     """Its model is not known; its settings must match all the same."""
     old = {name: value for name, value in BEFORE.items() if name != "model"}
     check_match("run 'a'", old, BEFORE)
-    with pytest.raises(JobError, match="run 'a' has other settings: seed was 0 and is now 3"):
+    with pytest.raises(JobError, match="run 'a' has other settings: --seed was 0 and is now 3"):
         check_match("run 'a'", old, BEFORE | {"seed": 3})

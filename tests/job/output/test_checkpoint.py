@@ -243,7 +243,7 @@ def test_other_settings_are_78_and_named(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
     assert caught.value.message == (
         f"the checkpoint {tmp_path / '2.safetensors'} has other settings: "
-        "batch_size was 100 and is now 64, learning_rate was 0.1 and is now 0.2, momentum was None and is now 0.9"
+        "--batch-size was 100 and is now 64, --learning-rate was 0.1 and is now 0.2, --momentum was None and is now 0.9"
     )
 
 

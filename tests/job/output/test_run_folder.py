@@ -74,8 +74,8 @@ def test_run_of_other_settings_is_78_and_names_them(tmp_path: Path) -> None:
         pytest.fail("begun")
     assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-settings")
     assert caught.value.message == (
-        "run 'a' has other settings: batch_size was 100 and is now 64, seed was 0 and is now 3, "
-        "learning_rate was 1.0 and is now 0.5"
+        "run 'a' has other settings: --batch-size was 100 and is now 64, --seed was 0 and is now 3, "
+        "--learning-rate was 1.0 and is now 0.5"
     )
     assert tree(tmp_path) == before
 

@@ -101,7 +101,7 @@ def test_table_says_what_is_significant(output: Path, capsys: pytest.CaptureFixt
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     called = "base (latest)"
     table = """
-run             started (UTC)     accuracy  95% interval      difference  by epoch  verdict   learning_rate  schedule
+run             started (UTC)     accuracy  95% interval      difference  by epoch  verdict   learning-rate  schedule
 twin            2026-11-25 01:00    89.90%  87.88 to 91.62%        -0.10  ▁█        kept               1.25    cosine
 slow            2026-11-24 01:00    84.00%  81.60 to 86.14%      * -6.00  ▁█        rejected           0.01  constant
 base <- latest  2026-11-23 06:54    90.00%  87.98 to 91.71%    reference  ▁█        promoted           1.25    cosine
@@ -119,6 +119,33 @@ other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  ▁█
         f"Tested on other data than {called}, so not comparable: other",
         "Started but not published: begun",
     ]
+
+
+def test_rows_are_whole_lines_without_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However narrow the terminal is said to be, and however long the names are."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    names = [f"{letter}{'-long' * 12}" for letter in "ab"]
+    for number, name in enumerate(names, 1):
+        settings = dict.fromkeys(("epochs", "batch_size", "seed", "log_every", "sync_every", "threads"), number)
+        samples.publish(tmp_path, name, right(), settings={**settings, "learning_rate": number / 7})
+    compare.run(tmp_path)
+    header, *rows = [line.rstrip() for line in capsys.readouterr().out.splitlines()[:3]]
+    assert len(header) > 160
+    assert sorted(row[: len(names[0])] for row in rows) == names
+    assert sorted(row.split()[-1] for row in rows) == ["1", "2"]
+
+
+def test_settings_are_named_as_their_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table and on the page. Those that do not change what is trained are left out."""
+    changed: dict[str, Any] = {"batch_size": 7, "continue_": True, "join_timeout": 7, "stall_timeout": 7}
+    samples.publish(tmp_path, "one", right())
+    samples.publish(tmp_path, "two", right(), settings={**changed, "checkpoint_every": 7})
+    compare.run(tmp_path)
+    assert capsys.readouterr().out.splitlines()[0].split()[-2:] == ["verdict", "batch-size"]
+    assert re.findall(r'<th scope="col">([-\w]+)</th></tr>', page_of(tmp_path))[0] == "batch-size"
 
 
 def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,14 @@
+"""Where tables are printed."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+UNLIMITED = 100_000  # columns
+
+
+def table_console() -> Console:
+    """A console for standard output. Lines are folded on a terminal only, because programs need whole ones."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
