@@ -44,7 +44,7 @@ def main() -> int:
         arguments = parser().parse_args()
         run = COMMANDS[arguments.command].run
         result = survive(run, arguments) if arguments.command in USE_TENSORFLOW else run(arguments)
-        return result if isinstance(result, int) else 0
+        return exit_code(result) if isinstance(result, int) else 0
     except KeyboardInterrupt:
         print(f"error: {MEANINGS[Exit.INTERRUPTED]}", file=sys.stderr)
         return Exit.INTERRUPTED
@@ -56,7 +56,12 @@ def main() -> int:
             failure = JobError(Exit.BUG, "bug", message, "please report it with the lines above")
         print(f"error: {failure}", file=sys.stderr)
         termination.write(failure.code, failure.reason, failure.message, hint=failure.hint)
-        return failure.code
+        return exit_code(failure.code)
+
+
+def exit_code(code: int) -> int:
+    """The code with which to end: under an operator, another one than 75."""
+    return int(load("job.cluster").exit_code(code, os.environ))
 
 
 def parser() -> config.Parser:
@@ -130,7 +135,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Train: as one worker if this process belongs to a cluster, else with all workers on this machine."""
     # The kernel drops a signal that a container's first process does not handle. The modules below take a while to
     # import, and then install handlers of their own.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TRY_AGAIN))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(exit_code(Exit.TRY_AGAIN)))
     identity = load("job.cluster")
     cluster = identity.identify(os.environ)
     chosen = settings(arguments)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.config import check_name, usage_error
+from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from job.errors import JobError
-
 TENSORFLOW_PORT = 2222
 SUPERVISOR_PORT = 9100
 LOCAL_UID = "local"
+SIGTERM_CODE = 128 + signal.SIGTERM
 # The variables that make a process a worker of a cluster, in their order of precedence.
 MARKERS = ("PEERS", "TF_CONFIG", "JOB_COMPLETION_INDEX")
 HOST_NAME = re.compile(
@@ -80,6 +81,15 @@ def identify(environ: Mapping[str, str]) -> Cluster | None:
 def membership(environ: Mapping[str, str]) -> str | None:
     """The variable that makes a process with this environment a worker of a cluster; None if it is none."""
     return next((name for name in MARKERS if name in environ), None)
+
+
+def exit_code(code: int, environ: Mapping[str, str]) -> int:
+    """The code with which a process ends, for the one that replaces it.
+
+    Kubeflow's operator replaces a pod that ended with 128 or more, as by a signal, and fails the run for any lower
+    code (restartPolicy: ExitCode). Under an operator, SIGTERM's code therefore stands for "try again".
+    """
+    return SIGTERM_CODE if code == Exit.TRY_AGAIN and membership(environ) == "TF_CONFIG" else code
 
 
 def how_to_leave(marker: str) -> str:

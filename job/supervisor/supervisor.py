@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from job.cluster import exit_code
 from job.dataset.fingerprint import read_fingerprint
 from job.error_table import errors_from
 from job.errors import PUBLISHED, Exit, JobError
@@ -121,7 +122,7 @@ class Supervisor:
         rank, step = self._cluster.rank, self._status.step
         termination.write(code, reason, message, rank=rank, step=step, hint=hint, **accuracy)
         if not self._status.flush(FLUSH_S):
-            os._exit(code)
+            os._exit(exit_code(code, os.environ))
 
     def _precheck(self) -> Outcome | None:
         """How rank 0 ends without training: the run is published, or its folder unusable. None if it has to train."""

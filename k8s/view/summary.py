@@ -10,6 +10,7 @@ from k8s.state.containers import holding
 from k8s.state.exits import container_exit, container_exits
 from k8s.state.names import claim_of, trainer_of
 from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem, started
+from k8s.state.relevant_events import relevant_events
 from k8s.state.run import Run, age_s, state
 from k8s.state.schedule import Schedule, state_of
 
@@ -56,7 +57,7 @@ def run_details(run: Run, now: datetime, restarted: Mapping[int, Reasons]) -> di
         **run_summary(run, now),
         "progress": {name: getattr(record, name) for name in PROGRESS} if record else None,
         "ranks": [rank_fields(run, rank, exits, restarted.get(rank, Counter())) for rank in range(run.workers)],
-        "events": [event_fields(event) for event in run.events[-EVENTS:]],
+        "events": [event_fields(event) for event in relevant_events(run)[-EVENTS:]],
     }
 
 

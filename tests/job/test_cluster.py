@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from job.cluster import Cluster, identify
+from job.cluster import Cluster, exit_code, identify
 from job.errors import Exit, JobError
 
 INDEXED = {"RUN": "r", "JOB_NAME": "j", "JOB_UID": "u", "JOB_COMPLETION_INDEX": "1", "WORKERS": "2", "SERVICE": "s"}
@@ -325,3 +325,12 @@ def test_tensorflow_gets_the_same_identity() -> None:
     }
     again = identify({"RUN": "r", "JOB_UID": "u", "TF_CONFIG": BY_PEERS.tf_config()})
     assert again == Cluster("r", "u", 1, ("a:1", "b:2"), ("a:9100", "b:9100"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "again"),
+    [({}, 75), (INDEXED, 75), (tf_config(worker=["a:1"]), 143), ({**PEERS, **tf_config(worker=["a:1"])}, 75)],
+)
+def test_an_operator_sees_the_code_of_a_signal_in_place_of_75(environ: dict[str, str], again: int) -> None:
+    """It replaces pods that end with 128 or more; every other code stays."""
+    assert {code: exit_code(code, environ) for code in Exit} == {code: code for code in Exit} | {Exit.TRY_AGAIN: again}

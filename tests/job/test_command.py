@@ -19,6 +19,7 @@ from job import __main__ as entry
 from job import __version__, telemetry
 from job.errors import MEANINGS, Exit
 from job.local import workers as local
+from job.system import termination
 from tests.job import processes
 from tests.job.processes import contents
 from tests.job.test_cluster import LEAVE, REMEDY, not_set
@@ -257,6 +258,25 @@ def test_every_exception_ends_with_a_code_and_a_sentence(
     *before, last = capsys.readouterr().err.splitlines()
     assert last == sentence
     assert before[:1] == (["Traceback (most recent call last):"] if code == Exit.BUG else [])
+
+
+def test_a_worker_of_an_operator_that_may_be_started_again_ends_with_143(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its termination message still has the code 75."""
+    monkeypatch.setattr(termination, "PATH", tmp_path / "termination-log")
+    termination.PATH.touch()
+    two = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}
+    for name, value in {"RUN": "r", "TF_CONFIG": json.dumps(two)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["job", "train", f"--data={prepared}", "--join-timeout=1"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert entry.main() == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    message = json.loads(termination.PATH.read_text())
+    assert (message["code"], message["reason"]) == (Exit.TRY_AGAIN, "peers-missing")
 
 
 @pytest.mark.parametrize("command", ["data", "compare", "compare --json"])

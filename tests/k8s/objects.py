@@ -115,11 +115,12 @@ def condition(kind: str, status: str = "True", **fields: str) -> Object:
     return {"type": kind, "status": status, "lastTransitionTime": TIME.format(30), **fields}
 
 
-def event(kind: str, name: str, reason: str, message: str, second: int = 20) -> Object:
-    """An event."""
+def event(kind: str, name: str, reason: str, message: str, second: int = 20, type_: str = "Normal") -> Object:
+    """An event, or a Warning."""
     involved = {"kind": kind, "name": name, "uid": "job" if kind == "Job" else name}
     when = TIME.format(second)
-    return {"involvedObject": involved, "reason": reason, "message": message, "lastTimestamp": when}
+    about = {"involvedObject": involved, "type": type_, "lastTimestamp": when}
+    return {**about, "reason": reason, "message": message}
 
 
 def record(phase: str, **fields: Any) -> Record:
