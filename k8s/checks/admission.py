@@ -9,7 +9,7 @@ from k8s.api import permissions
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
-from k8s.checks.trial import NEW_NAMESPACE, TERMINATING, check_creation, tried
+from k8s.checks.trial import ALL_FIELDS, NEW_NAMESPACE, SAID, TERMINATING, check_creation, tried
 from k8s.diagnose import catalogue
 from k8s.state.find import find_job, get_if_allowed
 from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL, run_name
@@ -99,7 +99,9 @@ def check_pod(cluster: Cluster, job: Object) -> Check:
     if state == "failed":
         remedy = catalogue.remedy(catalogue.refusal_reason(reason), flags=cluster.flags, account=account_name(job))
         remedy = NEW_NAMESPACE if TERMINATING in reason else remedy
-        return Check("pod", state, f"the API server would refuse a worker's pod: {reason}", remedy)
+        return Check("pod", state, f"{SAID[state]} a worker's pod: {reason}", remedy)
+    if state == "warning":
+        return Check("pod", state, f"{SAID[state]} a worker's pod: {reason}", ALL_FIELDS)
     return Check("pod", state, reason or "the API server would accept a worker's pod")
 
 

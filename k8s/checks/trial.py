@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from k8s.api import permissions
 from k8s.api.errors import ApiError
@@ -12,29 +12,57 @@ from k8s.diagnose import catalogue
 from k8s.diagnose.pending import QUOTA
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
 NO_DRY_RUN = "does not support dry run"  # the API server's words when an admission webhook has side effects
 CLAIM_KIND = "PersistentVolumeClaim"
 TERMINATING = "being terminated"  # its words for a namespace that is being deleted
+SAID = {
+    "failed": "the API server would refuse",
+    "not checked": "the API server cannot try",
+    "warning": "the API server would drop a part of",
+}
+ALL_FIELDS = "upgrade the cluster, or turn on the feature gates of these fields"
 NEW_NAMESPACE = "wait until the namespace is gone and create it again, or choose another one with --namespace"
 
 
 def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
     """The result of a dry run that creates an object: the state of a check or `exists`, and the API server's reason.
 
-    If the namespace is missing, the object is not checked: the namespace has its own check.
+    If the namespace is missing, the object is not checked: the namespace has its own check. The API server drops a
+    field whose feature gate is off, and says nothing about it: that is a warning.
     """
     try:
-        cluster.create(new, dry_run=True)
+        made = cluster.create(new, dry_run=True)
     except ApiError as error:
         reason = error.message.partition("forbidden: ")[2] or error.message
         if error.reason == "AlreadyExists":
             return "exists", reason
         unknown = error.code == 404 or NO_DRY_RUN in reason
         return "not checked" if unknown else "failed", reason
+    if lost := list(dropped(new, made)):
+        return "warning", "Kubernetes {}.{} here lacks ".format(*cluster.version()) + ", ".join(lost)
     return "ok", ""
+
+
+def dropped(new: Any, made: Any, path: str = "") -> Iterator[str]:
+    """The paths of the fields that are missing from an object that the API server made, such as `spec.successPolicy`.
+
+    An empty value does not count, because the API server leaves out most of these. Nor does a list of another length,
+    such as the containers of a pod into which a webhook injects one.
+    """
+    if isinstance(new, dict) and isinstance(made, dict):
+        for key, value in new.items():
+            if key in made:
+                yield from dropped(value, made[key], f"{path}.{key}" if path else key)
+            elif value and key != "generateName":
+                yield f"{path}.{key}" if path else key
+    elif isinstance(new, list) and isinstance(made, list) and len(new) == len(made):
+        for index, (value, kept) in enumerate(zip(new, made, strict=True)):
+            yield from dropped(value, kept, f"{path}[{index}]")
 
 
 def require(cluster: Cluster, new: Object) -> None:
@@ -60,16 +88,16 @@ def check_creation(cluster: Cluster, name: str, objects: list[Object], well: str
         well: the message if it would.
     """
     results = [(new, *tried(cluster, new)) for new in objects]
-    state = next((state for state in ("failed", "not checked") if state in [found for _, found, _ in results]), "ok")
+    state = next((state for state in SAID if state in [found for _, found, _ in results]), "ok")
     if state == "ok":
         return Check(name, state, well)
     told = [(new["kind"], new["metadata"]["name"], reason) for new, found, reason in results if found == state]
     by_reason: dict[str, list[str]] = {}
     for kind, of, reason in told:
         by_reason.setdefault(reason, []).append(f"the {kind} {of}")
-    said = "the API server would refuse" if state == "failed" else "the API server cannot try"
-    message = "; ".join(f"{said} {', '.join(names)}: {reason}" for reason, names in by_reason.items())
+    message = "; ".join(f"{SAID[state]} {', '.join(names)}: {reason}" for reason, names in by_reason.items())
     remedies = [remedy(cluster, kind, reason) for kind, _, reason in told] if state == "failed" else []
+    remedies += [ALL_FIELDS] if state == "warning" else []
     return Check(name, state, message, "; ".join(dict.fromkeys(remedies)))
 
 

@@ -25,6 +25,7 @@ class CheckedCluster(FakeCluster):
         refuses: what the API server says of a new object, by kind.
         only_dry_runs: True where it refuses only dry runs, False where it refuses all but dry runs, None for both.
         runs: the version.
+        drops: fields of the spec whose feature gate is off, by kind.
 
     Attributes:
         listed: what the API server says to a list, by kind.
@@ -38,10 +39,12 @@ class CheckedCluster(FakeCluster):
         refuses: dict[str, ApiError] | None = None,
         only_dry_runs: bool | None = None,
         runs: tuple[int, int] = (1, 35),
+        drops: dict[str, list[str]] | None = None,
     ) -> None:
         super().__init__(*objects)
         self._forbidden, self._may_not, self._runs = set(forbidden), set(may_not), runs
         self._refuses, self._only_dry_runs = refuses or {}, only_dry_runs
+        self._drops = drops or {}
         self.listed: dict[str, ApiError] = {}
 
     def version(self) -> tuple[int, int]:
@@ -69,10 +72,13 @@ class CheckedCluster(FakeCluster):
         return super().select(kind, selector)
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
-        """Create an object, unless it is refused."""
+        """Create an object without the fields that are dropped, unless it is refused."""
         if new["kind"] in self._refuses and self._only_dry_runs in (None, dry_run):
             raise self._refuses[new["kind"]]
-        return super().create(new, dry_run=dry_run)
+        made = super().create(new, dry_run=dry_run)
+        for field in self._drops.get(new["kind"], []):
+            del made["spec"][field]
+        return made
 
     def _permit(self, kind: str, verb: str) -> None:
         if kind in self._forbidden:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k8s.api.errors import ApiError
-from k8s.checks import admission
+from k8s.checks import admission, trial
 from k8s.checks.check import Check
 from k8s.diagnose import catalogue
 from k8s.render.kustomize import MANIFESTS, kustomize
@@ -17,8 +17,9 @@ from k8s.volume import start as volume_start
 from tests.k8s.checks.cluster import CheckedCluster, named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
     from k8s.api.permissions import Needed
 
@@ -150,6 +151,33 @@ def test_pod_refused(job: Object, told: str, reason: str) -> None:
     cluster = CheckedCluster(refuses={"Pod": refused}).given()
     message = f"the API server would refuse a worker's pod: {told}"
     assert admission.check_pod(cluster, job) == Check("pod", "failed", message, catalogue.remedy(reason))
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "field", "what"),
+    [
+        ("Job", admission.check_job, "successPolicy", "the Job digits"),
+        ("Pod", admission.check_pod, "topologySpreadConstraints", "a worker's pod"),
+    ],
+)
+def test_fields_without_their_feature_gate(
+    job: Object, kind: str, check: Callable[[Cluster, Object], Check], field: str, what: str
+) -> None:
+    """A field that the API server accepts and drops is a warning that names the version and the field."""
+    cluster = CheckedCluster(runs=(1, 31), drops={kind: [field]}).given()
+    assert check(cluster, job) == Check(
+        kind.lower(),
+        "warning",
+        f"the API server would drop a part of {what}: Kubernetes 1.31 here lacks spec.{field}",
+        "upgrade the cluster, or turn on the feature gates of these fields",
+    )
+
+
+def test_what_counts_as_dropped() -> None:
+    """An empty value and a changed one do not, nor a list to which a webhook adds; a field of a list's item does."""
+    sent = {"a": {"zero": 0, "none": "", "kept": 1}, "items": [{"name": "x", "keys": ["k"]}], "pods": [{"name": "y"}]}
+    made = {"a": {"kept": 2, "new": 3}, "items": [{"name": "x"}], "pods": [{"image": "i"}, {"name": "y"}], "uid": "u"}
+    assert list(trial.dropped(sent, made)) == ["items[0].keys"]
 
 
 def test_queue(job: Object) -> None:
