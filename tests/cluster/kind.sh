@@ -28,44 +28,36 @@ control_plane() {
     docker exec "${context#kind-}-control-plane" "$@"
 }
 
-case "${1-} ${2-}" in
-    "up "*)
+case "$*" in
+    up | "up "*)
         shift
         kind create cluster --wait=300s --config="$(dirname "$0")/kind.yaml" "$@"
         volumes
         ;;
-    "net cut" | "net join")
+    "net cut "* | "net join "*)
         # A node's eth0 has its other end on docker's host. A container in the host's network reaches that end.
         index=$(docker exec "$3" cat /sys/class/net/eth0/iflink)
         [ "$2" = cut ] && state=down || state=up
         docker run --rm --network=host --cap-add=NET_ADMIN --entrypoint=ip \
             "$(docker inspect --format='{{.Image}}' "$3")" link set dev "if$index" "$state"
         ;;
-    "daemon stop")
-        case $3 in
-            coredns)
-                kubectl -n kube-system scale deployment/coredns --replicas=0
-                kubectl -n kube-system wait pod -l k8s-app=kube-dns --for=delete --timeout=300s
-                ;;
-            kube-apiserver)
-                control_plane mv /etc/kubernetes/manifests/kube-apiserver.yaml /kind/
-                # The kubelet ends the container some seconds later.
-                while [ -n "$(control_plane crictl ps --quiet --name='^kube-apiserver$')" ]; do sleep 1; done
-                ;;
-        esac
+    "daemon stop coredns")
+        kubectl -n kube-system scale deployment/coredns --replicas=0
+        kubectl -n kube-system wait pod -l k8s-app=kube-dns --for=delete --timeout=300s
         ;;
-    "daemon start")
-        case $3 in
-            coredns)
-                kubectl -n kube-system scale deployment/coredns --replicas=2
-                kubectl -n kube-system rollout status deployment/coredns --timeout=300s
-                ;;
-            kube-apiserver)
-                control_plane mv /kind/kube-apiserver.yaml /etc/kubernetes/manifests/
-                ;;
-        esac
+    "daemon start coredns")
+        kubectl -n kube-system scale deployment/coredns --replicas=2
+        kubectl -n kube-system rollout status deployment/coredns --timeout=300s
         ;;
-    gpus\ *)
+    "daemon stop kube-apiserver")
+        control_plane mv /etc/kubernetes/manifests/kube-apiserver.yaml /kind/
+        # The kubelet ends the container some seconds later.
+        while [ -n "$(control_plane crictl ps --quiet --name='^kube-apiserver$')" ]; do sleep 1; done
+        ;;
+    "daemon start kube-apiserver")
+        control_plane mv /kind/kube-apiserver.yaml /etc/kubernetes/manifests/
+        ;;
+    "gpus "*)
         [ "$3" = 0 ] && number=null || number="\"$3\""
         number="{\"nvidia.com/gpu\":$number}"
         kubectl patch node "$2" --subresource=status --type=merge \

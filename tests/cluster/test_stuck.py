@@ -129,10 +129,11 @@ def test_restricted_violation(shared: Namespace) -> None:
 
 def test_deadline_passed(shared: Namespace) -> None:
     """`why` explains a run that missed its deadline by what it waited for."""
-    shared.send(shared.render("late", cpu="999", deadline_s=15))
+    shared.reader()  # so that the claim is bound, and nothing else is missing
+    shared.send(shared.render("late", cpu="999", deadline_s=30))
     shared.wait_until_failed("late")
     output = shared.why("late")
-    sentence = "the run did not finish within its deadline of 15 s; cause: a worker cannot be scheduled: "
+    sentence = "the run did not finish within its deadline of 30 s; cause: a worker cannot be scheduled: "
     assert output.startswith(f"late: failed: deadline-exceeded\n{sentence}"), output
     assert "too little cpu free" in output
 
