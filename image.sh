@@ -19,22 +19,30 @@ case ${image##*/} in
     *) fail "IMAGE=$image needs a tag: IMAGE=$image:1" ;;
 esac
 
-# The first engine that answers: an installed client alone is not enough.
-engine=
+# The first engine that answers and can build: an installed client alone is not enough, and Docker's needs its plugin
+# buildx. Without BuildKit, Docker would build the stages of other targets too.
+export DOCKER_BUILDKIT=1
+engine='' without_buildx=''
 for candidate in docker podman buildah; do
-    if "$candidate" info >/dev/null 2>&1; then
+    "$candidate" info >/dev/null 2>&1 || continue
+    if "$candidate" build --help >/dev/null 2>&1; then
         engine=$candidate
         break
     fi
+    without_buildx="docker has no buildx, without which it cannot build the image"
 done
-[ -n "$engine" ] || fail "no container engine answers: start docker or podman, or install buildah"
+if [ -z "$engine" ]; then
+    [ -z "$without_buildx" ] || fail "$without_buildx: install docker's plugin buildx, or podman or buildah"
+    fail "no container engine answers: start docker or podman, or install buildah"
+fi
+[ -z "$without_buildx" ] || echo "$without_buildx: using $engine" >&2
 
 build() {
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
     revision=$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) || revision=unknown
-    # Docker: BuildKit skips the stages of other targets; an attestation would give each build another digest.
+    # Docker: an attestation would give each build another digest.
     # Buildah: reuse layers, as the other engines do by default.
-    DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_LAYERS=true "$engine" build --tag "$image" \
+    BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_LAYERS=true "$engine" build --tag "$image" \
         --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision" \
         "$@" . >&2
 }
@@ -50,15 +58,31 @@ push() {  # prints the image's name by digest
     echo "${image%:*}@$(cat "$scratch/digest")"
 }
 
-load() {
+save() {  # writes the image as an archive
     if [ "$engine" = docker ]; then
-        docker save --output "$scratch/image.tar" "$image"
+        docker save "$image"
     else  # under this exact name: podman and buildah add localhost/ to a name without a registry, and nodes do not
-        "$engine" push --quiet "$image" "docker-archive:$scratch/image.tar:$image"
+        "$engine" push --quiet "$image" "docker-archive:/dev/stdout:$image"
     fi
+}
+
+progress() {  # copies the input, and shows on a terminal how much
+    if [ -t 2 ]; then dd bs=1048576 status=progress; else cat; fi
+}
+
+load() {  # through a pipe: an archive on the disk would take minutes and as much room as the image
+    size=$("$engine" images --format '{{.Size}}' "$image")
     case $context in
-        kind-*) kind load image-archive "$scratch/image.tar" --name "${context#kind-}" ;;
-        *) minikube --profile "$context" image load "$scratch/image.tar" ;;
+        kind-*)
+            for node in $nodes; do
+                echo "loading $image ($size) into $node" >&2
+                save | progress | kind load image-archive /dev/stdin --name "${context#kind-}" --nodes "${node#node/}"
+            done
+            ;;
+        *)
+            echo "loading $image ($size) into $context" >&2
+            save | progress | minikube --profile "$context" image load -
+            ;;
     esac
     echo "$image is on the nodes of $context"
 }
@@ -76,9 +100,13 @@ case $what in
         push
         ;;
     load)
+        command -v kubectl >/dev/null || fail "kubectl is not installed, whose current context names the cluster"
         context=$(kubectl config current-context 2>/dev/null) || fail "kubectl has no current context"
         case $context in
-            kind-*) ;;
+            kind-*)
+                command -v kind >/dev/null || fail "the current context is $context, but kind is not installed"
+                nodes=$(kubectl get nodes --output name) || fail "$context does not list its nodes: is the cluster running?"
+                ;;
             *) minikube --profile "$context" status >/dev/null 2>&1 ||
                 fail "the current context, $context, is neither kind nor a running minikube: use make push instead" ;;
         esac

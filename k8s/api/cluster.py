@@ -33,7 +33,7 @@ class Cluster:
     Args:
         log_in: gives a kubernetes.client.ApiClient with fresh credentials.
         namespace: where the runs are.
-        say: shows one line about an API server that does not answer.
+        say: shows one line about what the launcher waits for, such as an API server that does not answer.
         patience_s: how long a request is retried while the API server does not answer; None for the default.
         flags: the launcher's flags that lead to this cluster, for the commands that messages suggest.
     """
@@ -48,6 +48,7 @@ class Cluster:
         flags: Sequence[str] = (),
     ) -> None:
         self._api, self.namespace, self._flags = Api(log_in, say, patience_s), namespace, flags
+        self.say = say
         self._versions: dict[str, str] = {}  # path of each API group's preferred version
         # The objects of keep() by namespace, kind and selector, or why they can no longer be watched.
         self._kept: dict[tuple[str, str, str], list[Object] | Exception] = {}

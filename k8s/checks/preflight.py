@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
-from k8s.checks import admission, capacity, setup, storage
+from k8s.checks import admission, capacity, image, setup, storage
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, shared_labels
 
@@ -51,7 +51,10 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         "queue": lambda: admission.check_queue(cluster, job),
     }
     with ThreadPoolExecutor(len(checks)) as pool:
-        return list(pool.map(result_of, checks, checks.values()))
+        results = pool.map(result_of, checks, checks.values())
+        # In this thread, because it may wait, and Ctrl-C ends only this thread's wait.
+        last = result_of("image", lambda: image.check_image(cluster, job, storage.volumes(cluster, job)))
+        return [*results, last]
 
 
 def passed_over(check: Check) -> Check:

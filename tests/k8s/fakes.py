@@ -38,6 +38,7 @@ class FakeCluster:
         stdin: the input of the last command.
         pod_status: the status of a pod that is created.
         forbidden: what may not be done: verb, kind and subresource.
+        said: the lines about waits.
     """
 
     def __init__(self, *objects: Object) -> None:
@@ -49,6 +50,8 @@ class FakeCluster:
         self.stdin = b""
         self.pod_status: Object = {"phase": "Running"}
         self.forbidden: set[tuple[str, str, str]] = set()
+        self.said: list[str] = []
+        self.say = self.said.append
         self._numbers = itertools.count(1)
 
     def given(self) -> Cluster:

@@ -112,14 +112,16 @@ def test_made_image_is_the_one_that_the_manifests_name() -> None:
 
 
 # Stand-ins for the programs that image.sh calls: each notes how it was called, then does as its real one would.
+OTHER = 'case "$1 $2" in push*--digestfile) echo sha256:{} >"$3" ;; push*) echo archive ;; images*) echo 2GB ;; esac'
 PROGRAMS = {
-    "docker": '[ "$1" != push ] || echo "1: digest: sha256:0d0c size: 42"',
-    "podman": '[ "$2" != --digestfile ] || echo sha256:90d >"$3"',
-    "buildah": '[ "$2" != --digestfile ] || echo sha256:b1d >"$3"',
-    "kubectl": "echo kind-lab",
-    "kind": "",
-    "minikube": "",
+    "docker": "case $1 in push) echo 1: digest: sha256:0d0c size: 42 ;; save) echo archive ;; images) echo 2GB ;; esac",
+    "podman": OTHER.format("90d"),
+    "buildah": OTHER.format("b1d"),
+    "kubectl": "[ $1 = config ] && echo kind-lab || echo node/lab-control-plane node/lab-worker",
+    "kind": "read -r given && [ $given = archive ]",
+    "minikube": "[ $3 = status ] || { read -r given && [ $given = archive ]; }",
 }
+NO_BUILDX = '[ "$*" != "build --help" ]'  # docker's answer where DOCKER_BUILDKIT is 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Desk:
         tools.mkdir()
         temporary.mkdir()
         calls.touch()
-        for tool in ("cat", "dirname", "git", "mktemp", "rm", "sed", "tee"):
+        for tool in ("cat", "dd", "dirname", "git", "mktemp", "rm", "sed", "tee"):
             (tools / tool).symlink_to(str(shutil.which(tool)))
         for name, does in programs.items():
             (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{calls}\n{does}\n', encoding="utf-8")
@@ -160,7 +162,7 @@ class Desk:
         assert not list(temporary.iterdir()), "an image's archive is too large to be left behind"
         said = re.sub(rf"{temporary}/[^/]+", "TMP", calls.read_text(encoding="utf-8"))
         said = re.sub(r"(image\.revision=)\S+", r"\1HEAD", said)
-        lines = [line for line in said.splitlines() if not line.endswith(" info")]
+        lines = [line for line in said.splitlines() if not line.endswith((" info", " build --help"))]
         return Done(done.returncode, (done.stdout.splitlines() or [""])[-1], lines)
 
 
@@ -188,6 +190,20 @@ def test_no_engine_is_said_in_one_sentence(desk: Desk) -> None:
     """Nothing is tried further."""
     done = desk.run("load", "mnist-job:dev", docker="exit 1")
     assert done == Done(64, "error: no container engine answers: start docker or podman, or install buildah", [])
+
+
+def test_docker_that_cannot_build_is_passed_over(desk: Desk) -> None:
+    """Where docker lacks buildx, the next engine builds, and a line says why."""
+    done = desk.run("build", "mnist-job:dev", "--target", "cpu", **PROGRAMS | {"docker": NO_BUILDX})
+    assert done.calls == [built("podman", "mnist-job:dev")]
+    assert done.line == "docker has no buildx, without which it cannot build the image: using podman"
+
+
+def test_docker_that_cannot_build_alone(desk: Desk) -> None:
+    """Where docker lacks buildx and no other engine is there, one sentence says what to install."""
+    done = desk.run("build", "mnist-job:dev", docker=NO_BUILDX)
+    why = "docker has no buildx, without which it cannot build the image"
+    assert done == Done(64, f"error: {why}: install docker's plugin buildx, or podman or buildah", [])
 
 
 @pytest.mark.parametrize(("engine", "digest"), [("docker", "0d0c"), ("podman", "90d"), ("buildah", "b1d")])
@@ -226,27 +242,59 @@ def test_bad_names_are_refused_before_anything_is_built(desk: Desk, image: str, 
 
 
 @pytest.mark.parametrize(
-    ("context", "load"),
-    [
-        ("kind-lab", ["kind load image-archive TMP/image.tar --name lab"]),
-        ("lab", ["minikube --profile lab image load TMP/image.tar"]),
-    ],
-)
-@pytest.mark.parametrize(
     ("engine", "save"),
     [
-        ("docker", "docker save --output TMP/image.tar mnist-job:dev"),
-        ("podman", "podman push --quiet mnist-job:dev docker-archive:TMP/image.tar:mnist-job:dev"),
+        ("docker", "docker save mnist-job:dev"),
+        ("podman", "podman push --quiet mnist-job:dev docker-archive:/dev/stdout:mnist-job:dev"),
+        ("buildah", "buildah push --quiet mnist-job:dev docker-archive:/dev/stdout:mnist-job:dev"),
     ],
 )
-def test_load_goes_to_the_current_context(desk: Desk, context: str, load: list[str], engine: str, save: str) -> None:
-    """Kind's clusters are known by their context's name, minikube's by asking minikube."""
-    programs = PROGRAMS | {"docker": "exit 1", engine: PROGRAMS[engine], "kubectl": f"echo {context}"}
-    done = desk.run("load", "mnist-job:dev", "--target", "cpu", **programs)
-    assert (done.code, done.line) == (0, f"mnist-job:dev is on the nodes of {context}")
-    asked = ["kubectl config current-context"]
-    asked += [f"minikube --profile {context} status"] if context == "lab" else []
-    assert done.calls == [*asked, built(engine, "mnist-job:dev"), save, *load]
+def test_load_goes_to_the_nodes_of_the_current_context(desk: Desk, engine: str, save: str) -> None:
+    """Each node of a kind cluster gets the image through a pipe."""
+    programs = {name: does for name, does in PROGRAMS.items() if name not in ("docker", "podman", "buildah")}
+    done = desk.run("load", "mnist-job:dev", "--target", "cpu", **programs, **{engine: PROGRAMS[engine]})
+    assert (done.code, done.line) == (0, "mnist-job:dev is on the nodes of kind-lab")
+    size = f"{engine} images --format {{{{.Size}}}} mnist-job:dev"
+    asked = ["kubectl config current-context", "kubectl get nodes --output name"]
+    assert done.calls[:4] == [*asked, built(engine, "mnist-job:dev"), size]
+    load = "kind load image-archive /dev/stdin --name lab --nodes"
+    assert sorted(done.calls[4:]) == sorted([save, f"{load} lab-control-plane", save, f"{load} lab-worker"])
+
+
+def test_load_into_minikube(desk: Desk) -> None:
+    """A context that is not kind's is a profile of minikube, if minikube says so."""
+    done = desk.run("load", "mnist-job:dev", "--target", "cpu", **PROGRAMS | {"kubectl": "echo lab"})
+    assert (done.code, done.line) == (0, "mnist-job:dev is on the nodes of lab")
+    assert done.calls[1] == "minikube --profile lab status"
+    assert sorted(done.calls[4:]) == ["docker save mnist-job:dev", "minikube --profile lab image load -"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("kubectl", "kubectl is not installed, whose current context names the cluster"),
+        ("kind", "the current context is kind-lab, but kind is not installed"),
+    ],
+)
+def test_load_without_a_program(desk: Desk, missing: str, sentence: str) -> None:
+    """A program that is missing is told before the image is built."""
+    done = desk.run("load", "mnist-job:dev", **{name: does for name, does in PROGRAMS.items() if name != missing})
+    assert (done.code, done.line) == (64, f"error: {sentence}")
+    assert not [call for call in done.calls if "build" in call]
+
+
+def test_load_into_a_cluster_that_is_stopped(desk: Desk) -> None:
+    """A cluster that does not answer is told before the image is built."""
+    done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"kubectl": "[ $1 = config ] && echo kind-lab"})
+    assert (done.code, done.line) == (64, "error: kind-lab does not list its nodes: is the cluster running?")
+    assert not [call for call in done.calls if "build" in call]
+
+
+@pytest.mark.parametrize("broken", ["docker", "kind"])
+def test_load_that_fails_is_an_error(desk: Desk, broken: str) -> None:
+    """Neither an image that cannot be read nor a node that does not take it is passed over."""
+    programs = PROGRAMS | {broken: '[ "$1" != save ]' if broken == "docker" else "exit 1"}
+    assert desk.run("load", "mnist-job:dev", **programs).code == 1
 
 
 def test_load_never_goes_to_another_cluster(desk: Desk) -> None:

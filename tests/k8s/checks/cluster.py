@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import ApiError
+from k8s.api.objects import leave_out_unused
 from k8s.render.render import GPU
 from k8s.state.names import CLAIM
 from tests.k8s.fakes import FakeCluster
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from k8s.api.objects import Object
+
+IMAGES = ("docker.io/library/mnist-job:dev", "registry.k8s.io/pause:3.10")
 
 
 class CheckedCluster(FakeCluster):
@@ -69,7 +72,10 @@ class CheckedCluster(FakeCluster):
             found = super().select(kind, selector)
             return [one for one in found if fields in ("", f"metadata.name={one['metadata']['name']}")]
         assert fields == ("status.phase!=Succeeded,status.phase!=Failed" if everywhere else "")
-        return super().select(kind, selector)
+        found = super().select(kind, selector)
+        for one in found:
+            leave_out_unused(one)
+        return found
 
     def create(self, new: Object, *, dry_run: bool = False) -> Object:
         """Create an object without the fields that are dropped, unless it is refused."""
@@ -107,15 +113,17 @@ def storage_class(name: str = "fast", *, default: bool = False, binding: str = "
     return named("StorageClass", name, metadata={"annotations": annotations}, volumeBindingMode=binding)
 
 
-def node(name: str, cpu: str = "4", gpus: int = 0, *, ready: bool = True, **spec: Any) -> Object:
-    """A node with 8 Gi of memory."""
+def node(
+    name: str, cpu: str = "4", gpus: int = 0, *, ready: bool = True, images: Iterable[str] = IMAGES, **spec: Any
+) -> Object:
+    """A node with 8 Gi of memory, and images of one name each."""
     allocatable = {"cpu": cpu, "memory": "8Gi", "pods": "110"} | ({GPU: str(gpus)} if gpus else {})
     conditions = [{"type": "Ready", "status": str(ready)}]
     of_every_node = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
     labels = {"labels": of_every_node | spec.pop("labels", {})}
-    return named(
-        "Node", name, metadata=labels, spec=spec, status={"allocatable": allocatable, "conditions": conditions}
-    )
+    listed = [{"names": [image], "sizeBytes": 10**9} for image in images]
+    status = {"allocatable": allocatable, "conditions": conditions, "images": listed}
+    return named("Node", name, metadata=labels, spec=spec, status=status)
 
 
 def pod_on(where: str, cpu: str, name: str = "other") -> Object:

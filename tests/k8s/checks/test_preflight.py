@@ -53,6 +53,7 @@ def test_everything_is_well(job: Object) -> None:
         Check("nodes", "ok", "room for 2 workers (500m cpu, 1Gi memory each)"),
         Check("gpus", "ok", "none requested"),
         Check("queue", "ok", "none requested"),
+        Check("image", "ok", "mnist-job:dev is on the nodes"),
     ]
     assert {verb for verb, *_ in cluster.asked} == {"dry-run"}
 
@@ -67,6 +68,7 @@ def test_what_may_not_be_asked(job: Object) -> None:
         "pod": 'User "u" cannot create resource "pods"',
         "quota": 'resourcequotas is forbidden: User "u" cannot list resource "resourcequotas"',
         "nodes": 'nodes is forbidden: User "u" cannot list resource "nodes"',
+        "image": 'nodes is forbidden: User "u" cannot list resource "nodes"',
     }
     for name, message in unasked.items():
         assert found.pop(name) == Check(name, "not checked", f"this user may not ask: {message}")
@@ -139,7 +141,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints a line for each check, with its remedy; warnings alone do not fail."""
     assert run(ready_cluster(may_not=["list Event"])) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 17
+    assert len(lines) == 18
     assert lines[:4] == [
         "ok          server version: 1.35",
         "ok          namespace: here",
