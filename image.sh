@@ -70,7 +70,7 @@ progress() {  # copies the input, and shows on a terminal how much
     if [ -t 2 ]; then dd bs=1048576 status=progress; else cat; fi
 }
 
-load() {  # through a pipe: an archive on the disk would take minutes and as much room as the image
+load() {  # through a pipe: an archive on the disk would take as much room as the image, and time of its own
     size=$("$engine" images --format '{{.Size}}' "$image")
     case $context in
         kind-*)

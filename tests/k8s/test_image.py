@@ -112,11 +112,12 @@ def test_made_image_is_the_one_that_the_manifests_name() -> None:
 
 
 # Stand-ins for the programs that image.sh calls: each notes how it was called, then does as its real one would.
-OTHER = 'case "$1 $2" in push*--digestfile) echo sha256:{} >"$3" ;; push*) echo archive ;; images*) echo 2GB ;; esac'
+PUSH = "while [ $# -gt 0 ]; do [ $1 != --digestfile ] || echo sha256:DIGEST >$2; shift; done; echo archive"
+OTHER = f"case $1 in push) {PUSH} ;; images) echo 2GB ;; esac"
 PROGRAMS = {
     "docker": "case $1 in push) echo 1: digest: sha256:0d0c size: 42 ;; save) echo archive ;; images) echo 2GB ;; esac",
-    "podman": OTHER.format("90d"),
-    "buildah": OTHER.format("b1d"),
+    "podman": OTHER.replace("DIGEST", "90d"),
+    "buildah": OTHER.replace("DIGEST", "b1d"),
     "kubectl": "[ $1 = config ] && echo kind-lab || echo node/lab-control-plane node/lab-worker",
     "kind": "read -r given && [ $given = archive ]",
     "minikube": "[ $3 = status ] || { read -r given && [ $given = archive ]; }",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.checks import image as checks
+from k8s.checks.check import Check
 from k8s.state.names import trainer_of
 from tests.k8s.checks.cluster import IMAGES, CheckedCluster, node
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
-    from k8s.checks.check import Check
 
 SHA = "sha256:" + 64 * "a"
 LATE = "waiting 45 s, because nodes list a new image late"
@@ -123,9 +123,7 @@ def cut(**status: Any) -> Object:
 def test_lists_that_may_be_cut(job: Object, images: list[Object]) -> None:
     """Where a node may not list all of its images, nothing is said about one that it does not list."""
     assert check(job, "mnist-job:nope", cut(images=images)) == (
-        checks.Check(
-            "image", "not checked", "the nodes may not list all of their images, so mnist-job:nope may be missing"
-        ),
+        Check("image", "not checked", "the nodes may not list all of their images, so mnist-job:nope may be missing"),
         [],
     )
 
