@@ -10,7 +10,7 @@ from k8s.state.containers import holding
 from k8s.state.exits import container_exit, container_exits
 from k8s.state.names import claim_of, trainer_of
 from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem, started
-from k8s.state.relevant_events import relevant_events
+from k8s.state.relevant_events import relevant_events, relevant_schedule_events
 from k8s.state.run import Run, age_s, state
 from k8s.state.schedule import Schedule, state_of
 
@@ -90,7 +90,7 @@ def schedule_details(schedule: Schedule, now: datetime) -> dict[str, Any]:
     return {
         **schedule_summary(schedule, now),
         "history": [run_summary(run, now) for run in schedule.runs],
-        "events": [event_fields(event) for event in schedule.events[-EVENTS:]],
+        "events": [event_fields(event) for event in relevant_schedule_events(schedule)[-EVENTS:]],
     }
 
 

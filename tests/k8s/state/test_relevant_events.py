@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k8s.state.relevant_events import relevant_events
+from k8s.state.relevant_events import relevant_events, relevant_schedule_events
 from k8s.state.run import Run
+from k8s.state.schedule import Schedule
 from tests.k8s.objects import cut_off, ended, event, job, pod, running, unscheduled, waiting
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 CONFLICT = 'running PreBind plugin "VolumeBinding": Operation cannot be fulfilled on persistentvolumeclaims "output"'
 FAILED_PROBE = "Liveness probe failed: Get http://10.244.0.5:9100/healthz: connection refused"
+STARTUP = "Startup probe failed: Get http://10.244.0.5:9100/healthz: connection refused"
 BOUND, PENDING = {"status": {"phase": "Bound"}}, {"status": {"phase": "Pending"}}
 LATE_JOB = job(1)
 LATE_JOB["metadata"]["creationTimestamp"] = "2026-01-01T00:00:30Z"
@@ -40,6 +42,7 @@ def deleted(found: Object) -> Object:
         (Run(job(1), (running(0),)), warning("Pod", "demo-0-aaaa0", "FailedScheduling", CONFLICT)),
         (Run(job(1), (running(0),)), warning("Pod", "demo-0-aaaa0", "Unhealthy", FAILED_PROBE)),
         (Run(job(2), (running(0),)), warning("Pod", "demo-1-aaaa0", "Unhealthy", FAILED_PROBE)),
+        (Run(job(1), (running(0, conditions=[]),)), warning("Pod", "demo-0-aaaa0", "Unhealthy", STARTUP)),
         (Run(job(1), (deleted(running(0)),)), warning("Pod", "demo-0-aaaa0", "Unhealthy", FAILED_PROBE)),
         (Run(job(1), (ended(0, 70),)), warning("Pod", "demo-0-aaaa0", "Unhealthy", FAILED_PROBE)),
         (Run(job(1, "Complete"), (ended(0, 0),)), warning("Pod", "demo-0-aaaa0", "Unhealthy", FAILED_PROBE)),
@@ -61,6 +64,7 @@ def test_what_has_passed_is_left_out(run: Run, passed: Object) -> None:
         (Run(job(1), (), claim=BOUND), warning("PersistentVolumeClaim", "output", "FileSystemResizeFailed")),
         (Run(job(1), (unscheduled(0, "no room"),)), warning("Pod", "demo-0-aaaa0", "FailedScheduling")),
         (Run(job(1), (waiting(0, "ImagePullBackOff"),)), warning("Pod", "demo-0-aaaa0", "Failed")),
+        (Run(job(1), (running(0, conditions=[]),)), warning("Pod", "demo-0-aaaa0", "Unhealthy", FAILED_PROBE)),
         (Run(job(1), (cut_off(0),)), warning("Pod", "demo-0-aaaa0", "NodeNotReady")),
         (Run(job(1), (pod(0, phase="Failed", reason="Evicted"),)), warning("Pod", "demo-0-aaaa0", "Evicted")),
         (Run(job(1), (running(0, 1),)), warning("Pod", "demo-0-aaaa0", "Evicted")),
@@ -72,3 +76,10 @@ def test_what_has_passed_is_left_out(run: Run, passed: Object) -> None:
 def test_what_may_explain_the_state_is_shown(run: Run, lasting: Object) -> None:
     """Events of the run, and warnings about what has not passed, or about why a pod was replaced."""
     assert relevant_events(Run(run.job, run.pods, (lasting,), claim=run.claim)) == [lasting]
+
+
+def test_a_schedule_does_not_warn_of_a_run_that_was_cancelled() -> None:
+    """`cancel` replaces its Job by one that the CronJob's controller does not wait for."""
+    missing = warning("CronJob", "nightly", "MissingJob", "Active job went missing: nightly-29")
+    late = warning("CronJob", "nightly", "MissSchedule", "Missed scheduled time to start a job")
+    assert relevant_schedule_events(Schedule(job(1), (), (missing, late))) == [late]
