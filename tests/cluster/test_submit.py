@@ -108,7 +108,7 @@ def test_two_runs_at_once(shared: Namespace) -> None:
 
 
 def test_an_operator_sets_tf_config(shared: Namespace) -> None:
-    """Plain pods with a TF_CONFIG, as an operator creates them, train a run together."""
+    """Plain pods with a TF_CONFIG train a run together; systems/test_training_operator.py has a real operator."""
     for new in setup_objects():
         if new["kind"] in ("Service", "ServiceAccount"):
             shared.cluster.create(new)
