@@ -293,9 +293,11 @@ class Cluster:
         return self._api.now()
 
     def version(self) -> tuple[int, int]:
-        """The API server's version, such as (1, 31)."""
+        """The version whose API the server offers, such as (1, 31): an older one than its own if it emulates that."""
         content = self._api.json("GET", "/version")
-        return int(content["major"]), int(content["minor"].rstrip("+"))
+        emulated = {"major": content.get("emulationMajor"), "minor": content.get("emulationMinor")}
+        major, minor = (str(emulated[part] or content[part]) for part in ("major", "minor"))
+        return int(major), int(minor.rstrip("+"))
 
     def may(self, verb: str, kind: str, subresource: str = "") -> bool:
         """Whether this user may do something, by a SelfSubjectAccessReview.

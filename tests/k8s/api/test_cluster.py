@@ -220,8 +220,10 @@ def test_logs_that_are_not_there(serve: Callable[..., Server]) -> None:
 
 
 def test_version(serve: Callable[..., Server]) -> None:
-    """The version is two numbers, without a vendor's suffix."""
+    """The version is two numbers, without a vendor's suffix; with --emulated-version, that one."""
     assert cluster_at(serve({"major": "1", "minor": "31+"}).port).version() == (1, 31)
+    emulating = {"major": "1", "minor": "35", "emulationMajor": "1", "emulationMinor": "32"}
+    assert cluster_at(serve(emulating).port).version() == (1, 32)
 
 
 def test_the_time_is_that_of_the_api_server(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
