@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 HERE = Path(__file__).parent
+JOB_NAME = "batch_kubernetes_io_job_name"  # the pods' label, as Prometheus writes it
 UNDERSCORES = str.maketrans("./-", "___")  # how Prometheus writes a label's name
 # Metrics of kube-state-metrics. Its documentation calls all of them stable except the last, which is experimental.
 KUBE = {
@@ -145,11 +146,17 @@ def test_what_prometheus_scrapes() -> None:
     labels = {NAME_LABEL: APP}
     assert labels.items() <= job["spec"]["template"]["metadata"]["labels"].items()
     [port] = [port["name"] for port in trainer_of(job["spec"]["template"])["ports"] if port["name"] == "supervisor"]
-    found = monitoring.objects()
+    found, pod = monitoring.objects(), "__meta_kubernetes_pod"
     assert found["PodMonitor"]["spec"] == {
         "namespaceSelector": {"any": True},
         "selector": {"matchLabels": labels},
-        "podMetricsEndpoints": [{"port": port, "interval": "10s"}],
+        "podMetricsEndpoints": [
+            {
+                "port": port,
+                "interval": "10s",
+                "relabelings": [{"sourceLabels": [f"{pod}_label_{JOB_NAME}"], "targetLabel": "job_name"}],
+            }
+        ],
     }
     scraper = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
@@ -160,7 +167,6 @@ def test_what_prometheus_scrapes() -> None:
         "policyTypes": ["Ingress"],
         "ingress": [{"from": [scraper], "ports": [{"protocol": "TCP", "port": SUPERVISOR_PORT}]}],
     }
-    pod = "__meta_kubernetes_pod"
     assert monitoring.scrape_config() == {
         "job_name": APP,
         "scrape_interval": "10s",
@@ -172,6 +178,7 @@ def test_what_prometheus_scrapes() -> None:
             {"action": "drop", "source_labels": [f"{pod}_phase"], "regex": "Failed|Succeeded"},
             {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
             {"source_labels": [f"{pod}_name"], "target_label": "pod"},
+            {"source_labels": [f"{pod}_label_{JOB_NAME}"], "target_label": "job_name"},
         ],
     }
 

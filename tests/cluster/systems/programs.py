@@ -36,6 +36,10 @@ def program(path: str, version: str, package: str, *tags: str) -> Path:
             shutil.copytree(module(path, version), source)
             run("chmod", "--recursive", "u+w", str(source))
             environment = os.environ | {"CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=mod -buildvcs=false"}
+            # A module's archive lacks the modules in its folders: they come from the proxy.
+            for replaced in json.loads(run("go", "mod", "edit", "-json", cwd=source))["Replace"] or []:
+                if "Version" not in replaced["New"] and not (source / replaced["New"]["Path"]).exists():
+                    run("go", "mod", "edit", f"-dropreplace={replaced['Old']['Path']}", cwd=source)
             flags = ["-trimpath", "-ldflags=-s -w", f"-tags={','.join(tags)}"]
             run("go", "build", *flags, "-o", "program", f"./{package}", cwd=source, env=environment)
             file.parent.mkdir(parents=True, exist_ok=True)
