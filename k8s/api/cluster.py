@@ -167,7 +167,7 @@ class Cluster:
         def open_watch(version: str) -> Generator[str]:
             query = {"labelSelector": selector, "fieldSelector": fields, "watch": "1", "resourceVersion": version}
             query |= {"timeoutSeconds": str(WATCH_S), "allowWatchBookmarks": "true"}
-            return self._api.stream(self._list_path(kind, everywhere=everywhere), query, WATCH_S + LATE_S)
+            return self._api.stream(self._path(kind, everywhere=everywhere), query, WATCH_S + LATE_S)
 
         def list_objects() -> tuple[list[Object], str]:
             found: list[Object] = []
@@ -318,15 +318,12 @@ class Cluster:
         answer = self._api.json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, review)
         return bool(answer["status"]["allowed"])
 
-    def _path(self, kind: str, name: str = "") -> str:
+    def _path(self, kind: str, name: str = "", *, everywhere: bool = False) -> str:
         api, plural, namespaced = KINDS[kind]
         if api.startswith("/apis/") and api.count("/") == 2:
             api = self._preferred(api)
-        within = f"/namespaces/{quote(self.namespace, safe='')}" if namespaced else ""
+        within = f"/namespaces/{quote(self.namespace, safe='')}" if namespaced and not everywhere else ""
         return f"{api}{within}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
-
-    def _list_path(self, kind: str, *, everywhere: bool) -> str:
-        return "/".join(KINDS[kind][:2]) if everywhere else self._path(kind)
 
     def _preferred(self, group: str) -> str:
         """The path of an API group's preferred version, from the API server's discovery."""
@@ -340,7 +337,7 @@ class Cluster:
     def _pages(
         self, kind: str, selector: str, fields: str, *, everywhere: bool = False
     ) -> Iterator[tuple[list[Object], str]]:
-        return read_pages(self._api, self._list_path(kind, everywhere=everywhere), selector, fields)
+        return read_pages(self._api, self._path(kind, everywhere=everywhere), selector, fields)
 
 
 def field_manager() -> str:

@@ -6,6 +6,12 @@ import json
 import re
 from enum import IntEnum
 
+# The API server's words when it cannot call an admission webhook: its name, its Service or host, and why.
+NO_WEBHOOK = re.compile(
+    r'(?:Internal error occurred: )?failed calling webhook "([^"]+)": (?:failed to call webhook: )?'
+    r'Post "https://([^/":?]+)[^"]*": (.*)'
+)
+
 
 class Status(IntEnum):
     """Exit statuses of the launcher's own. Those of usage (64), Ctrl-C (130) and workers are in job/errors.py."""
@@ -87,11 +93,16 @@ def refusal(code: int, text: bytes, what: str, retry_after: str = "") -> ApiErro
     try:
         status = json.loads(text)
         more = (status.get("metadata") or {}).get("continue") or ""
-        message = status.get("message") or f"HTTP {code}"
+        message = in_short(status.get("message") or f"HTTP {code}")
         return ApiError(code, status.get("reason") or "", message, what, retry_after_s=wait_s, more=more)
     except (ValueError, AttributeError):
         message = f"HTTP {code}: {text[:200].decode(errors='replace').strip()}"
         return ApiError(code, "", message, what, retry_after_s=wait_s)
+
+
+def in_short(message: str) -> str:
+    """A sentence of the API server, shortened where the program behind an admission webhook does not answer."""
+    return NO_WEBHOOK.sub(r"the admission webhook \1 at \2 does not answer: \3", message)
 
 
 def in_words(error: BaseException) -> str:

@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
     "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
     "LocalQueue": ("/apis/kueue.x-k8s.io", "localqueues", True),
+    "ClusterQueue": ("/apis/kueue.x-k8s.io", "clusterqueues", False),
     "Workload": ("/apis/kueue.x-k8s.io", "workloads", True),
 }
 

@@ -6,13 +6,12 @@ import copy
 from typing import TYPE_CHECKING
 
 from k8s.api import permissions
-from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
 from k8s.checks.trial import ALL_FIELDS, NEW_NAMESPACE, SAID, TERMINATING, check_creation, tried
 from k8s.diagnose import catalogue
 from k8s.state.find import find_job, get_if_allowed
-from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, QUEUE_LABEL, UID_LABEL, run_name
+from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL, run_name
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
@@ -122,20 +121,3 @@ def worker_pod(cluster: Cluster, job: Object) -> Object:
         template["spec"].pop("serviceAccountName", None)
     metadata = {**template["metadata"], "generateName": f"{run}-0-", "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-
-
-def check_queue(cluster: Cluster, job: Object) -> Check:
-    """Whether the queue exists, if the run names one."""
-    queue_name = job["metadata"]["labels"].get(QUEUE_LABEL)
-    if queue_name is None:
-        return Check("queue", "ok", "none requested")
-    try:
-        local_queue = cluster.get("LocalQueue", queue_name)
-    except ApiError as error:
-        if error.code != 404:  # 404: Kueue is not installed
-            raise
-        local_queue = None
-    if local_queue is None:
-        message = f"local queue {queue_name} does not exist in namespace {cluster.namespace}, or Kueue is not installed"
-        return Check("queue", "failed", message, "create the LocalQueue, or leave out --queue")
-    return Check("queue", "ok", f"local queue {queue_name} exists")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
-from k8s.checks import admission, capacity, image, setup, storage
+from k8s.checks import admission, capacity, image, queue, setup, storage
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, shared_labels
 
@@ -48,7 +48,7 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         "quota": lambda: capacity.check_quota(cluster, job),
         "nodes": lambda: capacity.check_nodes(cluster, job, together, storage.volumes(cluster, job)),
         "gpus": lambda: capacity.check_gpus(cluster, job),
-        "queue": lambda: admission.check_queue(cluster, job),
+        "queue": lambda: queue.check_queue(cluster, job),
     }
     with ThreadPoolExecutor(len(checks)) as pool:
         results = pool.map(result_of, checks, checks.values())

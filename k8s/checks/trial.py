@@ -117,7 +117,9 @@ def remedy(cluster: Cluster, kind: str, reason: str) -> str:
         return f"{raised}, or {own.replace(',', '')}" if kind == CLAIM_KIND else raised
     if f"per {CLAIM_KIND}" in reason:
         return own
-    return NEW_NAMESPACE if TERMINATING in reason else catalogue.remedy("refused")
+    if TERMINATING in reason:
+        return NEW_NAMESPACE
+    return catalogue.remedy("webhook" if catalogue.refusal_reason(reason) == "webhook" else "refused")
 
 
 def setup_by_another(cluster: Cluster) -> str:

@@ -9,8 +9,9 @@ import dataclasses
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -19,11 +20,12 @@ from rich.text import Text
 from job import telemetry
 from job.config import usage_error
 from k8s.api.errors import ApiError
+from k8s.diagnose import queueing
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
 from k8s.state.events import may_concern
 from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
-from k8s.state.names import CONTAINER, RUN_SELECTOR, claim_of, pod_selector, run_name
+from k8s.state.names import CONTAINER, JOB_UID_LABEL, RUN_SELECTOR, claim_of, pod_selector, run_name
 from k8s.state.pods import created
 from k8s.state.run import Run, state
 from k8s.view.output import as_yaml, use_colour
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from k8s.api.cluster import Cluster
+    from k8s.api.objects import Object
 
 EXAMPLES = (
     "mnist-job status",
@@ -123,7 +126,7 @@ def collect_all(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, An
     """All runs, newest first, and all schedules by name."""
     selector, everywhere = selector_of(arguments), arguments.all_namespaces
     runs = gather_every(cluster, everywhere=everywhere)
-    shown = runs
+    shown = runs = with_evictions(cluster, runs, everywhere=everywhere)
     if arguments.selector:
         selected = {job["metadata"]["uid"] for job in cluster.select("Job", selector, everywhere=everywhere)}
         shown = [each for each in runs if each.job["metadata"]["uid"] in selected]
@@ -136,6 +139,17 @@ def collect_all(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, An
         "runs": [run_summary(each, now) for each in shown],
         "schedules": [schedule_summary(each, now) for each in found],
     }
+
+
+def with_evictions(cluster: Cluster, runs: list[Run], *, everywhere: bool) -> list[Run]:
+    """The runs, those that wait for Kueue with the word for why Kueue stopped them, if it did."""
+    if not any(state(run).word == "queued" for run in runs):
+        return runs
+    found: dict[str, list[Object]] = defaultdict(list)
+    with suppress(ApiError):  # Kueue is not installed, or this user may not list them
+        for workload in cluster.select("Workload", everywhere=everywhere):
+            found[workload["metadata"].get("labels", {}).get(JOB_UID_LABEL, "")].append(workload)
+    return [dataclasses.replace(run, evicted=queueing.stopped(found[run.job["metadata"]["uid"]])) for run in runs]
 
 
 def with_record(cluster: Cluster, run: Run) -> Run:

@@ -89,6 +89,11 @@ PROBLEMS: dict[str, Problem] = {
         "change what the message names, or ask the cluster's administrator",
         NO_PODS,
     ),
+    "webhook": Problem(
+        "the program behind an admission webhook does not answer, so the API server refuses the pods",
+        "wait until it runs again, or ask the cluster's administrator; its address is SERVICE.NAMESPACE.svc",
+        NO_PODS,
+    ),
     # Before they have a node
     "scheduling": Problem(
         "no node has enough free resources, or none is allowed",
@@ -360,6 +365,7 @@ REFUSAL_REASONS = {
     "per Container": "limits",
     "per Pod": "limits",
     "error looking up service account": "service-account",
+    " does not answer: ": "webhook",
 }
 
 

@@ -44,7 +44,7 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
     Raises:
         LauncherError: 2, when there is no run of that name.
     """
-    run = gather(cluster, name)
+    run = with_kueue(cluster, gather(cluster, name))
     claim = claim_of(run.job["spec"]["template"]) or ""
     return dataclasses.replace(
         run,
@@ -52,19 +52,19 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
         record=newest_record(cluster, run),
         down=unreachable_nodes(cluster, run.pods),
         claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim),
-        kueue=kueue_on(cluster, run),
         flags=cluster.flags,
     )
 
 
-def kueue_on(cluster: Cluster, run: Run) -> str:
-    """Why Kueue has not started a run; empty if it does not wait for Kueue."""
+def with_kueue(cluster: Cluster, run: Run) -> Run:
+    """A run with what Kueue says about it, if it waits for Kueue."""
     if state(run).word != "queued":
-        return ""
+        return run
     try:
-        return queueing.kueue_says(workloads_of(cluster, run.job))
+        workloads = workloads_of(cluster, run.job)
     except ApiError as error:
-        return queueing.NOT_INSTALLED if error.code == 404 else queueing.FORBIDDEN
+        return dataclasses.replace(run, kueue=queueing.NOT_INSTALLED if error.code == 404 else queueing.FORBIDDEN)
+    return dataclasses.replace(run, kueue=queueing.kueue_says(workloads), evicted=queueing.stopped(workloads))
 
 
 def own_events(cluster: Cluster, run: Run, claim: str) -> tuple[Object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from k8s.api.errors import in_short
 from k8s.diagnose.catalogue import refusal_reason
 from k8s.diagnose.explanation import Explanation, remedy_for
 from k8s.diagnose.scheduling import parse_message
@@ -89,7 +90,7 @@ def refused_pods(run: Run) -> Iterator[Explanation]:
         return
     if success and events.last_seen(success) > events.last_seen(refusal):
         return
-    message = re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", events.message(refusal))
+    message = in_short(re.sub(r'^Error creating: (pods ".*?" is forbidden: )?', "", events.message(refusal)))
     reason, account = refusal_reason(message), re.search(r"service account [^/\s]+/([^:\s]+)", message)
     if exceeded := QUOTA.search(message):
         requested, used, limits = (dict(part.split("=") for part in text.split(",")) for text in exceeded.groups()[1:])

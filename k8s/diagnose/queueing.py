@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from k8s.state.exits import kebab_case
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,24 +23,41 @@ def kueue_says(workloads: Sequence[Object]) -> str:
     """What the newest Workload of a run says about why it is not admitted."""
     if not workloads:
         return NO_WORKLOAD
-    workload = max(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
-    status = workload.get("status", {})
-    conditions = {each["type"]: each for each in status.get("conditions", [])}
+    workload = newest(workloads)
+    status, conditions = workload.get("status", {}), conditions_of(workload)
     if finished := is_true(conditions, "Finished"):
         return f"Kueue will not start it: {words(finished)}"
-    said = [is_true(conditions, "Evicted"), is_true(conditions, "Preempted")]
-    if not is_true(conditions, "QuotaReserved"):
-        said.append(conditions.get("QuotaReserved"))
-    elif is_true(conditions, "Admitted"):
-        return "Kueue has admitted it, and is about to start it"
-    texts = [words(each) for each in said if each]
+    texts, evicted = [], is_true(conditions, "Evicted")
+    if evicted:
+        texts.append(f"Kueue stopped it ({evicted['reason']}): {evicted['message']}")
+    if is_true(conditions, "QuotaReserved"):
+        if is_true(conditions, "Admitted"):
+            return "Kueue has admitted it, and is about to start it"
+    elif (pending := conditions.get("QuotaReserved")) and not (evicted and pending["message"] == evicted["message"]):
+        texts.append(words(pending))
     checks = [each for each in status.get("admissionChecks", []) if each.get("state") != "Ready"]
     texts += [
         f"admission check {each['name']} is {each['state']}: {each.get('message', '')}".rstrip(": ") for each in checks
     ]
     if not workload["spec"].get("active", True):
         texts.insert(0, "its Workload is deactivated, so Kueue does not admit it")
-    return "; ".join(dict.fromkeys(texts)) or "Kueue has not looked at it yet"
+    return "; ".join(texts) or "Kueue has not looked at it yet"
+
+
+def stopped(workloads: Sequence[Object]) -> str:
+    """Why Kueue stopped a run, in a word such as `preempted`; empty if it did not, or has started the run again."""
+    evicted = is_true(conditions_of(newest(workloads)), "Evicted") if workloads else None
+    return kebab_case(evicted["reason"]) if evicted else ""
+
+
+def newest(workloads: Sequence[Object]) -> Object:
+    """The newest Workload of a run."""
+    return max(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
+
+
+def conditions_of(workload: Object) -> dict[str, Object]:
+    """The conditions of a Workload by type."""
+    return {each["type"]: each for each in workload.get("status", {}).get("conditions", [])}
 
 
 def is_true(conditions: dict[str, Object], kind: str) -> Object | None:

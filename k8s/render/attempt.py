@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import TYPE_CHECKING
 
 from job.config import NAME_LIMIT
@@ -22,6 +23,10 @@ ADDED = ("batch.kubernetes.io/", "kubectl.kubernetes.io/")
 ADDED_LABELS = ("controller-uid", "job-name")
 ADDED_BY_CANCEL = (CANCELLED, LEFT_QUEUE)
 ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
+# What Kueue adds to the template of a Job that it admits: the labels and annotations of its own group, apart from those
+# with which a user asks for a topology. It refuses for good to start another Job whose template has them.
+KUEUE = "kueue.x-k8s.io/"
+ASKED_OF_KUEUE = re.compile(r"kueue\.x-k8s\.io/podset-(?!unconstrained)")
 
 
 def record_submission(job: Object) -> Object:
@@ -42,15 +47,20 @@ def submitted(job: Object) -> Object:
     """A Job without its name, as it was sent.
 
     A Job that the launcher did not send has no record, and if kustomize renamed a Job, its record has the old names.
-    Such a Job is used as it is, without the fields that Kubernetes added.
+    Such a Job is used as it is, without what Kubernetes and Kueue added, apart from the node labels and tolerations of
+    the flavour for which Kueue admitted it: nothing tells them from the user's own.
     """
     if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
         record = json.loads(text)
         if setup_of(record) == setup_of(job):
             return {"apiVersion": "batch/v1", "kind": "Job", **record}
     spec: Object = {key: value for key, value in copy.deepcopy(job["spec"]).items() if key not in ADDED_TO_SPEC}
-    spec["template"]["metadata"] = without_added(spec["template"]["metadata"])
-    spec["template"]["spec"].pop("serviceAccount", None)  # the old name of serviceAccountName
+    template = spec["template"]
+    template["metadata"] = without_kueue(without_added(template["metadata"]))
+    template["spec"].pop("serviceAccount", None)  # the old name of serviceAccountName
+    if gates := template["spec"].pop("schedulingGates", None):
+        kept = [gate for gate in gates if not gate["name"].startswith(KUEUE)]
+        template["spec"] |= {"schedulingGates": kept} if kept else {}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": without_added(job["metadata"]), "spec": spec}
 
 
@@ -68,6 +78,14 @@ def without_added(metadata: Object) -> Object:
         labels[QUEUE_LABEL] = queue
     annotations = {k: v for k, v in kept.items() if k not in ADDED_BY_CANCEL}
     return {"labels": labels} | ({"annotations": annotations} if annotations else {})
+
+
+def without_kueue(metadata: Object) -> Object:
+    """A template's labels and annotations without those that Kueue added."""
+    return {
+        kind: {k: v for k, v in pairs.items() if not k.startswith(KUEUE) or ASKED_OF_KUEUE.match(k)}
+        for kind, pairs in metadata.items()
+    }
 
 
 def next_job(job: Object) -> Object:

@@ -11,6 +11,7 @@ from k8s.state.names import (
     APP,
     CONTAINER,
     JOB_NAME_LABEL,
+    JOB_UID_LABEL,
     NAME_LABEL,
     RUN_LABEL,
     RUN_SELECTOR,
@@ -72,7 +73,7 @@ def workloads_of(cluster: Cluster, job: Object) -> list[Object]:
     Raises:
         ApiError: 404, Kueue is not installed; or this user may not list them.
     """
-    return cluster.select("Workload", f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
+    return cluster.select("Workload", f"{JOB_UID_LABEL}={job['metadata']['uid']}")
 
 
 def newest_jobs(jobs: Iterable[Object]) -> dict[tuple[str, str], Object]:

@@ -30,6 +30,7 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"  # of a Workload: its Job's
 NO_QUEUE = "mnist-job-cancelled"  # the queue of a cancelled Job; no queue has this name, so Kueue starts nothing in it
 # Annotations
 CANCELLED = "mnist-job/cancelled"  # of a Job: when `cancel` suspended it

@@ -49,7 +49,8 @@ class Run:
 
     events are those of the Job, of its pods, deleted ones too, and of its claim, the oldest first. record is the newest
     of rank 0's log. down are the names of the nodes that are not ready; None if nodes were not read. kueue is why Kueue
-    has not started it; empty if it does not wait for Kueue. flags are the command-line flags that select the run's
+    has not started it; empty if it does not wait for Kueue. evicted is a word for why Kueue stopped it, such as
+    `preempted`; empty if it did not. flags are the command-line flags that select the run's
     namespace and cluster.
     """
 
@@ -60,6 +61,7 @@ class Run:
     claim: Object | None = None
     down: tuple[str, ...] | None = None
     kueue: str = ""
+    evicted: str = ""
     flags: str = ""
 
     @property
@@ -120,7 +122,9 @@ def state(run: Run) -> State:
     if run.job["spec"].get("suspend"):
         metadata = run.job["metadata"]
         suspended = "queued" if QUEUE_LABEL in metadata.get("labels", {}) else "suspended"
-        return State("cancelled" if CANCELLED in metadata.get("annotations", {}) else suspended)
+        if CANCELLED in metadata.get("annotations", {}):
+            return State("cancelled")
+        return State(suspended, run.evicted if suspended == "queued" else "")
     return state_of_end(run) or state_from_pods(run) or state_from_record(run.record, run.workers)
 
 

@@ -55,6 +55,7 @@ def run_details(run: Run, now: datetime, restarted: Mapping[int, Reasons]) -> di
     record, exits = run.record, container_exits(run.pods)
     return {
         **run_summary(run, now),
+        "kueue": run.kueue or None,
         "progress": {name: getattr(record, name) for name in PROGRESS} if record else None,
         "ranks": [rank_fields(run, rank, exits, restarted.get(rank, Counter())) for rank in range(run.workers)],
         "events": [event_fields(event) for event in relevant_events(run)[-EVENTS:]],

@@ -68,6 +68,7 @@ def schedule_table(schedules: Sequence[Mapping[str, Any]], style: Style) -> str:
 def run_header(run: Mapping[str, Any], style: Style) -> str:
     """One run's state, progress and accuracy, a line each."""
     lines = [f"{run['name']}: {state_text(run)}, {format_duration(run['age_s'])} old"]
+    lines += [f"waits for Kueue: {run['kueue']}"] if run["kueue"] else []
     progress = run["progress"]
     if progress and progress["steps"] and not run["ended"]:
         figures = [f"step {progress['step'] or 0:,} of {progress['steps']:,}"]

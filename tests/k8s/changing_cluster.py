@@ -98,4 +98,6 @@ def kind_of(one: Object) -> str:
     """The kind of an object, by its fields."""
     if "involvedObject" in one:
         return "Event"
+    if "kind" in one:
+        return str(one["kind"])
     return "Job" if "completions" in one["spec"] else "Pod"

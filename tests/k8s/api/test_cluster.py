@@ -96,17 +96,18 @@ def test_create(serve: Callable[..., Server]) -> None:
 def test_a_group_in_the_version_that_the_cluster_prefers(serve: Callable[..., Server]) -> None:
     """Kueue's objects are requested in the preferred version, which is looked up once; without Kueue there are none."""
     group, of_kueue = "/apis/kueue.x-k8s.io", {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta2"}}
-    server = serve(
-        of_kueue, named("night"), {"items": [], "metadata": {"resourceVersion": "1"}}, refused(404, "NotFound", "no")
-    )
+    nothing = {"items": [], "metadata": {"resourceVersion": "1"}}
+    server = serve(of_kueue, named("night"), nothing, nothing, refused(404, "NotFound", "no"))
     cluster = cluster_at(server.port)
     assert cluster.get("LocalQueue", "night") == named("night")
     assert cluster.select("Workload") == []
+    assert cluster.select("Workload", everywhere=True) == []
     there = f"{group}/v1beta2/namespaces/here"
     assert [path for _, path, _ in server.asked] == [
         group,
         f"{there}/localqueues/night",
         f"{there}/workloads?limit=500",
+        f"{group}/v1beta2/workloads?limit=500",
     ]
     assert cluster_at(server.port).get("LocalQueue", "night") is None
 

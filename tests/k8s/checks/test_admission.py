@@ -1,4 +1,4 @@
-"""The checks of the version, the namespace, the permissions, the name, the pods and the queue."""
+"""The checks of the version, the namespace, the permissions, the name, and the pods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k8s.api.errors import ApiError
+from k8s.api.errors import ApiError, refusal
 from k8s.checks import admission, trial
 from k8s.checks.check import Check
 from k8s.diagnose import catalogue
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
     from k8s.api.permissions import Needed
+
+# The API server's words while Kueue's controller does not run.
+ADDRESS = "kueue-webhook-service.kueue-system.svc"
+AWAY = (
+    'Internal error occurred: failed calling webhook "vpod.kb.io": failed to call webhook: '
+    f'Post "https://{ADDRESS}:443/validate--v1-pod?timeout=10s": no endpoints available'
+)
 
 
 @pytest.mark.parametrize(
@@ -180,14 +187,16 @@ def test_what_counts_as_dropped() -> None:
     assert list(trial.dropped(sent, made)) == ["items[0].keys"]
 
 
-def test_queue(job: Object) -> None:
-    """The queue that the run names must exist, because nothing else starts the run."""
-    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "night"
-    there = Check("queue", "ok", "local queue night exists")
-    assert admission.check_queue(CheckedCluster(named("LocalQueue", "night")).given(), job) == there
-    message = "local queue night does not exist in namespace here, or Kueue is not installed"
-    missing = Check("queue", "failed", message, "create the LocalQueue, or leave out --queue")
-    assert admission.check_queue(CheckedCluster().given(), job) == missing
+def test_a_webhook_is_away(job: Object) -> None:
+    """The webhook and its address are named: `change what the message names` would not help."""
+    said = f"admission webhook vpod.kb.io at {ADDRESS} does not answer: no endpoints available"
+    refused = refusal(500, json.dumps({"message": AWAY, "reason": "InternalError"}).encode(), "post")
+    cluster = CheckedCluster(refuses={"Pod": refused, "Job": refused}).given()
+    remedy = catalogue.remedy("webhook")
+    pod = Check("pod", "failed", f"the API server would refuse a worker's pod: the {said}", remedy)
+    assert admission.check_pod(cluster, job) == pod
+    message = f"the API server would refuse the Job digits: the {said}"
+    assert admission.check_job(cluster, job) == Check("job", "failed", message, remedy)
 
 
 def test_a_service_account_of_the_users_own(job: Object) -> None:

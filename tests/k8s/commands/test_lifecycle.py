@@ -11,10 +11,9 @@ import pytest
 from k8s.api.errors import ApiError, LauncherError
 from k8s.commands import cancel, replace, resume, suspend
 from k8s.render.attempt import next_job, record_submission
-from k8s.state.names import CANCELLED, QUEUE_LABEL, RUN_LABEL, SCHEDULE_LABEL, SUBMITTED
+from k8s.state.names import CANCELLED, NO_QUEUE, QUEUE_LABEL, RUN_LABEL, SCHEDULE_LABEL, SUBMITTED
 from k8s.state.run import Run, state
 from tests.k8s.fakes import FakeCluster, job, pod
-from tests.k8s.kueue import KueueCluster
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -147,49 +146,38 @@ def test_kueue_decides(command: Any, *, suspended: bool) -> None:
     )
 
 
-QUEUES = [{"night"}, {"night", "default"}]
+def workload() -> Object:
+    """The Workload of the run `digits`."""
+    metadata = {"name": "job-digits-1", "labels": {"kueue.x-k8s.io/job-uid": "digits-uid"}}
+    return {"kind": "Workload", "metadata": metadata, "spec": {"queueName": "night", "active": True}}
 
 
-def job_in(cluster: KueueCluster) -> Object:
-    """The only Job."""
-    [found] = [one for (kind, _), one in cluster.objects.items() if kind == "Job"]
-    return found
-
-
-@pytest.mark.parametrize("queues", QUEUES)
-@pytest.mark.parametrize("moment", ["before Kueue has seen it", "while it waits", "while it runs"])
-def test_cancelled_in_a_queue(moment: str, queues: set[str]) -> None:
-    """Kueue does not start a cancelled run, whenever it was cancelled."""
-    cluster = KueueCluster(queues, job(queue="night", suspend=True), admits=moment == "while it runs")
-    if moment != "before Kueue has seen it":
-        cluster.settle()
-    assert job_in(cluster)["spec"]["suspend"] == (moment != "while it runs")
+def test_cancelled_in_a_queue() -> None:
+    """The Workload goes first, or Kueue would start the Job again; the Job then names a queue that does not exist."""
+    cluster = FakeCluster(job(queue="night", suspend=True), workload())
     assert run(cancel, cluster) == 0
-    cluster.admits = True
-    cluster.settle()
-    assert job_in(cluster)["spec"]["suspend"]
-    assert state(Run(job_in(cluster))).word == "cancelled"
+    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("patch", "Workload"), ("patch", "Job")]
+    assert cluster.objects["Workload", "job-digits-1"]["spec"]["active"] is False
+    after = cluster.objects["Job", "digits"]
+    assert (after["spec"]["suspend"], after["metadata"]["labels"][QUEUE_LABEL]) == (True, NO_QUEUE)
+    assert state(Run(after)).word == "cancelled"
     assert run(cancel, cluster) == 0
     with pytest.raises(LauncherError, match="is cancelled, which `resume` does not undo"):
         run(resume, cluster)
 
 
 def test_cancelled_while_kueue_makes_the_workload() -> None:
-    """A Workload that Kueue makes from an earlier state of the Job does not start it either."""
-    cluster = KueueCluster({"night"}, before := job(queue="night", suspend=True))
-    run(cancel, cluster)
-    cluster.reconcile(stale=before)
-    assert cluster.objects["Workload", "job-digits"]["spec"]["queueName"] == "night"
-    cluster.settle()
-    assert job_in(cluster)["spec"]["suspend"]
+    """A Workload that Kueue makes from an earlier state of the Job is deactivated too."""
 
+    class Late(FakeCluster):
+        def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
+            if kind == "Job":
+                self.objects["Workload", "job-digits-1"] = workload()
+            return super().patch(kind, name, change, subresource)
 
-def test_a_workload_is_deactivated_first() -> None:
-    """Otherwise, Kueue would at once start a Job that is suspended while its Workload is admitted."""
-    cluster = KueueCluster({"night"}, job(queue="night", suspend=True))
-    cluster.settle()
+    cluster = Late(job(queue="night", suspend=True))
     run(cancel, cluster)
-    assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("patch", "Workload"), ("patch", "Job")]
+    assert cluster.objects["Workload", "job-digits-1"]["spec"]["active"] is False
 
 
 @pytest.mark.parametrize("code", [403, 404])
@@ -219,9 +207,9 @@ def test_the_queue_of_a_cancelled_run_is_kept(*, recorded: bool) -> None:
     before["spec"]["template"]["metadata"] = {}
     if recorded:
         record_submission(before)
-    cluster = KueueCluster({"night"}, before)
+    cluster = FakeCluster(before)
     run(cancel, cluster)
-    metadata = next_job(job_in(cluster))["metadata"]
+    metadata = next_job(cluster.objects["Job", "digits"])["metadata"]
     assert metadata["labels"][QUEUE_LABEL] == "night"
     assert metadata["annotations"].keys() == {SUBMITTED}
 
@@ -264,23 +252,19 @@ def scheduled(name: str, *conditions: str, **more: Any) -> Object:
     return made
 
 
-@pytest.mark.parametrize("queues", QUEUES)
 @pytest.mark.parametrize("queue", ["", "night"])
-def test_a_cancelled_run_makes_way_for_its_schedule(
-    queue: str, queues: set[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cancelled_run_makes_way_for_its_schedule(queue: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its CronJob waits for every Job that it made, so a suspended Job without an owner takes the place of that Job."""
     before = scheduled("nightly-28000000", queue=queue)
-    cluster = KueueCluster(queues, before)
+    cluster = FakeCluster(before)
     for _ in range(2):
         assert run(cancel, cluster, name="nightly-28000000") == 0
-        cluster.settle()
     assert [(verb, kind) for verb, kind, _ in cluster.asked] == [("create", "Job"), ("delete", "Job")]
     [after] = [one for (kind, _), one in cluster.objects.items() if kind == "Job"]
     metadata = after["metadata"]
     assert (metadata["name"], metadata["labels"][RUN_LABEL]) == ("nightly-28000000-2", "nightly-28000000")
     assert (after["spec"]["suspend"], CANCELLED in metadata["annotations"]) == (True, True)
-    assert "ownerReferences" not in metadata
+    assert ("ownerReferences" not in metadata, metadata["labels"][QUEUE_LABEL]) == (True, NO_QUEUE)
     kept = json.loads(metadata["annotations"][SUBMITTED])
     assert (kept["metadata"]["labels"].get(QUEUE_LABEL, ""), kept["spec"]["suspend"]) == (queue, False)
     [first, second] = capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ import yaml
 from job.errors import JobError
 from k8s.api.errors import LauncherError
 from k8s.commands import status
-from k8s.state.names import JOB_NAME_LABEL, RUN_SELECTOR, pod_selector
+from k8s.state.names import JOB_NAME_LABEL, QUEUE_LABEL, RUN_SELECTOR, pod_selector
 from tests.k8s.changing_cluster import ChangingCluster
 from tests.k8s.objects import ended, event, job, pod, record, running, termination, waiting
 
@@ -55,6 +55,24 @@ def two_runs() -> ChangingCluster:
         pod_of_new["metadata"]["namespace"] = "ml"
     log = f"{new['metadata']['name']}-0-aaaa0".replace("-", "_")
     return ChangingCluster([done, new, *done_pods, *new_pods], **{log: [record("training", step=45, steps=100)]})
+
+
+def test_a_run_that_kueue_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A preempted run differs from one that never started, in the list and alone; Kueue's reason is shown."""
+    waits = job(2)
+    waits["spec"]["suspend"] = True
+    waits["metadata"]["labels"][QUEUE_LABEL] = "night"
+    evicted = {"type": "Evicted", "status": "True", "reason": "Preempted", "message": "to accommodate a workload"}
+    workload = {"kind": "Workload", "metadata": {"name": "job-demo", "labels": {"kueue.x-k8s.io/job-uid": "job"}}}
+    cluster = ChangingCluster([waits, workload | {"spec": {}, "status": {"conditions": [evicted]}}])
+    run(cluster)
+    assert re.search(r"^demo +queued preempted ", capsys.readouterr().out, re.MULTILINE)
+    run(cluster, "demo", "json")
+    result = json.loads(capsys.readouterr().out)
+    said = "Kueue stopped it (Preempted): to accommodate a workload"
+    assert (result["state"], result["detail"], result["kueue"]) == ("queued", "preempted", said)
+    run(cluster, "demo")
+    assert f"\nwaits for Kueue: {said}\n" in capsys.readouterr().out
 
 
 def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:

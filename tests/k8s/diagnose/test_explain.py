@@ -379,6 +379,17 @@ def test_too_late_and_nothing_left() -> None:
     ]
 
 
+def test_an_admitted_run_without_nodes() -> None:
+    """The quota that it holds is named, because others wait for it."""
+    message = "0/1 nodes are available: 1 Insufficient cpu. preemption: none."
+    run = Run(job(), (running(0), unscheduled(1, message)))
+    before = why(run)[0]
+    run.job["metadata"]["labels"][QUEUE_LABEL] = "night"
+    held = "; Kueue has admitted the run, so it keeps its quota of the queue night meanwhile"
+    assert why(run)[0].replace(held, "") == before
+    assert held in why(run)[0]
+
+
 def test_queued_and_cancelled() -> None:
     """Kueue's queue and the `cancel` command are named."""
     run = Run(job())

@@ -46,10 +46,6 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
         ([{**workload(), "status": {}}], "Kueue has not looked at it yet"),
         ([workload(PENDING)], f"Pending: {NO_ROOM}"),
         (
-            [workload(condition("QuotaReserved", "Inadmissible", "LocalQueue night doesn't exist", "False"))],
-            "Inadmissible: LocalQueue night doesn't exist",
-        ),
-        (
             [
                 workload(
                     PENDING,
@@ -59,7 +55,7 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
                     condition("Admitted", "NoReservation", "The workload has no reservation", "False"),
                 )
             ],
-            f"Preempted: {PREEMPTED}; InClusterQueue: {PREEMPTED}; Pending: {NO_ROOM}",
+            f"Kueue stopped it (Preempted): {PREEMPTED}; Pending: {NO_ROOM}",
         ),
         (
             [
@@ -69,7 +65,7 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
                     condition("PodsReady", "WaitForStart", "Not all pods are ready or succeeded", "False"),
                 )
             ],
-            "PodsReadyTimeout: Exceeded the PodsReady timeout a/b; Pending: Exceeded the PodsReady timeout a/b",
+            "Kueue stopped it (PodsReadyTimeout): Exceeded the PodsReady timeout a/b",
         ),
         (
             [
@@ -86,7 +82,10 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
         ),
         (
             [workload(condition("Evicted", "Deactivated", "The workload is deactivated"), active=False)],
-            ("its Workload is deactivated, so Kueue does not admit it; Deactivated: The workload is deactivated"),
+            (
+                "its Workload is deactivated, so Kueue does not admit it; "
+                "Kueue stopped it (Deactivated): The workload is deactivated"
+            ),
         ),
         (
             [workload(condition("Finished", "FailedToStart", "invalid podset information"), PENDING)],

@@ -41,6 +41,32 @@ def test_next_job() -> None:
     assert third == new
 
 
+def test_next_job_without_a_record() -> None:
+    """What Kueue wrote into the template when it admitted the Job is left out: it refuses another Job that has it."""
+    sent = render.job(Submission("digits", queue="night", arguments=("--epochs=3",)))
+    sent["metadata"].get("annotations", {}).pop(SUBMITTED, None)
+    asked = {"kueue.x-k8s.io/podset-preferred-topology": "rack"}
+    sent["spec"]["template"]["metadata"]["annotations"] |= asked
+    admitted = copy.deepcopy(sent)
+    template = admitted["spec"]["template"]
+    template["metadata"]["annotations"] |= {
+        "kueue.x-k8s.io/workload": "job-digits-1",
+        "kueue.x-k8s.io/podset-unconstrained-topology": "true",
+    }
+    template["metadata"]["labels"] |= {
+        "kueue.x-k8s.io/podset": "main",
+        "kueue.x-k8s.io/local-queue-name": "night",
+        "kueue.x-k8s.io/cluster-queue-name": "team",
+    }
+    template["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/topology"}, {"name": "example.com/mine"}]
+    new = next_job(admitted)
+    assert new["spec"]["template"]["metadata"] == sent["spec"]["template"]["metadata"]
+    assert new["spec"]["template"]["spec"]["schedulingGates"] == [{"name": "example.com/mine"}]
+    template["spec"]["schedulingGates"].pop()
+    assert "schedulingGates" not in next_job(admitted)["spec"]["template"]["spec"]
+    assert new["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "night"
+
+
 @pytest.mark.parametrize(
     ("name", "label", "number", "next_name"),
     [
