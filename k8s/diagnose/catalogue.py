@@ -21,6 +21,7 @@ class Problem:
 
 
 NO_PODS, NO_NODES = "starting 0 of 4 pods created", "waiting for nodes"
+PULLING = "pulling 0 of 4 running, ErrImagePull"
 RESTARTED, REPLACED = "a worker is restarted ({reason})", "a worker is replaced ({reason})"
 FAILED_OR_REPLACED = "failed: {reason}, or a worker is replaced ({reason})"
 RESTARTED_OR_REPLACED = "a worker is restarted or replaced ({reason})"
@@ -120,11 +121,38 @@ PROBLEMS: dict[str, Problem] = {
         NO_NODES,
     ),
     # Before they run
+    "image-missing": Problem(
+        "the registry has no image of that name, tag or digest",
+        "correct --image, or push the image: `make push` prints its name by digest; `make load` loads it into the "
+        "nodes of kind and minikube",
+        PULLING,
+    ),
+    "image-login": Problem(
+        "the registry wants a login or another one; some registries also say so if they have no such image",
+        "check the image's name (`make load` loads it into the nodes of kind and minikube), or give the pods a pull "
+        "secret: `kubectl create secret docker-registry pull --docker-server=REGISTRY --docker-username=USER "
+        "--docker-password=PASSWORD {flags}`, then `kubectl patch serviceaccount {account} --patch "
+        "'imagePullSecrets: [name: pull]' {flags}`; only new pods get it: `mnist-job suspend {run} {flags}`, then "
+        "`mnist-job resume {run} {flags}`",
+        PULLING,
+    ),
+    "image-untrusted": Problem(
+        "the node does not trust the registry's certificate, or the registry has none",
+        "let each node trust it; for containerd, the certificate of its authority is "
+        "/etc/containerd/certs.d/REGISTRY/ca.crt on the node",
+        PULLING,
+    ),
+    "image-architecture": Problem(
+        "the image is for another processor architecture than the node's",
+        'build it for the node\'s, such as `make push ARGS="--platform linux/amd64"`, or choose other nodes, such as '
+        "--node-selector kubernetes.io/arch=arm64",
+        f"{PULLING}, or a worker is replaced ({{reason}})",
+    ),
     "image": Problem(
         "a node cannot pull the image",
         "check the image's name, and that the nodes can pull it; `make load` loads it into the nodes of kind and "
         "minikube",
-        "pulling 0 of 4 running, ErrImagePull",
+        PULLING,
     ),
     "volume": Problem(
         "a volume cannot be attached or mounted",

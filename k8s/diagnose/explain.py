@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from job.errors import Exit
 from k8s.diagnose.explanation import Explanation, remedy_for
+from k8s.diagnose.images import image_problem
 from k8s.diagnose.pending import (
     VOLUME_EVENTS,
-    image_error,
     list_workers,
     pending_causes,
     scheduling_problem,
@@ -116,7 +116,9 @@ def explain_from_events(run: Run) -> Explanation | None:
         reason, text = scheduling_problem(run, template, message)
     elif event["reason"] == "Failed":
         first = next(each for each in run.events if each.get("reason") == "Failed" and events.object_name(each) == pod)
-        reason, text = "image", f"could not start: {image_error(events.message(first))}"
+        reason, cause = image_problem(events.message(first))
+        pulled = re.match(r'Failed to pull image "(.+?)"', events.message(first))
+        text = f"could not {f'pull the image {pulled[1]}' if pulled else 'start'}: {cause}"
     else:
         reason, text = volume_error(template, message)
         text = f"could not mount a volume: {text}"

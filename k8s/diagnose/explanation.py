@@ -53,7 +53,7 @@ def remedy_for(run: Run, reason: str, **names: str) -> str:
     Args:
         run: the run.
         reason: its key in PROBLEMS.
-        names: the pod, node, rank and service account that the remedy may name.
+        names: the pod, node, rank and another service account that the remedy may name.
     """
     spec = run.job["spec"]
     template = spec["template"]
@@ -67,5 +67,5 @@ def remedy_for(run: Run, reason: str, **names: str) -> str:
         claim=claim_of(template) or "",
         memory=memory,
         deadline=f"{2 * int(spec.get('activeDeadlineSeconds', 0))}s",
-        **names,
+        **{"account": template["spec"].get("serviceAccountName", "default")} | names,
     )

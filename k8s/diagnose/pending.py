@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from k8s.api.errors import in_short
 from k8s.diagnose.catalogue import refusal_reason
 from k8s.diagnose.explanation import Explanation, remedy_for
+from k8s.diagnose.images import image_problem
 from k8s.diagnose.scheduling import parse_message
 from k8s.state import events
 from k8s.state.containers import IMAGE_PROBLEMS, Container, describe_end, holding, trainer, unready
@@ -192,8 +193,12 @@ def not_ready(pod: Object, found: Container, own: Sequence[Object]) -> Obstacle:
         causes = ("Failed", "InspectFailed", reason)
         first = next((event for event in own if event.get("reason") in causes), None) or {}
         whose = found.image if ours else f"{found.image} of {found}"
-        text = f"cannot pull the image {whose}: {image_error(message or reason)}"
-        return Obstacle("image", text, first.get("firstTimestamp") or created(pod))
+        problem, cause = image_problem(message or reason)
+        unread = events.newest(own, "FailedToRetrieveImagePullSecret")
+        if problem == "image-login" and unread and (names := re.search(r"\((.+?)\)", events.message(unread))):
+            cause += f"; there is no pull secret {names[1]}"
+        text = f"cannot pull the image {whose}: {cause}"
+        return Obstacle(problem, text, first.get("firstTimestamp") or created(pod))
     if not reason:
         missing = "is not ready: it has not passed its startup probe" if found.kind == "sidecar" else "has not ended"
         since = (found.running or {}).get("startedAt") or created(pod)
@@ -217,13 +222,6 @@ def not_ended(pod: Object) -> Obstacle | None:
     so = "neither ends nor replaces the worker" if end["exitCode"] else "does not end either"
     text = f"cannot end: {how}, but {held} {held.doing}, so the Job {so}"
     return Obstacle("container-goes-on", text, end.get("finishedAt") or created(pod), held.name)
-
-
-def image_error(message: str) -> str:
-    """Why an image cannot be pulled, without the prefixes of the kubelet and the container runtime."""
-    text = re.sub(r'^Back-off pulling image "[^"]*"(: ErrImagePull: )?', "", message.strip())
-    text = re.sub(r"(rpc error: code = \w+ desc = )|(failed to pull and unpack image \"[^\"]*\": )", "", text)
-    return re.sub(r"failed to resolve reference \"[^\"]*\": ", "", text) or "the pull failed and is retried"
 
 
 def volume_error(pod: Object, message: str) -> tuple[str, str]:

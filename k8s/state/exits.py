@@ -33,6 +33,7 @@ REASON_OF_CODE: dict[int, str] = {
     Exit.SETTINGS: "other-settings",
 }
 OTHER = "container-failed"  # the reason of a pod that failed because of a container besides the trainer
+WRONG_ARCHITECTURE = "exec format error"  # the kernel's words for a program for another processor
 NOT_STARTED = 128  # the kubelet's exit code for a container that could not be started
 
 
@@ -133,6 +134,8 @@ def exit_seen_by_kubelet(terminated: Object, container: Object) -> dict[str, Any
         limit = container.get("resources", {}).get("limits", {}).get("memory")
         cause = f"it exceeded its memory limit of {limit}" if limit else "memory ran out"
         return {"reason": "out-of-memory", "message": f"the kernel killed the worker because {cause}"}
+    if WRONG_ARCHITECTURE in message:
+        return {"reason": "image-architecture", "message": message.splitlines()[-1][:300]}
     if reason not in UNSPECIFIC:
         return {"reason": kebab_case(reason), "message": message}
     # With FallbackToLogsOnError, the kubelet reports the end of the log instead.

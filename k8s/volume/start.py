@@ -15,6 +15,7 @@ from k8s.api import permissions
 from k8s.api.errors import ApiError, LauncherError, failed, refused
 from k8s.checks import setup, storage, trial
 from k8s.diagnose.catalogue import remedy
+from k8s.diagnose.images import image_problem
 from k8s.render.render import set_claim
 from k8s.state.containers import IMAGE_PROBLEMS, describe_end, failed_container, unready
 from k8s.state.events import last_seen
@@ -166,7 +167,10 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         how = f"{other} {describe_end(other)}" if other else "it failed"
         why, hint = status.get("message") or status.get("reason") or how, remedy("refused")
     elif found and reason in IMAGE_PROBLEMS:
-        why, hint = f"its image {found.image}{whose} is not available ({detail or reason})", remedy("image")
+        problem, cause = image_problem(detail or reason)
+        names = {"account": pod["spec"].get("serviceAccountName", "default")}
+        why = f"its image {found.image}{whose} is not available ({cause})"
+        hint = remedy(problem, flags=f"-n {pod['metadata']['namespace']}", **names)
     elif reason:
         why, hint = f"{reason}{whose}: {detail}", remedy("refused")
     elif unscheduled and waited_s > UNSCHEDULED_S:

@@ -354,14 +354,15 @@ def test_refused_pods() -> None:
 @pytest.mark.parametrize(
     ("reason", "message", "said"),
     [
-        ("Failed", 'Failed to pull image "a:1": a:1: not found', "a worker could not start: "),
-        ("FailedMount", "timed out", "a worker could not mount a volume: "),
+        ("Failed", 'Failed to pull image "a:1": a:1: not found', "could not pull the image a:1: not found"),
+        ("Failed", "Error: ImagePullBackOff", "could not start: Error: ImagePullBackOff"),
+        ("FailedMount", "timed out", "could not mount a volume: timed out"),
     ],
 )
 def test_what_delayed_a_run_until_its_deadline(reason: str, message: str, said: str) -> None:
     """The pods were deleted, but their events are left."""
     events = (event("Pod", "demo-0-aaaa0", "Scheduled", "assigned", 19), event("Pod", "demo-0-aaaa0", reason, message))
-    assert why(Run(LATE, (), events))[0] == f"{NOT_IN_TIME}; cause: {said}{message} (2026-01-01T00:00:59Z)"
+    assert why(Run(LATE, (), events))[0] == f"{NOT_IN_TIME}; cause: a worker {said} (2026-01-01T00:00:59Z)"
 
 
 def test_a_worker_that_failed_before_the_deadline() -> None:

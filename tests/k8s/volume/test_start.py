@@ -231,7 +231,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             0,
             (
                 "the volume pod does not start: its image mine:2 is not available (not found); "
-                f"{catalogue.remedy('image')}"
+                f"{catalogue.remedy('image-missing')}"
             ),
         ),
         (
@@ -244,7 +244,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             0,
             (
                 "the volume pod does not start: its image proxy:1 of container proxy is not available (not found); "
-                f"{catalogue.remedy('image')}"
+                f"{catalogue.remedy('image-missing')}"
             ),
         ),
         (
