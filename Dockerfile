@@ -8,6 +8,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/install.sh /requirements/
+COPY requirements/strip.py /requirements/
 
 # Dependencies before source: they change rarely and take most of the time and space.
 FROM build AS packages-cpu
@@ -21,9 +22,11 @@ RUN /requirements/install.sh /requirements/gpu.txt
 # chmod: the files must be readable for the user below, whatever the umask of the host. Bytecode is compiled here because
 # the root may be read-only. checked-hash: a model.py that is mounted over this one must win over the bytecode.
 FROM build AS content
+# A dataset that has decoded arrays is read from these alone, so its example files stay out.
 COPY data /data
 COPY job /app/job
-RUN chmod -R a+rX /data /app \
+RUN for decoded in /data/*/decoded; do rm -rf "${decoded%/*}"/[0-9]*.*.*; done \
+    && chmod -R a+rX /data /app \
     && python -m compileall -q --invalidation-mode checked-hash /app
 
 FROM ${BASE} AS runtime

@@ -51,8 +51,8 @@ push() {  # prints the image's name by digest
     if [ "$engine" = docker ]; then
         docker push "$image" | tee "$scratch/log" >&2
         sed -n 's/.*digest: \(sha256:[0-9a-f]*\).*/\1/p' "$scratch/log" >"$scratch/digest"
-    else
-        "$engine" push --digestfile "$scratch/digest" "$image" >&2
+    else  # nodes unpack zstd several times as fast as gzip, and it is smaller; Docker's engine has no such option
+        "$engine" push --compression-format zstd --digestfile "$scratch/digest" "$image" >&2
     fi
     [ -s "$scratch/digest" ] || fail "$image was not pushed"
     echo "${image%:*}@$(cat "$scratch/digest")"

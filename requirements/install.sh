@@ -15,12 +15,14 @@ pip --python /opt/venv/bin/python uninstall --yes \
 
 cd /opt/venv/lib/python3*/site-packages
 # C++ headers and sources for compiling against TensorFlow, and a model converter that nothing imports; 0.3 GB.
-# The libraries keep their symbols (another 0.2 GB): stripping would change the published files.
 rm -rf tensorflow/include tensorflow/xla_aot_runtime_src tensorflow/compiler/mlir/stablehlo
 # matplotlib needs only the list of glyphs for SVG; the rest embeds fonts in PDF and PostScript.
 find fontTools -mindepth 1 -maxdepth 1 -type d ! -name misc -exec rm -rf {} +
 # Tests of the packages.
 find . -type d -name tests -prune -exec rm -rf {} +
+
+# Symbol tables; 0.2 GB. NVIDIA's libraries stay as they are.
+find . -type f -name '*.so*' ! -path './nvidia/*' -exec python /requirements/strip.py {} +
 
 # 75 MB of bytecode. On a read-only root every start would compile again: the first step came after 8.5 s instead of
 # 4.0 s. unchecked-hash: the sources cannot change, and an image builder may reset their times.

@@ -6,6 +6,8 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -103,6 +105,20 @@ def test_what_is_left_out_is_locked_and_not_imported() -> None:
     assert not left_out & imported
     direct = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     assert not set(names.split()) & {Requirement(dependency).name for dependency in direct}
+
+
+def test_a_stripped_library_still_works(tmp_path: Path) -> None:
+    """The image's libraries lose their symbol tables, and no function; another file stays as it is."""
+    [library] = Path(sysconfig.get_path("platlib")).glob("kiwisolver/_cext*.so")
+    copy, text = tmp_path / library.name, tmp_path / "text.so"
+    shutil.copy(library, copy)
+    text.write_text("INPUT(libother.so)\n", encoding="utf-8")
+    subprocess.run([sys.executable, ROOT / "requirements/strip.py", copy, text], check=True)
+    assert text.read_text(encoding="utf-8") == "INPUT(libother.so)\n"
+    assert copy.stat().st_size < library.stat().st_size
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import _cext; print(_cext.Variable('x') >= 1)"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("1 * x"), done.stderr
 
 
 def test_made_image_is_the_one_that_the_manifests_name() -> None:
@@ -212,7 +228,7 @@ def test_push_ends_with_the_name_by_digest(desk: Desk, engine: str, digest: str)
     """Whatever the engine, the last line is the name under which a cluster gets these very bytes."""
     image = "registry.example:5000/you/mnist-job:1"
     done = desk.run("push", image, "--target", "cpu", **{engine: PROGRAMS[engine]})
-    options = "" if engine == "docker" else "--digestfile TMP/digest "
+    options = "" if engine == "docker" else "--compression-format zstd --digestfile TMP/digest "
     assert done == Done(
         0,
         f"registry.example:5000/you/mnist-job@sha256:{digest}",

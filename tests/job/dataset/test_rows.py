@@ -86,6 +86,12 @@ def test_rows_come_from_disk_if_none_are_decoded(copy: Path) -> None:
     assert load_dataset(copy, "mnist").train.images is None
 
 
+def test_decoded_rows_need_no_example_files(copy: Path) -> None:
+    """The image has only the decoded arrays of a dataset."""
+    shutil.rmtree(copy / "mnist/3.0.1")
+    assert load_dataset(copy, "mnist").train.images is not None
+
+
 def test_the_fingerprint_is_over_images_then_labels(prepared: Path) -> None:
     """The SHA-256 of a split is over the bytes of all images, then one byte for each label."""
     found = load_dataset(prepared, "mnist", memory_limit=0)
