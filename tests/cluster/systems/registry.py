@@ -119,13 +119,20 @@ class Registry:
 
     def manifest(self, image: str) -> dict[str, Any]:
         """The manifest of an image, whose name begins with the host."""
-        name, _, reference = image.removeprefix(f"{self.host}/").replace("@", ":@").rpartition(":")
+        repository, reference = self._parts(image)
         accept = "application/vnd.oci.image.manifest.v1+json,application/vnd.docker.distribution.manifest.v2+json"
-        return dict(json.loads(self._get(f"{name}/manifests/{reference.removeprefix('@')}", Accept=accept)))
+        return dict(json.loads(self._get(f"{repository}/manifests/{reference}", Accept=accept)))
 
-    def config(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """The configuration that a manifest of the repository you/mnist-job names."""
-        return dict(json.loads(self._get(f"you/mnist-job/blobs/{manifest['config']['digest']}")))
+    def layers(self, image: str) -> list[str]:
+        """The SHA-256 of each layer of an image, uncompressed, the lowest first."""
+        digest = self.manifest(image)["config"]["digest"]
+        config = json.loads(self._get(f"{self._parts(image)[0]}/blobs/{digest}"))
+        return list(config["rootfs"]["diff_ids"])
+
+    def _parts(self, image: str) -> tuple[str, str]:
+        """The repository, and the tag or digest."""
+        repository, _, reference = image.removeprefix(f"{self.host}/").partition("@" if "@" in image else ":")
+        return repository, reference
 
     def _certify(self) -> None:
         """Make the authority, ca.crt, and the certificate, registry.crt."""

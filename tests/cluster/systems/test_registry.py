@@ -101,19 +101,15 @@ def test_make_push(registry: Registry, base: str, tmp_path: Path, engine: str) -
         # The virtual environment is there: this test runs in it.
         output = run("make", "--assume-old=.venv/installed", "push", *variables, cwd=ROOT, env=environment)
     finally:
-        run(engine, "rmi", image)
+        # BuildKit keeps its base elsewhere.
+        run(engine, "rmi", image, *([] if engine == "docker" else [base]))
     name = output.splitlines()[-1]
     assert re.fullmatch(rf"{registry.host}/you/mnist-job@sha256:[0-9a-f]{{64}}", name)
-    manifest = registry.manifest(name)
+    manifest, below = registry.manifest(name), registry.layers(base)
     assert manifest == registry.manifest(image)
-    # The layers of the base are the first.
-    config = registry.config(manifest)
-    layers = config["rootfs"]["diff_ids"]
-    below = registry.config(registry.manifest(base))["rootfs"]["diff_ids"]
-    assert layers[: len(below)] == below
-    assert len(layers) > len(below)
+    assert registry.layers(name)[: len(below)] == below
     compression = "gzip" if engine == "docker" else "zstd"
-    assert {layer["mediaType"].rpartition(".")[2].rpartition("+")[2] for layer in manifest["layers"]} == {compression}
+    assert manifest["layers"][-1]["mediaType"].endswith(compression)
 
 
 def test_a_run_pulls_its_image_by_digest(namespace: Namespace, registry: Registry, image: str) -> None:
