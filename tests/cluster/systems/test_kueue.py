@@ -164,7 +164,7 @@ def test_the_runs_of_a_schedule_wait(team: Namespace) -> None:
     team.submit("holder", *ENDLESS, flags=QUEUED)
     team.wait_for_step("holder", 1)
     team.launcher("schedule", "* * * * *", *team.submission("nightly", *SHORT, flags=QUEUED))
-    scheduled = wait_until(lambda: json.loads(team.launcher("status", "nightly", "-o", "json"))["last"], "a run")[
+    scheduled = wait_until(lambda: json.loads(team.launcher("status", "nightly", "-o", "json"))["history"], "a run")[0][
         "name"
     ]
     team.launcher("suspend", "nightly")
