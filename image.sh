@@ -29,10 +29,10 @@ for candidate in docker podman buildah; do
         engine=$candidate
         break
     fi
-    without_buildx="docker has no buildx, without which it cannot build the image"
+    without_buildx="docker lacks its plugin buildx, so it cannot build the image"
 done
 if [ -z "$engine" ]; then
-    [ -z "$without_buildx" ] || fail "$without_buildx: install docker's plugin buildx, or podman or buildah"
+    [ -z "$without_buildx" ] || fail "$without_buildx: install that plugin, or podman or buildah"
     fail "no container engine answers: start docker or podman, or install buildah"
 fi
 [ -z "$without_buildx" ] || echo "$without_buildx: using $engine" >&2
@@ -100,7 +100,7 @@ case $what in
         push
         ;;
     load)
-        command -v kubectl >/dev/null || fail "kubectl is not installed, whose current context names the cluster"
+        command -v kubectl >/dev/null || fail "kubectl is not installed; its current context would name the cluster"
         context=$(kubectl config current-context 2>/dev/null) || fail "kubectl has no current context"
         case $context in
             kind-*)

@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def exit_code(code: int) -> int:
-    """The code with which to end: under an operator, another one than 75."""
+    """The exit code; under an operator, another one takes the place of 75."""
     return int(load("job.cluster").exit_code(code, os.environ))
 
 

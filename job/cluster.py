@@ -84,7 +84,7 @@ def membership(environ: Mapping[str, str]) -> str | None:
 
 
 def exit_code(code: int, environ: Mapping[str, str]) -> int:
-    """The code with which a process ends, for the one that replaces it.
+    """The exit code that makes an operator replace a worker if another try can help, and only then.
 
     Kubeflow's operator replaces a pod that ended with 128 or more, as by a signal, and fails the run for any lower
     code (restartPolicy: ExitCode). Under an operator, SIGTERM's code therefore stands for "try again".

@@ -99,7 +99,7 @@ def flag(field_name: str) -> str:
 
 
 def flag_word(field_name: str) -> str:
-    """A field's name as users know it, such as batch-size: that of its flag.
+    """A field's name as users know it from its flag, such as batch-size.
 
     A field whose name would be a Python keyword ends with an underscore.
     """

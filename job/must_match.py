@@ -89,7 +89,7 @@ def check_match(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _named(name: str) -> str:
-    """One of settings_to_match() as users know it: its flag, or what its SHA-256 is of."""
+    """One of settings_to_match() as users know it: its flag, or the data that its SHA-256 stands for."""
     return {"train": "the training set", "test": "the test set"}.get(name, flag(name))
 
 

@@ -23,7 +23,7 @@ LOADED = 2  # the flag of a section that the loader maps
 
 
 def strip(path: Path) -> None:
-    """Remove the sections that are not loaded from a library, in place; a file of another format stays as it is."""
+    """Remove from a library, in place, the sections that the loader does not map; leave other files as they are."""
     with path.open("r+b") as file:
         start = file.read(64)
         if not start.startswith(ELF64_LITTLE_ENDIAN):

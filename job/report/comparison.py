@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from job.report.published_run import PublishedRun, PublishedRuns
 
 SIGNIFICANCE = 0.05
-# Settings that do not change what is trained, but where a run is made, how it is watched, what becomes of its model.
+# Settings that do not change what is trained, but where a run is made, how it is watched, or what becomes of its model.
 NOT_COMPARED = (
     *("name", "data", "output", "continue_", "log_every", "evaluate_every", "checkpoint_every"),
     *("join_timeout", "stall_timeout", "promote", "min_accuracy"),

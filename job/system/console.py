@@ -10,5 +10,5 @@ UNLIMITED = 100_000  # columns
 
 
 def table_console() -> Console:
-    """A console for standard output. Lines are folded on a terminal only, because programs need whole ones."""
+    """A console for standard output. Lines wrap only on a terminal, because programs need whole lines."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)

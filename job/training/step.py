@@ -68,8 +68,8 @@ class BlockState(NamedTuple):
 class Pace:
     """How many steps a call makes: the same number on each worker, because all use the mean of their times of a step.
 
-    A worker learns the others' times in the sum of a call's news, so they are those of the call before. The first calls
-    make one step each: nobody has measured one yet, and the first call also compiles.
+    A worker learns the others' times from the sum of a call's news, so these times are from the call before. The first
+    calls make one step each: no worker has measured a step yet, and the first call also compiles.
     """
 
     def __init__(self, workers: int) -> None:
@@ -81,7 +81,7 @@ class Pace:
         return min(done + max(1, int(CALL_S / self._mean_s)), int(block.count))
 
     def news(self, stop: bool) -> NDArray[np.float32]:
-        """What this worker tells the others, to be summed, float32 [2]: if it was asked to stop, its time of a step."""
+        """What this worker tells the others, to be summed, float32 [2]: its flag to stop, and its time of a step."""
         return np.array([stop, self._own_s], np.float32)
 
     def record(self, steps: int, began: float, news: tf.Tensor) -> int:

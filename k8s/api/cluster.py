@@ -293,7 +293,7 @@ class Cluster:
         return self._api.now()
 
     def version(self) -> tuple[int, int]:
-        """The version whose API the server offers, such as (1, 31): an older one than its own if it emulates that."""
+        """The version that the API server offers, such as (1, 31); if it emulates an older version, that one."""
         content = self._api.json("GET", "/version")
         emulated = {"major": content.get("emulationMajor"), "minor": content.get("emulationMinor")}
         major, minor = (str(emulated[part] or content[part]) for part in ("major", "minor"))

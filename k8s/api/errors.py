@@ -101,7 +101,7 @@ def refusal(code: int, text: bytes, what: str, retry_after: str = "") -> ApiErro
 
 
 def in_short(message: str) -> str:
-    """A sentence of the API server, shortened where the program behind an admission webhook does not answer."""
+    """A message of the API server, shortened if the program behind an admission webhook does not answer."""
     return NO_WEBHOOK.sub(r"the admission webhook \1 at \2 does not answer: \3", message)
 
 

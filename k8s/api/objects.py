@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
 
 
 def leave_out_unused(item: Object) -> None:
-    """Remove the fields that no command reads in a list from its object: a third of a pod, and most of a node."""
+    """Remove from an object of a list the fields that no command needs: a third of a pod, and most of a node."""
     item["metadata"].pop("managedFields", None)
     if "images" in item.get("status", {}):
         del item["status"]["images"]

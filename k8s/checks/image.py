@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LISTED_S, POLL_S = 45.0, 5.0
 # What a node reports by default: nodeStatusMaxImages, and MaxNamesPerImageInNodeStatus of the kubelet.
 MOST_IMAGES, MOST_NAMES = 50, 5
-MOST_NODES = 20  # that are asked: a larger cluster has a registry
+MOST_NODES = 20  # the most to ask: a larger cluster has a registry
 
 # The grammar of github.com/distribution/reference, which the kubelet uses too, with any text as a registry.
 PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -35,9 +35,10 @@ class Reference(NamedTuple):
     """The name of an image.
 
     Attributes:
-        registry: the registry that the name points to; empty if it can be on a node alone. A name without a registry
-            points to Docker Hub, where a name of one part is one of Docker's own images, and the job's is none.
-        full: the name with everything that it leaves out, as nodes list it.
+        registry: the registry that the name points to; empty if only a node can have the image. A name without a
+            registry points to Docker Hub. There, a name of one part means one of Docker's own images, which the job's
+            is not.
+        full: the complete name, as nodes list it.
     """
 
     registry: str
@@ -59,7 +60,7 @@ def parse(image: str) -> Reference | None:
 def check_image(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -> Check:
     """Whether the nodes that accept the job have its image, if they cannot pull it.
 
-    Whether a node can pull an image, only the node knows, so this check fails for a name that is not valid alone.
+    Only a node knows whether it can pull an image, so this check fails only if the name is not valid.
 
     Args:
         cluster: gives the nodes.
@@ -72,10 +73,10 @@ def check_image(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -
     reference = parse(image)
     if not reference:
         remedy = "give NAME:TAG or NAME@sha256:DIGEST with --image"
-        return Check("image", "failed", f"{image!r} is not a valid name of an image", remedy)
+        return Check("image", "failed", f"{image!r} is not a valid image name", remedy)
     policy = trainer.get("imagePullPolicy") or ("Always" if reference.full.endswith(":latest") else "IfNotPresent")
     if reference.registry and policy != "Never":
-        return Check("image", "ok", f"{image}, which the nodes can pull from {reference.registry}")
+        return Check("image", "ok", f"{image}; only a node can tell whether it can pull it from {reference.registry}")
     remedy = f"load it into kind or minikube with `make load IMAGE={image}`, or push it with `make push` and give "
     remedy += "--image the name that it prints"
     if policy == "Always":

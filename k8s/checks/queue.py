@@ -61,7 +61,7 @@ def missing(cluster: Cluster, name: str) -> Check:
 
 
 def inactive(queue: Object) -> str:
-    """Why Kueue admits nothing from a queue, in Kueue's words; empty if it does."""
+    """Why Kueue admits nothing from a queue, in Kueue's words; empty if it admits runs."""
     conditions = queue.get("status", {}).get("conditions", [])
     return next((words(each) for each in conditions if each["type"] == "Active" and each["status"] == "False"), "")
 
@@ -90,7 +90,7 @@ def shortages(cluster_queue: Object, job: Object) -> Iterator[str]:
 
 
 def lacks(cluster_queue: Object, flavour: Object, wanted: dict[str, float]) -> dict[str, str]:
-    """The resources of which a flavour has too little, and what it has, with all that the ClusterQueue may borrow."""
+    """The resources of which a flavour has too little, even with all that the ClusterQueue may borrow; what it has."""
     spec, found = cluster_queue["spec"], {}
     in_cohort = spec.get("cohortName") or spec.get("cohort")  # v1beta2 or v1beta1
     for quota in flavour["resources"]:

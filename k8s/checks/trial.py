@@ -44,7 +44,7 @@ def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
         unknown = error.code == 404 or NO_DRY_RUN in reason
         return "not checked" if unknown else "failed", reason
     if lost := list(dropped(new, made)):
-        return "warning", "Kubernetes {}.{} here lacks ".format(*cluster.version()) + ", ".join(lost)
+        return "warning", "this cluster of Kubernetes {}.{} lacks ".format(*cluster.version()) + ", ".join(lost)
     return "ok", ""
 
 

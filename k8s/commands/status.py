@@ -142,7 +142,7 @@ def collect_all(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, An
 
 
 def with_evictions(cluster: Cluster, runs: list[Run], *, everywhere: bool) -> list[Run]:
-    """The runs, those that wait for Kueue with the word for why Kueue stopped them, if it did."""
+    """The runs; each that waits because Kueue stopped it also has the word for why."""
     if not any(state(run).word == "queued" for run in runs):
         return runs
     found: dict[str, list[Object]] = defaultdict(list)

@@ -92,7 +92,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "webhook": Problem(
         "the program behind an admission webhook does not answer, so the API server refuses the pods",
-        "wait until it runs again, or ask the cluster's administrator; its address is SERVICE.NAMESPACE.svc",
+        "wait until it runs again, or ask the cluster's administrator; its address has the form SERVICE.NAMESPACE.svc",
         NO_PODS,
     ),
     # Before they have a node
@@ -128,7 +128,7 @@ PROBLEMS: dict[str, Problem] = {
         PULLING,
     ),
     "image-login": Problem(
-        "the registry wants a login or another one; some registries also say so if they have no such image",
+        "the registry requires a login or refuses this one; some registries say the same if they lack the image",
         "check the image's name (`make load` loads it into the nodes of kind and minikube), or give the pods a pull "
         "secret: `kubectl create secret docker-registry pull --docker-server=REGISTRY --docker-username=USER "
         "--docker-password=PASSWORD {flags}`, then `kubectl patch serviceaccount {account} --patch "
@@ -138,14 +138,14 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "image-untrusted": Problem(
         "the node does not trust the registry's certificate, or the registry has none",
-        "let each node trust it; for containerd, the certificate of its authority is "
+        "let each node trust it; for containerd, copy the certificate of its authority to "
         "/etc/containerd/certs.d/REGISTRY/ca.crt on the node",
         PULLING,
     ),
     "image-architecture": Problem(
         "the image is for another processor architecture than the node's",
-        'build it for the node\'s, such as `make push ARGS="--platform linux/amd64"`, or choose other nodes, such as '
-        "--node-selector kubernetes.io/arch=arm64",
+        'build it for the node\'s, for example with `make push ARGS="--platform linux/amd64"`, or choose other nodes, '
+        "for example with --node-selector kubernetes.io/arch=arm64",
         f"{PULLING}, or a worker is replaced ({{reason}})",
     ),
     "image": Problem(

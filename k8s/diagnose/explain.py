@@ -56,7 +56,7 @@ def explain_run(run: Run) -> Explanation:
 
 
 def with_quota(cause: Explanation, run: Run, queue: str | None) -> Explanation:
-    """The cause why a run does not start; also that the run uses quota meanwhile, if Kueue has admitted it."""
+    """The cause why a run does not start, and that the run keeps its quota meanwhile if Kueue has admitted it."""
     if queue is None or all(map(is_scheduled, run.newest.values())):
         return cause
     held = f"; Kueue has admitted the run, so it keeps its quota of the queue {queue} meanwhile"

@@ -53,7 +53,7 @@ def remedy_for(run: Run, reason: str, **names: str) -> str:
     Args:
         run: the run.
         reason: its key in PROBLEMS.
-        names: the pod, node, rank and another service account that the remedy may name.
+        names: the pod, node and rank that the remedy may name, and the service account if it is not the Job's.
     """
     spec = run.job["spec"]
     template = spec["template"]

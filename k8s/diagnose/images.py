@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
-# By the reason, a key of PROBLEMS: what a message says. The first match counts: a registry that hides from strangers
-# which images it has says that an image is missing or wants a login, and containerd calls a wrong platform not found.
+# By the reason, a key of PROBLEMS: what a message says. A message may match several, and the first match counts. A
+# registry that hides its images from strangers says that an image is missing or requires a login. containerd says "not
+# found" for a wrong platform.
 MESSAGES = {
     "image-architecture": r"no match(ing manifest)? for (platform|linux)|no image found in .* for arch",
     "image-untrusted": r"x509: |server gave HTTP response to HTTPS client",
     "image-login": r"\b401\b|\b403\b|unauthorized|authorization failed|authentication required|access .*denied",
     "image-missing": r"not found|manifest unknown|name unknown",
 }
-# What the kubelet and the runtimes put before the cause. Both are long with an image by digest, and repeat its name.
+# What the kubelet and the runtimes put before the cause. They are long, and repeat the image's name.
 PREFIXES = (
     r'^(Back-off pulling|Failed to pull) image "[^"]*"(: ErrImagePull)?(: |$)',
     r"rpc error: code = \w+ desc = ",

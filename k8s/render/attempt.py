@@ -24,7 +24,7 @@ ADDED_LABELS = ("controller-uid", "job-name")
 ADDED_BY_CANCEL = (CANCELLED, LEFT_QUEUE)
 ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
 # What Kueue adds to the template of a Job that it admits: the labels and annotations of its own group, apart from those
-# with which a user asks for a topology. It refuses for good to start another Job whose template has them.
+# with which a user asks for a topology. It never starts another Job whose template has them.
 KUEUE = "kueue.x-k8s.io/"
 ASKED_OF_KUEUE = re.compile(r"kueue\.x-k8s\.io/podset-(?!unconstrained)")
 
@@ -48,7 +48,7 @@ def submitted(job: Object) -> Object:
 
     A Job that the launcher did not send has no record, and if kustomize renamed a Job, its record has the old names.
     Such a Job is used as it is, without what Kubernetes and Kueue added, apart from the node labels and tolerations of
-    the flavour for which Kueue admitted it: nothing tells them from the user's own.
+    the flavour for which Kueue admitted it: nothing distinguishes them from the user's.
     """
     if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
         record = json.loads(text)

@@ -1,7 +1,7 @@
 """Which events of a run or a schedule still tell something about it. Pure.
 
-The cluster keeps an event for about an hour, also when what it warned of has passed: a pod that had to wait for its
-volume, a probe that met a pod on its way out.
+The cluster keeps an event for about an hour, even if what it warned of has passed: a pod had to wait for its volume,
+or a probe failed because its pod was stopping.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands that README and docs print for kind are run as they stand there, in a copy of the checkout.
+"""The commands that README and docs print for kind work exactly as printed, in a copy of the checkout.
 
 A page's commands are its first `sh` block after a text of the page. Those that create and delete the cluster are left
 out, because the cluster is the one that KUBECONFIG names.

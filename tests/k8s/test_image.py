@@ -213,14 +213,14 @@ def test_docker_that_cannot_build_is_passed_over(desk: Desk) -> None:
     """Where docker lacks buildx, the next engine builds, and a line says why."""
     done = desk.run("build", "mnist-job:dev", "--target", "cpu", **PROGRAMS | {"docker": NO_BUILDX})
     assert done.calls == [built("podman", "mnist-job:dev")]
-    assert done.line == "docker has no buildx, without which it cannot build the image: using podman"
+    assert done.line == "docker lacks its plugin buildx, so it cannot build the image: using podman"
 
 
 def test_docker_that_cannot_build_alone(desk: Desk) -> None:
     """Where docker lacks buildx and no other engine is there, one sentence says what to install."""
     done = desk.run("build", "mnist-job:dev", docker=NO_BUILDX)
-    why = "docker has no buildx, without which it cannot build the image"
-    assert done == Done(64, f"error: {why}: install docker's plugin buildx, or podman or buildah", [])
+    why = "docker lacks its plugin buildx, so it cannot build the image"
+    assert done == Done(64, f"error: {why}: install that plugin, or podman or buildah", [])
 
 
 @pytest.mark.parametrize(("engine", "digest"), [("docker", "0d0c"), ("podman", "90d"), ("buildah", "b1d")])
@@ -289,19 +289,19 @@ def test_load_into_minikube(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("kubectl", "kubectl is not installed, whose current context names the cluster"),
+        ("kubectl", "kubectl is not installed; its current context would name the cluster"),
         ("kind", "the current context is kind-lab, but kind is not installed"),
     ],
 )
 def test_load_without_a_program(desk: Desk, missing: str, sentence: str) -> None:
-    """A program that is missing is told before the image is built."""
+    """If a program is missing, an error says so before the image is built."""
     done = desk.run("load", "mnist-job:dev", **{name: does for name, does in PROGRAMS.items() if name != missing})
     assert (done.code, done.line) == (64, f"error: {sentence}")
     assert not [call for call in done.calls if "build" in call]
 
 
 def test_load_into_a_cluster_that_is_stopped(desk: Desk) -> None:
-    """A cluster that does not answer is told before the image is built."""
+    """If the cluster does not answer, an error says so before the image is built."""
     done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"kubectl": "[ $1 = config ] && echo kind-lab"})
     assert (done.code, done.line) == (64, "error: kind-lab does not list its nodes: is the cluster running?")
     assert not [call for call in done.calls if "build" in call]

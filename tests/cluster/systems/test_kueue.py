@@ -177,7 +177,7 @@ def test_the_runs_of_a_schedule_wait(team: Namespace) -> None:
 
 
 def test_preflight_knows_the_queue(team: Namespace) -> None:
-    """A queue that does not exist is refused; a run that its quota never suffices for gets a warning with both."""
+    """A queue that does not exist is refused; a run that is larger than the quota gets a warning that names both."""
     refusal = team.launcher("preflight", *team.submission("run", flags=[*QUEUED, "--queue=day"]), code=2)
     assert f"queue: local queue day does not exist in namespace {team.name}; choose another --queue (night)" in refusal
     team.submit("run", flags=[*QUEUED, "--queue=day", "--skip-checks"])

@@ -168,7 +168,7 @@ def test_a_certificate_that_the_nodes_do_not_trust(member: Namespace, registry: 
 
 
 def test_an_image_of_another_architecture(member: Namespace, arm: str) -> None:
-    """A node pulls it, for it has no other; the program then does not start."""
+    """A node pulls it, because the registry has no other; the program then does not start."""
     sentence = r"worker 0 exited with \d+ \(image-architecture\): .*exec format error.*\n(.*\n)?remedy: build it for"
     assert_explained(member, arm, sentence)
 

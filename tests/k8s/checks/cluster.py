@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
-IMAGES = ("docker.io/library/mnist-job:dev", "registry.k8s.io/pause:3.10")
+IMAGES = ("docker.io/library/mnist-job:dev", "registry.example/pause:3.10")
 
 
 class CheckedCluster(FakeCluster):

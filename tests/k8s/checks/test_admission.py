@@ -175,7 +175,7 @@ def test_fields_without_their_feature_gate(
     assert check(cluster, job) == Check(
         kind.lower(),
         "warning",
-        f"the API server would drop a part of {what}: Kubernetes 1.31 here lacks spec.{field}",
+        f"the API server would drop a part of {what}: this cluster of Kubernetes 1.31 lacks spec.{field}",
         "upgrade the cluster, or turn on the feature gates of these fields",
     )
 

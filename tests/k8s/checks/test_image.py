@@ -61,12 +61,12 @@ def test_names(image: str, registry: str, full: str) -> None:
 def test_name_that_no_node_takes(job: Object, image: str) -> None:
     """A name that is not valid can never be pulled, so the check fails."""
     found, _ = check(job, image, node("a"))
-    assert (found.state, found.message) == ("failed", f"{image!r} is not a valid name of an image")
+    assert (found.state, found.message) == ("failed", f"{image!r} is not a valid image name")
 
 
 @pytest.mark.parametrize("name", ["you/mnist-job:1", f"registry.example/mnist-job@{SHA}"])
 def test_image_of_a_registry(job: Object, name: str) -> None:
-    """Only a node can tell whether it can pull an image, so nothing is said about one that points to a registry."""
+    """Only a node can tell whether it can pull an image, so there is no warning about one in a registry."""
     assert check(job, name, node("a"))[0].state == "ok"
 
 
@@ -83,7 +83,7 @@ def test_image_that_no_node_has(job: Object, clock: list[float]) -> None:
 
 
 def test_image_that_was_just_loaded(job: Object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that a node lists during the wait is well."""
+    """If the nodes list the image during the wait, the check succeeds."""
     cluster = CheckedCluster(node("a", images=IMAGES[1:]))
     loaded = node("a")
     passing = SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda _: cluster.objects.update({("Node", "a"): loaded}))

@@ -26,7 +26,7 @@ READING = "reading manifest 1 in registry.example/mnist-job: "
     ],
 )
 def test_the_problem_and_the_cause(problem: str, cause: str) -> None:
-    """The cause is left without what repeats the image's name."""
+    """The cause does not repeat the image's name."""
     pulling = 'rpc error: code = Unknown desc = failed to pull and unpack image "registry.example/mnist-job:1": '
     resolving = 'failed to resolve reference "registry.example/mnist-job:1": '
     assert image_problem(pulling + resolving + cause) == (problem, cause)
