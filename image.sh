@@ -58,7 +58,11 @@ push() {  # prints the image's name by digest
     echo "${image%:*}@$(cat "$scratch/digest")"
 }
 
-save() {  # writes the image as an archive
+save() {  # writes the image as an archive; a pipe's exit code is that of its end, so a failure leaves a mark
+    write_archive || : >"$scratch/unsaved"
+}
+
+write_archive() {
     if [ "$engine" = docker ]; then
         docker save "$image"
     else  # under this exact name: podman and buildah add localhost/ to a name without a registry, and nodes do not
@@ -84,6 +88,7 @@ load() {  # through a pipe: an archive on the disk would take as much room as th
             save | progress | minikube --profile "$context" image load -
             ;;
     esac
+    [ ! -e "$scratch/unsaved" ] || fail "$engine could not write the whole image $image"
     echo "$image is on the nodes of $context"
 }
 

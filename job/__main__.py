@@ -135,7 +135,8 @@ def train(arguments: argparse.Namespace) -> int:
     """Train: as one worker if this process belongs to a cluster, else with all workers on this machine."""
     # The kernel drops a signal that a container's first process does not handle. The modules below take a while to
     # import, and then install handlers of their own.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(exit_code(Exit.TRY_AGAIN)))
+    stopped = exit_code(Exit.TRY_AGAIN)  # not in the handler, which may interrupt an import
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(stopped))
     identity = load("job.cluster")
     cluster = identity.identify(os.environ)
     chosen = settings(arguments)

@@ -18,7 +18,16 @@ from k8s.diagnose.pending import (
 )
 from k8s.state import events
 from k8s.state.containers import describe_end, failed_container
-from k8s.state.exits import OTHER, REASON_OF_CODE, SECONDARY, container_exits, describe_code, first_cause, kebab_case
+from k8s.state.exits import (
+    OTHER,
+    REASON_OF_CODE,
+    SECONDARY,
+    clean_message,
+    container_exits,
+    describe_code,
+    first_cause,
+    kebab_case,
+)
 from k8s.state.names import QUEUE_LABEL
 from k8s.state.pods import has_finished, is_scheduled, stage, started
 from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, state
@@ -116,13 +125,24 @@ def explain_from_events(run: Run) -> Explanation | None:
         reason, text = scheduling_problem(run, template, message)
     elif event["reason"] == "Failed":
         first = next(each for each in run.events if each.get("reason") == "Failed" and events.object_name(each) == pod)
-        reason, cause = image_problem(events.message(first))
-        pulled = re.match(r'Failed to pull image "(.+?)"', events.message(first))
-        text = f"could not {f'pull the image {pulled[1]}' if pulled else 'start'}: {cause}"
+        reason, text = start_error(events.message(first))
     else:
         reason, text = volume_error(template, message)
         text = f"could not mount a volume: {text}"
     return Explanation(reason, f"a worker {text}", remedy_for(run, reason, pod=pod), when=events.last_seen(event))
+
+
+def start_error(message: str) -> tuple[str, str]:
+    """Why a container did not start, from its event `Failed`: the reason, and the rest of a sentence."""
+    if pulled := re.match(r'Failed to pull image "(.+?)"', message):
+        reason, cause = image_problem(message)
+        return reason, f"could not pull the image {pulled[1]}: {cause}"
+    # The kubelet's other messages do not name the image, and `not found` in them is not about it.
+    if re.match(r"Error: (ErrImage|ImagePull)", message):
+        reason = "image"
+    else:
+        reason = "start-error" if "unable to start container process" in message else "configuration"
+    return reason, f"could not start: {clean_message(message)}"
 
 
 def explain_replaced_too_often(run: Run, when: str) -> Explanation:

@@ -86,8 +86,7 @@ def refused_pods(run: Run) -> Iterator[Explanation]:
     """Pods that the API server does not let the Job controller create."""
     refusal = events.newest(run.events, "FailedCreate")
     success = events.newest(run.events, "SuccessfulCreate")
-    existing = [pod for pod in run.newest.values() if pod["status"].get("phase") != "Failed"]
-    if not refusal or len(existing) >= run.workers:
+    if not refusal or not run.lacks_pods:
         return
     if success and events.last_seen(success) > events.last_seen(refusal):
         return

@@ -47,7 +47,7 @@ def has_passed(event: Object, run: Run) -> bool:
     if kind == "PersistentVolumeClaim":
         return is_older(event, run) and (run.claim or {}).get("status", {}).get("phase") == "Bound"
     if kind == "Job":
-        return event.get("reason") == "FailedCreate" and len(run.newest) == run.workers
+        return event.get("reason") == "FailedCreate" and not run.lacks_pods
     pod = next((pod for pod in run.pods if pod["metadata"]["name"] == about), None)
     is_probe = event.get("reason") == "Unhealthy"
     if is_probe and message(event).startswith("Startup probe"):

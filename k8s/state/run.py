@@ -85,6 +85,12 @@ class Run:
         pods = {rank_of(pod): pod for pod in sorted(self.pods, key=created)}
         return dict(sorted(pods.items()))
 
+    @property
+    def lacks_pods(self) -> bool:
+        """Whether a worker has no pod, or only one that failed."""
+        existing = [pod for pod in self.newest.values() if pod["status"].get("phase") != "Failed"]
+        return len(existing) < self.workers
+
     def condition(self, *types: str) -> Object | None:
         """The first condition of the Job that has one of these types and is true."""
         conditions = self.job.get("status", {}).get("conditions", [])

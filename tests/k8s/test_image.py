@@ -314,6 +314,15 @@ def test_load_that_fails_is_an_error(desk: Desk, broken: str) -> None:
     assert desk.run("load", "mnist-job:dev", **programs).code == 1
 
 
+@pytest.mark.parametrize("context", ["kind-lab", "lab"])
+def test_half_an_image_is_an_error(desk: Desk, context: str) -> None:
+    """Also where the node takes what the engine wrote before it failed."""
+    kubectl = f"[ $1 = config ] && echo {context} || echo node/lab-control-plane"
+    half = PROGRAMS["docker"].replace("echo archive", "echo archive; exit 1")
+    done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"docker": half, "kubectl": kubectl})
+    assert (done.code, done.line) == (64, "error: docker could not write the whole image mnist-job:dev")
+
+
 def test_load_never_goes_to_another_cluster(desk: Desk) -> None:
     """Where the current context is some other cluster nothing is built, and the sentence says what to do instead."""
     done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"kubectl": "echo prod", "minikube": "exit 85"})

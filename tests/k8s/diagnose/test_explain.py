@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from job.errors import MEANINGS, Exit
-from k8s.diagnose.explain import explain_run
+from k8s.diagnose.explain import explain_run, start_error
 from k8s.state.names import CANCELLED, QUEUE_LABEL
 from k8s.state.run import Run
 from tests.k8s.objects import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 BOTH = (running(0), running(1))
 TOO_OFTEN = job(2, "Failed", "MaxFailedIndexesExceeded", "Job has exceeded the limit", failedIndexes="1")
 LATE = job(2, "Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
+NO_PROGRAM = 'runc create failed: unable to start container process: exec: "train": not found in $PATH: unknown'
 NOT_IN_TIME = "the run did not finish within its deadline of 600 s"
 OUT_OF_MEMORY = (
     "worker 1 exited with 137 (out-of-memory): the kernel killed the worker because it exceeded its memory limit of 2Gi"
@@ -356,6 +357,8 @@ def test_refused_pods() -> None:
     [
         ("Failed", 'Failed to pull image "a:1": a:1: not found', "could not pull the image a:1: not found"),
         ("Failed", "Error: ImagePullBackOff", "could not start: Error: ImagePullBackOff"),
+        ("Failed", 'Error: secret "own" not found', 'could not start: Error: secret "own" not found'),
+        ("Failed", f"Error: {NO_PROGRAM}", 'could not start: exec: "train": not found in $PATH'),
         ("FailedMount", "timed out", "could not mount a volume: timed out"),
     ],
 )
@@ -363,6 +366,20 @@ def test_what_delayed_a_run_until_its_deadline(reason: str, message: str, said: 
     """The pods were deleted, but their events are left."""
     events = (event("Pod", "demo-0-aaaa0", "Scheduled", "assigned", 19), event("Pod", "demo-0-aaaa0", reason, message))
     assert why(Run(LATE, (), events))[0] == f"{NOT_IN_TIME}; cause: a worker {said} (2026-01-01T00:00:59Z)"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('Failed to pull image "a:1": a:1: not found', "image-missing"),
+        ("Error: ErrImagePull", "image"),
+        ('Error: secret "own" not found', "configuration"),
+        (f"Error: {NO_PROGRAM}", "start-error"),
+    ],
+)
+def test_only_a_pull_tells_that_an_image_is_missing(message: str, reason: str) -> None:
+    """Other things are `not found` too, and their remedy is another one."""
+    assert start_error(message)[0] == reason
 
 
 def test_a_worker_that_failed_before_the_deadline() -> None:

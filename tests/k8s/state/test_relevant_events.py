@@ -69,6 +69,7 @@ def test_what_has_passed_is_left_out(run: Run, passed: Object) -> None:
         (Run(job(1), (pod(0, phase="Failed", reason="Evicted"),)), warning("Pod", "demo-0-aaaa0", "Evicted")),
         (Run(job(1), (running(0, 1),)), warning("Pod", "demo-0-aaaa0", "Evicted")),
         (Run(job(2), (running(0),)), warning("Job", "demo", "FailedCreate", "exceeded quota")),
+        (Run(job(2), (running(0), ended(1, 75))), warning("Job", "demo", "FailedCreate", "exceeded quota")),
         (Run(job(1), (running(0),)), event("Pod", "demo-0-aaaa0", "Killing", "Stopping container trainer")),
         (Run(job(1, "Failed"), (ended(0, 70),)), warning("Job", "demo", "BackoffLimitExceeded")),
     ],
