@@ -50,7 +50,7 @@ def check_quota(cluster: Cluster, job: Object) -> Check:
         used, hard = each.get("status", {}).get("used", {}), each.get("status", {}).get("hard", {})
         for resource, most in hard.items():
             total = workers * uses.get(resource, uses.get(f"requests.{resource}", 0))
-            if total and amount(used.get(resource, "0")) + total > amount(most):
+            if total and exceeds(amount(used.get(resource, "0")) + total, amount(most)):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
                 message += f"; {worker_count(workers)} would use {as_quantity(resource, total)} more"
                 return Check("quota", "failed", message, catalogue.remedy("quota"))
@@ -203,6 +203,11 @@ def fits(room: dict[str, float], requested: dict[str, float]) -> int:
     """How many workers a node has room for."""
     counts = [int(room.get(resource, 0) / value + 1e-9) for resource, value in requested.items() if value]
     return max(0, min([*counts, int(room.get("pods", 110))]))
+
+
+def exceeds(wanted: float, most: float) -> bool:
+    """Whether an amount is more than another one. Sums of floats are not exact: three times 0.1 is more than 0.3."""
+    return wanted > most + 1e-9 * max(1, wanted)
 
 
 def requests_as_written(container: Object) -> dict[str, str]:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
-from k8s.checks.capacity import amount, as_quantity, pod_amounts, requests, worker_count
+from k8s.checks.capacity import amount, as_quantity, exceeds, pod_amounts, requests, worker_count
 from k8s.checks.check import Check
 from k8s.diagnose.queueing import words
 from k8s.state.names import QUEUE_LABEL
@@ -97,7 +97,7 @@ def lacks(cluster_queue: Object, flavour: Object, wanted: dict[str, float]) -> d
         resource, nominal = quota["name"], amount(quota["nominalQuota"])
         borrowed = amount(quota["borrowingLimit"]) if quota.get("borrowingLimit") is not None else math.inf
         most = nominal + (borrowed if in_cohort else 0)
-        if wanted.get(resource, 0) > most:
+        if exceeds(wanted.get(resource, 0), most):
             limit = f" and a borrowing limit of {as_quantity(resource, borrowed)} {resource}" if in_cohort else ""
             found[resource] = f"a nominal quota of {as_quantity(resource, nominal)} {resource}{limit}"
             found[resource] += f" (flavor {flavour['name']})"

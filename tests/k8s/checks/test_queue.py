@@ -109,6 +109,14 @@ def test_enough(queued: Object, shared: Object) -> None:
     assert found == Check("queue", "ok", "local queue night exists, and its quota is enough for the run")
 
 
+def test_a_quota_that_is_just_enough(queued: Object) -> None:
+    """In floats, three times 0.4 is more than 1.2."""
+    queued["spec"]["completions"] = 3
+    queued["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "400m"
+    cluster = CheckedCluster(local(), team([flavour("spot", cpu="1200m")], MEMORY)).given()
+    assert check_queue(cluster, queued).state == "ok"
+
+
 ASKED = "2 workers ask for 1 cpu, and ClusterQueue team has a nominal quota of"
 
 
