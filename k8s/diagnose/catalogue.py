@@ -132,8 +132,8 @@ PROBLEMS: dict[str, Problem] = {
         "check the image's name (`make load` loads it into the nodes of kind and minikube), or give the pods a pull "
         "secret: `kubectl create secret docker-registry pull --docker-server=REGISTRY --docker-username=USER "
         "--docker-password=PASSWORD {flags}`, then `kubectl patch serviceaccount {account} --patch "
-        "'imagePullSecrets: [name: pull]' {flags}`; only new pods get it: `mnist-job suspend {run} {flags}`, then "
-        "`mnist-job resume {run} {flags}`",
+        "'imagePullSecrets: [name: pull]' {flags}`; only new pods get it: `mnist-job cancel {run} {flags}`, then "
+        "`mnist-job retry {run} {flags}`",
         PULLING,
     ),
     "image-untrusted": Problem(
