@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import threading
@@ -44,6 +45,10 @@ SILENT_S = 10.0  # how long before this is reported to the user
 TIMEOUT_S = (5.0, 30.0)  # to connect, and between two parts of a response
 LOGIN_S = 60.0  # how long credentials that were accepted before are renewed
 LOGIN_EVERY_S = 5.0
+# How long after an outage a refused request (403) is repeated: an API server that has just started does not know the
+# roles yet, and refuses what it permitted before.
+ROLES_S = 20.0
+ROLES_EVERY_S = 1.0
 TEMPORARY = {429, 500, 502, 503, 504}
 UNAVAILABLE = TEMPORARY - {500}  # 500 is an answer: an admission webhook failed, for example
 T = TypeVar("T")
@@ -66,6 +71,7 @@ class Api:
         self._logging_in = threading.Lock()
         self._accepted = False  # whether the API server has accepted the credentials before
         self._answered = False  # whether it has answered at all
+        self._lost_at = -math.inf  # when it last gave no response, of time.monotonic()
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._first_s = FIRST_S if patience_s is None else patience_s
         self._timeout_s = (min(TIMEOUT_S[0], self.patience_s), min(TIMEOUT_S[1], self.patience_s))
@@ -203,7 +209,7 @@ class Api:
             client = self._client
             time.sleep(max(0.0, self._not_before - time.monotonic()))
             try:
-                result = ask(client)
+                result = self._permitted(client, ask)
             except ApiError as error:
                 wait_s = min(error.retry_after_s, RETRY_AFTER_S, self.patience_s)
                 self._not_before = max(self._not_before, time.monotonic() + wait_s)
@@ -224,6 +230,19 @@ class Api:
                         self._client = self._log_in()
                     except LauncherError as error:
                         problem = error
+
+    def _permitted(self, client: Any, ask: Callable[[Any], T]) -> T:
+        """What ask(client) returns; after an outage, a request that is forbidden is sent again for ROLES_S seconds."""
+        while True:
+            try:
+                return ask(client)
+            except ApiError as error:
+                if error.code != 403 or not self._accepted or time.monotonic() - self._lost_at > ROLES_S:
+                    raise
+                time.sleep(ROLES_EVERY_S)
+            except OSError:
+                self._lost_at = time.monotonic()
+                raise
 
     def not_kubernetes(self) -> LauncherError:
         """The error for a response that no API server gives."""

@@ -254,6 +254,24 @@ def test_credentials_that_are_not_accepted_for_a_moment(
     assert tokens_of(server)[:6] == ["one", "one", "two", "two", "three", "four"]
 
 
+def test_an_api_server_that_does_not_know_the_roles_yet(serve: Callable[..., Server], clock: Clock) -> None:
+    """Just after its start it forbids what it permitted before; a request that stays forbidden is an error."""
+    forbidden = refused(403, "Forbidden", "jobs is forbidden")
+    server = serve(named("a"), CUT, forbidden, forbidden, named("b"))
+    cluster = cluster_at(server.port)
+    cluster.get("Job", "a")
+    assert cluster.get("Job", "b") == named("b")
+    server.answers = [CUT, *[forbidden] * 40]
+    with pytest.raises(ApiError):
+        cluster.get("Job", "c")
+    assert 19 < clock.now < 40
+    asked = len(server.asked)
+    clock.now += 60
+    with pytest.raises(ApiError):
+        cluster.get("Job", "c")
+    assert len(server.asked) == asked + 1
+
+
 @pytest.mark.parametrize(
     ("log_in", "sentence"),
     [
