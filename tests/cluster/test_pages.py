@@ -55,10 +55,12 @@ class Checkout:
 
     def run(self, *lines: str) -> str:
         """Run lines in one shell, which ends at the first that fails; returns what they print."""
+        # `make` gives the variables of its command line to the tests.
+        makes = set(re.findall(r"^([A-Z]+) \?=", (self.folder / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("MNIST_JOB_", "MAKE")) and name != "IMAGE"
+            if not name.startswith(("MNIST_JOB_", "MAKE")) and name not in makes
         } | {
             "KUBECONFIG": str(self._kubeconfig),
             "PYTHONPATH": str(self.folder),  # before the code that the virtual environment's scripts would run
