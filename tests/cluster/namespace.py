@@ -71,11 +71,21 @@ class Namespace:
 
     def launcher(self, command: str, *arguments: str, code: int = 0, kubeconfig: Path | None = None) -> str:
         """Run a command of the launcher, which must exit with this code; returns its standard output and error."""
+        done = self._run(command, arguments, code, kubeconfig)
+        return done.stdout + done.stderr
+
+    def told(self, command: str, *arguments: str) -> Any:
+        """What a command of the launcher prints as JSON; warnings on its standard error are left out."""
+        return json.loads(self._run(command, [*arguments, "--output=json"], 0, None).stdout)
+
+    def _run(
+        self, command: str, arguments: Sequence[str], code: int, kubeconfig: Path | None
+    ) -> subprocess.CompletedProcess[str]:
         words = self.command(command, *arguments)
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)} if kubeconfig else None
         done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
         assert done.returncode == code, f"{command} {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        return done
 
     def command(self, command: str, *arguments: str) -> list[str]:
         """The command line of a command of the launcher in this namespace."""

@@ -61,9 +61,7 @@ def test_kubectl_accepts_the_output_of_dry_run(namespace: Namespace) -> None:
 
 def test_preflight_alone(namespace: Namespace) -> None:
     """In a new namespace no check fails; for one that does not exist, preflight prints the remedy."""
-    checks = {
-        check["name"]: check for check in json.loads(namespace.launcher("preflight", "--output=json", "--cpu=100m"))
-    }
+    checks = {check["name"]: check for check in namespace.told("preflight", "--cpu=100m")}
     assert {name for name, check in checks.items() if check["state"] == "failed"} == set()
     assert checks["pod"]["message"] == "the API server would accept a worker's pod"
     output = namespace.launcher("preflight", "--namespace=nowhere-at-all", code=2)

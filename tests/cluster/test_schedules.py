@@ -58,11 +58,11 @@ def test_one_run_at_a_time(shared: Namespace) -> None:
     shared.cluster.patch("CronJob", name, longer)
     wait_until(lambda: not active_runs(shared, name), "the end of the runs that had started")
 
-    triggered = json.loads(shared.launcher("trigger", name, "--output=json"))["name"]
+    triggered = shared.told("trigger", name)["name"]
     refusal = "{}, another run of " + name + ", has not ended"
     assert refusal.format(triggered) in shared.launcher("trigger", name, code=2)
     shared.wait_for_step(triggered, 1)  # with the longest name, worker 0 still resolves
-    shown = json.loads(shared.launcher("status", name, "--output=json"))
+    shown = shared.told("status", name)
     assert shown["history"][0]["name"] == triggered
     warnings = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=UnexpectedJob"
     assert shared.cluster.select("Event", "", warnings) == []
@@ -75,7 +75,7 @@ def test_one_run_at_a_time(shared: Namespace) -> None:
     skipped = f"involvedObject.uid={cronjob(shared, name)['metadata']['uid']},reason=JobAlreadyActive"
     wait_until(lambda: shared.cluster.select("Event", "", skipped), "a start that is due")
     assert active_runs(shared, name) == [scheduled]
-    shown = json.loads(shared.launcher("status", name, "--output=json"))
+    shown = shared.told("status", name)
     assert (shown["state"], shown["detail"]) == ("running", scheduled)
 
     # After that, the CronJob makes up for the start that was due, or makes the next one.

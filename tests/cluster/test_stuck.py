@@ -186,7 +186,7 @@ def test_running_and_suspended(shared: Namespace) -> None:
     shared.submit("run", "--epochs=100000", "--evaluate-every=0", workers=1)
     shared.wait_for_step("run", 500)
     assert re.search(r"^run: training \d+%\nnothing is wrong: training \d+%\n$", shared.why("run"))
-    states: dict[str, Any] = json.loads(shared.launcher("status", "--output=json"))
+    states: dict[str, Any] = shared.told("status")
     assert [(run["name"], run["state"].split()[0]) for run in states["runs"]] == [("run", "training")]
     shared.launcher("suspend", "run")
     wait_until(lambda: "Suspended" in conditions(shared.job("run")), "the suspension")

@@ -60,7 +60,7 @@ def team(installed: None, namespace: Namespace) -> Iterator[Namespace]:
 
 def shown(team: Namespace, name: str) -> tuple[str, str]:
     """A run's state and its detail."""
-    found = json.loads(team.launcher("status", name, "--output=json"))
+    found = team.told("status", name)
     return found["state"], found["detail"]
 
 
@@ -164,9 +164,7 @@ def test_the_runs_of_a_schedule_wait(team: Namespace) -> None:
     team.submit("holder", *ENDLESS, flags=QUEUED)
     team.wait_for_step("holder", 1)
     team.launcher("schedule", "* * * * *", *team.submission("nightly", *SHORT, flags=QUEUED))
-    scheduled = wait_until(lambda: json.loads(team.launcher("status", "nightly", "-o", "json"))["history"], "a run")[0][
-        "name"
-    ]
+    scheduled = wait_until(lambda: team.told("status", "nightly")["history"], "a run")[0]["name"]
     team.launcher("suspend", "nightly")
     assert QUEUE_LABEL not in json.loads(team.kubectl("get", "cronjob", "nightly", "-o", "json"))["metadata"]["labels"]
     wait_until(lambda: NO_ROOM in team.why(scheduled), "Kueue's reason")
