@@ -151,7 +151,7 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(JobError) as caught, errors_from("process", "a thread"):
         threading.Thread(target=print).start()
     remedy = "let fewer processes run here, or raise their limit: `ulimit -u`, or the node's limit of processes per pod"
