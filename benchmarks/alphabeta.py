@@ -1,10 +1,10 @@
 """The time of a step on N workers as a function of latency and bandwidth: fitted to measurements, and extrapolated.
 
 This is the usual model of message passing: a message of n bytes takes alpha + n * beta. Gathering the vectors of N
-workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes (Thakur,
-Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in MPICH", section 4.1); the ring's
-all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms for
-Clusters of Workstations"). job/training/collectives.py gathers vectors of up to 64 KiB.
+workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes, and
+recursive doubling log2 N (Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in
+MPICH", section 4); the ring's all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009, "Bandwidth
+Optimal All-reduce Algorithms for Clusters of Workstations"). job/training/collectives.py chooses among the three.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from job.training.collectives import doubling_messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +74,12 @@ def gather_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> 
     """Seconds to sum the workers' vectors by gathering them along a ring."""
     message_s = costs.hop_s + costs.trips * delay_s + costs.vector_bytes / bytes_per_s
     return (workers - 1) * (message_s + costs.sum_s)
+
+
+def doubling_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
+    """Seconds to sum them by recursive doubling."""
+    message_s = costs.hop_s + costs.trips * delay_s + costs.vector_bytes / bytes_per_s
+    return doubling_messages(workers) * (message_s + costs.sum_s)
 
 
 def all_reduce_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:

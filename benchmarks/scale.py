@@ -1,8 +1,9 @@
 """Measure how a step and the rendezvous depend on the number of workers, and predict a step of 1,000 workers.
 
-Workers on one machine share its cores, so the time of their steps says little about many machines. There are three
+Workers on one machine share its cores, so the time of their steps says little about many machines. There are four
 measurements: the same run with 1, 2, 4 and 8 workers; steps on networks of several delays and bandwidths, whose
-differences do not depend on the cores (Linux, root); and 1,000 simulated supervisors that join a real one.
+differences do not depend on the cores (Linux, root); the ways to sum vectors, side by side on such networks; and 1,000
+simulated supervisors that join a real one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks import joining, machine, results
-from benchmarks.alphabeta import Costs, Fit, Sample, all_reduce_s, fit, gather_s
+from benchmarks import joining, machine, results, sums
+from benchmarks.alphabeta import Costs, Fit, Sample, all_reduce_s, doubling_s, fit, gather_s
 from benchmarks.network import Network
 from benchmarks.recovery import ENDLESS, team_of
 from benchmarks.tables import markdown
+from job.training.collectives import doubling_messages
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
     from tests.faults.team import Team
 
 COUNTS = (1, 2, 4, 8)
-VECTOR = 7852  # float32: the parameters, the loss and the flag
+VECTOR = 7853  # float32: the parameters, the loss and the workers' news
+SUMMED_BY = (2, 4, 8, 16)  # workers
+SUM_DELAYS_S = (0.0, 0.001, 0.003)
+# The time of recursive doubling as a part of the gather's, by number of workers, with a delay of 1 ms.
+SUM_BARS = {8: 0.55, 16: 0.4}
 TOLERANCE = 1e-4  # of a parameter; the largest ones are about 1
 # One-way delay in seconds, bytes a second. The first and the last one neither delay nor limit.
 NETWORKS = ((0.0, 1e12), (0.001, 1e12), (0.003, 1e12), (0.0, 12.5e6), (0.0, 1e12))
@@ -73,14 +79,19 @@ def main() -> int:
         print(fits_table(fits, traffic), predictions_table(costs), sep="\n", flush=True)
         document |= {"samples": [asdict(one) for one in samples], "traffic": traffic}
         document |= {"fits": [asdict(one) for one in fits], "costs": asdict(costs), "predicted": predicted(costs)}
+        summed = [one for count in args.summed_by for one in sums.measure(count, VECTOR, SUM_DELAYS_S)]
+        document["sums"] = [asdict(one) for one in summed]
+        print(sums_table(summed), flush=True)
+        met = all(ratio <= SUM_BARS[workers] for workers, ratio in ratios(summed).items() if workers in SUM_BARS)
     else:
+        met = True
         print("without other networks, which need root and more than one worker")
     crowds = [joining.join(data, workers) for workers in args.supervisors]
     print(crowds_table(crowds))
     document["joining"] = [asdict(each) for each in crowds]
     print(f"\n{results.keep(document, args.json, 'scale-')}")
     same = all(each.difference <= TOLERANCE for each in wholes)
-    return int(not same or any(each.failures or each.peak_mb > joining.MOST_MB for each in crowds))
+    return int(not same or not met or any(each.failures or each.peak_mb > joining.MOST_MB for each in crowds))
 
 
 def parse() -> Namespace:
@@ -88,6 +99,7 @@ def parse() -> Namespace:
     flags = results.parser("benchmarks.scale", __doc__)
     add = flags.add_argument
     add("--counts", type=int, nargs="+", default=COUNTS, help="numbers of workers, 1 first (default: 1 2 4 8)")
+    add("--summed-by", type=int, nargs="*", default=SUMMED_BY, help="workers that sum vectors (default: 2 4 8 16)")
     add("--supervisors", type=int, nargs="+", default=(100, 1000), help="how many join (default: 100 1000)")
     add("--seconds", type=float, default=4.0, help="of training on each network (default: 4)")
     args = results.parse(flags)
@@ -188,21 +200,22 @@ def costs_of(wholes: Sequence[Whole], fits: Sequence[Fit]) -> Costs:
     return Costs(
         compute_s=compute_s,
         hop_s=two.us_per_step / 1e6 - compute_s,
-        trips=median(each.trips / (each.workers - 1) for each in fits),
+        trips=median(each.trips / min(each.workers - 1, doubling_messages(each.workers)) for each in fits),
         vector_bytes=4.0 * VECTOR,
         sum_s=median(times) / len(rows),
     )
 
 
 def predicted(costs: Costs) -> list[dict[str, float]]:
-    """Seconds of a step on separate machines by workers and delay, for a gather and for the ring's all-reduce."""
+    """Seconds of a step on separate machines by workers and delay, for each way to sum the vectors."""
     return [
         {
             "workers": workers,
             "delay_s": delay_s,
+            "doubling_s": costs.compute_s + doubling_s(costs, workers, delay_s, LAN_BYTES_PER_S),
             "gather_s": costs.compute_s + gather_s(costs, workers, delay_s, LAN_BYTES_PER_S),
             "all_reduce_s": costs.compute_s + all_reduce_s(costs, workers, delay_s, LAN_BYTES_PER_S),
-            "sync_every_100_s": costs.compute_s + gather_s(costs, workers, delay_s, LAN_BYTES_PER_S) / 100,
+            "sync_every_100_s": costs.compute_s + doubling_s(costs, workers, delay_s, LAN_BYTES_PER_S) / 100,
         }
         for workers in PREDICTED
         for delay_s in LAN_DELAYS_S
@@ -248,10 +261,31 @@ def predictions_table(costs: Costs) -> str:
     """The predictions for separate machines."""
     rows = [
         [f"{one['workers']:,}", f"{one['delay_s'] * 1e6:.0f} µs"]
-        + [f"{one[name] * 1e3:,.2f} ms" for name in ("gather_s", "all_reduce_s", "sync_every_100_s")]
+        + [f"{one[name] * 1e3:,.2f} ms" for name in ("doubling_s", "gather_s", "all_reduce_s", "sync_every_100_s")]
         for one in predicted(costs)
     ]
-    return markdown(["workers", "delay", "a step, gathered", "by the ring's all-reduce", "--sync-every 100"], rows)
+    return markdown(["workers", "delay", "a step", "gathered", "by the ring's all-reduce", "--sync-every 100"], rows)
+
+
+def ratios(summed: Sequence[sums.Sum]) -> dict[int, float]:
+    """The time of recursive doubling as a part of the gather's, by number of workers, with a delay of 1 ms."""
+    seconds = {(one.workers, one.way): one.seconds for one in summed if one.delay_s == 0.001}
+    return {
+        workers: seconds[workers, "doubling"] / seconds[workers, "gather"] for workers, way in seconds if way == "ring"
+    }
+
+
+def sums_table(summed: Sequence[sums.Sum]) -> str:
+    """The time of a sum in each way."""
+    seconds = {(one.workers, one.delay_s, one.way): one.seconds for one in summed}
+    rows = [
+        [f"{workers}", f"{delay_s * 1e3:g} ms"]
+        + [f"{seconds[workers, delay_s, way] * 1e3:.2f} ms" for way in sums.WAYS]
+        + [f"{seconds[workers, delay_s, 'doubling'] / seconds[workers, delay_s, 'gather']:.2f}"]
+        for workers, delay_s, way in seconds
+        if way == "ring"
+    ]
+    return markdown(["workers", "delay", "recursive doubling", "gather", "ring", "doubling / gather"], rows)
 
 
 def crowds_table(crowds: Sequence[joining.Joined]) -> str:

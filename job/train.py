@@ -120,9 +120,14 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         JobError: 76 if the loss is not finite; 75 if a worker was asked to stop, after a checkpoint.
     """
     config, worker, plan, statistics = training.config, training.worker, training.plan, training.statistics
-    on_cpu = config.device == "cpu"
     run_steps = compile_steps(
-        worker.strategy, training.packing, plan.workers, config.sync_every, training.collectives, gather_short=on_cpu
+        worker.strategy,
+        training.packing,
+        worker.cluster.rank,
+        plan.workers,
+        config.sync_every,
+        training.collectives,
+        on_cpu=config.device == "cpu",
     )
     training.report_phase("compiling")
     statistics.restart_clock()

@@ -63,15 +63,24 @@ def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
     )
 
 
-def gather(vector: tf.Tensor, workers: int) -> tf.Tensor:
-    """Every worker's vector, [workers, size]. The strategy's all_gather would exchange the shapes first."""
+def gather(vector: tf.Tensor, workers: int, group: int = 0, instance: int = 0) -> tf.Tensor:
+    """The vectors of some workers, [workers, size], in the same order on each of them; call it within strategy.run.
+
+    The strategy's own all_gather would exchange the shapes first, and takes all workers.
+
+    Args:
+        vector: this worker's, [size].
+        workers: how many call it.
+        group: a number that only these workers use.
+        instance: a number for this call, if the same workers make several in one function.
+    """
     import tensorflow as tf  # noqa: PLC0415 - see the module
 
     return tf.raw_ops.CollectiveGatherV2(
         input=vector[None],
         group_size=workers,
-        group_key=COLLECTIVE_KEY,
-        instance_key=COLLECTIVE_KEY,
+        group_key=COLLECTIVE_KEY + group,
+        instance_key=COLLECTIVE_KEY + instance,
         ordering_token=[],
         communication_hint="ring",
     )

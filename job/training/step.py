@@ -101,11 +101,12 @@ class Pace:
 def compile_steps(
     strategy: tf.distribute.Strategy,
     packing: Packing,
+    rank: int,
     workers: int,
     sync_every: int,
     collectives: Collectives,
     *,
-    gather_short: bool,
+    on_cpu: bool,
 ) -> RunSteps:
     """The function that makes some of the remaining steps of a block: at least one, and the same number on each worker.
 
@@ -114,13 +115,14 @@ def compile_steps(
     Args:
         strategy: connects the workers.
         packing: of the parameters.
+        rank: of this worker.
         workers: number of workers.
         sync_every: 1 to sum the gradients at each step. Above 1, each worker makes the steps of a block alone and the
             parameters are averaged at its end; the caller ends blocks at the right steps.
         collectives: of the same workers.
-        gather_short: passed to sum_of_vectors().
+        on_cpu: whether the workers train on CPUs.
     """
-    total = sum_of_vectors(workers, gather_short=gather_short)
+    total = sum_of_vectors(rank, workers, on_cpu=on_cpu)
     if workers == 1 or sync_every > 1:
         return local_sgd(strategy, packing, workers, total, collectives.sum)
     return synchronous(strategy, packing, workers, total)

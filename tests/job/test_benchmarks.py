@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.alphabeta import Costs, Sample, all_reduce_s, fit, gather_s
+from benchmarks.alphabeta import Costs, Sample, all_reduce_s, doubling_s, fit, gather_s
 from benchmarks.bars import Bar, Comparison, compare
 from benchmarks.cases import RUN, Case
 from benchmarks.measure import FailedError, job_result
@@ -76,8 +76,9 @@ def test_fit_separates_the_network_from_the_workers() -> None:
 
 
 def test_cost_of_a_sum_by_number_of_workers() -> None:
-    """A gather takes N-1 messages of whole vectors, the ring's all-reduce twice as many of an N-th."""
+    """Doubling takes log2 N messages of whole vectors, a gather N-1, the ring's all-reduce twice as many of an N-th."""
     costs = Costs(compute_s=1.0, hop_s=0.5, trips=2.0, vector_bytes=1000.0, sum_s=0.25)
     assert gather_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 4 * (0.5 + 0.25 + 0.25 + 0.25)
+    assert doubling_s(costs, 8, delay_s=0.125, bytes_per_s=4000.0) == 3 * (0.5 + 0.25 + 0.25 + 0.25)
     assert all_reduce_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 8 * (0.5 + 0.25 + 0.05) + 0.2
     assert gather_s(costs, 1, 0.125, 4000.0) == all_reduce_s(costs, 1, 0.125, 4000.0) == 0.0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.training import collectives
+from job.training import collectives, internals
 from job.training.collectives import Collectives
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @pytest.fixture
@@ -47,3 +52,67 @@ def test_rank_0_leaves_although_a_peer_is_lost(alone: Collectives, monkeypatch: 
         assert passed == []
     finally:
         release.set()
+
+
+class Gatherings:
+    """TensorFlow's gather between threads that stand for workers.
+
+    Attributes:
+        messages: how many each worker has waited for, one after the other.
+    """
+
+    def __init__(self) -> None:
+        self.messages: dict[int, int] = defaultdict(int)
+        self._changed = threading.Condition()
+        self._given: dict[tuple[int, int], list[tf.Tensor]] = defaultdict(list)
+
+    def gather(self, vector: tf.Tensor, workers: int, group: int = 0, instance: int = 0) -> tf.Tensor:
+        """Wait for the vectors of a group; the order is the same for all of its workers."""
+        with self._changed:
+            given = self._given[group, instance]
+            given.append(vector)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: len(given) == workers, 60)
+            self.messages[threading.get_ident()] += workers - 1
+            return tf.stack(given)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 5, 6, 7, 8, 13, 16])
+def test_workers_sum_their_vectors_to_the_same_bits(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in as few messages as the model counts, whether or not their number is a power of two."""
+    gatherings = Gatherings()
+    monkeypatch.setattr(internals, "gather", gatherings.gather)
+    vectors = np.random.default_rng(workers).normal(size=(workers, 40)).astype(np.float32)
+    vectors[:, 0] = -0.0
+    sums: dict[int, NDArray[np.float32]] = {}
+
+    def work(rank: int) -> None:
+        total = collectives.sum_of_vectors(rank, workers, on_cpu=True)
+        sums[rank] = total(tf.constant(vectors[rank])).numpy()
+
+    threads = [threading.Thread(target=work, args=(rank,), daemon=True) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(sums) == workers
+    assert len({each.tobytes() for each in sums.values()}) == 1
+    np.testing.assert_allclose(sums[0], vectors.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
+    assert max(gatherings.messages.values()) == min(workers - 1, collectives.doubling_messages(workers))
+
+
+@pytest.mark.parametrize(
+    ("workers", "size", "way"),
+    [
+        (2, 31_400, "gather"),
+        (2, 100_000_000, "gather"),  # the ring would send as many bytes in more messages
+        (3, 31_400, "gather"),
+        (4, 31_400, "doubling"),
+        (8, 31_400, "doubling"),
+        (1000, 31_400, "doubling"),
+        (8, 100_000_000, "ring"),
+    ],
+)
+def test_short_vectors_are_summed_in_few_messages_and_long_ones_in_few_bytes(workers: int, size: int, way: str) -> None:
+    """The choice depends on what all workers know."""
+    assert collectives.fastest(workers, size) == way
