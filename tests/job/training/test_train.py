@@ -166,6 +166,7 @@ def assert_same(params: Mapping[str, NDArray[np.float32]], expected: Mapping[str
         ("three", {"workers": 3}),
         # The third worker has padding only.
         ("crowd", {"workers": 3, "batch_size": 2, "epochs": 1, "log_every": 100, "learning_rate": 0.01}),
+        ("doubling", {"workers": 6, "epochs": 1}),  # their sums go by pairs
     ],
 )
 def test_any_number_of_workers_trains_the_same_model(
