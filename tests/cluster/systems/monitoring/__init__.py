@@ -1,0 +1,1 @@
+"""What the tests of docs/monitoring.md install, beside what the page installs."""
