@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"strings"
 
 	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
@@ -15,7 +16,9 @@ func main() {
 	plugins.RegisterDefaultPlugins()
 	content, failed := io.ReadAll(os.Stdin)
 	var read dashboard.Dashboard
-	if err := errors.Join(failed, read.UnmarshalJSONStrict(content), read.Validate()); err != nil {
+	err := errors.Join(failed, read.UnmarshalJSONStrict(content), read.Validate())
+	// A success is a list of no errors, not nil.
+	if err != nil && strings.TrimSpace(err.Error()) != "" {
 		log.Fatal(err)
 	}
 }
