@@ -11,6 +11,7 @@ import re
 import shutil
 import uuid
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 CPU = "--cpu=200m"  # all of it runs on a node with two CPUs
 LONG = "--epochs=100000"
-MINUTES = 900.0  # a deadline, in seconds, for what takes minutes by itself
 
 
 class Cluster(NamedTuple):
@@ -160,13 +160,11 @@ def test_a_run_fails(cluster: Cluster) -> None:
     """MnistJobRunFailed fires for a run that misses its accuracy, and ends when that is retried."""
     alert, runs = "MnistJobRunFailed", cluster.runs
     runs.submit("fails", "--epochs=1", "--min-accuracy=0.999", workers=1, flags=[CPU])
-    runs.wait_until_failed("fails", MINUTES)
+    runs.wait_until_failed("fails")
     wait_until(lambda: stack.alerts(alert) == {"fails": "The run fails failed"}, alert)
     runs.launcher("retry", "fails")
     wait_until(lambda: stack.alerts(alert) == {}, f"the end of {alert}")
-    wait_until(
-        lambda: stack.alerts(alert) == {"fails-2": "The run fails-2 failed"}, f"{alert} of the second try", MINUTES
-    )
+    wait_until(lambda: stack.alerts(alert) == {"fails-2": "The run fails-2 failed"}, f"{alert} of the second try")
 
 
 def test_a_schedule_misses_a_start(cluster: Cluster) -> None:
@@ -177,14 +175,14 @@ def test_a_schedule_misses_a_start(cluster: Cluster) -> None:
     # `schedule` refuses runs that may outlast the next start.
     longer = {"spec": {"jobTemplate": {"spec": {"activeDeadlineSeconds": 3600}}}}
     runs.cluster.patch("CronJob", "minutely", longer)
-    fired = wait_until(lambda: stack.alerts(alert), alert, MINUTES)
+    fired = wait_until(lambda: stack.alerts(alert), alert)
     assert re.fullmatch(r"The schedule minutely missed a start .*s ago", fired.pop("minutely"))
     assert not fired
     active = runs.cluster.select("Job", f"{RUN_SELECTOR},{SCHEDULE_LABEL}=minutely")
     # A deleted Job makes room for the next start.
     for job in active:
         runs.launcher("cancel", job["metadata"]["name"])
-    wait_until(lambda: stack.alerts(alert) == {}, f"the end of {alert}", MINUTES)
+    wait_until(lambda: stack.alerts(alert) == {}, f"the end of {alert}")
 
 
 def test_the_dashboards_queries(cluster: Cluster) -> None:
@@ -195,11 +193,11 @@ def test_the_dashboards_queries(cluster: Cluster) -> None:
     runs.kubectl("exec", name, "--", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
     for variable in monitoring.dashboard()["templating"]["list"]:
         if query := variable.get("definition"):
-            metric, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
+            [(metric, label)] = re.findall(r"^label_values\((.*), (\w+)\)$", query)
             values = {series[label] for series in stack.query(metric.replace("$namespace", runs.name))}
             assert {"namespace": runs.name, "run": "trains"}[label] in values
     for title, query in monitoring.queries(runs.name, "trains").items():
-        wait_until(lambda query=query: stack.query(query), f"data in the panel {title}")
+        wait_until(partial(stack.query, query), f"data in the panel {title}")
     runs.launcher("cancel", "minutely")
 
 
@@ -220,6 +218,6 @@ def test_runs_that_make_no_progress(cluster: Cluster) -> None:
     """MnistJobNoProgress fires for the runs whose pods a quota refuses, alone, and ends with their first step."""
     alert, full = "MnistJobNoProgress", cluster.full
     expected = {run: f"The run {run} makes no progress" for run in ("stuck", "unheard")}
-    wait_until(lambda: stack.alerts(alert) == expected, alert, MINUTES)
+    wait_until(lambda: stack.alerts(alert) == expected, alert)
     full.kubectl("delete", "quota", "full")
-    wait_until(lambda: stack.alerts(alert) == {}, f"the end of {alert}", MINUTES)
+    wait_until(lambda: stack.alerts(alert) == {}, f"the end of {alert}")
