@@ -24,7 +24,7 @@ PRIORITY_CLASS = "urgent"  # of Kueue's own: it changes nothing for the schedule
 FLAVOUR, TOPOLOGY = "plain", "hosts"
 # What Kueue's own kustomization needs changed: the image, the name of its program and a request that suits two cores.
 CHANGES = {
-    r"- /manager$": "- /kueue",
+    r"- /manager$": "- /bin/kueue",
     r"image: \S+/kueue:\S+$": f"image: {IMAGE}",
     r"imagePullPolicy: Always$": "imagePullPolicy: IfNotPresent",
     r"cpu: 500m$": "cpu: 100m",
