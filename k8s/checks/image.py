@@ -6,6 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from k8s.checks import storage
 from k8s.checks.check import Check
 from k8s.checks.matching import accepts
 from k8s.state.names import trainer_of
@@ -57,7 +58,7 @@ def parse(image: str) -> Reference | None:
     return Reference("docker.io", f"docker.io/{rest}") if "/" in path else Reference("", f"docker.io/library/{rest}")
 
 
-def check_image(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -> Check:
+def check_image(cluster: Cluster, job: Object) -> Check:
     """Whether the nodes that accept the job have its image, if they cannot pull it.
 
     Only a node knows whether it can pull an image, so this check fails only if the name is not valid.
@@ -65,7 +66,6 @@ def check_image(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -
     Args:
         cluster: gives the nodes.
         job: the rendered Job.
-        volumes: the PersistentVolumes that the workers mount.
     """
     template = job["spec"]["template"]
     trainer = trainer_of(template)
@@ -83,23 +83,27 @@ def check_image(cluster: Cluster, job: Object, volumes: Sequence[Object] = ()) -
         message = f"the nodes pull {image} before each start (imagePullPolicy: Always), and the name has no registry"
         return Check("image", "warning", message, remedy)
 
-    def lacking() -> list[str]:
-        return [node["metadata"]["name"] for node in accepting() if not has(node, reference.full) and lists_all(node)]
+    volumes = storage.volumes(cluster, job)
 
     def accepting() -> list[Object]:
         names = [node["metadata"]["name"] for node in cluster.select("Node") if accepts(node, template, volumes)]
         # One by one, because nodes in a list come without their images.
         return [node for name in names[:MOST_NODES] if (node := cluster.get("Node", name))]
 
+    def lacking() -> list[str]:
+        return [node["metadata"]["name"] for node in nodes if not has(node, reference.full) and lists_all(node)]
+
+    nodes = accepting()
     if missing := lacking():
         cluster.say(f"{describe(missing)} {image}; waiting {LISTED_S:.0f} s, because nodes list a new image late")
         deadline = time.monotonic() + LISTED_S
-        while (missing := lacking()) and time.monotonic() < deadline:
+        while missing and time.monotonic() < deadline:
             time.sleep(POLL_S)
+            nodes = accepting()
+            missing = lacking()
     if missing:
         why = "imagePullPolicy is Never" if reference.registry else "the name has no registry to pull it from"
         return Check("image", "warning", f"{describe(missing)} {image}, and {why}", remedy)
-    nodes = accepting()
     if nodes and all(has(node, reference.full) for node in nodes):
         return Check("image", "ok", f"{image} is on the nodes")
     message = f"the nodes may not list all of their images, so {image} may be missing"

@@ -53,7 +53,7 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
     with ThreadPoolExecutor(len(checks)) as pool:
         results = pool.map(result_of, checks, checks.values())
         # In this thread, because it may wait, and Ctrl-C ends only this thread's wait.
-        last = result_of("image", lambda: image.check_image(cluster, job, storage.volumes(cluster, job)))
+        last = result_of("image", lambda: image.check_image(cluster, job))
         return [*results, last]
 
 

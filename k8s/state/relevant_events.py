@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def relevant_events(run: Run) -> list[Object]:
     """A run's events without those from before its Job, and without warnings of what has passed; the oldest first."""
-    return [event for event in run.events if not is_over(event, run)]
+    is_published = state(run).code == 0
+    return [event for event in run.events if not is_over(event, run, is_published=is_published)]
 
 
 def relevant_schedule_events(schedule: Schedule) -> list[Object]:
@@ -29,9 +30,9 @@ def relevant_schedule_events(schedule: Schedule) -> list[Object]:
     return [event for event in schedule.events if event.get("reason") != "MissingJob"]
 
 
-def is_over(event: Object, run: Run) -> bool:
+def is_over(event: Object, run: Run, *, is_published: bool) -> bool:
     """Whether an event tells nothing about a run any more."""
-    return has_passed(event, run) if event.get("type") == "Warning" else is_older(event, run)
+    return is_published or has_passed(event, run) if event.get("type") == "Warning" else is_older(event, run)
 
 
 def is_older(event: Object, run: Run) -> bool:
@@ -42,8 +43,6 @@ def is_older(event: Object, run: Run) -> bool:
 def has_passed(event: Object, run: Run) -> bool:
     """Whether what a warning is about has passed."""
     kind, about = event["involvedObject"].get("kind"), object_name(event)
-    if state(run).code == 0:  # published
-        return True
     if kind == "PersistentVolumeClaim":
         return is_older(event, run) and (run.claim or {}).get("status", {}).get("phase") == "Bound"
     if kind == "Job":
