@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import threading
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
+
+import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +24,17 @@ def current_kubeconfig() -> dict[str, Any]:
     command = ["kubectl", "config", "view", "--raw", "--minify", "--flatten", "--output=json"]
     config: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return config
+
+
+def kind_cluster(*programs: str) -> str:
+    """The name of the kind cluster that is the current context. Skips the test without one, or without a program."""
+    [context] = current_kubeconfig()["contexts"]
+    if not context["name"].startswith("kind-"):
+        pytest.skip(f"the current context, {context['name']}, is not a kind cluster")
+    for program in programs:
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed")
+    return str(context["name"].removeprefix("kind-"))
 
 
 def log_in(namespace: Namespace, role: str, path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.access import current_kubeconfig
+from tests.cluster.access import current_kubeconfig, kind_cluster
 from tests.cluster.namespace import ROOT
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ class Checkout:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout with its dataset and its virtual environment, whose image is on the nodes."""
-    [context] = current_kubeconfig()["contexts"]
-    if not context["name"].startswith("kind-"):
-        pytest.skip(f"the current context, {context['name']}, is not a kind cluster")
-    for needed in ("kind", "git", "make"):
-        if not shutil.which(needed):
-            pytest.skip(f"{needed} is not installed")
+    kind_cluster("kind", "git", "make")
     for needed in (".git", ".venv/installed", "data"):
         if not (ROOT / needed).exists():
             pytest.skip(f"this is no checkout after make data: there is no {needed}")
