@@ -86,7 +86,8 @@ def shortages(cluster_queue: Object, job: Object) -> Iterator[str]:
             yield f"{worker_count(workers)} ask{'s' * (workers == 1)} for {asks}, and ClusterQueue {name} has {offers}"
     covered = {resource for group in groups for resource in group["coveredResources"]}
     if groups and (rest := [resource for resource in asked if resource not in covered]):
-        yield f"the run asks for {' and '.join(rest)}, for which ClusterQueue {name} has no quota"
+        unless = f"unless Kueue's configuration ignores {'it' if len(rest) == 1 else 'them'}"
+        yield f"the run asks for {' and '.join(rest)}, for which ClusterQueue {name} has no quota, {unless}"
 
 
 def lacks(cluster_queue: Object, flavour: Object, wanted: dict[str, float]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from k8s.state.exits import (
     kebab_case,
 )
 from k8s.state.names import QUEUE_LABEL
-from k8s.state.pods import has_finished, is_scheduled, stage, started
+from k8s.state.pods import has_finished, stage, started
 from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, state
 
 if TYPE_CHECKING:
@@ -60,16 +60,10 @@ def explain_run(run: Run) -> Explanation:
     if current.word in stopped:
         return Explanation(current.word, stopped[current.word], remedy_for(run, current.word))
     if cause := next(pending_causes(run), None):
-        return with_quota(cause, run, queue)
+        # Others may wait for that quota.
+        held = f"; Kueue has admitted the run, so it keeps its quota of the queue {queue} meanwhile" if queue else ""
+        return dataclasses.replace(cause, sentence=cause.sentence + held)
     return explain_replacement(run) or explain_progress(run)
-
-
-def with_quota(cause: Explanation, run: Run, queue: str | None) -> Explanation:
-    """The cause why a run does not start, and that the run keeps its quota meanwhile if Kueue has admitted it."""
-    if queue is None or all(map(is_scheduled, run.newest.values())):
-        return cause
-    held = f"; Kueue has admitted the run, so it keeps its quota of the queue {queue} meanwhile"
-    return dataclasses.replace(cause, sentence=cause.sentence + held)
 
 
 def explain_failure(run: Run) -> Explanation:

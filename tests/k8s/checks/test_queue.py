@@ -140,7 +140,10 @@ ASKED = "2 workers ask for 1 cpu, and ClusterQueue team has a nominal quota of"
                 "(flavor spot) or a nominal quota of 1 pods (flavor spot)"
             ),
         ),
-        (team(MEMORY), "the run asks for cpu, for which ClusterQueue team has no quota"),
+        (
+            team(MEMORY),
+            "the run asks for cpu, for which ClusterQueue team has no quota, unless Kueue's configuration ignores it",
+        ),
     ],
     ids=["nominal", "each flavour", "borrowed", "no cohort", "two resources", "not covered"],
 )

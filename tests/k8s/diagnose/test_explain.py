@@ -46,6 +46,7 @@ REMEDY_NODE = (
     f"down, mark it as such: `kubectl taint node node-1 {TAINT} -n team --context kind`"
 )
 MARKED = "2026-01-01T00:00:30Z"
+REFUSED = event("Job", "demo", "FailedCreate", 'Error creating: pods "demo-1-x" is forbidden: no such luck')
 KILLED = "exit code 137: its main process was killed by SIGKILL"
 
 
@@ -342,14 +343,13 @@ def test_a_claim_that_lost_its_volume() -> None:
 
 def test_refused_pods() -> None:
     """A refusal is the cause only while pods are missing and none was created since."""
-    refused = event("Job", "demo", "FailedCreate", 'Error creating: pods "demo-1-x" is forbidden: no such luck')
-    assert why(Run(job(), (running(0),), (refused,))) == [
+    assert why(Run(job(), (running(0),), (REFUSED,))) == [
         "the API server refuses the run's pods: no such luck (2026-01-01T00:00:20Z)",
         "remedy: change what the message names, or ask the cluster's administrator",
     ]
     made = event("Job", "demo", "SuccessfulCreate", "Created pod: demo-1-aaaa0", 21)
-    assert why(Run(job(), (running(0),), (refused, made))) == ["the run waits for worker 1, which has no pod yet"]
-    assert why(Run(job(), BOTH, (refused,))) == ["nothing is wrong: starting 2 of 2 running"]
+    assert why(Run(job(), (running(0),), (REFUSED, made))) == ["the run waits for worker 1, which has no pod yet"]
+    assert why(Run(job(), BOTH, (REFUSED,))) == ["nothing is wrong: starting 2 of 2 running"]
 
 
 @pytest.mark.parametrize(
@@ -397,10 +397,13 @@ def test_too_late_and_nothing_left() -> None:
     ]
 
 
-def test_an_admitted_run_without_nodes() -> None:
+WITHOUT_NODE = unscheduled(1, "0/1 nodes are available: 1 Insufficient cpu. preemption: none.")
+
+
+@pytest.mark.parametrize(("pods", "events"), [((running(0), WITHOUT_NODE), ()), ((), (REFUSED,))])
+def test_an_admitted_run_that_does_not_start(pods: tuple[Object, ...], events: tuple[Object, ...]) -> None:
     """The quota that it holds is named, because others wait for it."""
-    message = "0/1 nodes are available: 1 Insufficient cpu. preemption: none."
-    run = Run(job(), (running(0), unscheduled(1, message)))
+    run = Run(job(), pods, events)
     before = why(run)[0]
     run.job["metadata"]["labels"][QUEUE_LABEL] = "night"
     held = "; Kueue has admitted the run, so it keeps its quota of the queue night meanwhile"
