@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
@@ -11,6 +12,9 @@ from k8s.state.names import LEFT_QUEUE, NO_QUEUE, QUEUE_LABEL
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
+
+STOP_S = 30.0  # for Kueue to stop a Job, which takes it three requests to the API server
+POLL_S = 0.2
 
 
 def suspend_for_good(cluster: Cluster, job: Object, change: Object) -> Object:
@@ -35,9 +39,25 @@ def suspend_for_good(cluster: Cluster, job: Object, change: Object) -> Object:
         annotations = {**metadata.get("annotations", {}), LEFT_QUEUE: queue}
         labels = {**metadata.get("labels", {}), QUEUE_LABEL: NO_QUEUE}
         change = {**change, "metadata": {**metadata, "annotations": annotations, "labels": labels}}
-    changed = cluster.patch("Job", name, change)
+    changed = patch_once_stopped(cluster, name, change)
     deactivate(cluster, job)
     return changed
+
+
+def patch_once_stopped(cluster: Cluster, name: str, change: Object) -> Object:
+    """Change the queue of a Job, which Kueue's webhook refuses while Kueue stops the Job (kueue.x-k8s.io/stopping).
+
+    Raises:
+        ApiError: Kueue still refuses it after STOP_S, or the API server refuses it for another reason.
+    """
+    deadline = time.monotonic() + STOP_S
+    while True:
+        try:
+            return cluster.patch("Job", name, change)
+        except ApiError as error:
+            if "field is immutable" not in error.message or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
 
 
 def deactivate(cluster: Cluster, job: Object) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 NOT_INSTALLED = "Kueue is not installed in this cluster, so nothing starts it"
 FORBIDDEN = "this user may not read Kueue's Workloads, which give the reason"
 NO_WORKLOAD = "Kueue has no Workload for it yet; if none appears, check that Kueue runs and manages this namespace"
+# Since 0.18, Kueue does not look at a Workload while one with the same requests waits (SchedulingEquivalenceHashing).
+NO_REASON = (
+    "Kueue has given no reason yet: it has not looked at the run, or a run with the same requests waits before it"
+)
 
 
 def kueue_says(workloads: Sequence[Object]) -> str:
@@ -41,7 +45,7 @@ def kueue_says(workloads: Sequence[Object]) -> str:
     ]
     if not workload["spec"].get("active", True):
         texts.insert(0, "its Workload is deactivated, so Kueue does not admit it")
-    return "; ".join(texts) or "Kueue has not looked at it yet"
+    return "; ".join(texts) or NO_REASON
 
 
 def stopped(workloads: Sequence[Object]) -> str:

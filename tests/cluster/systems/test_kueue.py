@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from k8s.diagnose import queueing
 from k8s.state.names import NO_QUEUE, QUEUE_LABEL, SUBMITTED, trainer_of
 from tests.cluster.namespace import wait_until
 from tests.cluster.systems import kueue
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
     from tests.cluster.namespace import Namespace
 
-ROOM = {"cpu": "500m", "memory": "4Gi"}  # for one run
+ROOM = {"cpu": "500m", "memory": "8Gi"}  # for one run
 QUEUED = ("--overlay=local", "--queue=night")  # that overlay requests 250m of CPU for each worker
 LONG = ("--epochs=100", "--evaluate-every=0", "--log-every=100")  # half a minute on a quiet machine
 ENDLESS = ("--epochs=2000", *LONG[1:])
@@ -82,20 +83,23 @@ def test_a_run_waits_and_is_preempted(team: Namespace) -> None:
     assert re.search(r"^first +queued preempted ", team.launcher("status"), re.MULTILINE)
     assert "Kueue stopped it (Preempted): Preempted to accommodate a workload" in team.why("first")
 
-    team.submit("second", *LONG, flags=QUEUED)
+    # Kueue gives no reason for a run with the same requests as one that waits.
+    team.submit("same", *SHORT, flags=QUEUED)
+    team.submit("second", *LONG, flags=[*QUEUED, "--memory=1500Mi"])
     wait_until(lambda: NO_ROOM in team.why("second"), "Kueue's reason")
+    said = team.why("same")
+    assert queueing.NO_REASON in said or NO_ROOM in said
     assert NO_ROOM in team.launcher("status", "second")
     assert shown(team, "second") == ("queued", "")
     assert "Kueue decides when second runs" in team.launcher("suspend", "second", code=2)
-    team.submit("third", *SHORT, flags=QUEUED)
-    team.launcher("cancel", "third")
+    team.launcher("cancel", "same")
 
     team.launcher("cancel", "urgent")
     assert (team.wait_for_step("first", 1).step or 0) > step
     team.wait_until_published("first")
     team.wait_until_published("second")
     assert team.result("first") == team.result("second")
-    assert shown(team, "third") == ("cancelled", "")
+    assert shown(team, "same") == ("cancelled", "")
 
 
 def test_a_cancelled_run_stays_cancelled(team: Namespace) -> None:

@@ -180,6 +180,25 @@ def test_cancelled_while_kueue_makes_the_workload() -> None:
     assert cluster.objects["Workload", "job-digits-1"]["spec"]["active"] is False
 
 
+def test_cancelled_while_kueue_stops_it() -> None:
+    """Kueue refuses another queue until it has stopped the Job."""
+    label = f"metadata.labels[{QUEUE_LABEL}]"
+    busy = f'admission webhook "vjob.kb.io" denied the request: {label}: Invalid value: "": field is immutable'
+
+    class Busy(FakeCluster):
+        refusals = 2
+
+        def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
+            if kind == "Job" and self.refusals:
+                self.refusals -= 1
+                raise ApiError(403, "Forbidden", busy, "patch it")
+            return super().patch(kind, name, change, subresource)
+
+    cluster = Busy(job(queue="night"), workload())
+    assert run(cancel, cluster) == 0
+    assert cluster.objects["Job", "digits"]["metadata"]["labels"][QUEUE_LABEL] == NO_QUEUE
+
+
 @pytest.mark.parametrize("code", [403, 404])
 def test_cancelled_without_access_to_kueue(code: int) -> None:
     """Without Kueue there is nothing more to do; a user who may not change its objects is told, and nothing changes."""

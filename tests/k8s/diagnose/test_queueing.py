@@ -9,7 +9,7 @@ import pytest
 from k8s.api.errors import ApiError
 from k8s.diagnose.evidence import gather_evidence
 from k8s.diagnose.explain import explain_run
-from k8s.diagnose.queueing import kueue_says
+from k8s.diagnose.queueing import NO_REASON, kueue_says
 from tests.k8s.fakes import FakeCluster, volume_job
 
 NO_ROOM = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor default, 1 more needed"
@@ -42,8 +42,8 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
             [],
             "Kueue has no Workload for it yet; if none appears, check that Kueue runs and manages this namespace",
         ),
-        ([workload()], "Kueue has not looked at it yet"),
-        ([{**workload(), "status": {}}], "Kueue has not looked at it yet"),
+        ([workload()], NO_REASON),
+        ([{**workload(), "status": {}}], NO_REASON),
         ([workload(PENDING)], f"Pending: {NO_ROOM}"),
         (
             [
