@@ -105,7 +105,7 @@ def test_a_run_waits_and_is_preempted(team: Namespace) -> None:
 def test_a_cancelled_run_stays_cancelled(team: Namespace) -> None:
     """Kueue does not start a run that is cancelled before it makes a Workload, or while it runs; `retry` does."""
     with without_workloads():
-        team.submit("run", *ENDLESS, flags=QUEUED)
+        team.submit("run", *LONG, flags=QUEUED)
         assert not workloads(team, "run")
         team.launcher("cancel", "run")
     wait_until(lambda: workloads(team, "run"), "the Workload")
@@ -119,7 +119,7 @@ def test_a_cancelled_run_stays_cancelled(team: Namespace) -> None:
     wait_until(lambda: not team.pods("run"), "the end of the pods")
     assert [each["spec"]["active"] for each in workloads(team, "run")] == [False]
     assert shown(team, "run") == ("cancelled", "")
-    team.launcher("retry", "run", "--", *SHORT[:1])
+    team.launcher("retry", "run")
     team.wait_until_published("run")
 
 
@@ -159,7 +159,7 @@ def test_a_failed_run_starts_again(team: Namespace, sender: str, flavour: str) -
     template = failed["spec"]["template"]
     assert "kueue.x-k8s.io/workload" in template["metadata"]["annotations"]
     assert bool(template["spec"].get("schedulingGates")) == (flavour == kueue.TOPOLOGY)
-    team.launcher("retry", "run", "--deadline=1h", "--", *SHORT)
+    team.launcher("retry", "run", "--deadline=1h")
     team.wait_until_published("run")
 
 
