@@ -24,6 +24,7 @@ MOST_IMAGES, MOST_NAMES = 50, 5
 MOST_NODES = 20  # the most to ask: a larger cluster has a registry
 
 # The grammar of github.com/distribution/reference, which the kubelet uses too, with any text as a registry.
+HUB = ("docker.io", "index.docker.io")
 PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REFERENCE = re.compile(
     rf"(?:(?P<registry>[^/@\s]*[.:][^/@\s]*|localhost)/)?(?P<path>{PART}(?:/{PART})*)"
@@ -53,9 +54,10 @@ def parse(image: str) -> Reference | None:
         return None
     registry, path = found["registry"], found["path"]
     rest = path + (found["digest"] or found["tag"] or ":latest")  # a digest overrides a tag
-    if registry:
+    if registry and registry not in HUB:
         return Reference("" if registry == "localhost" else registry, f"{registry}/{rest}")
-    return Reference("docker.io", f"docker.io/{rest}") if "/" in path else Reference("", f"docker.io/library/{rest}")
+    own = "/" not in path
+    return Reference("" if own and not registry else HUB[0], f"{HUB[0]}/library/{rest}" if own else f"{HUB[0]}/{rest}")
 
 
 def check_image(cluster: Cluster, job: Object) -> Check:

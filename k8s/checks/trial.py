@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
+# Fields whose keys are the user's or the cluster's own names: the API server drops none of them.
+MAPS = {"labels", "annotations", "nodeSelector", "matchLabels", "limits", "requests"}
 NO_DRY_RUN = "does not support dry run"  # the API server's words when an admission webhook has side effects
 CLAIM_KIND = "PersistentVolumeClaim"
 TERMINATING = "being terminated"  # its words for a namespace that is being deleted
@@ -51,14 +53,19 @@ def tried(cluster: Cluster, new: Object) -> tuple[str, str]:
 def dropped(new: Any, made: Any, path: str = "") -> Iterator[str]:
     """The paths of the fields that are missing from an object that the API server made, such as `spec.successPolicy`.
 
-    An empty value does not count, because the API server leaves out most of these. Nor does a list of another length,
-    such as the containers of a pod into which a webhook injects one.
+    An empty value does not count, because the API server leaves out most of these. Nor does what only a webhook can
+    have replaced: a key of a map such as the labels, an item of a list, a field of a named item beside which there is
+    a new one (`value` of a variable by `valueFrom`), and a list of another length, such as the containers of a pod
+    into which a webhook injects one.
     """
     if isinstance(new, dict) and isinstance(made, dict):
+        if "name" in new and new["name"] != made.get("name"):
+            return
+        replaced = "name" in new and any(made[key] and isinstance(made[key], dict) for key in made.keys() - new.keys())
         for key, value in new.items():
             if key in made:
-                yield from dropped(value, made[key], f"{path}.{key}" if path else key)
-            elif value and key != "generateName":
+                yield from () if key in MAPS else dropped(value, made[key], f"{path}.{key}" if path else key)
+            elif value and key != "generateName" and not replaced:
                 yield f"{path}.{key}" if path else key
     elif isinstance(new, list) and isinstance(made, list) and len(new) == len(made):
         for index, (value, kept) in enumerate(zip(new, made, strict=True)):

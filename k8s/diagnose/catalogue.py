@@ -132,8 +132,7 @@ PROBLEMS: dict[str, Problem] = {
         "check the image's name (`make load` loads it into the nodes of kind and minikube), or give the pods a pull "
         "secret: `kubectl create secret docker-registry pull --docker-server=REGISTRY --docker-username=USER "
         "--docker-password=PASSWORD {flags}`, then `kubectl patch serviceaccount {account} --patch "
-        "'imagePullSecrets: [name: pull]' {flags}`; only new pods get it: `mnist-job cancel {run} {flags}`, then "
-        "`mnist-job retry {run} {flags}`",
+        "'imagePullSecrets: [name: pull]' {flags}`; {new_pods}",
         PULLING,
     ),
     "image-untrusted": Problem(
@@ -397,6 +396,9 @@ REFUSAL_REASONS = {
 }
 
 
+NEW_PODS = "only new pods get it: `mnist-job cancel {run} {flags}`, then `mnist-job retry {run} {flags}`"
+
+
 class _Names(dict[str, str]):
     """The values of a template; one that is not known is shown as its name in capitals."""
 
@@ -404,15 +406,16 @@ class _Names(dict[str, str]):
         return key.upper()
 
 
-def remedy(reason: str, *, flags: str = "", **names: str) -> str:
+def remedy(reason: str, *, flags: str = "", new_pods: str = NEW_PODS, **names: str) -> str:
     """What to do about a problem, with names filled in; empty for a reason that is not in the catalogue.
 
     Args:
         reason: its key in PROBLEMS.
         flags: those that select the namespace and the cluster, for mnist-job and kubectl alike.
+        new_pods: how to start pods again after a change that only new ones get; by default, those of a run.
         names: the run, schedule, pod, node, claim and so on that the remedy may name.
     """
-    template = PROBLEMS[reason].remedy if reason in PROBLEMS else ""
+    template = PROBLEMS[reason].remedy.replace("{new_pods}", new_pods) if reason in PROBLEMS else ""
     return template.replace(" {flags}", f" {flags}" if flags else "").format_map(_Names(names))
 
 

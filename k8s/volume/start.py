@@ -170,7 +170,8 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         problem, cause = image_problem(detail or reason)
         names = {"account": pod["spec"].get("serviceAccountName", "default")}
         why = f"its image {found.image}{whose} is not available ({cause})"
-        hint = remedy(problem, flags=f"-n {pod['metadata']['namespace']}", **names)
+        flags = f"-n {pod['metadata']['namespace']}"
+        hint = remedy(problem, flags=flags, new_pods="then run the same command again", **names)
     elif reason:
         why, hint = f"{reason}{whose}: {detail}", remedy("refused")
     elif unscheduled and waited_s > UNSCHEDULED_S:

@@ -44,6 +44,9 @@ def check(job: Object, image: str, *nodes: Object, policy: str | None = "IfNotPr
         ("localhost/mnist-job:dev", "", "localhost/mnist-job:dev"),
         ("localhost:5000/mnist-job:1", "localhost:5000", "localhost:5000/mnist-job:1"),
         ("you/mnist-job:1", "docker.io", "docker.io/you/mnist-job:1"),
+        ("docker.io/mnist-job:dev", "docker.io", "docker.io/library/mnist-job:dev"),
+        ("docker.io/you/mnist-job:1", "docker.io", "docker.io/you/mnist-job:1"),
+        ("index.docker.io/mnist-job:dev", "docker.io", "docker.io/library/mnist-job:dev"),
         ("registry.example/mnist-job:1", "registry.example", "registry.example/mnist-job:1"),
         (f"r.example:5000/you/mnist-job:1@{SHA}", "r.example:5000", f"r.example:5000/you/mnist-job@{SHA}"),
         ("registry:5000/mnist-job:1", "registry:5000", "registry:5000/mnist-job:1"),
@@ -133,6 +136,7 @@ def test_lists_that_may_be_cut(job: Object, images: list[Object]) -> None:
     ("image", "policy", "message"),
     [
         ("mnist-job:dev", "Never", None),
+        ("docker.io/mnist-job:dev", "Never", None),
         ("mnist-job:dev", None, None),
         ("registry.example/m:1", "Never", "node a does not list registry.example/m:1, and imagePullPolicy is Never"),
         (
@@ -150,9 +154,7 @@ def test_lists_that_may_be_cut(job: Object, images: list[Object]) -> None:
 def test_pull_policy(job: Object, image: str, policy: str | None, message: str | None) -> None:
     """An image that is never pulled must be on the nodes; one that is always pulled needs a registry."""
     found, _ = check(job, image, node("a"), policy=policy)
-    assert (found.state, found.message) == (
-        ("warning", message) if message else ("ok", "mnist-job:dev is on the nodes")
-    )
+    assert (found.state, found.message) == (("warning", message) if message else ("ok", f"{image} is on the nodes"))
 
 
 @pytest.mark.usefixtures("clock")

@@ -212,6 +212,9 @@ UNSCHEDULED = {
 MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "output"'}
 
 
+AGAIN = "then run the same command again"  # a run's remedy for its pods would not help
+
+
 @pytest.mark.parametrize(
     ("status", "waited_s", "said"),
     [
@@ -232,6 +235,14 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
             (
                 "the volume pod does not start: its image mine:2 is not available (not found); "
                 f"{catalogue.remedy('image-missing')}"
+            ),
+        ),
+        (
+            waiting("ErrImagePull", "401 Unauthorized"),
+            0,
+            (
+                "the volume pod does not start: its image mine:2 is not available (401 Unauthorized); "
+                f"{catalogue.remedy('image-login', flags='-n here', account='default', new_pods=AGAIN)}"
             ),
         ),
         (
@@ -278,6 +289,7 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
         "no node yet",
         "no node",
         "image",
+        "login",
         "container",
         "sidecar",
         "init",
