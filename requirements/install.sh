@@ -14,11 +14,21 @@ pip --python /opt/venv/bin/python uninstall --yes \
     keras h5py optree namex libclang grpcio pyarrow einops fsspec pygments markdown-it-py mdurl setuptools wheel
 
 cd /opt/venv/lib/python3*/site-packages
-# C++ headers and sources for compiling against TensorFlow, and a model converter that nothing imports; 0.3 GB.
-rm -rf tensorflow/include tensorflow/xla_aot_runtime_src tensorflow/compiler/mlir/stablehlo
+# C++ headers and sources for compiling against TensorFlow, a model converter, and a library of XLA's operations, which
+# TensorFlow has in its own; 0.3 GB. Nothing loads them.
+rm -rf tensorflow/include tensorflow/xla_aot_runtime_src tensorflow/compiler/mlir/stablehlo \
+    tensorflow/compiler/tf2xla/ops/_xla_ops.so
+# TensorFlow Datasets' descriptions of its datasets, which it can do without; 20 MB. A prepared dataset has its own.
+find tensorflow_datasets -mindepth 1 -maxdepth 1 -type d \
+    ! -name core ! -name proto ! -name rlds ! -name testing -exec rm -rf {} +
+# Parts of Pillow that are optional in it: AVIF, WebP, fonts, colour profiles; 8 MB.
+rm -f PIL/_avif.* PIL/_webp.* PIL/_imagingft.* PIL/_imagingcms.* pillow.libs/libavif-* pillow.libs/libwebp* \
+    pillow.libs/libsharpyuv-* pillow.libs/libharfbuzz-* pillow.libs/libfreetype-* pillow.libs/libpng* \
+    pillow.libs/libbrotli* pillow.libs/liblcms2-*
 # matplotlib needs only the list of glyphs for SVG; the rest embeds fonts in PDF and PostScript.
 find fontTools -mindepth 1 -maxdepth 1 -type d ! -name misc -exec rm -rf {} +
-# Tests of the packages.
+# NumPy's compilers, and tests and examples of the packages.
+rm -rf numpy/distutils numpy/f2py tornado/test matplotlib/mpl-data/sample_data
 find . -type d -name tests -prune -exec rm -rf {} +
 
 # Symbol tables; 0.2 GB. NVIDIA's libraries stay as they are.
