@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -19,11 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.cluster.namespace import wait_until
+from tests.cluster.namespace import ROOT, wait_until
 from tests.cluster.systems.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.cluster.namespace import Namespace
 
 PROGRAMS = ("docker-registry", "htpasswd", "openssl")
 # Where docker, and podman with buildah, look for the authorities of a registry.
@@ -116,6 +119,24 @@ class Registry:
                 names = image.get("repoTags", []) + image.get("repoDigests", [])
                 if names and all(name.startswith(self.host) for name in names):
                     run("docker", "exec", node, "crictl", "rmi", image["id"])
+
+    def push(self, local: str, repository: str) -> str:
+        """Push an image of docker's into a repository, such as `you/mnist-job`; returns its name by digest."""
+        name = f"{self.host}/{repository}"
+        run("docker", "tag", local, f"{name}:pushed")
+        try:
+            output = run("docker", "push", f"{name}:pushed", env=self.environment)
+        finally:
+            run("docker", "rmi", f"{name}:pushed")
+        [digest] = re.findall(r"digest: (sha256:[0-9a-f]{64})", output)
+        return f"{name}@{digest}"
+
+    def let_pull(self, namespace: Namespace) -> None:
+        """Give the pods of a namespace's runs a pull secret, as docs/kubernetes.md says."""
+        login = [f"--docker-server={self.host}", f"--docker-username={self.user}", f"--docker-password={self.password}"]
+        namespace.kubectl("create", "secret", "docker-registry", "pull", *login)
+        namespace.kubectl("apply", "-f", str(ROOT / "k8s/manifests/setup/serviceaccount.yaml"))
+        namespace.kubectl("patch", "serviceaccount", "mnist-job", "--patch", "imagePullSecrets: [name: pull]")
 
     def manifest(self, image: str) -> dict[str, Any]:
         """The manifest of an image, whose name begins with the host."""
