@@ -133,8 +133,9 @@ def test_without_the_operator(cluster: Cluster) -> None:
     volumes = [{"name": "config", "configMap": {"name": "plain"}}, {"name": "data", "emptyDir": {}}]
     spec = {"serviceAccountName": "prometheus", "containers": [container], "volumes": volumes}
     monitor = cluster.monitor
-    monitor.cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
-    monitor.cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    for part in ({"kind": "ConfigMap", "data": data}, {"kind": "Pod", "spec": spec}):
+        created = {"apiVersion": "v1", "metadata": meta, **part}
+        monitor.kubectl("create", "-f", "-", stdin=json.dumps(created))
     monitor.kubectl("wait", "pod", "plain", "--for=condition=Ready", "--timeout=240s")
     wait_until(lambda: stack.targets("plain") == workers(cluster), "the same workers up")
     [group] = stack.ask("rules", "plain")["groups"]

@@ -55,8 +55,9 @@ def installed(kind: str, image: str) -> Iterator[Namespace]:
             (bundle, ["--namespace=default", "deployment/prometheus-operator"]),
             (yaml.safe_dump_all(objects), ["deployment/kube-state-metrics", "prometheus/test"]),
         ):
-            undo.callback(monitor.kubectl, "delete", "--ignore-not-found", "-f", "-", stdin=manifest)
-            monitor.kubectl("create", "-f", "-", stdin=manifest)
+            # Without a namespace of their own: the objects name theirs.
+            undo.callback(programs.run, "kubectl", "delete", "--ignore-not-found", "-f", "-", input=manifest)
+            programs.run("kubectl", "create", "-f", "-", input=manifest)
             monitor.kubectl("wait", "--for=condition=Available", "--timeout=10m", *waited)
         yield monitor
 
