@@ -13,8 +13,6 @@ import yaml
 from k8s.render.kustomize import MANIFESTS, kustomize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from k8s.api.objects import Object
 
 FOLDER = MANIFESTS / "monitoring"
@@ -55,38 +53,6 @@ def scrape_config() -> dict[str, Any]:
     assert block, "the page has no scrape_configs"
     [found] = yaml.safe_load(block[1])["scrape_configs"]
     return dict(found)
-
-
-def configuration(discovered: Sequence[Object], **more: Any) -> str:
-    """The page's configuration of Prometheus, with the pods that it would discover.
-
-    Debian's Prometheus is built without Kubernetes discovery; targets() does what its documentation says.
-
-    Args:
-        discovered: the pods.
-        more: further keys of the configuration.
-    """
-    scrape = scrape_config()
-    del scrape["kubernetes_sd_configs"]
-    scrape["static_configs"] = [target for pod in discovered for target in targets(pod)]
-    return str(yaml.safe_dump({"scrape_configs": [scrape], **more}))
-
-
-def targets(pod: Object) -> list[Object]:
-    """A pod as discovery with the role `pod` shows it: a target for each port of each container."""
-    meta = "__meta_kubernetes_pod"
-    name, labels = pod["metadata"]["name"], pod["metadata"].get("labels", {})
-    shown = {"__meta_kubernetes_namespace": pod["metadata"]["namespace"], f"{meta}_name": name}
-    shown[f"{meta}_phase"] = pod["status"]["phase"]
-    shown |= {f"{meta}_label_{re.sub('[^a-zA-Z0-9_]', '_', key)}": value for key, value in labels.items()}
-    ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", [])]
-    return [
-        {
-            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
-            "labels": {**shown, f"{meta}_container_port_name": port["name"]},
-        }
-        for port in ports
-    ]
 
 
 def promtool(*arguments: str | Path) -> str:

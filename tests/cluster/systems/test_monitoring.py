@@ -138,8 +138,11 @@ def test_without_the_operator(cluster: Cluster) -> None:
         monitor.kubectl("create", "-f", "-", stdin=json.dumps(created))
     monitor.kubectl("wait", "pod", "plain", "--for=condition=Ready", "--timeout=240s")
     wait_until(lambda: stack.targets("plain") == workers(cluster), "the same workers up")
-    [group] = stack.ask("rules", "plain")["groups"]
-    wait_until(lambda: {rule["health"] for rule in group["rules"]} == {"ok"}, "an evaluation of the rules")
+
+    def health() -> set[str]:
+        return {rule["health"] for group in stack.ask("rules", "plain")["groups"] for rule in group["rules"]}
+
+    wait_until(lambda: health() == {"ok"}, "an evaluation of the rules")
     monitor.kubectl("delete", "pod", "plain", "--grace-period=0", "--force")
 
 
