@@ -167,7 +167,9 @@ def test_the_runs_of_a_schedule_wait(team: Namespace) -> None:
     """A run that a schedule starts waits for quota, and runs once there is some; so does a triggered one."""
     team.submit("holder", *ENDLESS, flags=QUEUED)
     team.wait_for_step("holder", 1)
-    team.launcher("schedule", "* * * * *", *team.submission("nightly", *SHORT, flags=QUEUED))
+    # A run's deadline is shorter than the time between two starts.
+    submission = team.submission("nightly", *SHORT, flags=[*QUEUED, "--deadline=179s"])
+    team.launcher("schedule", "*/3 * * * *", *submission)
     scheduled = wait_until(lambda: team.told("status", "nightly")["history"], "a run")[0]["name"]
     team.launcher("suspend", "nightly")
     assert QUEUE_LABEL not in json.loads(team.kubectl("get", "cronjob", "nightly", "-o", "json"))["metadata"]["labels"]
