@@ -273,7 +273,7 @@ def with_slots(team: Namespace, name: str, workers: int) -> Object:
 
 def test_jobs_that_others_suspend(team: Namespace) -> None:
     """Kueue starts its own run again when somebody else suspends it, and leaves runs without a queue alone."""
-    team.submit("own", *SHORT, flags=QUEUED[:1])
+    team.submit("own", *TRAINING, flags=QUEUED[:1])
     team.launcher("suspend", "own")
     team.submit("run", *TRAINING, flags=QUEUED)
     team.wait_for_step("run", 1000)
