@@ -1,4 +1,4 @@
-"""Why Kueue has not started a run."""
+"""Why Kueue has not started a run, where recorded/kueue-*.json do not show it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from k8s.diagnose.queueing import NO_REASON, kueue_says
 from tests.k8s.fakes import FakeCluster, volume_job
 
 NO_ROOM = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor default, 1 more needed"
-PREEMPTED = "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization in the ClusterQueue"
 
 
 def condition(kind: str, reason: str, message: str, status: str = "True") -> dict[str, str]:
@@ -42,21 +41,7 @@ PENDING = condition("QuotaReserved", "Pending", NO_ROOM, "False")
             [],
             "Kueue has no Workload for it yet; if none appears, check that Kueue runs and manages this namespace",
         ),
-        ([workload()], NO_REASON),
         ([{**workload(), "status": {}}], NO_REASON),
-        ([workload(PENDING)], f"Pending: {NO_ROOM}"),
-        (
-            [
-                workload(
-                    PENDING,
-                    condition("Evicted", "Preempted", PREEMPTED),
-                    condition("Preempted", "InClusterQueue", PREEMPTED),
-                    condition("Requeued", "Preempted", PREEMPTED),
-                    condition("Admitted", "NoReservation", "The workload has no reservation", "False"),
-                )
-            ],
-            f"Kueue stopped it (Preempted): {PREEMPTED}; Pending: {NO_ROOM}",
-        ),
         (
             [
                 workload(
