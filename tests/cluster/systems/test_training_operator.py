@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
     from tests.cluster.namespace import Namespace
 
-STEPS = ("--epochs=60", "--evaluate-every=0")
+STEPS = ("--epochs=40", "--evaluate-every=0")
 
 
 @pytest.fixture(scope="module", autouse=True)
