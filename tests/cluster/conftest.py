@@ -2,7 +2,8 @@
 
 KUBECONFIG    the cluster; without it, all tests are skipped
 IMAGE         the job's image, which the nodes have or can pull; default: the one in the manifests
-RWX_CLASS     a storage class for ReadWriteMany volumes, which workers on several nodes need
+RWX_CLASS     a storage class for ReadWriteMany volumes, which workers on several nodes need; without it, the workers of
+              a run share a node, and tests that need two nodes are skipped
 RWO_CLASS     a storage class for ReadWriteOnce volumes; default: the cluster's default class
 CLUSTER_TOOL  a program that breaks the cluster: `net cut|join NODE`, `daemon stop|start NAME`, `gpus NODE NUMBER`;
               default: kind.sh in this folder for kind with docker
@@ -100,13 +101,11 @@ def namespace(request: pytest.FixtureRequest, image: str) -> Iterator[Namespace]
 
 @pytest.fixture
 def shared(namespace: Namespace) -> Namespace:
-    """A namespace with a claim, `output`, that workers on all nodes can use."""
+    """A namespace with a claim, `output`: workers on all nodes can use it, or on one node if RWX_CLASS is not set."""
     if storage_class := os.environ.get("RWX_CLASS"):
         namespace.claim("output", "ReadWriteMany", storage_class)
-    elif len(namespace.nodes()) == 1:
-        namespace.claim("output", "ReadWriteOnce", os.environ.get("RWO_CLASS"))
     else:
-        pytest.skip("RWX_CLASS names no storage class for ReadWriteMany volumes, and several nodes accept pods")
+        namespace.claim("output", "ReadWriteOnce", os.environ.get("RWO_CLASS"))
     return namespace
 
 
@@ -115,6 +114,8 @@ def spread(shared: Namespace) -> Namespace:
     """The same, where two workers run on two nodes."""
     if len(shared.nodes()) < 2:
         pytest.skip("only one node accepts pods")
+    if shared.access_mode != "ReadWriteMany":
+        pytest.skip("RWX_CLASS names no storage class for ReadWriteMany volumes")
     # While a claim waits for its first pod, the scheduler puts all pods on that pod's node.
     shared.reader()
     return shared

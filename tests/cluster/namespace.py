@@ -19,6 +19,7 @@ from k8s.render.submission import Submission
 from k8s.state.find import find_job
 from k8s.state.names import pod_selector, rank_of
 from k8s.view.output import note
+from k8s.volume.start import node_for
 from k8s.volume.template import base_template, volume_pod
 from tests.job import processes
 
@@ -116,7 +117,10 @@ class Namespace:
     def render(self, name: str, *training: str, workers: int = 1, **flags: Any) -> Object:
         """The Job that `submit` would create. Tests change it and send it with send()."""
         given = {"image": self.image, "claim": self.output_claim, **flags}
-        return render.job(Submission(name, workers=workers, arguments=training, **given))
+        job = render.job(Submission(name, workers=workers, arguments=training, **given))
+        if self.access_mode != "ReadWriteMany":
+            render.put_on_one_node(job)
+        return job
 
     def send(self, job: Object) -> None:
         """Create a Job without preflight, and the objects that all runs share."""
@@ -205,7 +209,8 @@ class Namespace:
     def reader(self) -> str:
         """The name of a pod that mounts the volume; creates it if necessary."""
         if not self.cluster.get("Pod", "reader"):
-            pod = volume_pod(base_template(self.image, self.output_claim), "reader", writes=True)
+            node = node_for(self.cluster, self.output_claim, new=True)
+            pod = volume_pod(base_template(self.image, self.output_claim), "reader", writes=True, node=node)
             del pod["spec"]["serviceAccountName"]  # it does not exist before the first submission
             del pod["spec"]["tolerations"]  # the pod must outlive a node that is cut off for a minute
             self.cluster.create(pod)
