@@ -19,15 +19,17 @@ FROM build AS packages-gpu
 COPY requirements/gpu.txt /requirements/
 RUN /requirements/install.sh /requirements/gpu.txt
 
-# chmod: the files must be readable for the user below, whatever the umask of the host. Bytecode is compiled here because
-# the root may be read-only. checked-hash: a model.py that is mounted over this one must win over the bytecode.
-FROM build AS content
+# chmod: the files must be readable for the user below, whatever the umask of the host.
 # A dataset that has decoded arrays is read from these alone, so its example files stay out.
+FROM build AS data
 COPY data /data
+RUN for decoded in /data/*/decoded; do rm -rf "${decoded%/*}"/[0-9]*.*.*; done && chmod -R a+rX /data
+
+# A stage of its own: after a change of the code, nodes have all layers but this one. Bytecode is compiled here because
+# the root may be read-only. checked-hash: a model.py that is mounted over this one must win over the bytecode.
+FROM build AS app
 COPY job /app/job
-RUN for decoded in /data/*/decoded; do rm -rf "${decoded%/*}"/[0-9]*.*.*; done \
-    && chmod -R a+rX /data /app \
-    && python -m compileall -q --invalidation-mode checked-hash /app
+RUN chmod -R a+rX /app && python -m compileall -q --invalidation-mode checked-hash /app
 
 FROM ${BASE} AS runtime
 LABEL org.opencontainers.image.title="mnist-job" \
@@ -48,11 +50,11 @@ CMD ["train"]
 
 FROM runtime AS gpu
 COPY --from=packages-gpu /opt/venv /opt/venv
-COPY --from=content /data /data
-COPY --from=content /app /app
+COPY --from=data /data /data
+COPY --from=app /app /app
 
 # A build without --target makes the last stage.
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
-COPY --from=content /data /data
-COPY --from=content /app /app
+COPY --from=data /data /data
+COPY --from=app /app /app

@@ -47,6 +47,14 @@ def test_a_plain_build_makes_the_cpu_image() -> None:
     assert cpu == gpu
 
 
+def test_a_change_of_the_code_changes_the_last_layer_alone() -> None:
+    """The code has a stage of its own, and is copied last: nodes have the other layers already."""
+    assert re.findall(r"^COPY job ", DOCKERFILE, re.MULTILINE) == ["COPY job "]
+    assert "COPY job " in STAGES["app"]
+    for device in ("cpu", "gpu"):
+        assert re.findall("^COPY .*", STAGES[device], re.MULTILINE)[-1] == "COPY --from=app /app /app"
+
+
 def test_first_process_is_the_supervisor() -> None:
     """No shell and no init stands before it: signals reach it, and its exit code is the container's."""
     assert instruction("ENTRYPOINT") == '["python", "-m", "job"]'
@@ -65,7 +73,7 @@ def test_folders_and_ports_are_the_jobs() -> None:
     """Where `train` is given neither flag it reads the image's dataset and writes to the mounted volume."""
     home = PurePosixPath(instruction("WORKDIR"))
     assert str(home / Config.output) == contract.OUTPUT
-    assert f"COPY --from=content /data {home / Config.data}\n" in STAGES["cpu"]
+    assert f"COPY --from=data /data {home / Config.data}\n" in STAGES["cpu"]
     assert instruction("EXPOSE") == f"{cluster.TENSORFLOW_PORT} {cluster.SUPERVISOR_PORT}"
 
 

@@ -77,7 +77,7 @@ def test_make_push(registry: Registry, base: str, tmp_path: Path, engine: str) -
         (tmp_path / other).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / other).chmod(0o755)
     image = f"{registry.host}/you/mnist-job:{engine}"
-    variables = [f"IMAGE={image}", "TARGET=content", f"ARGS=--build-arg BASE={base}"]
+    variables = [f"IMAGE={image}", "TARGET=app", f"ARGS=--build-arg BASE={base}"]
     environment = registry.environment | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     if engine == "docker":
         # The builds of an older dockerd trust only the registries that were trusted when it started.
