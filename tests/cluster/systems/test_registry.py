@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -94,7 +95,7 @@ def test_make_push(registry: Registry, base: str, tmp_path: Path, engine: str) -
     assert manifest["layers"][-1]["mediaType"].endswith(compression)
 
 
-def test_a_run_pulls_its_image_by_digest(namespace: Namespace, registry: Registry, image: str) -> None:
+def test_a_run_pulls_its_image_by_digest(namespace: Namespace, registry: Registry, image: str, tmp_path: Path) -> None:
     """Without a pull secret it waits, and `why` says so; with the remedy that `why` gives, it runs to the end."""
     namespace.image = registry.push(image, "you/mnist-job")
     namespace.claim("output", "ReadWriteOnce", os.environ.get("RWX_CLASS") or os.environ.get("RWO_CLASS"))
@@ -108,7 +109,10 @@ def test_a_run_pulls_its_image_by_digest(namespace: Namespace, registry: Registr
         program, *words = shlex.split(command)
         run(*([program] if program == "kubectl" else [sys.executable, "-m", "k8s"]), *words, cwd=ROOT)
     namespace.wait_until_published("first")
-    assert namespace.result("first")["test"]["accuracy"] > 0.8
+    # fetch's pod pulls it too.
+    namespace.launcher("fetch", "first", str(tmp_path))
+    report = json.loads((tmp_path / "first" / "report.json").read_text(encoding="utf-8"))
+    assert report["test"]["accuracy"] > 0.8
 
 
 @pytest.mark.parametrize(
