@@ -84,7 +84,6 @@ def measure(before: str, after: str, rounds: int) -> list[Figure]:
         }
         print(", ".join(f"{name}: {size:.1f} MB" for name, size in pulled.items()), flush=True)
         starts = cold_starts(registry, images, rounds)
-        registry.forget()
     return figures_of(pulled, starts)
 
 

@@ -79,7 +79,7 @@ class Registry:
 
     @contextmanager
     def running(self) -> Iterator[Registry]:
-        """Start it and, at the end, stop it and remove what trusts it."""
+        """Start it and, at the end, stop it, and remove what trusts it and what the nodes have of it."""
         self._certify()
         (self._folder / "htpasswd").write_text(run("htpasswd", "-Bbn", self.user, self.password))
         configuration = self._folder / "config.yml"
@@ -93,6 +93,7 @@ class Registry:
         finally:
             process.terminate()
             process.wait()
+            self.forget()
             self.distrust()
             for folder in ENGINES:
                 shutil.rmtree(folder / self.host, ignore_errors=True)
@@ -112,13 +113,16 @@ class Registry:
             run("docker", "exec", node, "rm", "-rf", f"{NODES}/{self.host}")
 
     def forget(self) -> None:
-        """Remove the images of this registry from the nodes, with their layers."""
+        """Remove the images of this registry from the nodes, with their layers, which also their containers hold."""
         for node in self._nodes:
-            images = json.loads(run("docker", "exec", node, "crictl", "images", "--output=json"))["images"]
-            for image in images:
+            # Its own limit of 2 s is too short for the layers of a large image.
+            crictl = ["docker", "exec", node, "crictl", "--timeout=10m"]
+            for image in json.loads(run(*crictl, "images", "--output=json"))["images"]:
                 names = image.get("repoTags", []) + image.get("repoDigests", [])
                 if names and all(name.startswith(self.host) for name in names):
-                    run("docker", "exec", node, "crictl", "rmi", image["id"])
+                    if held := run(*crictl, "ps", "--all", "--quiet", "--image", image["id"]):
+                        run(*crictl, "rm", "--force", *held.split())
+                    run(*crictl, "rmi", image["id"])
 
     def push(self, local: str, repository: str) -> str:
         """Push an image of docker's into a repository, such as `you/mnist-job`; returns its name by digest."""

@@ -35,7 +35,6 @@ def registry(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         pytest.skip("only root may let docker trust a registry's certificate")
     with Registry(tmp_path_factory.mktemp("registry"), kind).running() as registry:
         yield registry
-        registry.forget()
 
 
 @pytest.fixture(scope="module")
