@@ -41,8 +41,10 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
         loading = pool.submit(load_dataset, config.data, config.dataset)
         if wait([loading], DATA_FAULT_S).done:
             loading.result()
-        with IMPORTING, without_keras():
-            from job import train  # noqa: PLC0415 - TensorFlow's import takes seconds
+        with IMPORTING:
+            with without_keras():
+                import tensorflow  # noqa: F401, ICN001, PLC0415, TID251 - the import takes seconds
+            from job import train  # noqa: PLC0415 - it imports model.py, which may need Keras
             from job.training import strategy  # noqa: PLC0415
             from job.training.scalars import Scalars  # noqa: PLC0415
             from job.training.worker import Worker  # noqa: PLC0415

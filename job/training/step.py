@@ -123,15 +123,19 @@ def compile_steps(
         on_cpu: whether the workers train on CPUs.
     """
     total = sum_of_vectors(rank, workers, on_cpu=on_cpu)
+    # It changes the last bits of the result, so it is in model.py, whose SHA-256 all workers and starts of a run share.
+    jit_compile = getattr(model, "jit_compile", True)
     if workers == 1 or sync_every > 1:
-        return local_sgd(strategy, packing, workers, total, collectives.sum)
-    return synchronous(strategy, packing, workers, total)
+        return local_sgd(strategy, packing, workers, total, collectives.sum, jit_compile=jit_compile)
+    return synchronous(strategy, packing, workers, total, jit_compile=jit_compile)
 
 
-def synchronous(strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum) -> RunSteps:
+def synchronous(
+    strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum, *, jit_compile: bool = True
+) -> RunSteps:
     """Steps with one all-reduce each, which sums the gradient, the loss and the workers' news (see Pace)."""
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def update(
         vector: tf.Tensor, loss: tf.Tensor, summed: tf.Tensor, rates: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -141,7 +145,7 @@ def synchronous(strategy: tf.distribute.Strategy, packing: Packing, workers: int
         """
         return vector - tf.gather(rates, tf.maximum(k - 1, 0)) * summed[:-3], loss + summed[-3]
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def update_and_gradient(
         vector: tf.Tensor,
         loss: tf.Tensor,
@@ -194,6 +198,8 @@ def local_sgd(
     workers: int,
     total: Sum,
     exchange: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    *,
+    jit_compile: bool = True,
 ) -> RunSteps:
     """Steps that each worker makes alone, then one all-reduce that averages the parameters (Stich 2019).
 
@@ -210,9 +216,10 @@ def local_sgd(
         workers: number of workers.
         total: sums vectors within strategy.run.
         exchange: the sum of the workers' arrays, float32 [2], outside of it.
+        jit_compile: whether XLA compiles the steps.
     """
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def own_steps(
         vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput
     ) -> tuple[tf.Tensor, tf.Tensor]:

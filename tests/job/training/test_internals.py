@@ -68,13 +68,14 @@ def test_gather_of_one_worker_is_its_vector() -> None:
 
 
 def test_keras_stays_hidden_and_the_module_alone_is_light() -> None:
-    """TensorFlow is imported without Keras, which is not missed; internals itself imports neither."""
+    """TensorFlow and the job are imported without Keras, which is not missed; internals itself imports neither."""
     code = """
 import sys
 from job.training import internals
 assert "tensorflow" not in sys.modules
 with internals.without_keras():
     import tensorflow as tf
+from job import train
 assert "keras" not in sys.modules
 assert float(tf.reduce_sum(tf.constant([1.0, 2.0]))) == 3
 """

@@ -41,6 +41,19 @@ def synchronous() -> RunSteps:
     return step.synchronous(tf.distribute.get_strategy(), PACKING, 1, lambda vector: vector)
 
 
+def without_xla() -> RunSteps:
+    """The function that several workers train with if model.py says that XLA does not compile it."""
+    strategy = tf.distribute.get_strategy()
+    return step.synchronous(strategy, PACKING, 1, lambda vector: vector, jit_compile=False)
+
+
+def alone_without_xla() -> RunSteps:
+    """The same for a single worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "jit_compile", False, raising=False)
+        return alone()
+
+
 def averaging(workers: int = 2) -> RunSteps:
     """The function of local SGD, here for workers that all train on the same examples."""
     return step.local_sgd(
@@ -48,9 +61,9 @@ def averaging(workers: int = 2) -> RunSteps:
     )
 
 
-@pytest.fixture(scope="module", params=[alone, synchronous])
+@pytest.fixture(scope="module", params=[alone, synchronous, without_xla, alone_without_xla])
 def run_steps(request: pytest.FixtureRequest) -> RunSteps:
-    """Both functions, compiled once."""
+    """Each function, compiled once."""
     compiled: RunSteps = request.param()
     return compiled
 
