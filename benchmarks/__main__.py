@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import bars, machine, results, tables
 from benchmarks.cases import Case, Settings, cases
-from benchmarks.measure import FailedError, measure
+from benchmarks.measure import PROJECT, FailedError, measure
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -37,6 +38,7 @@ def main() -> int:
             cores=machine.cores(),
             torch_python=torch[0] if torch else None,
             tf_keras=tf_keras,
+            cnn=with_example(Path(folder)),
         )
         context = {
             **machine.context(torch[1] if torch else None),
@@ -76,6 +78,14 @@ def without_decoded(data: Path, folder: Path) -> Path:
         if entry.name != "decoded":
             (place / entry.name).symlink_to(entry)
     return folder
+
+
+def with_example(folder: Path) -> Path:
+    """A folder with this job and the model.py of examples/keras_cnn."""
+    project = folder / "cnn"
+    shutil.copytree(PROJECT / "job", project / "job", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "examples/keras_cnn/model.py", project / "job")
+    return project
 
 
 def run_rounds(chosen: Sequence[Case], count: int) -> tuple[dict[Case, list[Result]], dict[Case, str]]:

@@ -50,6 +50,9 @@ BARS = (
     Bar("two workers over tf_keras under MWMS with 100", cases.JOB_2, (cases.TF_KERAS_100,), 4),
     Bar("two workers over PyTorch DDP", cases.JOB_2, (cases.TORCH_DDP,), 1.3),
     Bar("--sync-every 100 over every step", cases.JOB_2_AVERAGED, (cases.JOB_2,), 5),
+    Bar("CNN: one worker over Keras fit", cases.CNN, (cases.CNN_KERAS, cases.CNN_KERAS_XLA), 1),
+    Bar("CNN: two workers over one", cases.CNN_2, (cases.CNN,), 1.6),
+    Bar("CNN: two workers over tf_keras under MWMS", cases.CNN_2, (cases.CNN_TF_KERAS,), 2),
     Bar(
         "whole `train` command over tf_keras's whole script",
         cases.JOB_COMMAND,

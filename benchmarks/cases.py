@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ TORCH = "PyTorch"
 TORCH_DDP = "PyTorch DDP over gloo, 2 processes"
 TF_KERAS = "tf_keras fit, MWMS, 2 workers"
 TF_KERAS_100 = "tf_keras fit, MWMS, 2 workers, 100 steps per execution"
+CNN = "this job, CNN"
+CNN_2 = "this job, CNN, 2 workers"
+CNN_KERAS = "Keras fit, CNN"
+CNN_KERAS_XLA = "Keras fit, CNN, jit_compile"
+CNN_TORCH = "PyTorch, CNN"
+CNN_TORCH_DDP = "PyTorch DDP over gloo, CNN, 2 processes"
+CNN_TF_KERAS = "tf_keras fit, MWMS, CNN, 2 workers"
+CNN_BATCH, CNN_RATE = 256, 0.1
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,12 @@ class Case:
 
     Attributes:
         name: of the program; the same for every number of threads.
-        command: the command line, run in the project's folder.
+        command: the command line.
         threads: limit for each of its processes.
         processes: how many processes train.
         batch_size: examples a step, over all processes.
         job: whether it is this job, which writes its timing into report.json; the others print theirs.
+        project: the folder in which it runs; None for this project's.
     """
 
     name: str
@@ -50,6 +59,7 @@ class Case:
     processes: int = 1
     batch_size: int = 100
     job: bool = False
+    project: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Settings:
         cores: of this machine.
         torch_python: an interpreter with PyTorch, or None.
         tf_keras: whether tf_keras is installed.
+        cnn: a folder with this job and the model.py of examples/keras_cnn.
     """
 
     data: Path
@@ -73,6 +84,7 @@ class Settings:
     cores: int
     torch_python: str | None
     tf_keras: bool
+    cnn: Path
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -110,7 +122,7 @@ def cases(settings: Settings) -> list[Case]:
             rival(settings, TF_KERAS_100, module, threads, flags=hundred, processes=2),
         ]
     chosen.append(whole_command(settings))
-    return chosen + growth(settings)
+    return [*chosen, *growth(settings), *network(settings)]
 
 
 def growth(settings: Settings) -> list[Case]:
@@ -123,6 +135,30 @@ def growth(settings: Settings) -> list[Case]:
         job(settings, f"{JOB}, 4 workers", max(1, settings.cores // 4), workers=4),
         job(settings, f"{JOB}, rows on disk", settings.cores, epochs=few + 1, data=settings.on_disk),
     ]
+
+
+def network(settings: Settings) -> list[Case]:
+    """Cases with the convolutional network of examples/keras_cnn, with one thread for each process."""
+    cnn = ["--cnn", "1", f"--batch-size={CNN_BATCH}", f"--learning-rate={CNN_RATE}"]
+
+    def of(name: str, module: str, *flags: str, processes: int = 1) -> Case:
+        case = rival(settings, name, f"benchmarks.rivals.{module}", 1, flags=[*cnn, *flags], processes=processes)
+        return replace(case, batch_size=CNN_BATCH)
+
+    def ours(name: str, workers: int) -> Case:
+        flags = [f"--learning-rate={CNN_RATE}"]
+        case = job(settings, name, 1, workers=workers, batch_size=CNN_BATCH, flags=flags)
+        return replace(case, project=settings.cnn)
+
+    chosen = [ours(CNN, 1), of(CNN_KERAS, "keras_fit"), of(CNN_KERAS_XLA, "keras_fit", "--jit-compile", "1")]
+    if settings.torch_python:
+        chosen.append(of(CNN_TORCH, "torch_loop"))
+    chosen.append(ours(CNN_2, 2))
+    if settings.torch_python:
+        chosen.append(of(CNN_TORCH_DDP, "torch_ddp", processes=2))
+    if settings.tf_keras:
+        chosen.append(of(CNN_TF_KERAS, "tf_keras_mwms", processes=2))
+    return chosen
 
 
 def rival(

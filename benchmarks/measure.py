@@ -45,7 +45,7 @@ def measure(case: Case) -> Result:
         output = Path(folder) / "output"
         command = [part.replace(OUTPUT, str(output)) for part in case.command]
         start = time.perf_counter()
-        printed = _run(command, environment(os.environ, case.threads))
+        printed = _run(command, environment(os.environ, case.threads), case.project or PROJECT)
         seconds = time.perf_counter() - start
         result = job_result(output, seconds) if case.job else _printed_result(printed)
     if result.accuracy is not None and result.accuracy < LEAST_ACCURACY:
@@ -81,11 +81,11 @@ def environment(variables: Mapping[str, str], threads: int) -> dict[str, str]:
     return kept | limits | {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
 
 
-def _run(command: list[str], environ: Mapping[str, str]) -> str:
+def _run(command: list[str], environ: Mapping[str, str], folder: Path) -> str:
     """The output of a command; all processes that it started are killed when it ends."""
     with subprocess.Popen(
         command,
-        cwd=PROJECT,
+        cwd=folder,
         env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -4,14 +4,13 @@ set -eu
 python -m venv --without-pip /opt/venv
 pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement "$1"
 
-# Whole packages that the job never imports; 0.3 GB:
-#   keras, h5py, optree, namex           layers; the trainer keeps TensorFlow from importing them
+# Whole packages that the job never imports; 0.3 GB. Keras stays: a model.py may use it.
 #   libclang, grpcio                     a compiler's library; remote calls from Python (TensorFlow has its own)
 #   pyarrow, einops, fsspec              formats of other datasets; remote file systems
 #   pygments, markdown-it-py, mdurl      rich's colouring of source code, and its Markdown
 #   setuptools, wheel                    installation
 pip --python /opt/venv/bin/python uninstall --yes \
-    keras h5py optree namex libclang grpcio pyarrow einops fsspec pygments markdown-it-py mdurl setuptools wheel
+    libclang grpcio pyarrow einops fsspec pygments markdown-it-py mdurl setuptools wheel
 
 cd /opt/venv/lib/python3*/site-packages
 # C++ headers and sources for compiling against TensorFlow, a model converter, and a library of XLA's operations, which

@@ -76,21 +76,38 @@ def load(data: Path) -> tuple[Rows, Rows]:
     return train, test
 
 
-def keras_model(keras: Any, args: argparse.Namespace) -> Any:
-    """Softmax regression in Keras 3 or tf_keras; like the other programs, it computes no accuracy while it trains."""
-    model = keras.Sequential(
-        [
-            keras.layers.Input([PIXELS], dtype="uint8"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Dense(CLASSES, kernel_initializer="zeros"),
+def keras_model(keras: Any, args: argparse.Namespace, **options: Any) -> Any:
+    """A model in Keras 3 or tf_keras; like the other programs, it computes no accuracy while it trains.
+
+    Args:
+        keras: the library.
+        args: the command line; with `cnn`, the model is the network of examples/keras_cnn, else softmax regression.
+        options: more arguments of compile().
+    """
+    of = keras.layers
+    layers = [of.Dense(CLASSES, kernel_initializer="zeros")]
+    if args.cnn:
+        layers = [
+            of.Reshape([28, 28, 1]),
+            of.Conv2D(16, 5, strides=2, activation="relu"),
+            of.Conv2D(32, 3, strides=2, activation="relu"),
+            of.Flatten(),
+            of.Dense(64, activation="relu"),
+            of.Dense(CLASSES),
         ]
-    )
+    model = keras.Sequential([of.Input([PIXELS], dtype="uint8"), of.Rescaling(1 / 255), *layers])
     model.compile(
         optimizer=keras.optimizers.SGD(args.learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=args.steps_per_execution,
+        **options,
     )
     return model
+
+
+def keras_accuracy(model: Any, rows: Rows) -> float:
+    """The share of rows that a Keras model classifies correctly."""
+    return correct(np.concatenate([model(images) for images in np.array_split(rows.images, 10)]), rows)
 
 
 def epoch_clock(keras: Any) -> tuple[Any, list[float]]:
@@ -125,7 +142,11 @@ def between(start: float, end: float, steps: int) -> float:
 
 def accuracy(weights: NDArray[np.float32], bias: NDArray[np.float32], rows: Rows) -> float:
     """The share of rows that softmax regression with weights [784, 10] and bias [10] classifies correctly."""
-    logits = rows.images.astype(np.float32) / 255 @ weights + bias
+    return correct(rows.images.astype(np.float32) / 255 @ weights + bias, rows)
+
+
+def correct(logits: NDArray[np.floating[Any]], rows: Rows) -> float:
+    """The share of rows whose largest logit [n, 10] is that of their label."""
     return float(np.mean(logits.argmax(axis=1) == rows.labels))
 
 

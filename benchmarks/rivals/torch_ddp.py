@@ -27,7 +27,7 @@ def worker(rank: int, args: Namespace, meeting: str) -> None:
 
 def main() -> None:
     """Train; rank 0 prints the result."""
-    args = common.arguments(__doc__)
+    args = common.arguments(__doc__, cnn=0)
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(worker, args=(args, str(Path(folder) / "meeting")), nprocs=RANKS)
 

@@ -1,4 +1,4 @@
-"""The PyTorch loop: a linear layer, cross-entropy and SGD over tensors in memory."""
+"""The PyTorch loop: a linear layer or a small network, cross-entropy and SGD over tensors in memory."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ def train(args: Namespace, rank: int = 0, ranks: int = 1, wrap: Callable[[nn.Mod
     images, labels = torch.from_numpy(rows.images), torch.from_numpy(rows.labels).long()
     size, count = args.batch_size, len(labels)
     steps, part = count // size, size // ranks
-    linear = nn.Linear(common.PIXELS, common.CLASSES)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    model = wrap(linear)
+    module = network() if args.cnn else linear()
+    model = wrap(module)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.learning_rate)
     generator = torch.Generator().manual_seed(0)  # the same order on every rank
 
@@ -48,9 +46,34 @@ def train(args: Namespace, rank: int = 0, ranks: int = 1, wrap: Callable[[nn.Mod
 
     us_per_step = common.time_epochs(args.epochs, steps, run_epoch)
     if rank == 0:
-        weights, bias = linear.weight.detach().numpy().T, linear.bias.detach().numpy()
-        common.finish(us_per_step, size, common.accuracy(weights, bias, test))
+        with torch.no_grad():
+            logits = module(torch.from_numpy(test.images).float().div_(255)).numpy()
+        common.finish(us_per_step, size, common.correct(logits, test))
+
+
+def linear() -> nn.Module:
+    """Softmax regression, from zeros."""
+    layer = nn.Linear(common.PIXELS, common.CLASSES)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def network() -> nn.Module:
+    """The network of examples/keras_cnn."""
+    torch.manual_seed(0)  # the same start on every rank
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(800, 64),
+        nn.ReLU(),
+        nn.Linear(64, common.CLASSES),
+    )
 
 
 if __name__ == "__main__":
-    train(common.arguments(__doc__))
+    train(common.arguments(__doc__, cnn=0))

@@ -11,10 +11,10 @@ def build() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input([28, 28, 1]),
-            of.Conv2D(16, 5, strides=2, activation="relu"),
-            of.Conv2D(32, 3, strides=2, activation="relu"),
+            of.Conv2D(16, 5, strides=2, activation="relu", kernel_initializer="he_normal"),
+            of.Conv2D(32, 3, strides=2, activation="relu", kernel_initializer="he_normal"),
             of.Flatten(),
-            of.Dense(64, activation="relu"),
+            of.Dense(64, activation="relu", kernel_initializer="he_normal"),
             of.Dense(10),
         ]
     )
