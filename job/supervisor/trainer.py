@@ -43,9 +43,8 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
             loading.result()
         with IMPORTING:
             with without_keras():
-                import tensorflow  # noqa: F401, ICN001, PLC0415, TID251 - the import takes seconds
-            from job import train  # noqa: PLC0415 - it imports model.py, which may need Keras
-            from job.training import strategy  # noqa: PLC0415
+                from job.training import strategy  # noqa: PLC0415 - TensorFlow's import takes seconds
+            from job import train  # noqa: PLC0415 - it imports model.py, which may use Keras
             from job.training.scalars import Scalars  # noqa: PLC0415
             from job.training.worker import Worker  # noqa: PLC0415
 

@@ -74,7 +74,8 @@ import sys
 from job.training import internals
 assert "tensorflow" not in sys.modules
 with internals.without_keras():
-    import tensorflow as tf
+    from job.training import strategy
+import tensorflow as tf
 from job import train
 assert "keras" not in sys.modules
 assert float(tf.reduce_sum(tf.constant([1.0, 2.0]))) == 3
