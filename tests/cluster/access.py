@@ -26,15 +26,22 @@ def current_kubeconfig() -> dict[str, Any]:
     return config
 
 
+def kind_name() -> str | None:
+    """The name of the kind cluster that is the current context; None if that is another cluster."""
+    [context] = current_kubeconfig()["contexts"]
+    prefix, _, name = context["name"].partition("kind-")
+    return name if name and not prefix else None
+
+
 def kind_cluster(*programs: str) -> str:
     """The name of the kind cluster that is the current context. Skips the test without one, or without a program."""
-    [context] = current_kubeconfig()["contexts"]
-    if not context["name"].startswith("kind-"):
-        pytest.skip(f"the current context, {context['name']}, is not a kind cluster")
+    name = kind_name()
+    if not name:
+        pytest.skip("the current context is not a kind cluster")
     for program in programs:
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")
-    return str(context["name"].removeprefix("kind-"))
+    return name
 
 
 def log_in(namespace: Namespace, role: str, path: Path) -> Path:

@@ -22,7 +22,7 @@ import pytest
 
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.state.names import trainer_of
-from tests.cluster.access import current_kubeconfig
+from tests.cluster.access import kind_name
 from tests.cluster.namespace import Breaker, Namespace
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def spread(shared: Namespace) -> Namespace:
 def breaker() -> Iterator[Breaker]:
     """Breaks the cluster, and repairs it after the test."""
     tool = os.environ.get("CLUSTER_TOOL")
-    [context] = current_kubeconfig()["contexts"]
-    if not tool and context["name"].startswith("kind-") and shutil.which("docker"):
+    if not tool and kind_name() and shutil.which("docker"):
         tool = str(HERE / "kind.sh")
     if not tool:
         pytest.skip("CLUSTER_TOOL names no program that breaks this cluster")
