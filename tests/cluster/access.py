@@ -26,18 +26,23 @@ def current_kubeconfig() -> dict[str, Any]:
     return config
 
 
+def current_context() -> str:
+    """The name of the current context."""
+    [context] = current_kubeconfig()["contexts"]
+    return str(context["name"])
+
+
 def kind_name() -> str | None:
     """The name of the kind cluster that is the current context; None if that is another cluster."""
-    [context] = current_kubeconfig()["contexts"]
-    prefix, _, name = context["name"].partition("kind-")
-    return name if name and not prefix else None
+    context = current_context()
+    return context.removeprefix("kind-") if context.startswith("kind-") else None
 
 
 def kind_cluster(*programs: str) -> str:
     """The name of the kind cluster that is the current context. Skips the test without one, or without a program."""
     name = kind_name()
     if not name:
-        pytest.skip("the current context is not a kind cluster")
+        pytest.skip(f"the current context, {current_context()}, is not a kind cluster")
     for program in programs:
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")
