@@ -254,6 +254,16 @@ class Cluster:
         silence_s = SILENCE_S if follow else TIMEOUT_S[1]
         yield from self._api.stream(f"{self._path('Pod', pod)}/log", query, silence_s, torn=not follow)
 
+    def last_lines(self, pod: str, container: str, count: int) -> list[str]:
+        """The last lines of a log, at most count, without a line that the container is in the middle of writing.
+
+        Raises:
+            ApiError: the pod does not exist (404), or its container has not started (400).
+            OSError: the connection broke.
+        """
+        query = {"container": container, "follow": "false", "tailLines": str(count)}
+        return list(self._api.stream(f"{self._path('Pod', pod)}/log", query, TIMEOUT_S[1]))
+
     def run_in(
         self,
         pod: str,

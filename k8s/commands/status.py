@@ -172,7 +172,7 @@ def restart_reasons(cluster: Cluster, run: Run, counted: Counted) -> dict[int, C
         pod = run.newest[rank]["metadata"]["name"]
         if (pod, restarts[rank]) not in counted:
             try:
-                lines = list(cluster.logs(pod, CONTAINER, tail=TAIL))
+                lines = cluster.last_lines(pod, CONTAINER, TAIL)
             except (ApiError, OSError):
                 return Counter()
             records = [record for line in lines if (record := telemetry.parse(line))]

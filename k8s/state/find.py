@@ -148,7 +148,7 @@ def newest_record(cluster: Cluster, run: Run) -> Record | None:
     if pod is None or not started(pod):
         return None
     try:
-        lines = list(cluster.logs(pod["metadata"]["name"], CONTAINER, tail=LAST_LINES))
+        lines = cluster.last_lines(pod["metadata"]["name"], CONTAINER, LAST_LINES)
     except (ApiError, OSError):
         return None
     return next((record for line in reversed(lines) if (record := telemetry.parse(line))), None)

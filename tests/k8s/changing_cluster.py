@@ -90,6 +90,10 @@ class ChangingCluster:
         lines = [telemetry.to_logfmt(record) for record in self._logs[name.replace("-", "_")]]
         yield from ["I0000 a note", *lines][-tail:]
 
+    def last_lines(self, name: str, container: str, count: int) -> list[str]:
+        """The last lines of a log."""
+        return list(self.logs(name, container, tail=count))
+
     def _now(self, kind: str) -> list[Object]:
         return [one for one in self._moments[0] if kind_of(one) == kind]
 

@@ -209,6 +209,13 @@ def test_logs(serve: Callable[..., Server]) -> None:
     ]
 
 
+def test_last_lines(serve: Callable[..., Server]) -> None:
+    """A running container's log may end within a line: a number that is cut would be read as another number."""
+    server = serve((200, b"step=100\nstep=200\nstep=3"))
+    assert cluster_at(server.port).last_lines("p", "trainer", 3) == ["step=100", "step=200"]
+    assert [path for _, path, _ in server.asked] == [f"{PODS}/p/log?container=trainer&follow=false&tailLines=3"]
+
+
 def test_logs_that_are_not_there(serve: Callable[..., Server]) -> None:
     """A missing pod is an ApiError, a broken connection an OSError."""
     server = serve(refused(404, "NotFound", 'pods "p" not found'), CUT)

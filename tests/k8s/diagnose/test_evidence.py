@@ -35,6 +35,10 @@ class Listening(FakeCluster):
         """No lines."""
         return iter(())
 
+    def last_lines(self, *_: Any) -> list[str]:
+        """No lines."""
+        return []
+
 
 def kind_of(one: Object) -> str:
     """The kind of an object, by its fields."""
