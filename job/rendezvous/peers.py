@@ -26,7 +26,7 @@ EVERY_S = 1.0
 # Before a DNS name is asked for the first time. A pod that starts together with rank 0's may be earlier than its name,
 # and DNS servers remember for 5 s and longer that a name did not exist.
 DNS_DELAY_S = 1.5
-ANSWER_S = 4.0  # rank 0 holds its reply back for up to 2 s while workers are missing
+ANSWER_S = 4.0  # rank 0 holds its reply back for up to 2 s
 # Phases that all workers go through together. A worker's last message is up to a second old, so that a peer in another
 # of these phases is not worth showing.
 SHARED_PHASES = ("joining", "restoring", "compiling", "training", "evaluating", "publishing", "published")
@@ -77,7 +77,9 @@ class Attendance:
 
 
 class Peers:
-    """The other workers. A thread sends rank 0 a request once a second, also at rank 0; its replies are ReplyEvents.
+    """The other workers. A thread sends rank 0 requests, also at rank 0; its replies are ReplyEvents.
+
+    Rank 0 holds each reply back until it has news, so that a request a second is enough.
 
     Attributes:
         rank: this worker's.
@@ -91,8 +93,6 @@ class Peers:
         self.answered_at = float("inf")
         self._request: Request | None = None  # the next one; None before connect(), and without other workers
         self._lock = threading.Lock()  # for changes of the request
-        self._new_attempt = threading.Event()
-        self._thread = threading.Thread(target=self._ask_repeatedly, name="rendezvous", daemon=True)
 
     def connect(self, settings: str, model: str) -> None:
         """Prepare to meet the other workers, if there are any; their hash of settings and model must be these."""
@@ -108,9 +108,8 @@ class Peers:
         """Try to join a round, with the first request at once; returns the id of this attempt."""
         attempt = os.urandom(16).hex()
         self._change_request(attempt=attempt, round_id="", address=tensorflow_address(self._cluster))
-        self._new_attempt.set()
-        if not self._thread.is_alive():
-            self._thread.start()
+        # A thread for each attempt: rank 0 may hold back its reply to the last request of the attempt before.
+        threading.Thread(target=self._ask_repeatedly, args=(attempt,), name="rendezvous", daemon=True).start()
         return attempt
 
     @property
@@ -147,22 +146,25 @@ class Peers:
             if self._request:
                 self._request = msgspec.structs.replace(self._request, **fields)
 
-    def _ask_repeatedly(self) -> None:
-        if self.rank > 0 and needs_dns(self._cluster.supervisors[0].rpartition(":")[0]):
+    def _ask_repeatedly(self, attempt: str) -> None:
+        is_first = self._request is not None and self._request.number == 0
+        if is_first and self.rank > 0 and needs_dns(self._cluster.supervisors[0].rpartition(":")[0]):
             time.sleep(DNS_DELAY_S)
-        while request := self._next_request():
+        while request := self._next_request(attempt):
             asked_at = time.monotonic()
             reply = self._ask(request)
             self._enter_round(request, reply)
             self._events.put(ReplyEvent(request, reply))
             # If rank 0 held its reply back, the next request follows at once.
-            self._new_attempt.wait(max(0.0, asked_at + EVERY_S - time.monotonic()))
-            self._new_attempt.clear()
+            time.sleep(max(0.0, asked_at + EVERY_S - time.monotonic()))
 
-    def _next_request(self) -> Request | None:
-        """The next request, with a new number."""
-        self._change_request(number=self._request.number + 1 if self._request else 0)
-        return self._request
+    def _next_request(self, attempt: str) -> Request | None:
+        """The next request of an attempt, with a new number; None if there is another attempt."""
+        with self._lock:
+            if self._request is None or self._request.attempt != attempt:
+                return None
+            self._request = msgspec.structs.replace(self._request, number=self._request.number + 1)
+            return self._request
 
     def _enter_round(self, request: Request, reply: Reply | str) -> None:
         """If a reply has all addresses, name its round in the next request.

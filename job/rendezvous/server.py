@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from job.cluster import is_address
 from job.must_match import SHORT
 from job.rendezvous.messages import Refused, Reply, Request
+from job.telemetry import HEARTBEAT_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,7 +62,7 @@ class Rendezvous:
         self._refused: dict[int, str] = {}  # by rank: why its last request was refused
         self._senders: dict[int, tuple[str, int]] = {}  # by rank: sender and number of the newest request
         self._lock = threading.RLock()
-        self._settled: asyncio.Event | None  # set when the round is complete; None if nobody waits for that
+        self._news: asyncio.Event | None = None  # for those whose reply is held back; None if there are none
         self._open_round()
 
     def join(self, request: Request) -> Reply:
@@ -82,9 +83,11 @@ class Rendezvous:
             return self._reply(request)
 
     async def join_and_wait(self, request: Request, wait_s: float) -> Reply:
-        """Like join(), but a worker that waits gets its reply when its round is complete, or after wait_s.
+        """Like join(), but the reply is held back until there is news, or for so many seconds.
 
-        Replying to all waiting workers whenever another one joins would cost N replies for each of N workers.
+        For a worker that waits, it is news that its round is complete; for one whose trainer runs, that another round
+        is open. The latter is held back for HEARTBEAT_S at most: its next request tells rank 0 how it is. Replying to
+        all waiting workers whenever another one joins would cost N replies for each of N workers.
 
         Args:
             request: what the worker sent.
@@ -96,12 +99,12 @@ class Rendezvous:
         import asyncio  # noqa: PLC0415 - 50 ms of CPU, which the event loop's thread has spent already
 
         reply = self.join(request)
-        if request.round_id or reply.addresses:
+        if reply.addresses or request.round_id not in {"", reply.round_id}:
             return reply
-        settled = self._settled = self._settled or asyncio.Event()
+        news = self._news = self._news or asyncio.Event()
         with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await settled.wait()
+            async with asyncio.timeout(min(wait_s, HEARTBEAT_S) if request.round_id else wait_s):
+                await news.wait()
         with self._lock:
             self._drop_silent()
             return self._reply(request)
@@ -155,7 +158,12 @@ class Rendezvous:
         self._joined: dict[int, Request] = {}
         self._missing = list(range(self._workers))  # sorted
         self._addresses: tuple[str, ...] = ()  # set when the round is complete
-        self._settled = None
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        if self._news:
+            self._news.set()
+        self._news = None
 
     def _register(self, request: Request) -> None:
         rank = request.rank
@@ -168,8 +176,7 @@ class Rendezvous:
         self._joined[rank] = request
         if not self._missing:
             self._addresses = tuple(self._joined[rank].address for rank in range(self._workers))
-            if self._settled:
-                self._settled.set()
+            self._tell_news()
 
     def _drop_silent(self) -> None:
         """Remove the workers that have stopped asking, unless the round is complete."""

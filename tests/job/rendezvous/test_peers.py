@@ -74,14 +74,15 @@ def test_a_worker_that_got_all_addresses_waits_no_more(monkeypatch: pytest.Monke
     peers.start_attempt()
     wait_until(lambda: len(requests) > 1, "two requests")
     peers.start_attempt()
-    wait_until(lambda: requests[-1].attempt != requests[0].attempt, "a request of the second attempt")
+    wait_until(lambda: len({request.attempt for request in requests}) > 1, "a request of the second attempt")
     [second] = {request.attempt for request in requests} - {requests[0].attempt}
     kinds = [(request.attempt == second, request.round_id) for request in requests]
     assert kinds[:2] == [(False, ""), (False, "g")]
     assert next(kind for kind in kinds if kind[0]) == (True, "")
     assert len({request.sender for request in requests}) == 1
     peers._request = None  # ends its thread
-    assert [request.number for request in requests] == list(range(1, len(requests) + 1))
+    # The last request of the first attempt may be on its way when the first one of the second is sent.
+    assert sorted(request.number for request in requests) == list(range(1, len(requests) + 1))
 
 
 def test_two_workers_with_one_address_are_refused() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from job.rendezvous import server
 from job.rendezvous.messages import Refused, Reply, Request
 from job.rendezvous.server import FRESH_S, MAX_NAMED, Rendezvous
 
@@ -233,8 +234,28 @@ def test_all_waiting_workers_get_their_replies_when_the_last_one_joins() -> None
     assert replies[0].addresses == tuple(f"10.0.{rank >> 8}.{rank & 255}:2222" for rank in range(workers))
 
 
-def test_a_worker_whose_trainer_runs_gets_its_reply_at_once() -> None:
-    """The wait of the others is bounded."""
+def test_a_worker_whose_trainer_runs_hears_at_once_that_another_round_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reply is held back until then."""
+    monkeypatch.setattr(server, "HEARTBEAT_S", 1e6)
+    rendezvous, _ = opened()
+    request = running(2, complete(rendezvous))
+
+    async def lose() -> Reply:
+        task = asyncio.create_task(rendezvous.join_and_wait(request, 1e6))
+        await asyncio.sleep(0)
+        assert not task.done()
+        opening = rendezvous.join(waiting(1, "b"))
+        assert await task == opening
+        return await rendezvous.join_and_wait(request, 1e6)
+
+    assert asyncio.run(lose()).round_id != request.round_id
+
+
+def test_a_wait_without_news_is_bounded() -> None:
+    """A worker whose round is over gets its reply at once, one whose trainer runs sends its phase every second."""
+    rendezvous, _ = opened()
+    request = running(1, complete(rendezvous))
+    assert asyncio.run(rendezvous.join_and_wait(request, 1e6)).round_id == request.round_id
     rendezvous = Rendezvous("r", "u", HASH, MODEL, 3)
     assert asyncio.run(rendezvous.join_and_wait(running(1, "g"), 1e6)).joined == 0
     reply = asyncio.run(rendezvous.join_and_wait(waiting(1), 0.05))
