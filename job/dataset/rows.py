@@ -87,6 +87,23 @@ class Dataset:
     test: Rows
 
 
+_held: dict[tuple[Path, str], Dataset] = {}
+
+
+def hold_dataset(folder: Path, name: str) -> None:
+    """Load a dataset once for every load_dataset() of this process, and of those forked from it.
+
+    A dataset whose rows stay on disk is left to them: a reader of files cannot be shared.
+
+    Raises:
+        JobError: as load_dataset().
+    """
+    with errors_from("dataset", folder / name):
+        in_memory = is_in_memory(folder, name, read_fingerprint(folder, name))
+    if in_memory:
+        _held[folder, name] = load_dataset(folder, name)
+
+
 def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -> Dataset:
     """Open a prepared dataset and verify it against its fingerprint.
 
@@ -103,11 +120,13 @@ def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -
         JobError: 66 if there is no dataset or it cannot be read, 64 if its name is unknown too; 65 if it was not
             prepared, is damaged or is another dataset; 75 if reading failed temporarily.
     """
+    if held := _held.get((folder, name)):
+        return held
     place = folder / name
     try:
         with errors_from("dataset", place):
             fingerprint = read_fingerprint(folder, name)
-            in_memory = (place / DECODED).is_dir() and decoded_bytes(fingerprint) <= memory_limit
+            in_memory = is_in_memory(folder, name, fingerprint, memory_limit)
             if not in_memory and fingerprint["format"] != RANDOM_ACCESS:
                 raise damaged_dataset(
                     folder, name, f"{place} has {fingerprint['format']} files, which have no random access"
@@ -118,6 +137,11 @@ def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -
     except FileNotFoundError as error:
         raise damaged_dataset(folder, name, f"{error.filename} is missing") from error
     return Dataset(name, tuple(fingerprint["classes"]), fingerprint, train, test)
+
+
+def is_in_memory(folder: Path, name: str, fingerprint: Mapping[str, Any], memory_limit: int = MEMORY_LIMIT) -> bool:
+    """Whether the rows are to come from memory: there are decoded arrays within the limit."""
+    return (folder / name / DECODED).is_dir() and decoded_bytes(fingerprint) <= memory_limit
 
 
 def decoded_bytes(fingerprint: Mapping[str, Any]) -> int:

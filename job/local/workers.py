@@ -20,6 +20,7 @@ from job.cluster import LOCAL_UID, Cluster
 from job.errors import MEANINGS, PUBLISHED, Exit, JobError
 from job.local.controller import Controller
 from job.local.display import choose_display
+from job.supervisor.forking import CHANNEL, ForkServer
 from job.system import cgroup, ports, process
 from job.telemetry import Record
 
@@ -52,8 +53,8 @@ def run(config: Config) -> int:
     name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     configs.check_name(name, config.workers)
     display = choose_display(config, name)
-    with reserve_addresses(config.workers) as (tensorflow, supervisors):
-        workers = Workers(config, name, tensorflow, supervisors)
+    with reserve_addresses(config.workers) as addresses, ForkServer(config, new_session=True) as fork_server:
+        workers = Workers(config, name, *addresses, fork_server.channel.fileno())
         try:
             for rank in range(config.workers):
                 workers.start(rank)
@@ -104,8 +105,11 @@ class Workers:
         events: what comes from the workers, and JobError after a signal.
     """
 
-    def __init__(self, config: Config, name: str, tensorflow: tuple[str, ...], supervisors: tuple[str, ...]) -> None:
+    def __init__(
+        self, config: Config, name: str, tensorflow: tuple[str, ...], supervisors: tuple[str, ...], channel: int
+    ) -> None:
         self._config, self._name, self._tensorflow, self._supervisors = config, name, tensorflow, supervisors
+        self._channel = channel
         self._cpus = cgroup.cpu_shares(config.workers)
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
@@ -117,7 +121,7 @@ class Workers:
     def start(self, rank: int) -> None:
         """Start a worker's supervisor."""
         cluster = Cluster(self._name, LOCAL_UID, rank, self._tensorflow, self._supervisors)
-        environment = {**os.environ, **cluster.environment(), "TF_GRPC_REUSE_PORT": "true"}
+        environment = {**os.environ, **cluster.environment(), "TF_GRPC_REUSE_PORT": "true", CHANNEL: str(self._channel)}
         if self._config.device == "gpu":
             environment["CUDA_VISIBLE_DEVICES"] = choose_gpu(rank, os.environ.get("CUDA_VISIBLE_DEVICES"))
         arguments = configs.argv(dataclasses.replace(self._config, name="", workers=1))
@@ -125,6 +129,7 @@ class Workers:
             [sys.executable, "-m", "job", "train", *arguments],
             environment,
             self._cpus[rank],
+            pass_fds=[self._channel],
             stdout=process.PIPE,
             stderr=process.PIPE,
             start_new_session=True,  # so that a terminal sends Ctrl-C to this process alone
@@ -160,7 +165,7 @@ class Workers:
         self.events.put((0, JobError(code, "stopped", MEANINGS[code])))
 
     def _kill(self) -> None:
-        """Kill the workers that still run. A supervisor and its trainer are one process group."""
+        """Kill the workers that still run, and what they started. The fork server kills what it forked for them."""
         for worker in self._running():
             with suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)

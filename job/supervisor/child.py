@@ -30,6 +30,7 @@ def run_child(work: Callable[[Config, Cluster, Reporter], int]) -> NoReturn:
     An exception is reported in a record with phase `failed`.
     """
     process.end_with_parent()
+    process.set_name(Path(sys.argv[0]).stem)
     if telemetry.PIPE not in os.environ:
         sys.exit("only a supervisor starts this module: run `python -m job train`")
     config, cluster = parse(sys.argv[1:]), identify(os.environ)

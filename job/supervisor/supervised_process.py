@@ -7,18 +7,21 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from job import config as configs
 from job import telemetry
 from job.error_table import errors_from
+from job.supervisor.forking import Forked, trainer_environment
 from job.system import cgroup, process
 
 if TYPE_CHECKING:
     import queue
-    from collections.abc import Iterable, Iterator
+    import socket
+    import subprocess
+    from collections.abc import Iterable, Iterator, Mapping
 
     from job.cluster import Cluster
     from job.config import Config
@@ -31,12 +34,14 @@ class Exited:
     """A process has exited; all of its records came before.
 
     returncode is Popen's: negative if a signal killed the process. oom_kills counts the processes that the kernel
-    killed for lack of memory while it ran. stderr holds the last lines that it wrote on standard error.
+    killed for lack of memory while it ran. stderr holds the last lines that it wrote on standard error. started is
+    false if the fork server ended before it could fork the process.
     """
 
     returncode: int
     oom_kills: int
     stderr: list[str]
+    started: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -47,36 +52,37 @@ class Exited:
 class SupervisedProcess:
     """A running `python -m MODULE`, with the run's flags. Puts its records, and then Exited, into the queue.
 
+    The fork server forks it if there is one; without a channel to it, it is started as a new process.
+
     Attributes:
         pulse_at: when it last wrote to its pipe, in seconds of time.monotonic(). Infinite before the first empty line,
             from which on it writes at least one line a second.
+        pid: the process id of a new process, 0 for one that the fork server forks.
 
     Raises:
         JobError: 75 if the system has no room for another process or thread now; nothing is left behind.
     """
 
     def __init__(
-        self, module: str, config: Config, cluster: Cluster, restarts: int, events: queue.SimpleQueue[object]
+        self,
+        module: str,
+        config: Config,
+        cluster: Cluster,
+        restarts: int,
+        events: queue.SimpleQueue[object],
+        channel: socket.socket | None = None,
     ) -> None:
-        # gRPC would send the workers' traffic through a proxy. It reads more proxy variables than other programs do.
-        direct = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **direct, **cluster.environment()}
-        environment[telemetry.RESTARTS] = str(restarts)
-        if config.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = "-1"  # otherwise TensorFlow looks for drivers
+        environment = trainer_environment(config) | cluster.environment() | {telemetry.RESTARTS: str(restarts)}
         self._events = events
         self._oom_kills_before = cgroup.oom_kills()
-        command = [sys.executable, "-m", module, *configs.argv(config)]
         self.pulse_at = float("inf")
+        self.pid = 0
         with ExitStack() as on_failure, errors_from("process", "a process"):
             reading, writing = os.pipe()
             lines = on_failure.enter_context(os.fdopen(reading, encoding="utf-8", errors="replace"))
             with os.fdopen(writing):  # the process has its own copy
-                environment[telemetry.PIPE] = str(writing)
-                self._process = process.start(
-                    command, environment, pass_fds=[writing], stdout=process.NULL, stderr=process.PIPE
-                )
-            on_failure.enter_context(self._process)  # closes its standard error, and reaps it
+                self._process = self._start(channel, module, configs.argv(config), environment, writing)
+            on_failure.push(self._process)  # closes its standard error, and reaps it
             on_failure.callback(self._process.kill)
             stderr: deque[str] = deque(maxlen=STDERR_LINES)
             stderr_reader = threading.Thread(target=stderr.extend, args=(self._process.stderr,), daemon=True)
@@ -84,15 +90,37 @@ class SupervisedProcess:
             reader = threading.Thread(target=self._read_events, args=(lines, stderr, stderr_reader), daemon=True)
             reader.start()
             on_failure.pop_all()
-        self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
+        self.kill, self.terminate = self._process.kill, self._process.terminate
+
+    def _start(
+        self,
+        channel: socket.socket | None,
+        module: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        records: int,
+    ) -> Forked | subprocess.Popen[str]:
+        if channel:
+            with suppress(OSError):  # there is no fork server: a new process needs none
+                return Forked(channel, module, arguments, environment, records)
+        started = process.start(
+            [sys.executable, "-m", module, *arguments],
+            {**environment, telemetry.PIPE: str(records)},
+            pass_fds=[records],
+            stdout=process.NULL,
+            stderr=process.PIPE,
+        )
+        self.pid = started.pid
+        return started
 
     def _read_events(self, lines: TextIO, stderr: deque[str], stderr_reader: threading.Thread) -> None:
-        with self._process, lines:
+        with self._process as running, lines:
+            started = bool(running.pid)
             for record in telemetry.read_records(self._watch_pulse(lines)):
                 self._events.put(record)
             stderr_reader.join()
-        returncode = self._process.returncode
-        self._events.put(Exited(returncode, cgroup.oom_kills() - self._oom_kills_before, list(stderr)))
+        oom_kills = cgroup.oom_kills() - self._oom_kills_before
+        self._events.put(Exited(running.returncode or 0, oom_kills, list(stderr), started))
 
     def _watch_pulse(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:

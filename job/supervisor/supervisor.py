@@ -23,6 +23,7 @@ from job.errors import PUBLISHED, Exit, JobError
 from job.must_match import model_changed, model_sha256, settings_hash, settings_to_match
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
+from job.supervisor.forking import fork_channel
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
 from job.supervisor.restart_policy import (
     CAUSED_BY_PEER,
@@ -39,6 +40,8 @@ from job.system import process, termination
 from job.telemetry import Record
 
 if TYPE_CHECKING:
+    import socket
+
     from job.cluster import Cluster
     from job.config import Config
 
@@ -82,6 +85,7 @@ class Supervisor:
         self._model = ""  # SHA-256 of model.py
         self._stopping = False
         self._child_pid = 0
+        self._channel: socket.socket | None = None  # to the fork server
 
     def run(self) -> Outcome:
         """Run the trainer, and start it again as often as necessary.
@@ -89,6 +93,10 @@ class Supervisor:
         Raises:
             JobError: why this worker cannot continue.
         """
+        with fork_channel(self._config) as self._channel:
+            return self._run()
+
+    def _run(self) -> Outcome:
         try:
             dataset = read_fingerprint(self._config.data, self._config.dataset)
             must_match = settings_to_match(self._config, dataset)
@@ -105,8 +113,10 @@ class Supervisor:
                 # Local workers listen on the loopback interface alone, others on all interfaces.
                 address = LOOPBACK.get(host, ""), int(port)
                 server = stack.enter_context(serve(*address, self._status.metrics.text, self._peers.rendezvous))
+            channel = None  # the first check does not wait until the fork server is ready
             while True:
-                outcome = self._precheck()
+                outcome = self._precheck(channel)
+                channel = self._channel
                 with errors_from("port", port):
                     server.wait_until_ready()
                 outcome = outcome or self._train()
@@ -124,11 +134,11 @@ class Supervisor:
         if not self._status.flush(FLUSH_S):
             os._exit(exit_code(code, os.environ))
 
-    def _precheck(self) -> Outcome | None:
+    def _precheck(self, channel: socket.socket | None = None) -> Outcome | None:
         """How rank 0 ends without training: the run is published, or its folder unusable. None if it has to train."""
         if self._cluster.rank > 0:
             return None
-        outcome = self._run_process("job.supervisor.precheck", self._cluster, round_id="")
+        outcome = self._run_process("job.supervisor.precheck", self._cluster, "", channel)
         if outcome.code != Exit.OK or self._status.phase == "published":
             return outcome
         if self._stopping:
@@ -141,7 +151,7 @@ class Supervisor:
         if (model := model_sha256()) != self._model:  # the peers compared the file as it was at the start
             raise model_changed(self._model, model)
         cluster = dataclasses.replace(self._cluster, tensorflow=addresses)
-        return self._run_process("job.supervisor.trainer", cluster, round_id)
+        return self._run_process("job.supervisor.trainer", cluster, round_id, self._channel)
 
     def _meet(self) -> tuple[str, tuple[str, ...]]:
         """Wait until all workers have joined; returns the id of the round, and every worker's address."""
@@ -175,9 +185,9 @@ class Supervisor:
     def _report_joined(self, joined: int) -> None:
         self._status.report("waiting", joined=joined, message=f"{joined} of {self._cluster.workers} workers joined")
 
-    def _run_process(self, module: str, cluster: Cluster, round_id: str) -> Outcome:
+    def _run_process(self, module: str, cluster: Cluster, round_id: str, channel: socket.socket | None) -> Outcome:
         """Run a process to its exit; end it on SIGTERM, if it hangs, or if the workers meet in a new round."""
-        child = SupervisedProcess(module, self._config, cluster, self._restarts.total, self.events)
+        child = SupervisedProcess(module, self._config, cluster, self._restarts.total, self.events, channel)
         self._child_pid = child.pid
         self._status.process_started()
         watchdog = Watchdog(child, self._config, self._status, self._peers, round_id)
@@ -186,6 +196,8 @@ class Supervisor:
             if isinstance(event, Exited):
                 self._child_pid = 0
                 final_record, forced = watchdog.final_record, watchdog.forced
+                if not (event.started or forced):  # the fork server failed, and a new process shows why
+                    return self._run_process(module, cluster, round_id, None)
                 if not (forced or event.exit_code in EXPLAINED_CODES or is_published(final_record)):
                     sys.stderr.writelines(event.stderr)
                     sys.stderr.flush()

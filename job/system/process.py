@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 PARENT = "MNIST_JOB_PARENT_PID"  # the environment variable with the process id of the parent that used start()
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # linux/prctl.h
 _IMPORTED = time.perf_counter()
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -115,11 +115,22 @@ def end_with_parent() -> None:
 
     The child calls this itself: with threads around, Python code between a fork and an exec is not safe.
     """
-    parent = os.environ.pop(PARENT, None)
-    if parent and _LIBC:
+    if parent := os.environ.pop(PARENT, None):
+        end_with(parent)
+
+
+def end_with(parent: str) -> None:
+    """The same for a process that was forked; its parent's process id is given."""
+    if _LIBC:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if str(os.getppid()) != parent:  # it has ended already
             os._exit(1)
+
+
+def set_name(name: str) -> None:
+    """Set the name that `ps -o comm` and `top` show for this process, at most 15 characters. Linux only."""
+    if _LIBC:
+        _LIBC.prctl(PR_SET_NAME, name.encode())
 
 
 def reap_orphans(child: int) -> None:

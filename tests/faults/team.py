@@ -59,12 +59,17 @@ class Worker(RunningCommand):
 
     def trainer(self) -> int:
         """The process id of its trainer; waits for one."""
-        [pid, *_] = wait_until(self._children, f"a trainer of worker {self.rank}")
+        [pid] = wait_until(self._trainers, f"a trainer of worker {self.rank}")
         return pid
 
-    def _children(self) -> list[int]:
+    def fork_server(self) -> int:
+        """The process id of its fork server."""
+        [pid] = filter(processes.is_fork_server, (pid for pid, _ in processes.descendants(self.process.pid)))
+        return pid
+
+    def _trainers(self) -> list[int]:
         assert self.process.poll() is None, self.errors
-        return [pid for pid, (parent, _) in processes.processes().items() if parent == self.process.pid]
+        return processes.trainers(self.process.pid)
 
     def kill_trainer(self, number: int = signal.SIGKILL) -> None:
         """Send its trainer a signal."""

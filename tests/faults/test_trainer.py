@@ -38,7 +38,8 @@ from job import telemetry
 from job.supervisor.child import run_child
 
 def run(config, cluster, report):
-    supervisor = Path("/proc", str(os.getppid()))
+    fork_server = Path("/proc", str(os.getppid()), "status").read_text()
+    supervisor = Path("/proc", fork_server.split("PPid:")[1].split()[0])
     descriptors = len(list((supervisor / "fd").iterdir()))
     resident = int((supervisor / "status").read_text().split("VmRSS:")[1].split()[0]) * 1024
     step = 1 + int(os.environ[telemetry.RESTARTS])

@@ -78,6 +78,21 @@ def test_a_trainer_killed_in_training(digits: Path, tmp_path: Path, undisturbed:
                 assert record.reason != "peer-lost" or "Graph execution error" not in (record.message or "")
 
 
+def test_a_fork_server_killed_in_training(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """Each rank's fork server is killed in training: its trainer ends with it, and another one starts the next."""
+    with Team(digits, tmp_path).start() as team:
+        places = [0, 0]
+        for rank in (0, 1):
+            places = wait_for_both(team, MIDDLE, places)
+            os.kill(team[rank].fork_server(), signal.SIGKILL)
+            places[rank] = team[rank].wait_for_phase("restarting", places[rank])
+            restarting = team[rank].records[places[rank] - 1]
+            assert (restarting.reason, restarting.restarts) == ("killed", 1)
+            places[1 - rank] = team[1 - rank].wait_for_phase("restarting", places[1 - rank])
+        assert_same(team, undisturbed())
+        assert [team[rank].records[-1].restarts for rank in (0, 1)] == [1, 1]
+
+
 def test_rank_0_killed_as_a_whole(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
     """Rank 0's supervisor and trainer are killed in training and replaced; rank 1 stays, and counts no restart."""
     with Team(digits, tmp_path).start() as team:
@@ -366,11 +381,10 @@ def test_a_clock_that_jumps(digits: Path, tmp_path: Path, undisturbed: Undisturb
 def test_local_workers_that_never_join(digits: Path, tmp_path: Path) -> None:
     """A proxy that refuses, set inside the trainers, keeps TensorFlow apart: one sentence and 75 after four tries."""
     customize = """
-        import os
-        from job.supervisor import watchdog
+        from job.supervisor import supervised_process, watchdog
         watchdog.JOIN_S = 3
-        if "TELEMETRY_FD" in os.environ:
-            os.environ["grpc_proxy"] = "http://127.0.0.1:9"
+        direct = supervised_process.trainer_environment
+        supervised_process.trainer_environment = lambda config: direct(config) | {"grpc_proxy": "http://127.0.0.1:9"}
     """
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(customize))
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{processes.ROOT}"}

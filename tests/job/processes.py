@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO, TypeVar, cast
 
@@ -162,7 +163,14 @@ class LocalRun(RunningCommand):
 
     def supervisors(self) -> list[int]:
         """The process ids of the supervisors, in the order of their ranks."""
-        return [pid for pid, (parent, _) in sorted(processes().items()) if parent == self.process.pid]
+        return sorted(set(self._children()) - set(self.fork_servers()))
+
+    def fork_servers(self) -> list[int]:
+        """The process id of the fork server, if there is one."""
+        return [pid for pid in self._children() if is_fork_server(pid)]
+
+    def _children(self) -> list[int]:
+        return [pid for pid, (parent, _) in processes().items() if parent == self.process.pid]
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_S, poll_s: float = 0.001) -> T:
@@ -186,6 +194,37 @@ def processes() -> dict[int, tuple[int, str]]:
         if fields[0] not in "ZX":
             running[int(path.parent.name)] = (int(fields[1]), fields[19])
     return running
+
+
+def is_fork_server(pid: int) -> bool:
+    """Whether a process is a fork server, and not one that it forked."""
+    return _read(pid, "cmdline").split("\0")[2:3] == ["job.supervisor.fork_server"] and not _is_trainer(pid)
+
+
+def trainers(supervisor: int) -> list[int]:
+    """The trainers of a supervisor: those that have the other end of a pipe of its."""
+    pipes = _pipes(supervisor)
+    return [pid for pid in processes() if _is_trainer(pid) and pipes & _pipes(pid)]
+
+
+def _is_trainer(pid: int) -> bool:
+    return _read(pid, "comm") == "trainer\n"
+
+
+def _pipes(pid: int) -> set[str]:
+    found = set()
+    with suppress(OSError):  # it, or one of its files, is gone
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found.add(str(file.readlink()))
+    return {name for name in found if name.startswith("pipe:")}
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def descendants(ancestor: int) -> set[tuple[int, str]]:

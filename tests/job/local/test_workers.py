@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Ctrl-C takes 2 s at most. A busy machine gets more time, but less than the workers have after SIGTERM.
 LIMIT_S = workers.SIGTERM_S / 2
-BOTH_LOADING = ((0, "data"), (1, "data"))
+BOTH_LOADING = ((0, "waiting"), (1, "waiting"))  # while the fork server imports TensorFlow
 BOTH_TRAINING = ((0, "training"), (1, "training"))
 
 
@@ -64,8 +64,8 @@ def test_a_signal_while_the_workers_start_ends_them(
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
-        assert len(below) == 4
-        assert all(os.getsid(pid) == pid for pid in run.supervisors())  # a terminal does not send them Ctrl-C
+        assert len(below) == 3  # with the fork server
+        assert all(os.getsid(pid) == pid for pid, _ in below)  # a terminal does not send them Ctrl-C
         run.process.send_signal(number)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()
@@ -79,7 +79,7 @@ def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Pa
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_TRAINING)
         below = descendants(run.process.pid)
-        assert len(below) == 4
+        assert len(below) == 5
         run.process.send_signal(signal.SIGINT)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()
@@ -154,12 +154,15 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_no_worker_outlives_the_command(number: int, endless: list[object]) -> None:
-    """Killed outright or by the end of its terminal, it takes supervisors and trainers with it."""
+@pytest.mark.parametrize(("phases", "count"), [(BOTH_LOADING, 3), (BOTH_TRAINING, 5)])
+def test_no_worker_outlives_the_command(
+    number: int, phases: tuple[tuple[int, str], ...], count: int, endless: list[object]
+) -> None:
+    """Killed outright or by the end of its terminal, it takes supervisors, trainers and the fork server with it."""
     with LocalRun(*endless) as run:
-        run.wait_for(*BOTH_LOADING)
+        run.wait_for(*phases)
         below = descendants(run.process.pid)
-        assert len(below) == 4
+        assert len(below) == count
         run.process.send_signal(number)
         assert run.wait()[0] == -number
         assert surviving(below) == set()
@@ -172,12 +175,31 @@ def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) 
     with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
         supervisor = run.supervisors()[rank]
-        below = descendants(supervisor)
+        below = {(pid, processes.processes()[pid][1]) for pid in processes.trainers(supervisor)}
         assert len(below) == 1
         os.kill(supervisor, signal.SIGKILL)
         assert surviving(below) == set()
         code, errors, _ = run.wait()
     assert (code, errors) == (0, f"worker {rank}: the worker was killed by SIGKILL; it is started again\n")
+    assert published(tmp_path) == [".promotion-lock", "latest", "models"]
+
+
+def test_a_fork_server_that_is_killed_is_made_again(prepared: Path, tmp_path: Path) -> None:
+    """Its trainers end with it, are started again by the new one, and the run succeeds."""
+    flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
+    with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
+        run.wait_for(*BOTH_TRAINING)
+        below = descendants(run.process.pid)
+        [server] = run.fork_servers()
+        os.kill(server, signal.SIGKILL)
+        supervisors = set(run.supervisors())
+        assert surviving({each for each in below if each[0] not in supervisors}) == set()
+        place = run.wait_for_record(lambda record: record.reason == "killed")
+        run.wait_for_record(lambda record: record.phase == "training", place)
+        [another] = run.fork_servers()
+        assert another != server
+        code, errors, _ = run.wait()
+    assert (code, errors) == (0, "")
     assert published(tmp_path) == [".promotion-lock", "latest", "models"]
 
 
@@ -437,7 +459,7 @@ def test_only_this_machine_reaches_tensorflow(endless: list[object], own_address
     """TensorFlow executes what it receives, and listens on all interfaces."""
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_TRAINING)
-        trainers = [pid for pid, _ in descendants(run.process.pid) if pid not in run.supervisors()]
+        trainers = [pid for supervisor in run.supervisors() for pid in processes.trainers(supervisor)]
         ports = [port for pid in trainers for port in listening_ports(pid)]
         assert len(ports) == 2
         for port in ports:

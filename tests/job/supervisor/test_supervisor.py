@@ -1,4 +1,4 @@
-"""What a supervisor does when its trainer exits. A shell script stands in for the trainer."""
+"""What a supervisor does when its trainer exits. A shell script stands in for the trainer; no fork server starts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     def write(commands: str) -> None:
         counted = f"echo >> {tmp_path}/starts; n=$(wc -l < {tmp_path}/starts)"
         stop = f"stop() {{ until grep -qs phase=$1 {tmp_path}/lines; do :; done; kill -TERM $PPID; }}"
-        script.write_text(f'#!/bin/bash\n[ "$2" = job.supervisor.precheck ] && exit 0\n{counted}\n{stop}\n{commands}\n')
+        others = "case $2 in job.supervisor.precheck) exit 0;; job.supervisor.fork_server) exit 1;; esac"
+        script.write_text(f"#!/bin/bash\n{others}\n{counted}\n{stop}\n{commands}\n")
 
     yield write
     signal.signal(signal.SIGTERM, before)
