@@ -64,12 +64,12 @@ def test_a_worker_that_got_all_addresses_waits_no_more(monkeypatch: pytest.Monke
     """Its next request says so, even if the supervisor has not read the reply yet; a new attempt waits again."""
     requests: list[Request] = []
 
-    def ask(_: Peers, request: Request) -> Reply:
+    def ask(request: Request) -> Reply:
         requests.append(request)
         return Reply("g", 2, (), ("h:2222", "i:2222"))
 
-    monkeypatch.setattr(Peers, "_ask", ask)
     peers = Peers(Cluster("r", "u", 0, ("h:2222", "i:2222"), ("127.0.0.1:1", "127.0.0.1:2")), queue.SimpleQueue())
+    monkeypatch.setattr(peers, "_ask", ask)
     peers.connect("5e77", "30de1")
     peers.start_attempt()
     wait_until(lambda: len(requests) > 1, "two requests")
