@@ -20,10 +20,10 @@ COPY requirements/gpu.txt /requirements/
 RUN /requirements/install.sh /requirements/gpu.txt
 
 # chmod: the files must be readable for the user below, whatever the umask of the host.
-# A dataset that has decoded arrays is read from these alone, so its example files stay out.
+# Training reads only a dataset's decoded arrays, so its example files stay out.
 FROM build AS data
 COPY data /data
-RUN for decoded in /data/*/decoded; do rm -rf "${decoded%/*}"/[0-9]*.*.*; done && chmod -R a+rX /data
+RUN rm -rf /data/*/[0-9]*.*.* && chmod -R a+rX /data
 
 # A stage of its own: after a change of the code, nodes have all layers but this one. Bytecode is compiled here because
 # the root may be read-only. checked-hash: a model.py that is mounted over this one must win over the bytecode.

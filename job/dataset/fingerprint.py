@@ -45,12 +45,7 @@ def read_fingerprint(folder: Path, name: str) -> dict[str, Any]:
         if fingerprint["dataset"] == name:
             _check_values(fingerprint)
     except FileNotFoundError:
-        raise JobError(
-            Exit.DATA_DAMAGED,
-            "dataset-unprepared",
-            f"{place} has no {FINGERPRINT}",
-            f"run `{prepare_command(folder, name)}`",
-        ) from None
+        raise unprepared_dataset(folder, name, f"{place} has no {FINGERPRINT}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged_dataset(folder, name, f"{path} is damaged") from error
     check_dataset_name(place, name, fingerprint["dataset"])
@@ -85,6 +80,12 @@ def prepare_command(folder: Path, name: str) -> str:
 def unknown_dataset(name: str) -> JobError:
     """The error of a dataset that cannot be prepared."""
     return JobError(Exit.USAGE, "usage", f"--dataset must be one of {', '.join(KNOWN)}, not {name!r}")
+
+
+def unprepared_dataset(folder: Path, name: str, message: str, effect: str = "") -> JobError:
+    """The error of a folder that `python -m job data` has not prepared; effect says what that will do."""
+    hint = f"run `{prepare_command(folder, name)}`{effect}"
+    return JobError(Exit.DATA_DAMAGED, "dataset-unprepared", message, hint)
 
 
 def damaged_dataset(folder: Path, name: str, message: str) -> JobError:

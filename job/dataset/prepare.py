@@ -1,8 +1,8 @@
 """`python -m job data`: get a dataset and prepare it in the data folder, once, and whole or not at all.
 
 A new dataset is made in a hidden folder beside its final place and renamed. In a folder that TensorFlow Datasets
-prepared, fingerprint.json is added last. A lock beside the datasets keeps two preparations apart; each preparation
-removes what an interrupted one left.
+prepared, decoded arrays are added, and fingerprint.json last. A lock beside the datasets keeps two preparations apart;
+each preparation removes what an interrupted one left.
 """
 
 from __future__ import annotations
@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from job.dataset import download, idx, published, tfds_folder
-from job.dataset.fingerprint import FINGERPRINT, KNOWN, prepare_command, unknown_dataset
-from job.dataset.rows import DECODED, RANDOM_ACCESS, load_dataset
+from job.dataset.fingerprint import (
+    FINGERPRINT,
+    KNOWN,
+    damaged_dataset,
+    prepare_command,
+    read_fingerprint,
+    unknown_dataset,
+)
+from job.dataset.rows import DECODED, load_dataset
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.system.files import sync, sync_tree
@@ -71,7 +78,7 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
 
 
 def _is_prepared(folder: Path, name: str) -> bool:
-    return (folder / name / FINGERPRINT).exists()
+    return (folder / name / FINGERPRINT).exists() and (folder / name / DECODED).is_dir()
 
 
 def _open_prepared(folder: Path, name: str, from_idx: Path | None, report: Report) -> Dataset:
@@ -128,13 +135,16 @@ def _adopt_folder(folder: Path, name: str, work: Path, report: Report) -> bool:
         place.rmdir()
     if not place.exists():
         return False
-    report(f"{place} has no fingerprint: reading it as a folder of TensorFlow Datasets")
-    tfds_folder.write_fingerprint(folder, name, work)
+    known = read_fingerprint(folder, name) if (place / FINGERPRINT).exists() else None
+    lack = "decoded arrays" if known else "fingerprint"
+    report(f"{place} has no {lack}: reading it as a folder of TensorFlow Datasets")
+    found = tfds_folder.write_fingerprint(folder, name, work)
+    if known not in (None, found):
+        raise damaged_dataset(folder, name, f"the examples in {place} are not those of its {FINGERPRINT}")
     sync_tree(work)
     shutil.rmtree(place / DECODED, ignore_errors=True)
     for part in (DECODED, FINGERPRINT):  # the fingerprint last: with it the dataset is complete
-        if (work / part).exists():
-            (work / part).rename(place / part)
+        (work / part).rename(place / part)
     sync(place)
     return True
 
@@ -189,7 +199,7 @@ def _warn_of_other_files(raw: Path, splits: Splits, folder: Path, name: str, rep
 
 
 def _write_splits(splits: Splits, name: str, made: Path, report: Report) -> None:
-    report(f"writing {name} as {RANDOM_ACCESS} files")
+    report(f"writing {name} as {tfds_folder.FORMAT} files")
     tfds_folder.write_dataset(name, splits, made)
 
 

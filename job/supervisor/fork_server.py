@@ -31,7 +31,7 @@ import numpy as np
 
 from job import telemetry
 from job.config import parse
-from job.dataset.rows import IMPORTING, hold_dataset
+from job.dataset.rows import hold_dataset
 from job.supervisor.forking import CHANNEL
 from job.system import process
 from job.training.internals import without_keras
@@ -73,7 +73,7 @@ def main() -> None:
     with ThreadPoolExecutor(1) as pool:
         # A dataset that cannot be loaded ends the server at once. A trainer then reports why.
         pool.submit(hold_dataset, config.data, config.dataset).add_done_callback(end_if_failed)
-        with IMPORTING, without_keras():
+        with without_keras():
             for module in MODULES:
                 importlib.import_module(module)
     end_if_threaded()

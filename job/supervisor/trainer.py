@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from job.dataset.rows import IMPORTING, Dataset, load_dataset
+from job.dataset.rows import Dataset, load_dataset
 from job.must_match import settings_hash, settings_to_match
 from job.output.journal import Journal
 from job.output.run_folder import RunFolder
@@ -41,12 +41,11 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
         loading = pool.submit(load_dataset, config.data, config.dataset)
         if wait([loading], DATA_FAULT_S).done:
             loading.result()
-        with IMPORTING:
-            with without_keras():
-                from job.training import strategy  # noqa: PLC0415 - TensorFlow's import takes seconds
-            from job import train  # noqa: PLC0415 - it imports model.py, which may use Keras
-            from job.training.scalars import Scalars  # noqa: PLC0415
-            from job.training.worker import Worker  # noqa: PLC0415
+        with without_keras():
+            from job.training import strategy  # noqa: PLC0415 - TensorFlow's import takes seconds
+        from job import train  # noqa: PLC0415 - it imports model.py, which may use Keras
+        from job.training.scalars import Scalars  # noqa: PLC0415
+        from job.training.worker import Worker  # noqa: PLC0415
 
         dataset = loading.result()
     report("joining")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
+
+from job.dataset.rows import ImagesOnDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from job.dataset.rows import Images, Indices, Labels, Rows
+    from numpy.typing import NDArray
+
+    from job.dataset.rows import Images, Indices, Rows
     from job.training.plan import Plan
 
 PREFETCH = 2
-Read: TypeAlias = "Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]"
 
 
 def training_blocks(rows: Rows, plan: Plan, first_step: int = 0) -> Stream:
@@ -62,7 +66,12 @@ class Stream:
     def __init__(self, rows: Rows, numbers: tf.data.Dataset, to_rows: Callable[..., tuple[tf.Tensor, ...]]) -> None:
         self._rows = rows
         self._failure: Exception | None = None  # of the reader
-        read = self._from_disk if rows.images is None else _from_memory(rows)
+        read_images = self._from_disk if isinstance(rows.images, ImagesOnDisk) else _from_memory(rows.images)
+        read_labels = _from_memory(rows.labels)
+
+        def read(numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return read_images(numbers), read_labels(numbers)
+
         options = tf.data.Options()
         options.autotune.enabled = False  # its threads kept finished processes from exiting for up to 40 s
         # AutoGraph would have nothing to rewrite here, and 0.1 s of each start went into finding that out.
@@ -78,22 +87,19 @@ class Stream:
                 raise self._failure from error
             raise
 
-    def _from_disk(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _from_disk(self, numbers: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(numbers, [-1])
-        images, labels = tf.numpy_function(self._take, [flat], (tf.uint8, tf.int32), stateful=False)
-        shape = tf.shape(numbers)
-        images = tf.reshape(images, tf.concat([shape, self._rows.shape], axis=0))
-        images.set_shape([*numbers.shape, *self._rows.shape])
-        return images, tf.ensure_shape(tf.reshape(labels, shape), numbers.shape)
+        images = tf.numpy_function(self._read_images, [flat], tf.uint8, stateful=False)
+        images = tf.reshape(images, tf.concat([tf.shape(numbers), self._rows.shape], axis=0))
+        return tf.ensure_shape(images, [*numbers.shape, *self._rows.shape])
 
-    def _take(self, indices: Indices) -> tuple[Images, Labels]:
+    def _read_images(self, indices: Indices) -> Images:
         try:
-            return self._rows.take(indices)
+            return self._rows.images[indices]
         except Exception as error:
             self._failure = error
             raise
 
 
-def _from_memory(rows: Rows) -> Read:
-    images, labels = tf.constant(rows.images), tf.constant(rows.labels, tf.int32)
-    return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers))
+def _from_memory(array: NDArray[Any]) -> Callable[[tf.Tensor], tf.Tensor]:
+    return partial(tf.gather, tf.constant(array))

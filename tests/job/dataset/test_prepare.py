@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
 from tensorflow_datasets.image_classification import mnist as published
 
 from job.config import Config
@@ -64,6 +65,11 @@ def failure(data: Path, from_idx: Path | None = None, name: str = "mnist") -> Jo
 def listing(data: Path) -> set[Path]:
     """Everything in a folder except lock files."""
     return {path for path in data.rglob("*") if path.suffix != ".lock"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rows_by_content(images: idx.Bytes, labels: idx.Bytes) -> list[bytes]:
@@ -227,7 +233,7 @@ def test_a_folder_of_tfds_is_adopted(
 ) -> None:
     """A folder that TensorFlow Datasets prepared, in either format, gets the same fingerprint and rows."""
     with monkeypatch.context() as patch:
-        patch.setattr(tfds_folder, "RANDOM_ACCESS", file_format)
+        patch.setattr(tfds_folder, "FORMAT", file_format)
         tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
     (data / "mnist/decoded").mkdir()  # as an adoption leaves it that was killed before it wrote the fingerprint
     (data / "mnist/decoded/train-images.npy").touch()
@@ -241,6 +247,32 @@ def test_a_folder_of_tfds_is_adopted(
     for split in ("train", "test"):
         assert found.fingerprint[split]["sha256"] == expected.fingerprint[split]["sha256"]
         np.testing.assert_array_equal(getattr(found, split).images, getattr(expected, split).images)
+
+
+def test_decoded_arrays_are_added_to_a_dataset_that_has_none(prepared: Path, data: Path) -> None:
+    """Earlier versions left out those of a large dataset; nothing is downloaded or changed."""
+    shutil.copytree(prepared, data)
+    shutil.rmtree(data / "mnist/decoded")
+    found, reported = attempt(data)
+    assert reported == [
+        f"{data}/mnist has no decoded arrays: reading it as a folder of TensorFlow Datasets",
+        f"mnist is prepared in {data}/mnist: {CONTENTS}",
+    ]
+    assert found.fingerprint == load_dataset(prepared, "mnist").fingerprint
+    assert contents(data / "mnist") == contents(prepared / "mnist")
+
+
+def test_other_examples_than_those_of_the_fingerprint_are_65(prepared: Path, data: Path) -> None:
+    """Runs may have started with the dataset that the fingerprint describes, so it does not change."""
+    shutil.copytree(prepared, data)
+    shutil.rmtree(data / "mnist/decoded")
+    file = data / "mnist/fingerprint.json"
+    file.write_text(file.read_text().replace(load_dataset(prepared, "mnist").fingerprint["test"]["sha256"], "0" * 64))
+    before = contents(data / "mnist")
+    error = failure(data)
+    message = f"the examples in {data}/mnist are not those of its fingerprint.json"
+    assert (error.code, error.message) == (Exit.DATA_DAMAGED, message)
+    assert contents(data / "mnist") == before
 
 
 def test_what_cannot_be_adopted_is_65_and_untouched(prepared: Path, data: Path) -> None:
@@ -270,6 +302,50 @@ def test_an_adopted_label_outside_the_classes_is_65(raw: Path, data: Path) -> No
         Exit.DATA_DAMAGED,
         f"{data}/mnist/3.0.1 cannot be read as a dataset (a train label is not below 9)",
     )
+
+
+def test_an_adopted_image_of_another_shape_is_65(raw: Path, data: Path) -> None:
+    """The arrays have the shape that TensorFlow Datasets states, so every image is checked."""
+    tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
+    features = data / "mnist/3.0.1/features.json"
+    features.write_text(features.read_text().replace('"28",', '"14",', 1))
+    error = failure(data)
+    message = f"{data}/mnist/3.0.1 cannot be read as a dataset (a train image has the shape (28, 28), not (14, 28))"
+    assert (error.code, error.message) == (Exit.DATA_DAMAGED, message)
+
+
+def test_an_adopted_split_with_fewer_examples_than_it_says_is_65(raw: Path, data: Path) -> None:
+    """An array would end early."""
+    tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
+    info = data / "mnist/3.0.1/dataset_info.json"
+    info.write_text(info.read_text().replace('"600"', '"601"'))
+    assert failure(data).code == Exit.DATA_DAMAGED
+
+
+@pytest.mark.parametrize("in_words", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, Exit.TRY_AGAIN), (errno.EACCES, Exit.DATA_MISSING)])
+@pytest.mark.parametrize("attribute", ["builder_from_directory", "as_data_source", "__getitems__"])
+def test_a_disk_that_fails_while_a_folder_is_adopted_is_not_damage(
+    raw: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attribute: str,
+    number: int,
+    code: Exit,
+    *,
+    in_words: bool,
+) -> None:
+    """The files were not read, so their content may be intact. array_record repeats the system's error in words."""
+    tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
+    words = os.strerror(number)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"pread() failed: {words}; at byte 64") if in_words else OSError(number, words, "/file")
+
+    owners = {"builder_from_directory": tfds, "as_data_source": tfds.core.DatasetBuilder}
+    monkeypatch.setattr(owners.get(attribute, ArrayRecordDataSource), attribute, fail)
+    error = failure(data)
+    assert (error.code, error.reason) == (code, "dataset-io" if code == Exit.TRY_AGAIN else "dataset-unreadable")
 
 
 def test_an_empty_folder_is_accepted(data: Path, raw: Path) -> None:
@@ -513,6 +589,22 @@ def test_a_full_disk_is_73(data: Path, raw: Path, monkeypatch: pytest.MonkeyPatc
         raise RuntimeError(words)
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", full)
+    error = failure(data, raw)
+    assert (error.code, error.message) == (
+        Exit.OUTPUT,
+        f"the data folder cannot be written at {data}: No space left on device",
+    )
+
+
+def test_a_disk_that_becomes_full_while_arrays_are_written_is_73(
+    data: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are read and written in turn; this is the fault of the data folder, not of the dataset."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     error = failure(data, raw)
     assert (error.code, error.message) == (
         Exit.OUTPUT,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
 
-from job.dataset.rows import IMPORTING, decoded_bytes, load_dataset
+from job.dataset.rows import ImagesOnDisk, decoded_bytes, load_dataset
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -54,17 +52,6 @@ def test_both_sources_give_the_same_rows(prepared: Path) -> None:
     assert (memory.name, memory.classes, memory.fingerprint) == (disk.name, disk.classes, disk.fingerprint)
 
 
-def test_rows_in_memory_are_arrays_too(prepared: Path) -> None:
-    """Rows on disk have no arrays."""
-    memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
-    assert memory.images is not None
-    assert memory.labels is not None
-    images, labels = memory.take(np.arange(600))
-    np.testing.assert_array_equal(memory.images, images)
-    np.testing.assert_array_equal(memory.labels, labels)
-    assert (disk.images, disk.labels) == (None, None)
-
-
 def test_taking_no_rows_gives_no_rows(prepared: Path) -> None:
     """An empty list of indices gives arrays of length 0 from both sources."""
     for limit in (SIZE, 0):
@@ -77,19 +64,28 @@ def test_the_limit_decides_where_rows_come_from(prepared: Path, limit: int, in_m
     """Rows are held in memory if those of both splits together fit the limit."""
     found = load_dataset(prepared, "mnist", memory_limit=limit)
     assert decoded_bytes(found.fingerprint) == SIZE
-    assert [rows.images is not None for rows in (found.train, found.test)] == [in_memory] * 2
+    assert [isinstance(rows.images, np.ndarray) for rows in (found.train, found.test)] == [in_memory] * 2
 
 
-def test_rows_come_from_disk_if_none_are_decoded(copy: Path) -> None:
-    """A dataset that was too large to be decoded is read from its example files."""
+def test_a_dataset_without_decoded_arrays_is_65_with_the_remedy(copy: Path) -> None:
+    """Earlier versions left out those of a dataset beyond the limit."""
     shutil.rmtree(copy / "mnist/decoded")
-    assert load_dataset(copy, "mnist").train.images is None
+    error = failure(copy)
+    assert (error.code, error.reason, str(error)) == (
+        Exit.DATA_DAMAGED,
+        "dataset-unprepared",
+        (
+            f"{copy}/mnist was prepared without decoded arrays; "
+            f"run `python -m job data --data {copy} --dataset mnist`, which adds them without a download"
+        ),
+    )
 
 
-def test_decoded_rows_need_no_example_files(copy: Path) -> None:
+def test_rows_need_no_example_files(copy: Path) -> None:
     """The image has only the decoded arrays of a dataset."""
     shutil.rmtree(copy / "mnist/3.0.1")
-    assert load_dataset(copy, "mnist").train.images is not None
+    for limit in (SIZE, 0):
+        assert load_dataset(copy, "mnist", memory_limit=limit).train.count == 600
 
 
 def test_the_fingerprint_is_over_images_then_labels(prepared: Path) -> None:
@@ -102,11 +98,12 @@ def test_the_fingerprint_is_over_images_then_labels(prepared: Path) -> None:
         assert found.fingerprint[split]["sha256"] == expected
 
 
-def test_loading_into_memory_imports_neither_tensorflow_nor_tfds(prepared: Path) -> None:
-    """The usual path of a start needs only NumPy."""
+@pytest.mark.parametrize("limit", [SIZE, 0])
+def test_loading_imports_neither_tensorflow_nor_tfds(prepared: Path, limit: int) -> None:
+    """A start needs only NumPy."""
     program = (
         "import sys, pathlib, job.dataset.rows\n"
-        f"job.dataset.rows.load_dataset(pathlib.Path({str(prepared)!r}), 'mnist')\n"
+        f"job.dataset.rows.load_dataset(pathlib.Path({str(prepared)!r}), 'mnist', memory_limit={limit})\n"
         "print({'tensorflow', 'tensorflow_datasets', 'array_record', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -178,6 +175,7 @@ def objects(path: Path) -> None:
     np.save(path, np.array([{}] * 600), allow_pickle=True)
 
 
+@pytest.mark.parametrize("limit", [SIZE, 0])
 @pytest.mark.parametrize(
     ("damage", "file", "words"),
     [
@@ -199,11 +197,11 @@ def objects(path: Path) -> None:
         (empty, "fingerprint.json", "{place}/fingerprint.json is damaged"),
     ],
 )
-def test_damaged_arrays_are_65(copy: Path, damage: Callable[[Path], None], file: str, words: str) -> None:
-    """A changed bit, a missing byte, another array or a missing file is found and named."""
+def test_damaged_arrays_are_65(copy: Path, damage: Callable[[Path], None], file: str, words: str, limit: int) -> None:
+    """A changed bit, a missing byte, another array or a missing file is found and named, in memory and on disk."""
     place = copy / "mnist"
     damage(place / file)
-    error = failure(copy)
+    error = failure(copy, memory_limit=limit)
     assert error.code == Exit.DATA_DAMAGED
     assert error.message.startswith(words.format(decoded=place / "decoded", place=place))
     assert error.hint == f"move {place} away and run `python -m job data --data {copy} --dataset mnist`"
@@ -245,47 +243,6 @@ def test_a_damaged_fingerprint_is_65(copy: Path, path: str, value: object) -> No
     assert (error.code, error.message) == (Exit.DATA_DAMAGED, f"{file} is damaged")
 
 
-def test_a_wrong_count_in_the_fingerprint_is_65(copy: Path) -> None:
-    """It is found with rows in memory and on disk."""
-    file = copy / "mnist/fingerprint.json"
-    content = json.loads(file.read_bytes())
-    change(content, "test/count", 199)
-    file.write_text(json.dumps(content))
-    memory, disk = failure(copy), failure(copy, memory_limit=0)
-    assert (memory.code, disk.code) == (Exit.DATA_DAMAGED,) * 2
-    assert memory.message.endswith("(test-images.npy is not an array of 199 x 28 x 28 bytes)")
-    assert disk.message == f"{copy}/mnist/3.0.1 cannot be read as a dataset (200 test examples instead of 199)"
-
-
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
-def test_damaged_example_files_are_65(copy: Path, damage: Callable[[Path], None]) -> None:
-    """For rows on disk, the example files are verified."""
-    file = next((copy / "mnist/3.0.1").glob("mnist-train.array_record*"))
-    damage(file)
-    error = failure(copy, memory_limit=0)
-    assert error.code == Exit.DATA_DAMAGED
-    assert error.message.startswith(f"{file} ")
-
-
-def test_damaged_metadata_is_65_for_rows_on_disk(copy: Path) -> None:
-    """One sentence says that TensorFlow Datasets cannot open it."""
-    (copy / "mnist/3.0.1/features.json").write_text("{")
-    error = failure(copy, memory_limit=0)
-    assert error.code == Exit.DATA_DAMAGED
-    assert error.message.startswith(f"{copy}/mnist/3.0.1 cannot be read as a dataset (")
-
-
-def test_files_without_random_access_are_65_for_rows_on_disk(copy: Path) -> None:
-    """TFRecord files can be adopted, but only into memory."""
-    file = copy / "mnist/fingerprint.json"
-    file.write_text(file.read_text().replace('"format": "array_record"', '"format": "tfrecord"'))
-    error = failure(copy, memory_limit=0)
-    assert (error.code, error.message) == (
-        Exit.DATA_DAMAGED,
-        f"{copy}/mnist has tfrecord files, which have no random access",
-    )
-
-
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
@@ -309,56 +266,73 @@ def test_refusals_of_the_system_have_their_own_codes(
     assert (error.code, error.message) == (code, message.format(file=prepared / "mnist/fingerprint.json"))
 
 
-def test_rows_on_disk_are_not_opened_while_tensorflow_is_imported(prepared: Path) -> None:
-    """tensorflow_datasets would remove parts of the modules that another thread imports."""
-    with ThreadPoolExecutor(1) as pool:
-        with IMPORTING:
-            loading = pool.submit(load_dataset, prepared, "mnist", memory_limit=0)
-            assert not wait([loading], 1.0).done
-        assert loading.result().train.images is None
-
-
-def failing(number: int, *, in_words: bool) -> Callable[..., Any]:
-    """A function that fails as the system does, or as array_record repeats that."""
-
-    def fail(*_: object, **__: object) -> None:
-        words = os.strerror(number)
-        raise RuntimeError(f"pread() failed: {words}; at byte 64") if in_words else OSError(number, words, "/file")
-
-    return fail
-
-
-@pytest.mark.parametrize("in_words", [False, True])
-@pytest.mark.parametrize(("number", "code"), [(errno.EIO, Exit.TRY_AGAIN), (errno.EACCES, Exit.DATA_MISSING)])
-@pytest.mark.parametrize("attribute", ["builder_from_directory", "as_data_source"])
-def test_a_disk_that_fails_while_the_rows_are_opened_is_not_damage(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, number: int, code: Exit, *, in_words: bool
-) -> None:
-    """The files were not read, so their content may be intact."""
-    owner = tfds if attribute == "builder_from_directory" else tfds.core.DatasetBuilder
-    monkeypatch.setattr(owner, attribute, failing(number, in_words=in_words))
-    error = failure(prepared, memory_limit=0)
-    assert error.code == code
-    assert error.reason == ("dataset-io" if code == Exit.TRY_AGAIN else "dataset-unreadable")
-
-
 def test_a_lack_of_memory_is_not_damage(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dataset can be sound."""
 
     def refuse(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 3 GiB")
 
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", refuse)
-    error = failure(prepared, memory_limit=0)
+    monkeypatch.setattr(np.lib.format, "read_magic", refuse)
+    error = failure(prepared)
     assert (error.code, error.message) == (Exit.OUT_OF_MEMORY, "memory ran out: MemoryError: Unable to allocate 3 GiB")
 
 
-def test_a_disk_that_fails_while_rows_are_streamed_may_recover(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """array_record reads in native code, and repeats the system's error in words."""
+@pytest.mark.parametrize(
+    ("number", "code", "reason", "sentence"),
+    [
+        (errno.EIO, Exit.TRY_AGAIN, "dataset-io", "{} could not be read: Input/output error; start the run again"),
+        (errno.EACCES, Exit.DATA_MISSING, "dataset-unreadable", "{} cannot be read: Permission denied; "),
+    ],
+)
+def test_a_disk_that_fails_while_images_are_read(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, reason: str, sentence: str
+) -> None:
+    """A failing disk may recover; the file is named."""
     rows = load_dataset(prepared, "mnist", memory_limit=0).train
-    monkeypatch.setattr(ArrayRecordDataSource, "__getitems__", failing(errno.EIO, in_words=True))
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(JobError) as caught:
         rows.take(np.arange(3))
-    assert (caught.value.code, caught.value.reason) == (Exit.TRY_AGAIN, "dataset-io")
-    [version] = [path for path in (prepared / "mnist").iterdir() if path.name[0].isdigit()]
-    assert str(caught.value) == f"{version} could not be read: Input/output error; start the run again"
+    assert (caught.value.code, caught.value.reason) == (code, reason)
+    assert str(caught.value).startswith(sentence.format(prepared / "mnist/decoded/train-images.npy"))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(copy: Path) -> None:
+    """The worker leaves with 75, and its next start finds the damage; a memory map would end it with SIGBUS."""
+    file = copy / "mnist/decoded/train-images.npy"
+    rows = load_dataset(copy, "mnist", memory_limit=0).train
+    cut(file)
+    assert rows.take(np.arange(599))[0].shape == (599, 28, 28)
+    with pytest.raises(JobError) as caught:
+        rows.take(np.arange(600))
+    assert (caught.value.code, str(caught.value)) == (
+        Exit.TRY_AGAIN,
+        f"{file} could not be read: the file has become shorter; start the run again",
+    )
+    assert failure(copy, memory_limit=0).code == Exit.DATA_DAMAGED
+
+
+def test_images_beyond_4_gib_of_a_file(tmp_path: Path) -> None:
+    """Indices may be narrower than positions in a file. The file has a hole, so it takes no space on the disk."""
+    shape, last = (1 << 23, 28, 28), (1 << 23) - 1
+    file = tmp_path / "images.npy"
+    with file.open("wb") as stream:
+        stream.seek(64 + last * 784)
+        stream.write(bytes([7]) * 784)
+    images = ImagesOnDisk(file, os.open(file, os.O_RDONLY), 64, shape)
+    found = images[np.array([last, 0, last], np.int32)]
+    assert found.reshape(3, -1).max(axis=1).tolist() == found.reshape(3, -1).min(axis=1).tolist() == [7, 0, 7]
+
+
+def test_the_file_is_closed_with_its_images(prepared: Path) -> None:
+    """A process that loads many datasets does not run out of descriptors."""
+    file = prepared / "mnist/decoded/train-images.npy"
+    descriptor = os.open(file, os.O_RDONLY)
+    images = ImagesOnDisk(file, descriptor, 128, (600, 28, 28))
+    del images
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

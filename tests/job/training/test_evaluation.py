@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from job import model
 from job.cluster import Cluster
-from job.dataset.rows import rows_in_memory
+from job.dataset.rows import Rows
 from job.training.evaluation import Evaluator
 from job.training.worker import Worker
 
@@ -47,7 +47,7 @@ def evaluator(
     """The evaluator of one of several workers, its votes, and its heartbeats."""
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (COUNT, 28, 28), np.uint8)
-    rows = rows_in_memory(images, random.integers(0, 10, COUNT).astype(np.int32))
+    rows = Rows(images, random.integers(0, 10, COUNT).astype(np.int32))
     addresses = ("a:1",) * workers
     report, votes = Mock(), Votes()
     worker = Worker(Cluster("r", "u", rank, addresses, addresses), Mock(), report, stop_requested, 1, 0.0)

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from job.config import Config
-from job.dataset.rows import Rows, load_dataset, rows_in_memory
+from job.dataset.rows import ImagesOnDisk, Rows, load_dataset
 from job.errors import Exit, JobError
 from job.training import input as inputs
 from job.training.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from job.dataset.rows import Images, Indices
+
+
+class ReadableOnce(ImagesOnDisk):
+    """600 black images of 2 x 2 pixels; every reading but the first one fails."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(Path(os.devnull), os.open(os.devnull, os.O_RDONLY), 0, (600, 2, 2))
+        self._failure, self._was_read = failure, False
+
+    def __getitem__(self, indices: Indices) -> Images:
+        """The images, or the failure."""
+        if self._was_read:
+            raise self._failure
+        self._was_read = True
+        return np.zeros((len(indices), 2, 2), np.uint8)
 
 
 def arrays(stream: inputs.Stream) -> Iterator[list[NDArray[Any]]]:
@@ -30,8 +48,8 @@ def arrays(stream: inputs.Stream) -> Iterator[list[NDArray[Any]]]:
 def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) -> None:
     """Rows in memory and rows on disk give the same blocks, with the rows of the plan."""
     memory, disk = load_dataset(prepared, "mnist").train, load_dataset(prepared, "mnist", memory_limit=0).train
-    assert memory.images is not None
-    assert disk.images is None
+    assert isinstance(memory.images, np.ndarray)
+    assert isinstance(disk.images, ImagesOnDisk)
     plan = Plan(Config(batch_size=64, epochs=2, log_every=4), 600, 784, workers=3, rank=1)
     count = 0
     streams = (arrays(inputs.training_blocks(rows, plan, first_step)) for rows in (memory, disk))
@@ -51,7 +69,7 @@ def test_both_sources_stream_the_same_blocks(prepared: Path, first_step: int) ->
 def test_evaluation_counts_every_example_once(count: int, workers: int) -> None:
     """The workers' batches have each row once, in order, with its image and label, and at most so many rows."""
     images = np.arange(count * 4, dtype=np.int64).astype(np.uint8).reshape(count, 2, 2)
-    rows = rows_in_memory(images, np.arange(count, dtype=np.int32)[::-1].copy())
+    rows = Rows(images, np.arange(count, dtype=np.int32)[::-1].copy())
     numbers: list[int] = []
     for rank in range(workers):
         for chosen, pictures, labels in arrays(inputs.evaluation_batches(rows, workers, rank, 6)):
@@ -86,15 +104,7 @@ def test_evaluation_from_disk_gives_the_rows_in_memory(prepared: Path) -> None:
 @pytest.mark.parametrize("kind", ["training", "evaluation"])
 def test_an_exception_of_the_reader_arrives_as_it_was_raised(kind: str, failure: Exception) -> None:
     """After the elements that could be read; TensorFlow alone would raise an UnknownError with its text."""
-    read: list[int] = []
-
-    def reader(indices: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        read.append(len(indices))
-        if len(read) > 1:
-            raise failure
-        return np.zeros((len(indices), 2, 2), np.uint8), np.zeros(len(indices), np.int32)
-
-    rows = Rows(600, (2, 2), reader)
+    rows = Rows(ReadableOnce(failure), np.zeros(600, np.int32))
     plan = Plan(Config(batch_size=60, epochs=2, log_every=4), 600, 4, workers=1, rank=0)
     stream = inputs.training_blocks(rows, plan) if kind == "training" else inputs.evaluation_batches(rows, 1, 0, 6)
     elements = iter(stream)
