@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from job.config import check_name
 from job.error_table import kind_of
 from job.errors import Exit, JobError
-from job.output import layout
+from job.output import layout, serving
 from job.system.files import read_json
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All runs, the oldest first; the run that is `latest`; and all other entries, each with why it is not a run."""
+    """All runs, the oldest first; the runs in use, and all other entries that are no runs, each with why."""
 
     runs: Sequence[StoredRun]
-    latest: str | None
+    in_use: Mapping[str, str]
     not_runs: Mapping[str, str]
 
 
@@ -57,7 +57,7 @@ def take_inventory(output: Path) -> Inventory:
         JobError: 66 if the folder holds no runs; 73 if it is not safe to prune.
         OSError: from the file system.
     """
-    latest = latest_run(output)
+    in_use = runs_in_use(output)
     if not any((output / kind).is_dir() for kind in KINDS):
         message = f"{output} has neither runs nor models"
         raise JobError(Exit.DATA_MISSING, "no-runs", message, "use the --output folder of `train`")
@@ -74,7 +74,20 @@ def take_inventory(output: Path) -> Inventory:
             continue
         with contextlib.suppress(FileNotFoundError):  # another prune has just removed it
             runs.append(inspect_run(output, name))
-    return Inventory(sorted(runs, key=lambda run: (run.started, run.name)), latest, not_runs)
+    return Inventory(sorted(runs, key=lambda run: (run.started, run.name)), in_use, not_runs)
+
+
+def runs_in_use(output: Path) -> dict[str, str]:
+    """The runs whose models are in use, each with the reason: `latest` points to them, or serving/ has them.
+
+    Raises:
+        JobError: 73 if it is not safe to prune.
+        OSError: from the file system.
+    """
+    in_use = {run: f"serving/{number} is its model" for number, run in serving.served_runs(output).items()}
+    if latest := latest_run(output):
+        in_use[latest] = "`latest` points to it"
+    return in_use
 
 
 def latest_run(output: Path) -> str | None:

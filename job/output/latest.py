@@ -1,4 +1,7 @@
-"""`latest`, the link to the model in use: promotion moves it, and `promote RUN` does by hand."""
+"""`latest`, the link to the model in use: promotion moves it, and `promote RUN` does by hand.
+
+serving.py adds a version with every move.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 from job.config import check_name
 from job.error_table import errors_from
 from job.errors import Exit, JobError
-from job.output import layout
+from job.output import layout, serving
 from job.output.io_errors import content_errors
 from job.output.promotion import Candidate, Verdict, plan_promotion
 from job.system.files import open_to_lock, read_json, sync, write_json
@@ -82,33 +85,53 @@ def promotion_lock(root: Path) -> Iterator[None]:
 
 def linked_run(root: Path) -> str | None:
     """The run that `latest` names, by the link alone; None if there is no link into models/."""
-    try:
-        target = root / (root / "latest").readlink()
-    except FileNotFoundError:
-        return None
-    return target.name if target.parent == root / "models" else None
+    target = _target(root)
+    return target.name if target and (root / target).parent == root / "models" else None
 
 
 @contextlib.contextmanager
 def _moving_latest(root: Path, run: str) -> Iterator[None]:
-    """Hold the promotion lock, and remove the temporary link of a promotion of this run that was killed."""
+    """Hold the promotion lock, and finish or remove what a killed promotion left behind."""
     with promotion_lock(root):
         layout.unfinished_link(root, run).unlink(missing_ok=True)
+        serving.catch_up(root, linked_run(root))
         yield
 
 
 def _move(root: Path, run: str) -> None:
-    """Point `latest` at a run. The run that it named is marked first: it must not become latest again by itself."""
-    if before := linked_run(root):
-        _mark_promoted(root / "runs" / before)
+    """Point `latest` at a run and serve the run: everything is prepared, then two renames follow each other.
+
+    The run that `latest` named is marked first: it must not become latest again by itself.
+    """
+    before = _target(root)
+    if previous := linked_run(root):
+        _mark_promoted(root / "runs" / previous)
+    with serving.next_version(root, run) as undo:
+        _point_latest(root, run, Path("models") / run)
+        undo.callback(_point_latest, root, run, before)
+    sync(root)
+
+
+def _point_latest(root: Path, run: str, target: Path | None) -> None:
+    """Replace `latest` by a link to a target; remove it if the target is None. `run` is the run that is promoted."""
     temporary = layout.unfinished_link(root, run)
     try:
-        temporary.symlink_to(Path("models") / run)
-        temporary.rename(root / "latest")
+        if target is None:
+            (root / "latest").unlink()
+        else:
+            temporary.symlink_to(target)
+            temporary.rename(root / "latest")
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    sync(root)
+
+
+def _target(root: Path) -> Path | None:
+    """Where `latest` leads, as the link says it; None if there is no link."""
+    try:
+        return (root / "latest").readlink()
+    except FileNotFoundError:
+        return None
 
 
 def _mark_promoted(folder: Path) -> None:

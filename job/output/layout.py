@@ -7,7 +7,8 @@
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves
     runs/<run>/promoted       an empty file: `latest` was moved to this run and must not return to it by itself
     models/<run>/             appears whole and never changes
-    latest -> models/<run>    the only link in the folder; moved only by promotion
+    latest -> models/<run>    the only symbolic link in the folder; moved only by promotion
+    serving/<n>/              the promoted models for TensorFlow Serving, the newest three; see serving.py
     .pruned/                  what prune.py is deleting
 
 Each file is written to a temporary sibling, flushed to the disk and renamed.
@@ -45,6 +46,16 @@ def unfinished_link(root: Path, run: str) -> Path:
     return root / f".latest.{run}"
 
 
+def serving_folder(root: Path) -> Path:
+    """The folder of the versions that TensorFlow Serving loads."""
+    return root / "serving"
+
+
+def unfinished_versions(root: Path) -> list[Path]:
+    """The versions that promotions were about to add or to delete when they were killed."""
+    return sorted(path for path in serving_folder(root).glob(".*") if path.name[1:].isdecimal())
+
+
 def refuse_symlinks(root: Path, run: str) -> None:
     """Refuse symbolic links where a run writes: they could lead out of the output folder.
 
@@ -54,8 +65,8 @@ def refuse_symlinks(root: Path, run: str) -> None:
         JobError: 73.
     """
     folder = root / "runs" / run
-    fixed = [root / "runs", root / "models", root / PROMOTION_LOCK, folder, root / "models" / run]
-    for path in (*fixed, *unfinished_models(root, run), *_all_below(folder)):
+    fixed = [root / "runs", root / "models", serving_folder(root), root / PROMOTION_LOCK, folder, root / "models" / run]
+    for path in (*fixed, *unfinished_models(root, run), *unfinished_versions(root), *_all_below(folder)):
         if path.is_symlink():
             message = f"{path} is a symbolic link, and the job does not write through links"
             raise JobError(Exit.OUTPUT, "output-link", message, "remove it")

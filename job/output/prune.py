@@ -52,7 +52,7 @@ def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence
 def prune(output: Path, plan: Mapping[str, Any]) -> list[str]:
     """Remove the runs of a plan, and what an earlier prune left; returns the names of the runs that are gone.
 
-    A run that has become `latest`, or is being trained, since it was planned stays.
+    A run whose model has come into use, or that is being trained, since it was planned stays.
 
     Raises:
         JobError: 73 or 75 from the file system.
@@ -118,7 +118,7 @@ def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
     folder = output / "runs" / name
     with promotion_lock(output), contextlib.ExitStack() as stack:
         try:
-            stays = name == inventory.latest_run(output) or reason_in_use(
+            stays = name in inventory.runs_in_use(output) or reason_in_use(
                 inventory.inspect_run(output, name), time.time()
             )
         except FileNotFoundError:

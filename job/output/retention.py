@@ -45,7 +45,7 @@ def decide_retention(inventory: Inventory, keep: int, older_than_s: int, names: 
 
     Args:
         inventory: what is on the volume.
-        keep: how many models stay, at least 1; `latest` stays in any case.
+        keep: how many models stay, at least 1; those in use stay in any case.
         older_than_s: runs that began within this time stay too, and unfinished ones that were written to within it.
         names: the only runs that may be pruned; all if empty.
         now: in seconds since 1970.
@@ -60,8 +60,8 @@ def decide_retention(inventory: Inventory, keep: int, older_than_s: int, names: 
             kept[run.name] = ""
         elif before is None or run.started >= before:
             kept[run.name] = _reason_too_young(run, oldest, keep) if names else ""
-        elif run.name == inventory.latest:
-            kept[run.name] = "`latest` points to it"
+        elif reason := inventory.in_use.get(run.name):
+            kept[run.name] = reason
         elif not (names or older_than_s or run.has_model or run.has_verdict):
             kept[run.name] = "it has no model, and --keep alone does not prune it"
             without_model.append(run.name)

@@ -21,6 +21,7 @@ from job.errors import Exit, JobError
 from job.output.checkpoint import restore_newest
 from job.output.latest import move_latest
 from job.output.promotion import Verdict
+from job.output.serving import served_runs
 from tests.faults import writes
 from tests.faults.conftest import POINTS
 from tests.job.processes import ROOT, contents, environment
@@ -114,7 +115,10 @@ def hidden(folder: Path) -> list[str]:
 
 
 def assert_readers_see_whole(root: Path) -> None:
-    """Every published model has the right checksums, `old` exists, and `latest` names one of the models."""
+    """Every published model has the right checksums, `old` exists, and `latest` names one of the models.
+
+    Each version in serving/ is the whole model of its run.
+    """
     names = sorted(path.name for path in (root / "models").glob("[!.]*"))
     assert "old" in names
     for name in names:
@@ -123,13 +127,32 @@ def assert_readers_see_whole(root: Path) -> None:
         sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(model)}" for path in files]
         assert (model / "SHA256SUMS").read_text().splitlines() == sums
     assert str((root / "latest").readlink()) in {f"models/{name}" for name in names}
+    for version, run in served_runs(root).items():
+        served = contents(root / "serving" / str(version))
+        assert {path: content for path, content in served.items() if content is not None} == {
+            "run": f"{run}\n".encode(),
+            "saved_model.pb": bytes(5000),
+            "variables/variables.data": run.encode().ljust(31400),
+        }
+
+
+def serves_latest(root: Path) -> bool:
+    """Whether the greatest version is the model of `latest`."""
+    return [*served_runs(root).values()][-1] == (root / "latest").readlink().name
 
 
 @pytest.fixture
 def before(tmp_path: Path) -> Path:
-    """An output folder whose only run, `old`, is published and latest."""
-    writes.run(tmp_path / "before", "old", 0.9, 1)
-    return tmp_path / "before"
+    """An output folder whose only run, `old`, is published and latest, with three versions: the next removes one."""
+    root = tmp_path / "before"
+    for day, name in enumerate(("older", "old")):
+        writes.run(root, name, 0.9, day + 1)
+    for name in ("older", "old"):
+        move_latest(root, name)
+    for kind in ("models", "runs"):
+        shutil.rmtree(root / kind / "older")
+    assert served_runs(root) == {2: "old", 3: "older", 4: "old"}
+    return root
 
 
 @pytest.fixture
@@ -209,14 +232,19 @@ def test_run_killed(tmp_path: Path, before: Path, after: dict[str, object]) -> N
     assert traced() == 0
     assert contents(root) == after
     calls = traced.calls(CHANGES)
-    assert {"openat", "write", "fsync", "rename", "mkdir", "symlink", "flock"} <= {call.name for call in calls}
+    assert {"openat", "write", "fsync", "rename", "mkdir", "symlink", "link", "unlinkat", "flock"} <= {
+        call.name for call in calls
+    }
+    apart = 0
     for call in calls:
         replace(before, root)
         assert traced(call) == -signal.SIGKILL
         assert traced.last() == call
         assert_readers_see_whole(root)
+        apart += not serves_latest(root)
         assert writes.run(root, *RUN) == NEW
         assert contents(root) == after
+    assert apart == 1  # between the two renames
 
 
 @pytest.mark.parametrize("seed", range(POINTS))
@@ -246,6 +274,7 @@ def test_run_refused(tmp_path: Path, before: Path, after: dict[str, object], err
         replace(before, root)
         assert traced(call, f"error={error}") == code
         assert_readers_see_whole(root)
+        assert serves_latest(root)
         assert hidden(root) == []
         assert writes.run(root, *RUN) == NEW
         assert contents(root) == after
@@ -260,12 +289,15 @@ def test_promotion_by_hand_killed(tmp_path: Path, before: Path) -> None:
     assert traced() == 0
     expected = contents(root)
     assert str((root / "latest").readlink()) == "models/old"
+    apart = 0
     for call in traced.calls(CHANGES):
         replace(before, root)
         assert traced(call) == -signal.SIGKILL
         assert_readers_see_whole(root)
+        apart += not serves_latest(root)
         assert traced() == 0
         assert contents(root) == expected
+    assert apart == 1  # between the two renames
 
 
 def limit_space(root: Path, free: int) -> None:
@@ -303,6 +335,7 @@ def test_full_volume(volume: Mount, limit: Callable[[Path, int], None]) -> None:
         assert (refusal.code, refusal.reason) == (Exit.OUTPUT, "output-not-writable"), str(refusal)
         refused += 1
         assert_readers_see_whole(root / "output")
+        assert serves_latest(root / "output")
         assert hidden(root / "output") == []
         shutil.rmtree(root / "ballast")
         assert writes.run(root / "output", name, 0.9, 2).verdict == "promoted"
@@ -361,6 +394,7 @@ def test_two_runs_at_the_same_moment(tmp_path: Path, before: Path, seed: int) ->
         assert sorted(os.listdir(root / "models")) == ["earlier", "later", "old"]  # noqa: PTH208 - only the names matter
         assert hidden(root) == []
         assert str((root / "latest").readlink()) == "models/later"
+        assert serves_latest(root)
         verdicts = {name: writes.run(root, name, 0, 0) for name in ("earlier", "later")}
         kept = Verdict("kept", 0, "the current latest, later, started later", "later")
         old, earlier = (

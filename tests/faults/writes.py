@@ -64,7 +64,7 @@ def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
             variables = folder / "saved_model" / "1" / "variables"
             variables.mkdir(parents=True)
             (variables.parent / "saved_model.pb").write_bytes(bytes(5000))
-            (variables / "variables.data").write_bytes(bytes(31400))
+            (variables / "variables.data").write_bytes(name.encode().ljust(31400))  # no two models are the same
             (folder / "report.json").write_text(json.dumps(report))
 
         output.publish(fill)

@@ -134,7 +134,9 @@ def test_latest_is_moved_by_hand(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
     assert move_latest(tmp_path, "first") == "worse"
     assert latest(tmp_path) == "models/first"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".promotion-lock", "latest", "models", "runs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(".promotion-lock", "latest", "models", "runs", "serving")
+    ]
 
 
 def test_latest_is_created_by_hand(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ LINKS = (
     "models/.a.local",
     "models/.a.77aa",
     ".promotion-lock",
+    "serving",
+    "serving/.2",
     "runs/a/lock",
     "runs/a/config.json",
     "runs/a/events.jsonl",
@@ -43,6 +45,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, at: str, kind: str) -
     """Each action ends with 73 and names the link; its target stays as it is."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     published(root)
+    (root / "serving").mkdir()
     (root / "runs/a/checkpoints").mkdir()
     (root / "runs/a/tensorboard").mkdir()
     target = outside / "target"

@@ -244,6 +244,25 @@ def test_killed_prune_leaves_whole_runs(output: Path, step: str, moment: int, mo
     assert [path.name for path in (output / ".pruned").iterdir()] == ["lock"]
 
 
+def test_served_models_stay(output: Path) -> None:
+    """Those of the versions in serving/, also if `latest` has moved on since the plan was made."""
+    planned = prune.plan_pruning(output, 1)
+    assert names(planned) == ["first", "third", "fourth"]
+    for number, name in enumerate(["first", "third", "second"], 5):
+        (output / f"serving/{number}").mkdir(parents=True)
+        (output / f"serving/{number}/run").write_text(f"{name}\n")
+    (output / "serving/4").mkdir()  # of an unknown run
+    again = prune.plan_pruning(output, 1)
+    assert {name: why for name, why in again["kept"].items() if why} == {
+        "first": "serving/5 is its model",
+        "old": "it has no model, and --keep alone does not prune it",
+        "second": "`latest` points to it",
+        "third": "serving/6 is its model",
+    }
+    assert names(again) == ["fourth"]
+    assert prune.prune(output, planned) == ["fourth"]
+
+
 def test_links_and_other_entries_are_left_alone(output: Path) -> None:
     """No link is followed, and entries that are not runs stay."""
     elsewhere = output / "elsewhere"
