@@ -76,7 +76,8 @@ def test_retraining(shared: Namespace, tmp_path: Path) -> None:
     pruned = json_of(shared, "prune", "--keep=1", "--yes")
     assert (pruned["pruned"], pruned["jobs"]) == (["first"], ["first"])
     assert shared.cluster.get("Job", "first") is None
-    remaining = {"models": ["second", "third"], "runs": ["second", "suspended", "third"]}
+    # Promoted were first, second (by hand), third and second (by hand); the newest three versions are served.
+    remaining = {"models": ["second", "third"], "runs": ["second", "suspended", "third"], "serving": ["2", "3", "4"]}
     for kind, names in remaining.items():
         listed = shared.kubectl("exec", shared.reader(), "--", "ls", f"/output/{kind}")
         assert listed.split() == names

@@ -16,6 +16,7 @@ from job.__main__ import main as job_main
 from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT, Cluster, identify
 from job.config import parse
 from job.errors import Exit
+from job.output.layout import serving_folder
 from job.supervisor import supervisor
 from job.supervisor.outcome import FINAL_CODES
 from k8s.commands.schedule import cron_job
@@ -385,3 +386,29 @@ def test_a_lost_node_is_left_soon(overlay: Object) -> None:
         }
         for what in ("not-ready", "unreachable")
     ]
+
+
+def test_model_server() -> None:
+    """The example's Deployment and Service fit the schemas, belong together, and read what promotion writes."""
+    text = (ROOT / "examples" / "serving.yaml").read_text(encoding="utf-8")
+    deployment, service = yaml.safe_load_all(text.replace("TAG", "1").replace("CLAIM", CLAIM))
+    assert (deployment["kind"], service["kind"]) == ("Deployment", "Service")
+    for found in (deployment, service):
+        check_schemas(found)
+    template = deployment["spec"]["template"]
+    labels, [server] = template["metadata"]["labels"], template["spec"]["containers"]
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == {port["name"] for port in server["ports"]}
+    assert server["readinessProbe"]["httpGet"]["port"] in {port["name"] for port in server["ports"]}
+    for flag, port in zip(["--port", "--rest_api_port"], server["ports"], strict=True):
+        assert f"{flag}={port['containerPort']}" in server["args"]
+    assert server["volumeMounts"] == [{"name": "output", "mountPath": OUTPUT, "readOnly": True}]
+    assert f"--model_base_path={serving_folder(Path(OUTPUT))}" in server["args"]
+    # On the node of the runs that use a ReadWriteOnce claim, as their user, and not under their NetworkPolicy.
+    assert claim_of(template) == labels[CLAIM_LABEL] == CLAIM
+    user = ("runAsUser", "runAsGroup")
+    assert [template["spec"]["securityContext"][key] for key in user] == [
+        pod_spec(job())["securityContext"][key] for key in user
+    ]
+    assert labels[NAME_LABEL] != APP
