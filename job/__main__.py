@@ -140,6 +140,7 @@ def train(arguments: argparse.Namespace) -> int:
     identity = load("job.cluster")
     cluster = identity.identify(os.environ)
     chosen = settings(arguments)
+    load("job.model_file").use_model(chosen.model)
     if cluster is None:
         return int(load("job.local.workers").run(chosen))
     for name in ("workers", "name"):

@@ -55,6 +55,7 @@ class Config:
     data: Path = setting(Path("data"), "folder of prepared datasets")
     output: Path = setting(Path("output"), "folder for runs, models and `latest`")
     name: str = setting("", "name of the run (default: <dataset>-<UTC time>)")
+    model: Path | None = setting(None, "file with the model, in place of job/model.py")
     workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
     sync_every: int = setting(
         1, "steps between synchronisations; above 1, parameters are averaged (local SGD)", at_least=1
@@ -174,7 +175,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add a flag for each of these fields of Config; a flag that is not given leaves no attribute."""
-    types = {"int": int, "float": float, "str": str, "Path": Path}
+    types = {"int": int, "float": float, "str": str, "Path": Path, "Path | None": Path}
     for field in dataclasses.fields(Config):
         if field.name not in names:
             continue
@@ -185,7 +186,7 @@ def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
             continue
         kind = types[str(field.type)]
         metavar = "{" + ",".join(choices) + "}" if choices else kind.__name__.upper()
-        default = "" if field.default == "" else f" (default: {field.default})"
+        default = "" if field.default in ("", None) else f" (default: {field.default})"
         add(type=kind, metavar=metavar, help=text + default)
 
 

@@ -55,12 +55,21 @@ def model_sha256() -> str:
     """SHA-256 of the bytes of model.py, without the modules that it imports.
 
     Raises:
+        JobError: as model_source() raises it.
+    """
+    return hashlib.sha256(model_source()).hexdigest()
+
+
+def model_source() -> bytes:
+    """The bytes of model.py.
+
+    Raises:
         JobError: 64 if it cannot be read, 75 if that may pass.
     """
     file = model_file()
     try:
         with errors_from("system", file):
-            return hashlib.sha256(file.read_bytes()).hexdigest()
+            return file.read_bytes()
     except OSError as error:
         hint = "put the file with the model there; it may be a mount or a copy that failed"
         raise usage_error(f"the model {file} cannot be read: {error.strerror}", hint) from error
@@ -95,10 +104,10 @@ def _named(name: str) -> str:
 
 def model_changed(before: str, now: str) -> JobError:
     """The error of a run whose model.py has another SHA-256 than at its start."""
-    digests = f"{model_file()} had SHA-256 {before[:SHORT]} and now has {now[:SHORT]}"
+    digests = f"it had SHA-256 {before[:SHORT]}, and {model_file()} has {now[:SHORT]}"
     return JobError(
         Exit.SETTINGS,
         "other-model",
         f"the model changed since the run began: {digests}",
-        "restore the original file, or use another --name",
+        "give the original file, by --model or in its old place, or use another --name",
     )

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from job import model
 from job.errors import Exit, JobError
-from job.must_match import settings_to_match
+from job.must_match import model_source, settings_to_match
+from job.output import layout
 from job.output.journal import read_curve
 from job.report.report import Evaluation, RunFacts, build_report, write_report
 from job.system import process
@@ -89,6 +90,7 @@ class Training:
         step: int,
     ) -> None:
         self.config, self.worker, self.dataset = config, worker, dataset
+        self.model_source = model_source()  # as it is published: the file may be edited while this training goes on
         self.plan = Plan.of(config, worker.cluster, dataset.train)
         self.packing = Packing.of(checkpoint.params)
         self.collectives = Collectives(worker.strategy)
@@ -223,6 +225,7 @@ def publish(
     document = build_report(facts(training, output, accuracy, export.parameters_sha256(params)), evaluation)
 
     def fill(folder: Path) -> None:
+        (folder / layout.MODEL_SOURCE).write_bytes(training.model_source)
         export.save(folder / "saved_model" / "1", params, model.predict, test.shape)
         write_report(folder, document, evaluation, images, model.layers(params))
 

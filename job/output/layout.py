@@ -6,7 +6,7 @@
     runs/<run>/checkpoints/   see checkpoint.py
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves
     runs/<run>/promoted       an empty file: `latest` was moved to this run and must not return to it by itself
-    models/<run>/             appears whole and never changes
+    models/<run>/             appears whole and never changes; model.py in it is the source of the trained model
     latest -> models/<run>    the only symbolic link in the folder; moved only by promotion
     serving/<n>/              the promoted models for TensorFlow Serving, the newest three; see serving.py
     .pruned/                  what prune.py is deleting
@@ -29,6 +29,7 @@ LOCK = "lock"  # in runs/<run>/, and in .pruned/
 PRUNED = ".pruned"
 PROMOTION_LOCK = ".promotion-lock"
 CHECKSUMS = "SHA256SUMS"
+MODEL_SOURCE = "model.py"  # in models/<run>/
 
 
 def unfinished_models(root: Path, run: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,9 @@ class Comparison:
     """All published runs, newest first, each compared with the reference: `latest`, or else the most accurate run.
 
     latest is the run that `latest` points to, even if it is damaged; not_comparable are the runs tested on other data
-    than the reference; other_training those tested on the same data but trained on other data; damaged has a sentence
-    for each run that could not be read; unpublished are the runs without a model.
+    than the reference; other_training those tested on the same data but trained on other data; other_models are the
+    runs of another model.py than the reference's, each with the first line that differs, None if not known; damaged has
+    a sentence for each run that could not be read; unpublished are the runs without a model.
     """
 
     reference: PublishedRun
@@ -52,6 +54,7 @@ class Comparison:
     differences: Mapping[str, Difference]
     not_comparable: Sequence[str]
     other_training: Sequence[str]
+    other_models: Mapping[str, int | None]
     damaged: Mapping[str, str]
     unpublished: Sequence[str]
 
@@ -68,6 +71,12 @@ def compare_runs(published: PublishedRuns) -> Comparison:
         differences=_differences(reference, comparable),
         not_comparable=[run.name for run in runs if run.test_sha256 != reference.test_sha256],
         other_training=[run.name for run in comparable if run.train_sha256 != reference.train_sha256],
+        other_models={
+            run.name: _first_difference(run, reference)
+            for run in runs
+            if {"model"} <= run.settings.keys() & reference.settings.keys()
+            and run.settings["model"] != reference.settings["model"]
+        },
         damaged=published.damaged,
         unpublished=published.unpublished,
     )
@@ -90,11 +99,19 @@ def _differences(reference: PublishedRun, others: Sequence[PublishedRun]) -> dic
     }
 
 
+def _first_difference(run: PublishedRun, reference: PublishedRun) -> int | None:
+    """The number of the first line in which the sources of two models differ; None if they are not there to compare."""
+    if run.source is None or reference.source is None:
+        return None
+    lines = itertools.zip_longest(run.source.split("\n"), reference.source.split("\n"))
+    return next((number for number, (own, other) in enumerate(lines, 1) if own != other), None)
+
+
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """A Comparison as JSON values: everything but the predictions, and each run with its difference."""
     runs = []
     for run in comparison.runs:
-        values = {key: value for key, value in vars(run).items() if key != "correct"}
+        values = {key: value for key, value in vars(run).items() if key not in ("correct", "source")}
         difference = comparison.differences.get(run.name)
         runs.append(values | {"vs_reference": vars(difference) if difference else None})
     plain = {key: value for key, value in vars(comparison).items() if key != "differences"}
@@ -124,6 +141,10 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"{newest.name}, the newest, was {newest.verdict}: {newest.reason}")
     if comparison.other_training:
         notes.append(f"Trained on other data than {reference}: {', '.join(comparison.other_training)}")
+    if comparison.other_models:
+        lines = {name: f" (from line {line} on)" if line else "" for name, line in comparison.other_models.items()}
+        names = ", ".join(f"{name}{line}" for name, line in lines.items())
+        notes.append(f"Trained with another model.py than {reference}: {names}")
     if comparison.not_comparable:
         names = ", ".join(comparison.not_comparable)
         notes.append(f"Tested on other data than {reference}, so not comparable: {names}")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class PublishedRun:
     """One published run.
 
-    settings are the report's, and `model`, the start of the SHA-256 of model.py; accuracy and interval are of the test
+    settings are the report's, and `model`, the start of the SHA-256 of model.py; source is that file, None in a run of
+    an earlier version; accuracy and interval are of the test
     set; verdict and reason are promotion's, `-` and empty if it decided nothing; curve is that of report.json; correct
     says of each test example whether the model classifies it correctly [n].
     """
@@ -33,6 +34,7 @@ class PublishedRun:
     name: str
     started: str
     settings: Mapping[str, Any]
+    source: str | None
     train_sha256: str
     test_sha256: str
     accuracy: float
@@ -125,6 +127,7 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
         name=folder.name,
         started=started,
         settings={**{str(key): value for key, value in report["settings"].items()}, **model},
+        source=_read_source(folder / "model.py"),
         train_sha256=str(report["dataset"]["train"]["sha256"]),
         test_sha256=str(report["dataset"]["test"]["sha256"]),
         accuracy=float(test["accuracy"]),
@@ -135,6 +138,13 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
         curve=[{key: point[key] for key in ("epoch", "step", "loss", "accuracy")} for point in report["curve"]],
         correct=correct,
     )
+
+
+def _read_source(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
 
 
 def _read_verdict(path: Path) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]
     """How the run was made, in groups of names and values."""
     data, timing = report["dataset"], report["timing"]
     return [
-        ("Settings", [(flag_word(name), value) for name, value in report["settings"].items()]),
+        ("Settings", [(flag_word(name), value) for name, value in report["settings"].items() if value is not None]),
         (
             "Execution",
             [

@@ -14,6 +14,8 @@ from job.cluster import Cluster, identify
 from job.config import Config, parse
 from job.error_table import job_error
 from job.errors import Exit, JobError
+from job.model_file import use_model
+from job.must_match import model_file
 from job.system import process
 from job.telemetry import Reporter
 from job.training import internals
@@ -39,6 +41,7 @@ def run_child(work: Callable[[Config, Cluster, Reporter], int]) -> NoReturn:
     pipe = os.fdopen(int(os.environ[telemetry.PIPE]), "w", buffering=1, encoding="utf-8")
     report = Reporter(cluster.run, cluster.rank, pipe, int(os.environ[telemetry.RESTARTS]))
     try:
+        use_model(config.model)
         code = work(config, cluster, report)
     except Exception as error:  # noqa: BLE001 - every exception becomes an exit code and a sentence
         failure = failure_of(error, cluster.workers)
@@ -63,8 +66,9 @@ def failure_of(error: Exception, workers: int) -> JobError:
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {cause}", "start the run again")
     if failure := job_error(error, "system", "the program"):
         return failure
-    # The innermost line of this project: the frames below it are TensorFlow's or generated code.
-    frames = traceback.extract_tb(error.__traceback__)
-    place = ([frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)] or frames)[-1]
+    # The innermost line of this project or of the model: the frames below it are TensorFlow's or generated code.
+    frames, model = traceback.extract_tb(error.__traceback__), str(model_file())
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE) or frame.filename == model]
+    place = (ours or frames)[-1]
     message = f"{name} at {place.filename}:{place.lineno}: {first_line}"
     return JobError(Exit.BUG, "bug", message, "please report it with the lines above")

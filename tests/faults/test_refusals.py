@@ -94,7 +94,7 @@ def test_a_resumed_run_with_another_model(
         before = team.sound_checkpoints()
         team.start()
         had, has = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in (source, edited))
-        message = f"the model changed since the run began: {tmp_path}/job/model.py had SHA-256 {had} and now has {has}"
+        message = f"the model changed since the run began: it had SHA-256 {had}, and {tmp_path}/job/model.py has {has}"
         assert team[0].failure() == (78, "other-model", message)
         assert team.sound_checkpoints() == before
 

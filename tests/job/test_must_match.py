@@ -50,6 +50,7 @@ def test_the_settings_hash_covers_exactly_what_must_match(package: Path) -> None
         "data": Path("elsewhere"),
         "output": Path("elsewhere"),
         "name": "other",
+        "model": Path("elsewhere"),  # counts by its content
         "workers": 2,
         "sync_every": 2,
         "evaluate_every": 0,
@@ -120,8 +121,8 @@ def test_another_model_is_78_and_the_file_is_named(package: Path) -> None:
             check_match("run 'a'", BEFORE, BEFORE | {"model": "d" * 64} | others)
         assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-model")
         assert str(caught.value) == (
-            f"the model changed since the run began: {package}/model.py had SHA-256 cccccccccccc and now has "
-            "dddddddddddd; restore the original file, or use another --name"
+            f"the model changed since the run began: it had SHA-256 cccccccccccc, and {package}/model.py has "
+            "dddddddddddd; give the original file, by --model or in its old place, or use another --name"
         )
 
 

@@ -161,24 +161,41 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
         "latest": "base",
         "not_comparable": ["other"],
         "other_training": ["retrained"],
+        "other_models": {},
         "damaged": {},
         "unpublished": ["begun"],
     }
 
 
 def test_runs_of_different_models_are_distinguished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The start of the SHA-256 of model.py is shown like a setting. Reports of earlier versions have none."""
-    for name, model in (("one", "a" * 64), ("two", "b" * 64), ("old", "")):
+    """The start of the SHA-256 of model.py is shown like a setting, and a sentence says from which line on they differ.
+
+    Reports of earlier versions have no hash.
+    """
+    sources = {"one": "a = 1\nb = 2\n", "two": "a = 1\nb = 3\n", "four": "a = 1\nb = 2\n\nc = 4\n"}
+    for name, model in (("one", "a" * 64), ("two", "b" * 64), ("four", "c" * 64), ("three", "d" * 64), ("old", "")):
         folder = samples.publish(tmp_path, name, right(), must_match={"model": model})
+        if name in sources:
+            (folder / "model.py").write_text(sources[name])
         if not model:
             report = json.loads((folder / "report.json").read_bytes())
             del report["model_sha256"]
             jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
             (folder / "report.json").write_text(json.dumps(report))
+    (tmp_path / "latest").symlink_to("models/one")
     compare.run(tmp_path)
-    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()[:4]]
+    printed = capsys.readouterr().out
+    header, *rows = [line.split() for line in printed.splitlines()[:6]]
     assert header[-1] == "model"
-    assert {row[0]: row[-1] for row in rows} == {"one": "a" * 12, "two": "b" * 12, "old": "-"}
+    hashes = {"one": "a" * 12, "two": "b" * 12, "four": "c" * 12, "three": "d" * 12, "old": "-"}
+    assert {row[0]: row[-1] for row in rows} == hashes
+    # In the order of the table; nothing is known of where the model of `three` differs.
+    [sentence] = [line for line in printed.splitlines() if line.startswith("Trained with another model.py than one")]
+    assert sentence == (
+        "Trained with another model.py than one (latest): two (from line 2 on), three, four (from line 3 on)"
+    )
+    compare.run(tmp_path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["other_models"] == {"two": 2, "three": None, "four": 3}
 
 
 def test_learning_curve_in_blocks(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from job.training.keras import Functions
 
 EXAMPLE = processes.ROOT / "examples" / "keras_cnn" / "model.py"
-FLAGS = ("--name=cnn", "--workers=2", "--epochs=3", "--batch-size=64", "--learning-rate=0.1")
+FLAGS = ("--name=cnn", "--workers=2", "--epochs=3", "--batch-size=64", "--learning-rate=0.1", f"--model={EXAMPLE}")
 # Classifies the first 50 test images with a published model, where Keras cannot be imported.
 CLASSIFY = """
 import sys
@@ -144,10 +144,8 @@ def test_the_model_says_whether_xla_compiles(jit_compile: bool) -> None:
 
 def test_the_example_trains_and_resumes_to_the_same_bits(tmp_path: Path, prepared: Path) -> None:
     """Two workers train it; its model needs no Keras; resumed at its first checkpoint, the run ends in the same way."""
-    project, whole, resumed = tmp_path / "project", tmp_path / "whole", tmp_path / "resumed"
-    shutil.copytree(processes.ROOT / "job", project / "job", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(EXAMPLE, project / "job")
-    ended = processes.run(*FLAGS, f"--data={prepared}", f"--output={whole}", cwd=project)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    ended = processes.run(*FLAGS, f"--data={prepared}", f"--output={whole}")
     assert ended.code == 0, ended.stderr
     report = json.loads((whole / "models/cnn/report.json").read_bytes())
     assert report["test"]["accuracy"] > 0.5  # chance is 0.1
@@ -164,7 +162,7 @@ def test_the_example_trains_and_resumes_to_the_same_bits(tmp_path: Path, prepare
     assert len(later) == 2
     for checkpoint in later:
         checkpoint.unlink()
-    ended = processes.run(*FLAGS, f"--data={prepared}", f"--output={resumed}", cwd=project)
+    ended = processes.run(*FLAGS, f"--data={prepared}", f"--output={resumed}")
     assert ended.code == 0, ended.stderr
     assert "resuming from the checkpoint at step 10" in ended.stdout
     again = json.loads((resumed / "models/cnn/report.json").read_bytes())

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -36,7 +35,7 @@ from job.report.schema import SCHEMA
 from job.supervisor import trainer
 from job.supervisor.trainer import manifest
 from job.system import cgroup
-from job.training import step
+from job.training import export, step
 from job.training.worker import Worker
 from tests.job import plain_sgd, processes
 
@@ -93,11 +92,11 @@ class Run:
         return {name: variable.numpy() for name, variable in module.params.items()}
 
 
-def started(output: Path, data: Path, name: str, flags: Mapping[str, Any], project: Path = processes.ROOT) -> Run:
+def started(output: Path, data: Path, name: str, flags: Mapping[str, Any]) -> Run:
     """Run the command to its end."""
     options = {"name": name, "data": data, "output": output, **flags}
     arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
-    ended = processes.run(*arguments, cwd=project)
+    ended = processes.run(*arguments)
     return Run(name, output, ended.code, ended.stdout, ended.stderr)
 
 
@@ -374,6 +373,7 @@ def test_published_folder_is_whole(runs: Runs) -> None:
         "report.json",
         "report.html",
         "predictions.npz",
+        "model.py",
         "SHA256SUMS",
     }
     sums = dict(line.split("  ")[::-1] for line in (run.model / "SHA256SUMS").read_text().splitlines())
@@ -425,17 +425,20 @@ def test_loss_that_is_not_finite_is_76(tmp_path: Path, prepared: Path) -> None:
 
 
 def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, dataset: Dataset) -> None:
-    """The example's model.py, copied over the job's, is trained and published, and its report has a canvas.
+    """The example, given by --model, is trained and published, also by `predict`, and its report has a canvas.
 
-    The synthetic images stand in for Fashion-MNIST, in the same form and under that name.
+    Its source is kept beside the model. The synthetic images stand in for Fashion-MNIST, in the same form and under
+    that name.
     """
-    example = processes.ROOT / "examples" / "two_layer_fashion_mnist"
-    shutil.copytree(processes.ROOT / "job", tmp_path / "job", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(example, tmp_path / "job", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (processes.ROOT / "examples" / "two_layer_fashion_mnist" / "model.py").read_bytes()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "network.py").write_bytes(source)
     prepare_dataset(Config(data=tmp_path / "data", dataset="fashion_mnist"), raw, lambda _: None)
-    flags = FLAGS | {"dataset": "fashion_mnist", "workers": 2}
-    run = started(tmp_path / "output", tmp_path / "data", "deep", flags, tmp_path)
+    flags = FLAGS | {"dataset": "fashion_mnist", "workers": 2, "model": tmp_path / "own" / "network.py"}
+    run = started(tmp_path / "output", tmp_path / "data", "deep", flags)
     assert run.code == 0, run.error
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["network.py"]
+    assert (run.model / "model.py").read_bytes() == source
     params = run.params()
     assert {name: value.shape for name, value in params.items()} == {
         "hidden_weights": (784, 128),
@@ -450,6 +453,9 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
     hidden = np.maximum(images.reshape(TESTING, -1) / 255 @ params["hidden_weights"] + params["hidden_bias"], 0)
     predicted = (hidden @ params["out_weights"] + params["out_bias"]).argmax(axis=1)
     assert report["test"]["correct"] == np.count_nonzero(predicted == labels)
+    assert report["model_sha256"] == hashlib.sha256(source).hexdigest()
+    (tmp_path / "own" / "network.py").unlink()
+    assert np.array_equal(export.classify(run.model / "saved_model" / "1", images).argmax(axis=1), predicted)
     page = (run.model / "report.html").read_text()
     assert '<canvas id="pad"' in page
     assert re.findall(r'"activation": "(\w+)"', page) == ["relu", "linear"]
