@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from benchmarks import bars, machine, results, tables
 from benchmarks.cases import Case, Settings, cases
-from benchmarks.measure import PROJECT, FailedError, measure
+from benchmarks.measure import FailedError, measure
 from job.dataset.fingerprint import FINGERPRINT, read_fingerprint
 from job.dataset.rows import DECODED, MEMORY_LIMIT
 
@@ -44,7 +43,6 @@ def main() -> int:
             cores=machine.cores(),
             torch_python=torch[0] if torch else None,
             tf_keras=tf_keras,
-            cnn=with_example(Path(folder)),
         )
         context = {
             **machine.context(torch[1] if torch else None),
@@ -92,14 +90,6 @@ def beyond_memory(data: Path, folder: Path) -> Path:
     train |= {"count": train["count"] * copies, "sha256": digest.hexdigest()}
     (place / FINGERPRINT).write_text(json.dumps(fingerprint))
     return folder
-
-
-def with_example(folder: Path) -> Path:
-    """A folder with this job and the model.py of examples/keras_cnn."""
-    project = folder / "cnn"
-    shutil.copytree(PROJECT / "job", project / "job", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PROJECT / "examples/keras_cnn/model.py", project / "job")
-    return project
 
 
 def run_rounds(chosen: Sequence[Case], count: int) -> tuple[dict[Case, list[Result]], dict[Case, str]]:

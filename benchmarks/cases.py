@@ -50,7 +50,6 @@ class Case:
         processes: how many processes train.
         batch_size: examples a step, over all processes.
         job: whether it is this job, which writes its timing into report.json; the others print theirs.
-        project: the folder in which it runs; None for this project's.
     """
 
     name: str
@@ -59,7 +58,6 @@ class Case:
     processes: int = 1
     batch_size: int = 100
     job: bool = False
-    project: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ class Settings:
         cores: of this machine.
         torch_python: an interpreter with PyTorch, or None.
         tf_keras: whether tf_keras is installed.
-        cnn: a folder with this job and the model.py of examples/keras_cnn.
     """
 
     data: Path
@@ -84,7 +81,6 @@ class Settings:
     cores: int
     torch_python: str | None
     tf_keras: bool
-    cnn: Path
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -146,9 +142,8 @@ def network(settings: Settings) -> list[Case]:
         return replace(case, batch_size=CNN_BATCH)
 
     def ours(name: str, workers: int) -> Case:
-        flags = [f"--learning-rate={CNN_RATE}"]
-        case = job(settings, name, 1, workers=workers, batch_size=CNN_BATCH, flags=flags)
-        return replace(case, project=settings.cnn)
+        flags = [f"--learning-rate={CNN_RATE}", "--model=examples/keras_cnn/model.py"]
+        return job(settings, name, 1, workers=workers, batch_size=CNN_BATCH, flags=flags)
 
     chosen = [ours(CNN, 1), of(CNN_KERAS, "keras_fit"), of(CNN_KERAS_XLA, "keras_fit", "--jit-compile", "1")]
     if settings.torch_python:

@@ -45,7 +45,7 @@ def measure(case: Case) -> Result:
         output = Path(folder) / "output"
         command = [part.replace(OUTPUT, str(output)) for part in case.command]
         start = time.perf_counter()
-        printed = _run(command, environment(os.environ, case.threads), case.project or PROJECT)
+        printed = _run(command, environment(os.environ, case.threads), PROJECT)
         seconds = time.perf_counter() - start
         result = job_result(output, seconds) if case.job else _printed_result(printed)
     if result.accuracy is not None and result.accuracy < LEAST_ACCURACY:
