@@ -1,4 +1,4 @@
-"""Another model.py: a small convolutional network, described with Keras 3. Copy this file over job/model.py."""
+"""Another model.py: a small convolutional network, described with Keras 3. Give this file with --model."""
 
 import keras
 from keras import layers as of

@@ -1,7 +1,7 @@
 """Another model.py: softmax regression behind a hidden layer of rectified linear units.
 
 It is made for Fashion-MNIST, whose images have the same shape as MNIST's but are too hard for a linear model.
-TensorFlow computes the gradient. Copy this file over job/model.py to train it.
+TensorFlow computes the gradient. Give this file with --model to train it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
-from k8s.checks import admission, capacity, image, queue, setup, storage
+from k8s.checks import admission, capacity, image, model, queue, setup, storage
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, shared_labels
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 
 # Checks that fail if the API server would refuse a submission. The others only predict how the run would go.
-NEVER_SKIPPED = {"namespace", "permissions", "name", "setup", "job", "pod"}
+NEVER_SKIPPED = {"namespace", "permissions", "name", "model", "setup", "job", "pod"}
 
 
-def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check]:
+def check_all(cluster: Cluster, job: Object, claim: Object | None, model_map: Object | None = None) -> list[Check]:
     """The result of every check, in the order in which a user would fix them.
 
     Args:
         cluster: where the Job would run.
         job: the rendered Job.
         claim: the output's claim; None if there is none yet.
+        model_map: the ConfigMap of the model that is given with the Job; None without one.
     """
     together = sorted(shared_labels(job["spec"]["template"]) | ({HOSTNAME} if storage.needs_one_node(claim) else set()))
     checks: dict[str, Callable[[], Check]] = {
@@ -39,6 +40,7 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None) -> list[Check
         "volume": lambda: storage.check_volume(cluster, job, claim),
         "storage class": lambda: storage.check_storage_class(cluster, job, claim),
         "data": lambda: storage.check_data(cluster, job),
+        "model": lambda: model.check_model(cluster, job, model_map),
         "service account": lambda: admission.check_service_account(cluster, job),
         "setup": lambda: setup.check_setup(cluster, job),
         "service": lambda: setup.check_service(cluster, job),

@@ -117,7 +117,7 @@ def remedy(cluster: Cluster, kind: str, reason: str) -> str:
         reason: the API server's.
     """
     if re.search(r"cannot \w+ resource", reason):
-        return permissions.bind("runner") if kind in ("Job", "CronJob") else setup_by_another(cluster)
+        return permissions.bind("runner") if kind in ("Job", "CronJob", "ConfigMap") else setup_by_another(cluster)
     own = "create a claim that is allowed, and pass it with --claim"
     if exceeded := QUOTA.search(reason):
         raised = f"ask an administrator to raise the quota {exceeded[1]}"

@@ -39,9 +39,11 @@ def run(arguments: argparse.Namespace, _: Callable[[], Cluster]) -> int:
 
 
 def complete_names(parser: Any) -> None:
-    """Let shtab complete the argument NAME of every command with the names of runs."""
+    """Let shtab complete the argument NAME of every command with the names of runs, and FILE with those of files."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way
         if action.metavar == "NAME" and not action.option_strings:
             action.complete = dict.fromkeys(SHELLS, "_mnist_job_runs")
+        if action.metavar == "FILE":
+            action.complete = shtab.FILE
         for command in action.choices.values() if isinstance(action.choices, dict) else ():
             complete_names(command)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job import config
+from job.model_file import read_model
 from k8s.render.submission import Submission, training_settings
 from k8s.state.names import CLAIM
 
@@ -68,6 +70,8 @@ def add_submission(
     claim = f"claim for the output (default: $MNIST_JOB_CLAIM, or the overlay's, {CLAIM})"
     add("--claim", metavar="NAME", default=variable("CLAIM"), help=claim)
     add("--data", metavar="CLAIM", help="claim with the dataset, mounted read-only (default: the image's dataset)")
+    text = "file with the model, in place of the image's model.py; it is checked, and not run here"
+    add("--model", type=Path, metavar="FILE", help=text)
     add(
         "--env",
         action="append",
@@ -118,6 +122,7 @@ def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
         deadline_s=config.parse_duration("--deadline", arguments.deadline) if arguments.deadline else None,
         claim=arguments.claim,
         data=arguments.data,
+        model=read_model(arguments.model) if arguments.model else None,
         node_selectors=tuple(arguments.node_selector),
         tolerations=tuple(arguments.toleration),
         priority_class=arguments.priority_class,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import refused
 from k8s.commands import queueing, replace
+from k8s.commands.model import settle_owners
 from k8s.render import attempt
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
@@ -179,7 +180,8 @@ def change_schedule(cluster: Cluster, command: str, schedule: Schedule, now: dat
     rule, uid = rule_for_schedule(command, schedule, now, cluster.flags), schedule.cronjob["metadata"]["uid"]
     if command == "cancel":
         cluster.delete("CronJob", schedule.name, uid=uid, orphan=True)
-        replace.until_deleted(cluster, "CronJob", schedule.name, uid)  # its Jobs belong to it until then
+        replace.until_deleted(cluster, "CronJob", schedule.name, uid)  # its Jobs and its model belong to it until then
+        settle_owners(cluster, schedule.cronjob["spec"]["jobTemplate"]["spec"]["template"])
     elif rule.suspend is not None:
         since = {"metadata": {"annotations": {SINCE: rfc3339(now)}}} if command == "resume" else {}
         cluster.patch("CronJob", schedule.name, {**since, "spec": {"suspend": rule.suspend}})

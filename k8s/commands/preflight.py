@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from k8s.api.errors import Status
 from k8s.checks import preflight
 from k8s.commands.flags import add_submission, submission_of
-from k8s.commands.submit import prepare, render_job
+from k8s.commands.submit import model_map, prepare, render_job
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +31,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Make all checks; returns the exit status."""
-    job = render_job(arguments, submission_of(arguments, datetime.now(UTC)))
+    submission = submission_of(arguments, datetime.now(UTC))
+    job = render_job(arguments, submission)
     cluster = connect()
-    checks = preflight.check_all(cluster, *prepare(cluster, job))
+    checks = preflight.check_all(cluster, *prepare(cluster, job), model_map(submission))
     if arguments.output == "json":
         print(json.dumps([dataclasses.asdict(check) for check in checks]))
     else:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import LauncherError, refused
+from k8s.commands.model import settle_owners
 from k8s.render import attempt
 from k8s.state.find import is_ours, jobs_of
 from k8s.state.names import pod_selector, run_name
@@ -44,6 +45,8 @@ def conflicting_job(cluster: Cluster, name: str) -> Object | None:
 def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:
     """Create the next Job of a run, then delete the ones before it; returns the new Job as the API server made it."""
     made = cluster.create(new)
+    if not settle_owners(cluster, new["spec"]["template"]):  # the model would be deleted with the Job that owns it
+        return made
     for job in jobs_of(cluster, run.name):
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         if uid == made["metadata"]["uid"]:

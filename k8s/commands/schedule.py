@@ -14,6 +14,7 @@ from job.config import usage_error
 from k8s.api.errors import ApiError, refused
 from k8s.checks.trial import NO_DRY_RUN, remedy
 from k8s.commands import flags, submit
+from k8s.commands.model import settle_owners
 from k8s.commands.replace import until_deleted
 from k8s.render.attempt import record_submission
 from k8s.render.submission import training_settings
@@ -74,20 +75,22 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         send(connect(), new, existing(connect(), arguments.name), dry_run=True)
         return new
 
-    job = submit.render_job(arguments, submission)
+    job, model = submit.render_job(arguments, submission), submit.model_map(submission)
     if arguments.dry_run:
-        return submit.show(arguments, job, connect, scheduled if arguments.dry_run == "client" else accepted)
+        return submit.show(arguments, job, connect, scheduled if arguments.dry_run == "client" else accepted, model)
     cluster = connect()
     job, claim = submit.prepare(cluster, job)
     new = scheduled(job)
     old = existing(cluster, arguments.name)
     trial = {"apiVersion": "batch/v1", "kind": "Job", **copy.deepcopy(new["spec"]["jobTemplate"])}
     trial["metadata"]["name"] = arguments.name + SUFFIX
-    submit.check(cluster, trial, claim, arguments.name, skip=arguments.skip_checks)
+    submit.check(cluster, trial, claim, arguments.name, model, skip=arguments.skip_checks)
     made = send(cluster, new, old, dry_run=True)
     changed = sorted(changed_fields(old["spec"], made["spec"])) if old else []
     if not old or changed:
-        made = submit.create(cluster, trial, lambda: send(cluster, new, old))
+        made = submit.create(cluster, trial, lambda: send(cluster, new, old), model)
+        if old:  # runs that have started keep the model that it had before
+            settle_owners(cluster, old["spec"]["jobTemplate"]["spec"]["template"])
     report(cluster, made, arguments.output, created=not old, changed=changed)
     return 0
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from job.config import usage_error
 from k8s.api.errors import ApiError, LauncherError, Status, refused
 from k8s.checks import preflight, setup, storage
+from k8s.checks.model import absent
 from k8s.checks.trial import remedy
 from k8s.commands.flags import add_dry_run, add_skip_checks, add_submission, add_wait, submission_of
+from k8s.commands.model import settle_owners
 from k8s.render import render
 from k8s.render.attempt import record_submission
+from k8s.render.model import config_map
 from k8s.state.names import DATA_LABEL, RUN_SELECTOR
 from k8s.state.pods import created
 from k8s.view.follow import follow_run
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "mnist-job submit --name digits --workers 2 --wait",
+    "mnist-job submit --name cnn --model examples/keras_cnn/model.py -- --batch-size 256",
     "mnist-job submit --overlay gpu --queue night --deadline 2h -- --epochs 3 --batch-size 256",
 )
 OUTPUTS = ("text", "json", "yaml", "name")
@@ -47,15 +51,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Submit a run; returns the exit status."""
-    job = render_job(arguments, submission_of(arguments, datetime.now(UTC)))
+    submission = submission_of(arguments, datetime.now(UTC))
+    job, model = render_job(arguments, submission), model_map(submission)
     if arguments.dry_run:
-        return show(arguments, job, connect)
+        return show(arguments, job, connect, model=model)
     if arguments.wait and arguments.output not in ("text", "json"):
         raise usage_error(
             f"--wait prints text or json, not {arguments.output}", "leave out --wait, or choose another --output"
         )
     cluster = connect()
-    job = submit(cluster, job, skip=arguments.skip_checks)
+    job = submit(cluster, job, model, skip=arguments.skip_checks)
     name, workers = job["metadata"]["name"], job["spec"]["completions"]
     print_result(
         arguments.output,
@@ -77,20 +82,26 @@ def render_job(arguments: argparse.Namespace, submission: Submission) -> Object:
     return job
 
 
-def submit(cluster: Cluster, job: Object, *, skip: bool = False) -> Object:
+def model_map(submission: Submission) -> Object | None:
+    """The ConfigMap of the submission's model; None if the image's own is trained."""
+    return None if submission.model is None else config_map(submission.model)
+
+
+def submit(cluster: Cluster, job: Object, model: Object | None = None, *, skip: bool = False) -> Object:
     """Start a run; returns its Job as the API server created it.
 
     Args:
         cluster: where the run starts.
         job: the rendered Job.
+        model: the ConfigMap of its model; None for the image's own.
         skip: whether to ignore failed checks, unless the API server refuses the run.
 
     Raises:
         LauncherError: 2, a check failed or the API server refused an object. Nothing is left behind.
     """
     job, claim = prepare(cluster, job)
-    check(cluster, job, claim, job["metadata"]["name"], skip=skip)
-    return create(cluster, job, lambda: cluster.create(job))
+    check(cluster, job, claim, job["metadata"]["name"], model, skip=skip)
+    return create(cluster, job, lambda: cluster.create(job), model)
 
 
 def prepare(cluster: Cluster, job: Object) -> tuple[Object, Object | None]:
@@ -106,7 +117,9 @@ def prepare(cluster: Cluster, job: Object) -> tuple[Object, Object | None]:
     return record_submission(job), claim
 
 
-def check(cluster: Cluster, job: Object, claim: Object | None, name: str, *, skip: bool) -> None:
+def check(
+    cluster: Cluster, job: Object, claim: Object | None, name: str, model: Object | None = None, *, skip: bool
+) -> None:
     """Have preflight check a Job.
 
     Args:
@@ -114,12 +127,13 @@ def check(cluster: Cluster, job: Object, claim: Object | None, name: str, *, ski
         job: the rendered Job.
         claim: the output's claim; None if there is none yet.
         name: of the run, for the error message.
+        model: the ConfigMap of a model that is given with the Job; None without one.
         skip: whether to ignore failed checks, unless the API server refuses the run.
 
     Raises:
         LauncherError: 2, a check failed.
     """
-    checks = preflight.check_all(cluster, job, claim)
+    checks = preflight.check_all(cluster, job, claim, model)
     skipped = [preflight.passed_over(each) for each in checks]
     checks = skipped if skip else checks
     for each in checks:
@@ -130,8 +144,10 @@ def check(cluster: Cluster, job: Object, claim: Object | None, name: str, *, ski
         raise refused(f"{name} was not submitted", f"see above{way}")
 
 
-def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
-    """Create the missing objects of the setup that a Job needs, then call send().
+def create(cluster: Cluster, job: Object, send: Callable[[], Object], model: Object | None = None) -> Object:
+    """Create the missing objects of the setup that a Job needs, and its model's ConfigMap, then call send().
+
+    The ConfigMap gets its owners afterwards, because these have no UID before.
 
     Returns:
         What send() returns.
@@ -139,9 +155,9 @@ def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
     Raises:
         LauncherError: 2, the API server refused an object. Objects that were created before it are deleted again.
     """
-    made = create_setup(cluster, job)
+    made = create_setup(cluster, job, model)
     try:
-        return send()
+        sent = send()
     except LauncherError as error:
         if error.status == Status.REFUSED:  # after a lost answer, the run may exist
             take_back(cluster, made)
@@ -149,16 +165,20 @@ def create(cluster: Cluster, job: Object, send: Callable[[], Object]) -> Object:
             raise
         hint = remedy(cluster, "Job", error.message)
         raise refused(f"the API server refuses the run: {error.message}", hint) from error
+    settle_owners(cluster, job["spec"]["template"], model)
+    return sent
 
 
-def create_setup(cluster: Cluster, job: Object) -> list[Object]:
-    """Create the missing objects of the setup that a Job needs; returns them. Existing objects stay as they are.
+def create_setup(cluster: Cluster, job: Object, model: Object | None = None) -> list[Object]:
+    """Create the missing objects of the setup that a Job needs, and its model's ConfigMap; returns those it created.
+
+    Existing objects stay as they are.
 
     Raises:
         LauncherError: 2, the API server refuses one. Objects that were created before it are deleted again.
     """
     made: list[Object] = []
-    for new in setup.missing(cluster, job):
+    for new in [*setup.missing(cluster, job), *absent(cluster, model)]:
         try:
             made.append(cluster.create(new))
         except ApiError as error:
@@ -189,6 +209,7 @@ def show(
     job: Object,
     connect: Callable[[], Cluster],
     object_of: Callable[[Object], Object] = lambda job: job,
+    model: Object | None = None,
 ) -> int:
     """Print what would be sent, in a form that `kubectl apply -f -` accepts; returns the exit status.
 
@@ -197,13 +218,15 @@ def show(
         job: the rendered Job.
         connect: gives the cluster; not called for --dry-run=client.
         object_of: gives the object that is sent in place of the Job, such as a schedule's CronJob.
+        model: the ConfigMap of the Job's model; None for the image's own.
     """
     if arguments.dry_run == "client":
         namespace, (shared, job) = arguments.namespace, without_cluster(job)
+        shared += [model] if model else []
     else:
         cluster = connect()
         namespace, (job, _) = cluster.namespace, prepare(cluster, job)
-        shared = setup.missing(cluster, job)
+        shared = [*setup.missing(cluster, job), *absent(cluster, model)]
     objects = [*shared, object_of(job)]
     if namespace:
         objects = [{**new, "metadata": {"namespace": namespace, **new["metadata"]}} for new in objects]

@@ -374,7 +374,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "other-model": Problem(
         "model.py is not the one that the run began with",
-        "use the image with the original model.py, or choose another --name",
+        "give the original model (--model, or the image that contains it), or choose another --name",
     ),
     "other-workers": Problem(
         "the run has --sync-every above 1, and was started with another number of workers",

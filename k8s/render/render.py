@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from job import __version__, config
 from job.config import usage_error
 from k8s.render.kustomize import MANIFESTS, folder, kustomize
+from k8s.render.model import config_map, mount_model
 from k8s.render.submission import extra_variables, node_selector, tolerations
 from k8s.state.names import (
     APP,
@@ -117,6 +118,8 @@ def fill_job(job: Object, submission: Submission) -> Object:
         set_claim(template, submission.claim)
     if submission.data is not None:
         mount_data(template, submission.data)
+    if submission.model is not None:
+        mount_model(template, config_map(submission.model)["metadata"]["name"])
     if submission.image is not None:
         trainer["image"] = submission.image
     template["metadata"]["labels"] |= claim_labels(template)

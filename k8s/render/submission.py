@@ -32,6 +32,7 @@ IDENTITY = {"RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SE
 # Training flags that the manifests or the launcher's own flags set.
 NOT_TRAINING = {
     "workers": "give it before the --",
+    "model": "give it before the --",
     "name": "give it before the --",
     "data": "the image holds the dataset at /data; to use a claim with another dataset, give --data before the --",
     "output": "the claim is mounted at /output",
@@ -43,8 +44,9 @@ NOT_TRAINING = {
 class Submission:
     """What a submission asks for; None, or an empty tuple, leaves what the overlay says.
 
-    cpu and memory are Kubernetes quantities for each worker. node_selectors are `KEY=VALUE`, tolerations
-    `KEY[=VALUE][:EFFECT]`, and variables `NAME=VALUE`. arguments are flags of `python -m job train`.
+    cpu and memory are Kubernetes quantities for each worker. model is the source of a model.py. node_selectors are
+    `KEY=VALUE`, tolerations `KEY[=VALUE][:EFFECT]`, and variables `NAME=VALUE`. arguments are flags of
+    `python -m job train`.
 
     Raises:
         JobError: 64. The sentence names the value and what is allowed.
@@ -62,6 +64,7 @@ class Submission:
     deadline_s: int | None = None
     claim: str | None = None
     data: str | None = None
+    model: str | None = None
     node_selectors: tuple[str, ...] = ()
     tolerations: tuple[str, ...] = ()
     priority_class: str | None = None

@@ -15,6 +15,8 @@ CONTAINER = "trainer"
 OUTPUT = "/output"
 DATA = "/data"
 DATA_VOLUME = "data"  # the volume's name, if the dataset is not the image's own
+MODEL_VOLUME = "model"  # the volume's name, if the model is not the image's own
+MODEL_FILE = "model.py"  # in the ConfigMap, and in the image
 CLAIM = "mnist-job-output"
 
 LABEL_LIMIT = 63  # characters in a label's value
@@ -80,6 +82,12 @@ def claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
 def data_claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
     """The name of the claim that holds the dataset; None if the image holds it."""
     return next((name for volume, name in claims(template_or_pod) if volume == DATA_VOLUME), None)
+
+
+def model_of(template_or_pod: Mapping[str, Any]) -> str | None:
+    """The name of the ConfigMap that holds the model; None if it is the image's own."""
+    volumes = template_or_pod["spec"].get("volumes", [])
+    return next((v["configMap"]["name"] for v in volumes if v.get("name") == MODEL_VOLUME and "configMap" in v), None)
 
 
 def claim_labels(template_or_pod: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from k8s.state import events
 from k8s.state.containers import holding
 from k8s.state.exits import container_exit, container_exits
-from k8s.state.names import claim_of, trainer_of
+from k8s.state.names import claim_of, model_of, trainer_of
 from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem, started
 from k8s.state.relevant_events import relevant_events, relevant_schedule_events
 from k8s.state.run import Run, age_s, state
@@ -96,8 +96,8 @@ def schedule_details(schedule: Schedule, now: datetime) -> dict[str, Any]:
 
 
 def template_fields(template: Object) -> dict[str, Any]:
-    """What a pod template runs, and on which claim it writes."""
-    return {"image": trainer_of(template).get("image"), "claim": claim_of(template)}
+    """What a pod template runs, the ConfigMap of its model if it is not the image's, and on which claim it writes."""
+    return {"image": trainer_of(template).get("image"), "model": model_of(template), "claim": claim_of(template)}
 
 
 def event_fields(event: Object) -> dict[str, Any]:

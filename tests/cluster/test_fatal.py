@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from k8s.render.model import config_map
 from k8s.state.names import trainer_of
-from tests.cluster.namespace import wait_until
+from tests.cluster.namespace import ROOT, wait_until
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -23,7 +23,7 @@ content[len(content) // 2] ^= 1
 path.chmod(0o644)
 path.write_bytes(content)
 """
-BUG = "def init(seed):\n    raise ValueError('no such seed')\n"
+BUG = "\n\ndef init(seed):\n    raise ValueError('no such seed')\n"
 
 
 def assert_fails(namespace: Namespace, job: Object, code: int, sentence: str) -> None:
@@ -84,15 +84,12 @@ def test_fatal_codes(shared: Namespace) -> None:
 
 
 def test_a_bug(shared: Namespace) -> None:
-    """An exception in model.py fails the Job with 70, and `why` names file and line."""
-    content: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "model"}}
-    shared.kubectl("create", "-f", "-", stdin=json.dumps({**content, "data": {"model.py": BUG}}))
-    job = shared.render("bug")
-    template = job["spec"]["template"]
-    template["spec"]["volumes"].append({"name": "model", "configMap": {"name": "model"}})
-    mount = {"name": "model", "mountPath": "/app/job/model.py", "subPath": "model.py"}
-    trainer_of(template)["volumeMounts"].append(mount)
-    assert_fails(shared, job, 70, r"worker 0 exited with 70 \(bug\): ValueError at /app/job/model\.py:2: no such seed")
+    """An exception in the model of --model fails the Job with 70, and `why` names file and line."""
+    source = (ROOT / "job" / "model.py").read_text(encoding="utf-8") + BUG
+    shared.cluster.create(config_map(source))
+    place = rf"/app/job/model\.py:{source.count(chr(10))}"
+    sentence = rf"worker 0 exited with 70 \(bug\): ValueError at {place}: no such seed"
+    assert_fails(shared, shared.render("bug", model=source), 70, sentence)
 
 
 def test_out_of_memory(shared: Namespace) -> None:

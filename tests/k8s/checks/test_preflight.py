@@ -38,6 +38,7 @@ def test_everything_is_well(job: Object) -> None:
         Check("volume", "ok", "submit creates the claim mnist-job-output; all workers run on one node"),
         Check("storage class", "ok", "fast, the default class, provisions the volume"),
         Check("data", "ok", "the image's own dataset"),
+        Check("model", "ok", "the image's own model.py"),
         Check("service account", "ok", "submit creates the service account mnist-job"),
         Check(
             "setup",
@@ -125,7 +126,7 @@ def test_checks_that_may_be_skipped(job: Object) -> None:
     """--skip-checks skips what this project has concluded itself, never the API server's own refusals."""
     names = {check.name for check in preflight.check_all(ready_cluster().given(), job, None)}
     kept = {name for name in names if preflight.passed_over(Check(name, "failed", "no", "do")).failed}
-    assert kept == {"namespace", "permissions", "name", "setup", "job", "pod"}
+    assert kept == {"namespace", "permissions", "name", "model", "setup", "job", "pod"}
     assert preflight.passed_over(Check("nodes", "failed", "no", "do")) == Check("nodes", "warning", "no", "do")
     assert preflight.passed_over(Check("nodes", "ok", "yes")) == Check("nodes", "ok", "yes")
 

@@ -54,7 +54,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Object]:
     """The Jobs that preflight checked; all checks pass."""
     jobs: list[Object] = []
 
-    def check(_: FakeCluster, job: Object, __: Object | None) -> list[Check]:
+    def check(_: FakeCluster, job: Object, *__: object) -> list[Check]:
         jobs.append(job)
         return []
 
