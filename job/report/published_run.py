@@ -121,12 +121,12 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
     except ValueError:
         raise _DamageError(f"the run's start in report.json is not a time: {started!r}") from None
     verdict, reason = _read_verdict(run_folder / "verdict.json")
-    # Shown like a setting, and short. Reports of earlier versions have none.
+    # Shown like a setting, in place of its file's name, and short. Reports of earlier versions have none.
     model = {"model": str(report["model_sha256"])[:SHORT]} if "model_sha256" in report else {}
     return PublishedRun(
         name=folder.name,
         started=started,
-        settings={**{str(key): value for key, value in report["settings"].items()}, **model},
+        settings={str(key): value for key, value in report["settings"].items() if key != "model"} | model,
         source=_read_source(folder / "model.py"),
         train_sha256=str(report["dataset"]["train"]["sha256"]),
         test_sha256=str(report["dataset"]["test"]["sha256"]),
