@@ -82,7 +82,8 @@ def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.requests == ["Pod", "Job", "in ml", f"log {LONG}-0-aaaa0", "CronJob"]
     first, second = json.loads(capsys.readouterr().out)["runs"]
     assert first.pop("age_s") < second.pop("age_s")
-    template = {"workers": 2, "image": "registry.example/mnist-job:1", "claim": "output", "nodes": ["node-1"]}
+    template = {"workers": 2, "image": "registry.example/mnist-job:1", "model_map": None, "claim": "output"}
+    template |= {"nodes": ["node-1"]}
     training = {"state": "training", "detail": "45%", "ended": False, "code": None, "accuracy": None}
     assert first == {"name": LONG, "namespace": "ml", **training, **template}
     detail = "kept because a, was tested on other data"
