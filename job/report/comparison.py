@@ -103,7 +103,7 @@ def _first_difference(run: PublishedRun, reference: PublishedRun) -> int | None:
     """The number of the first line in which the sources of two models differ; None if they are not there to compare."""
     if run.source is None or reference.source is None:
         return None
-    lines = itertools.zip_longest(run.source.split("\n"), reference.source.split("\n"))
+    lines = itertools.zip_longest(run.source.splitlines(keepends=True), reference.source.splitlines(keepends=True))
     return next((number for number, (own, other) in enumerate(lines, 1) if own != other), None)
 
 
