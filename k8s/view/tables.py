@@ -79,7 +79,8 @@ def run_header(run: Mapping[str, Any], style: Style) -> str:
     if run["accuracy"] is not None:
         lines.append(f"accuracy {run['accuracy']:.4f}")
     if style.wide:
-        lines.append(f"image {run['image']}, claim {run['claim']}")
+        model = f"model {run['model_map']}, " if run["model_map"] else ""
+        lines.append(f"image {run['image']}, {model}claim {run['claim']}")
     return "\n".join(lines)
 
 
