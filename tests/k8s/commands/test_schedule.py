@@ -243,7 +243,8 @@ def test_cancelled_a_moment_ago(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_many_changes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The first changed fields are named, and how many more there are."""
     there = served()
-    there["spec"]["jobTemplate"]["spec"] = {}
+    job_template = there["spec"]["jobTemplate"]
+    job_template["spec"] = {"template": job_template["spec"]["template"]}
     run(Known(there), monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=1")
     fields = f"({', '.join(f'jobTemplate.spec.{field}' for field in FIRST)} and "
     said = capsys.readouterr().out
