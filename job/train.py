@@ -25,7 +25,7 @@ from job.training.input import training_blocks
 from job.training.packing import Packing
 from job.training.plan import Plan
 from job.training.statistics import TrainingStatistics
-from job.training.step import BlockInput, BlockState, compile_steps
+from job.training.step import BlockInput, BlockState, compile_steps, place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +122,7 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         JobError: 76 if the loss is not finite; 75 if a worker was asked to stop, after a checkpoint.
     """
     config, worker, plan, statistics = training.config, training.worker, training.plan, training.statistics
+    device = "GPU:0" if config.device == "gpu" else None
     run_steps = compile_steps(
         worker.strategy,
         training.packing,
@@ -129,7 +130,7 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         plan.workers,
         config.sync_every,
         training.collectives,
-        on_cpu=config.device == "cpu",
+        device,
     )
     training.report_phase("compiling")
     statistics.restart_clock()
@@ -139,7 +140,7 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
         # Every block has room for block_steps steps, of which the run makes the first `count`.
         count = block.last - block.first
         sizes = plan.batch_sizes(block.first, block.first + plan.block_steps)
-        given = BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count))
+        given = place(BlockInput(images, labels, weights, sizes, plan.learning_rates(block), np.int32(count)), device)
         # If the run stopped within a block, the block's loss continues.
         state = BlockState(vector, np.float32(statistics.since_record.block_loss))
         while state.done < count and not state.stops:

@@ -102,4 +102,5 @@ class Stream:
 
 
 def _from_memory(array: NDArray[Any]) -> Callable[[tf.Tensor], tf.Tensor]:
-    return partial(tf.gather, tf.constant(array))
+    with tf.device("CPU:0"):  # a GPU's memory would hold all rows, although the pipeline runs on the CPU
+        return partial(tf.gather, tf.constant(array))

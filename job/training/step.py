@@ -33,7 +33,7 @@ class BlockInput(NamedTuple):
 
     Attributes:
         images: uint8 [K, local_batch_size, height, width].
-        labels: int32 [K, local_batch_size].
+        labels: int32 [K, local_batch_size]; int64 after place() on a GPU.
         weights: float32 [K, local_batch_size], 0 for padding.
         batch_sizes: float32 [K], the number of examples in each global batch.
         rates: float32 [K], the learning rates.
@@ -63,6 +63,22 @@ class BlockState(NamedTuple):
     loss: tf.Tensor = np.float32(0)
     done: int = 0
     stops: int = 0
+
+
+def place(block: BlockInput, device: str | None) -> BlockInput:
+    """The block with its arrays on a device, so that no call and no step copies them again.
+
+    The labels become int64, because TensorFlow keeps int32 in the host's memory, whatever the device.
+
+    Args:
+        block: in the host's memory.
+        device: TensorFlow's name of a GPU; None to leave the block where it is.
+    """
+    if device is None:
+        return block
+    with tf.device(device):
+        images, weights, sizes, rates = map(tf.identity, (block.images, block.weights, block.batch_sizes, block.rates))
+        return BlockInput(images, tf.cast(block.labels, tf.int64), weights, sizes, rates, block.count)
 
 
 class Pace:
@@ -105,8 +121,7 @@ def compile_steps(
     workers: int,
     sync_every: int,
     collectives: Collectives,
-    *,
-    on_cpu: bool,
+    device: str | None = None,
 ) -> RunSteps:
     """The function that makes some of the remaining steps of a block: at least one, and the same number on each worker.
 
@@ -120,14 +135,27 @@ def compile_steps(
         sync_every: 1 to sum the gradients at each step. Above 1, each worker makes the steps of a block alone and the
             parameters are averaged at its end; the caller ends blocks at the right steps.
         collectives: of the same workers.
-        on_cpu: whether the workers train on CPUs.
+        device: TensorFlow's name of the GPU on which the steps run and the vector and place()d blocks are; None for
+            CPUs.
     """
-    total = sum_of_vectors(rank, workers, on_cpu=on_cpu)
+    total = sum_of_vectors(rank, workers, on_cpu=device is None)
     # It changes the last bits of the result, so it is in model.py, whose SHA-256 all workers and starts of a run share.
     jit_compile = getattr(model, "jit_compile", True)
     if workers == 1 or sync_every > 1:
-        return local_sgd(strategy, packing, workers, total, collectives.sum, jit_compile=jit_compile)
-    return synchronous(strategy, packing, workers, total, jit_compile=jit_compile)
+        run_steps = local_sgd(strategy, packing, workers, total, collectives.sum, jit_compile=jit_compile)
+    else:
+        run_steps = synchronous(strategy, packing, workers, total, jit_compile=jit_compile)
+    return on_device(run_steps, device)
+
+
+def on_device(run_steps: RunSteps, device: str | None) -> RunSteps:
+    """The function with its operators on a device; None to let TensorFlow choose."""
+
+    def run(state: BlockState, block: BlockInput, stop: bool) -> BlockState:
+        with tf.device(device):
+            return run_steps(state, block, stop)
+
+    return run
 
 
 def synchronous(
@@ -169,6 +197,10 @@ def synchronous(
         vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput, news: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         rates = block.rates / block.batch_sizes
+        # TensorFlow creates int32 numbers on the CPU. Without these identities, the loop of a GPU's steps would run on
+        # both, and send the numbers to the GPU at each step.
+        k, last, count = map(tf.identity, (k, last, block.count))
+        block = block._replace(count=count)
 
         # Each operator of the loop costs microseconds, so as much as possible is in compiled functions. The condition
         # does not wait for the sum of the step.
@@ -229,6 +261,7 @@ def local_sgd(
             summed, gradient = packed_gradient(packing, vector, block, k)
             return k + 1, vector - tf.gather(block.rates, k) / size * gradient, loss + summed
 
+        k, last = tf.identity(k), tf.identity(last)  # as in synchronous()
         # No tf.range: XLA takes its end for a constant and would compile the block again for every count.
         _, vector, loss = tf.while_loop(lambda k, *_: k < last, step, [k, vector, loss])
         return vector, loss
@@ -275,5 +308,5 @@ def packed_gradient(
     """The loss and the packed gradient of step k of a block, summed over this worker's examples."""
     # tf.gather, because XLA would compile a slice again for every k.
     images, labels, weights = (tf.gather(tensor, k) for tensor in (block.images, block.labels, block.weights))
-    loss, gradient = model.loss_and_gradient(packing.unpack(vector), images, labels, weights)
+    loss, gradient = model.loss_and_gradient(packing.unpack(vector), images, tf.cast(labels, tf.int32), weights)
     return loss, packing.pack(gradient)

@@ -33,7 +33,7 @@ PACKING = Packing.of(model.init(0))
 def alone() -> RunSteps:
     """The function that a single worker trains with."""
     strategy = tf.distribute.get_strategy()
-    return step.compile_steps(strategy, PACKING, 0, 1, 1, Collectives(strategy), on_cpu=True)
+    return step.compile_steps(strategy, PACKING, 0, 1, 1, Collectives(strategy))
 
 
 def synchronous() -> RunSteps:
