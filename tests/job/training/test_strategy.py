@@ -37,18 +37,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
         monkeypatch.setattr(tf.config.threading, name, recorded.recorder(name))
     monkeypatch.setattr(tf.config, "set_visible_devices", recorded.recorder("visible"))
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", recorded.recorder("growth"))
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", recorded.recorder("determinism"))
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     yield recorded
     tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def test_first_gpu_is_used_without_reserving_its_memory(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory grows as needed, and products are in full float32."""
+    """Memory grows as needed, products are in full float32, and results repeat their bits."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind} 0", f"{kind} 1"])
     tf.config.experimental.enable_tensor_float_32_execution(True)
     strategy.configure("gpu", 4)
-    expected = [("set_intra_op_parallelism_threads", 4), ("visible", "GPU 0", "GPU"), ("growth", "GPU 0", True)]
-    assert calls == expected
+    threads, visible = ("set_intra_op_parallelism_threads", 4), ("visible", "GPU 0", "GPU")
+    assert calls == [threads, visible, ("growth", "GPU 0", True), ("determinism",)]
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
