@@ -27,7 +27,9 @@ GOODBYE_S = 10.0  # for the last all-reduce, which a disconnected peer would pro
 SILENT_S = 10.0
 JOIN_S = 60.0  # TensorFlow takes a second or two to connect workers that have all started to join
 PAUSED_S = 3.0  # between two calls of check(), due every second; longer if this process itself was stopped
-GONE_S = 5.0  # from SIGKILL to the exit, which a hung volume can prevent
+# From SIGKILL to the exit, by --device. A hung volume can prevent it, and a GPU's driver first frees what the process
+# had there.
+GONE_S = {"cpu": 5.0, "gpu": 30.0}
 NEVER = float("inf")
 
 
@@ -93,6 +95,7 @@ class Watchdog:
     ) -> None:
         self._process, self._config, self._status, self._peers = process, config, status, peers
         self._round_id, self._clock = round_id, clock
+        self._gone_s = GONE_S[config.device]
         self.final_record: Record | None = None
         self.forced: Outcome | None = None
         self._kill_at = self._give_up_at = NEVER
@@ -145,8 +148,9 @@ class Watchdog:
             self._resumed_at = now
         self._checked_at = now
         if now >= self._give_up_at:
-            message = f"the trainer has not exited {GONE_S:g} s after SIGKILL"
-            raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, "check whether a volume hangs")
+            message = f"the trainer has not exited {self._gone_s:g} s after SIGKILL"
+            what = "a volume or the GPU" if self._config.device == "gpu" else "a volume"
+            raise JobError(Exit.TRY_AGAIN, "trainer-hangs", message, f"check whether {what} hangs")
         if self._give_up_at < NEVER:
             return
         if self._kill_at == NEVER:
@@ -160,7 +164,7 @@ class Watchdog:
             self.forced = replace(self.forced, message=message)
         if self.forced:
             self._process.kill()
-            self._give_up_at = now + GONE_S
+            self._give_up_at = now + self._gone_s
 
     def _ages(self, now: float) -> Ages:
         needs_peers = self._round_id != "" and self._status.phase not in {"publishing", "published"}

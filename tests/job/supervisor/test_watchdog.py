@@ -9,6 +9,7 @@ import pytest
 
 from job.cluster import Cluster
 from job.config import Config
+from job.errors import JobError
 from job.rendezvous.messages import Reply, Request
 from job.rendezvous.peers import Peers, ReplyEvent
 from job.rendezvous.server import Rendezvous
@@ -59,7 +60,7 @@ def request(rank: int, round_id: str = "", phase: str = "") -> Request:
 class Scene:
     """A worker of three whose trainer is watched, second by second."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, device: str = "cpu") -> None:
         self.rank, self.clock, self.process = rank, Clock(), FakeProcess()
         cluster = Cluster("r", "u", rank, ("a:1",) * WORKERS, ("a:2",) * WORKERS)
         self.rendezvous = Rendezvous("r", "u", "s", "m", WORKERS, self.clock)
@@ -71,7 +72,7 @@ class Scene:
         self.rank_0_answered()
         status = WorkerStatus(cluster, RestartPolicy(), self.peers)
         process = cast("SupervisedProcess", self.process)
-        self.watchdog = Watchdog(process, Config(), status, self.peers, self.round_id, self.clock)
+        self.watchdog = Watchdog(process, Config(device=device), status, self.peers, self.round_id, self.clock)
 
     def rank_0_answered(self, seconds_ago: float = 0) -> None:
         """Rank 0 answered this worker."""
@@ -227,3 +228,18 @@ def test_a_process_that_has_to_exit_is_killed_in_time(scene: Scene) -> None:
     scene.watchdog.check()
     assert scene.killed == ("stopped", "first")
     assert not scene.process.terminated
+
+
+@pytest.mark.parametrize(("device", "seconds", "what"), [("cpu", 5, "a volume"), ("gpu", 30, "a volume or the GPU")])
+def test_a_killed_process_that_stays_ends_the_worker(device: str, seconds: int, what: str) -> None:
+    """A hung volume may keep it, and the driver of a GPU needs time to free what it had there."""
+    scene = Scene(1, device)
+    scene.record("compiling")
+    scene.watchdog.request_exit(5, Outcome(75, "stopped", "first"))
+    scene.watchdog.check()
+    assert scene.process.killed
+    scene.pass_s(seconds - 1)
+    message = f"the trainer has not exited {seconds} s after SIGKILL; check whether {what} hangs"
+    with pytest.raises(JobError, match=message) as caught:
+        scene.pass_s(1)
+    assert (caught.value.code, caught.value.reason) == (75, "trainer-hangs")
