@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # Names of the errors with which a collective ends when a peer has left or, the last one, hangs.
 LOST_PEER_ERRORS = {"AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
-# NCCL reports a lost peer in these words, in an InternalError.
+# NCCL reports a lost peer in these words, in an InternalError: the texts of ncclRemoteError and ncclSystemError in NCCL
+# 2.32.3. If it reports nothing, the supervisors end the trainers.
 NCCL_LOST_PEER = re.compile("remote process exited or there was a network error|unhandled system error")
 # The first line of an error only says that a graph failed. The cause is further down, in one of these forms.
 CAUSE = re.compile(r"aborted by: (?P<aborted>.+)|(?P<nccl>NCCL: .+)")

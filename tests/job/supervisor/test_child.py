@@ -14,9 +14,10 @@ from job.supervisor.child import failure_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# TensorFlow puts "NCCL: " before and its own advice after the texts of NCCL 2.32.3, which its library contains.
 REMOTE = "NCCL: remote process exited or there was a network error. Set NCCL_DEBUG=WARN for detail."
-SYSTEM = "NCCL: unhandled system error. Set NCCL_DEBUG=WARN for detail."
-CUDA = "NCCL: unhandled cuda error. Set NCCL_DEBUG=WARN for detail."
+SYSTEM = "NCCL: unhandled system error (run with NCCL_DEBUG=INFO for details). Set NCCL_DEBUG=WARN for detail."
+CUDA = "NCCL: unhandled cuda error (run with NCCL_DEBUG=INFO for details). Set NCCL_DEBUG=WARN for detail."
 
 
 def raised(error: Exception) -> Exception:
