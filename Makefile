@@ -11,6 +11,8 @@ PARALLEL ?= --numprocesses=2 --dist=worksteal
 IMAGE ?= mnist-job:dev
 TARGET ?= cpu
 RUN := .venv/bin/python
+# The tests on GPUs need TensorFlow for CUDA. Without NVIDIA's driver they are skipped, so what `make setup` installs is enough.
+GPU_VENV := $(if $(wildcard /proc/driver/nvidia/version),build/gpu,.venv)
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
 # The image needs the packages of two extras, without the launcher's.
 EXTRAS = import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
@@ -18,7 +20,7 @@ EXTRAS += ; print(*(package for extra in sys.argv[1:] for package in extras[extr
 LOCK := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train submit test test-faults test-cluster test-systems soak bench image push load pictures lint format lock release clean
+.PHONY: help setup data train submit test test-faults test-gpu test-cluster test-systems soak bench image push load pictures lint format lock release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +51,17 @@ test: setup  ## run the tests
 
 test-faults: setup  ## kill, stop and break real workers: POINTS=3 moments for each fault
 	POINTS=$(POINTS) $(RUN) -m pytest tests/faults $(PARALLEL:worksteal=loadfile) $(ARGS)
+
+test-gpu: $(GPU_VENV)/installed data  ## run the tests on this machine's NVIDIA GPUs; they are skipped if there is none
+	$(GPU_VENV)/bin/python -m pytest tests/gpu $(ARGS)
+
+build/gpu/installed: requirements/dev.txt requirements/gpu.txt
+	$(PYTHON) -m venv build/gpu
+	build/gpu/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	@# It has the same files as tensorflow.
+	build/gpu/bin/python -m pip uninstall --quiet --yes tensorflow-cpu
+	build/gpu/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/gpu.txt
+	@touch $@
 
 test-cluster: setup  ## run the tests on the cluster that KUBECONFIG names: see tests/cluster/conftest.py
 	$(RUN) -m pytest tests/cluster --ignore=tests/cluster/systems $(ARGS)
