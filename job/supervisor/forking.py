@@ -81,7 +81,7 @@ class ForkServer(AbstractContextManager["ForkServer"]):
         environment = {**trainer_environment(config), "OPENBLAS_NUM_THREADS": "1"}
         with self._other_end as other_end, suppress(JobError):
             environment[CHANNEL] = str(other_end.fileno())
-            ready = sys.platform == "linux"
+            ready = hasattr(os, "pidfd_open")  # only Linux has it
             while ready and not self._closed:
                 with process.start(
                     command,

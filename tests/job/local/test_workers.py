@@ -181,7 +181,7 @@ def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) 
         assert surviving(below) == set()
         code, errors, _ = run.wait()
     assert (code, errors) == (0, f"worker {rank}: the worker was killed by SIGKILL; it is started again\n")
-    assert published(tmp_path) == [".promotion-lock", "latest", "models"]
+    assert published(tmp_path) == [".promotion-lock", "latest", "models", "serving"]
 
 
 def test_a_fork_server_that_is_killed_is_made_again(prepared: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_fork_server_that_is_killed_is_made_again(prepared: Path, tmp_path: Pa
         assert another != server
         code, errors, _ = run.wait()
     assert (code, errors) == (0, "")
-    assert published(tmp_path) == [".promotion-lock", "latest", "models"]
+    assert published(tmp_path) == [".promotion-lock", "latest", "models", "serving"]
 
 
 def test_a_worker_that_keeps_failing_ends_the_run(prepared: Path, tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ def test_a_run_without_what_only_linux_has(prepared: Path, tmp_path: Path) -> No
     flags = ["--data", prepared, "--output", tmp_path / "output", "--name=run", "--workers=2", "--epochs=2"]
     ended = processes.run(*flags, env=path)
     assert (ended.code, ended.stderr) == (0, "")
-    assert published(tmp_path / "output") == [".promotion-lock", "latest", "models"]
+    assert published(tmp_path / "output") == [".promotion-lock", "latest", "models", "serving"]
 
 
 def test_workers_reach_each_other_without_the_environments_proxy(prepared: Path, tmp_path: Path) -> None:
@@ -498,4 +498,4 @@ def test_workers_reach_each_other_without_the_environments_proxy(prepared: Path,
     flags = ["--data", prepared, "--output", tmp_path, "--name=run", "--workers=2", "--epochs=2"]
     ended = processes.run(*flags, env=environment)
     assert (ended.code, ended.stderr) == (0, "")
-    assert published(tmp_path) == [".promotion-lock", "latest", "models"]
+    assert published(tmp_path) == [".promotion-lock", "latest", "models", "serving"]
