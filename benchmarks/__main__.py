@@ -75,7 +75,7 @@ def parse() -> Namespace:
 
 
 def beyond_memory(data: Path, folder: Path) -> Path:
-    """A data folder in which MNIST has its training rows so often, 1.1 GB, that a worker leaves them on disk."""
+    """A data folder with MNIST, its training rows repeated to 1.1 GB, so that a worker leaves the images on disk."""
     source, place = data / "mnist", folder / "mnist"
     (place / DECODED).mkdir(parents=True)
     for file in (source / DECODED).glob("test-*.npy"):

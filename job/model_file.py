@@ -93,7 +93,7 @@ def check(file: Path, source: str) -> None:
 
 
 def use_model(file: Path | None) -> None:
-    """Let `job.model` be this file, in this process from now on; None leaves job/model.py in use.
+    """Make `import job.model` load this file in this process from now on; None leaves job/model.py in use.
 
     Raises:
         JobError: 64, as read_model() raises it.
@@ -146,7 +146,7 @@ def _names_of_keras(tree: ast.Module) -> set[str]:
 
 
 def _from_keras(tree: ast.Module) -> Iterator[tuple[str, ...]]:
-    """The names to which it unpacks what job.training.keras.model() gives."""
+    """The target names of each assignment that unpacks the result of job.training.keras.model()."""
     called = _names_of_keras(tree)
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in called:

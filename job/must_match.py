@@ -109,5 +109,5 @@ def model_changed(before: str, now: str) -> JobError:
         Exit.SETTINGS,
         "other-model",
         f"the model changed since the run began: {digests}",
-        "give the original file, by --model or in its old place, or use another --name",
+        "give the original file with --model, restore model.py, or use another --name",
     )

@@ -134,7 +134,7 @@ _held: dict[tuple[Path, str], Dataset] = {}
 def hold_dataset(folder: Path, name: str) -> None:
     """Load a dataset once for every load_dataset() of this process, and of those forked from it.
 
-    A dataset whose images stay on disk is left to them: each start opens its files anew.
+    It does nothing if the images stay on disk: each process then loads the dataset and opens its files itself.
 
     Raises:
         JobError: as load_dataset().

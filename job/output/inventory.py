@@ -43,7 +43,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All runs, the oldest first; the runs in use, and all other entries that are no runs, each with why."""
+    """All runs, the oldest first; the runs in use and the entries that are not runs, each with the reason."""
 
     runs: Sequence[StoredRun]
     in_use: Mapping[str, str]

@@ -101,7 +101,7 @@ def _moving_latest(root: Path, run: str) -> Iterator[None]:
 def _move(root: Path, run: str) -> None:
     """Point `latest` at a run and serve the run: everything is prepared, then two renames follow each other.
 
-    The run that `latest` named is marked first: it must not become latest again by itself.
+    First mark the run that `latest` named, so that only `promote RUN` can make it latest again.
     """
     before = _target(root)
     if previous := linked_run(root):

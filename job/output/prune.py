@@ -52,7 +52,7 @@ def plan_pruning(output: Path, keep: int, older_than_s: int = 0, names: Sequence
 def prune(output: Path, plan: Mapping[str, Any]) -> list[str]:
     """Remove the runs of a plan, and what an earlier prune left; returns the names of the runs that are gone.
 
-    A run whose model has come into use, or that is being trained, since it was planned stays.
+    A run of the plan stays if its model is now in use, or if it is now being trained.
 
     Raises:
         JobError: 73 or 75 from the file system.

@@ -83,11 +83,11 @@ class Rendezvous:
             return self._reply(request)
 
     async def join_and_wait(self, request: Request, wait_s: float) -> Reply:
-        """Like join(), but the reply is held back until there is news, or for so many seconds.
+        """Like join(), but the reply is held back until there is news, for `wait_s` seconds at most.
 
-        For a worker that waits, it is news that its round is complete; for one whose trainer runs, that another round
-        is open. The latter is held back for HEARTBEAT_S at most: its next request tells rank 0 how it is. Replying to
-        all waiting workers whenever another one joins would cost N replies for each of N workers.
+        For a waiting worker, the news is that its round is complete. For a worker whose trainer runs, the news is that
+        another round is open, and the wait is HEARTBEAT_S at most, because its next request reports its state. Replying
+        to all waiting workers whenever another one joins would cost N replies for each of N workers.
 
         Args:
             request: what the worker sent.

@@ -43,9 +43,9 @@ class Comparison:
     """All published runs, newest first, each compared with the reference: `latest`, or else the most accurate run.
 
     latest is the run that `latest` points to, even if it is damaged; not_comparable are the runs tested on other data
-    than the reference; other_training those tested on the same data but trained on other data; other_models are the
-    runs of another model.py than the reference's, each with the first line that differs, None if not known; damaged has
-    a sentence for each run that could not be read; unpublished are the runs without a model.
+    than the reference; other_training those tested on the same data but trained on other data; other_models gives,
+    for each run whose model.py is not the reference's, the first line that differs, None if not known; damaged has a
+    sentence for each run that could not be read; unpublished are the runs without a model.
     """
 
     reference: PublishedRun

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class PublishedRun:
     """One published run.
 
-    settings are the report's, and `model`, the start of the SHA-256 of model.py; source is that file, None in a run of
-    an earlier version; accuracy and interval are of the test
-    set; verdict and reason are promotion's, `-` and empty if it decided nothing; curve is that of report.json; correct
-    says of each test example whether the model classifies it correctly [n].
+    settings are the report's, plus `model`, the first digits of the SHA-256 of model.py; source is the text of that
+    file, None in a run of an earlier version; accuracy and interval are of the test set; verdict and reason are
+    promotion's, `-` and empty if it decided nothing; curve is that of report.json; correct says of each test example
+    whether the model classifies it correctly [n].
     """
 
     name: str

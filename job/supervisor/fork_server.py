@@ -1,12 +1,13 @@
 """The fork server: a process that imports TensorFlow, loads the dataset, and forks trainers from itself.
 
-Its children share the pages of its memory until they write to them. It must have no thread but its first, no context of
-TensorFlow and no CUDA when it forks: a child has none of its parent's other threads, but the locks that they held. So
-it never imports the model, whose code may do anything.
+Its children share the pages of its memory until they write to them. When it forks, it must have only its first thread,
+no context of TensorFlow and no CUDA: a fork copies the locks that other threads hold, but not these threads. So the
+server never imports the model, whose code could create any of these.
 
-A byte on the channel comes with a connection and asks for a child. The server sends the child's process id on the
-connection, and at the child's exit its return code, each as a line. The child receives on it what to run. The server
-kills the child when the other side shuts the connection down, and all end with the server.
+To ask for a child, another process sends a byte and one end of a socket pair (the connection) over the channel. On the
+connection, the server sends one line with the child's process id and, when it exits, one with its return code. The
+child receives on it what to run. If the other side shuts the connection down, the server kills the child. When the
+server ends, all its children end.
 """
 
 from __future__ import annotations
@@ -158,9 +159,9 @@ def fork(channel: socket.socket) -> Child | None:
 
 
 def is_over(child: Child) -> bool:
-    """Tell the return code of a child that has exited; whether nothing is left of it.
+    """Send the return code of a child that has exited, and reap it once it is not wanted; returns whether it is reaped.
 
-    It stays a zombie while the other side may send a signal to its process id.
+    Until then it stays a zombie, because the other side may send a signal to its process id.
     """
     if not child.exited:
         end = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from job.config import Config
 
-# The environment variable with the descriptor of a channel: this end in a local worker's supervisor, which shares the
-# fork server of the command that started it, and the other end in the fork server.
+# The environment variable with the descriptor of a channel. The fork server has the other end of the channel. A local
+# worker's supervisor has this end: it shares the fork server of the command that started it.
 CHANNEL = "FORK_SERVER_FD"
 MODULE = "job.supervisor.fork_server"
 
@@ -46,8 +46,8 @@ def trainer_environment(config: Config) -> dict[str, str]:
 class ForkServer(AbstractContextManager["ForkServer"]):
     """A fork server, which is started again if it ends, until the context ends.
 
-    One that ends before it is ready, because TensorFlow or the dataset cannot be loaded, is not: the processes are then
-    started without it, and report why. Linux only: libraries of other systems do not survive a fork.
+    If a server ends before it is ready, because TensorFlow or the dataset cannot be loaded, it is not started again.
+    Processes are then started without it, and report why. Linux only: libraries of other systems do not survive a fork.
 
     Args:
         config: the run's settings.

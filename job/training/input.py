@@ -102,5 +102,5 @@ class Stream:
 
 
 def _from_memory(array: NDArray[Any]) -> Callable[[tf.Tensor], tf.Tensor]:
-    with tf.device("CPU:0"):  # a GPU's memory would hold all rows, although the pipeline runs on the CPU
+    with tf.device("CPU:0"):  # otherwise all rows would be in the GPU's memory, although the pipeline runs on the CPU
         return partial(tf.gather, tf.constant(array))

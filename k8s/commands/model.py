@@ -16,15 +16,15 @@ TRIES = 5  # to change a ConfigMap that somebody else changes at the same time
 
 
 def settle_owners(cluster: Cluster, template: Object, model: Object | None = None) -> bool:
-    """Make those that mount the model of a pod template its owners, and delete it if there are none.
+    """Make all Jobs and CronJobs that mount a template's model owners of its ConfigMap; if there are none, delete it.
 
     Args:
         cluster: where they are.
         template: of a Job, or of the Jobs of a CronJob; nothing is done if it mounts no model.
-        model: the ConfigMap, which is created again if its last owner took it away meanwhile.
+        model: the ConfigMap, which is created again if Kubernetes has meanwhile deleted it with its last owner.
 
     Returns:
-        Whether it succeeded; if not, that is reported: whatever mounts it has started and goes on.
+        Whether it succeeded. A failure is only reported: the Jobs that mount the ConfigMap have started and continue.
     """
     name = model_of(template)
     if name is None:

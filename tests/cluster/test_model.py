@@ -27,7 +27,7 @@ def owners(namespace: Namespace, name: str) -> set[str] | None:
 
 
 def test_a_model_in_a_file(shared: Namespace, tmp_path: Path) -> None:
-    """`submit --model` trains it, `retry` trains the same, its source is fetched with it, and it goes with its Jobs."""
+    """`submit --model` and `retry` train it, `fetch` copies its source, and its ConfigMap is deleted with its Jobs."""
     file = tmp_path / "mine.py"
     file.write_text(SOURCE, encoding="utf-8")
     name = config_map(SOURCE)["metadata"]["name"]

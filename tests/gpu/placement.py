@@ -35,7 +35,7 @@ PACKING = Packing.of(model.init(0))
 SIZE = 7850
 # TensorFlow makes these parts of a loop on each device on which the loop's body has an operator.
 LOOP = {"Enter", "Merge", "Switch", "NextIteration"}
-# No copy between host and GPU within a call is longer: a loop's counter or condition, or what the workers tell others.
+# The largest copies between host and GPU in a call: a loop's counter or condition, or a number for other workers.
 NUMBERS_BYTES = 8
 HOST_COPIES = {"MemcpyH2D", "MemcpyD2H"}
 
@@ -122,7 +122,7 @@ def check_steps(name: str, run_steps: RunSteps, device: str) -> tf.Tensor:
 
 @contextmanager
 def loops() -> Iterator[set[str]]:
-    """Fills the set with the devices that have a part of a loop in the graphs that the block of code traces."""
+    """Yields a set, which gets the devices that have a part of a loop in the graphs that the `with` block traces."""
     devices: set[str] = set()
     context.enable_graph_collection()
     try:

@@ -104,7 +104,7 @@ def test_a_file_that_defines_no_model(tmp_path: Path, source: str, sentence: str
 
 
 def test_a_file_that_cannot_be_sent(tmp_path: Path) -> None:
-    """A missing file, a folder, a file of a mebibyte or without end, and one that is not UTF-8."""
+    """The file is refused if it is missing, a folder, not below 1 MiB, or not UTF-8."""
     file = tmp_path / "mine.py"
     assert refusal(file) == "cannot be read: No such file or directory"
     assert refusal(tmp_path) == "cannot be read: Is a directory"

@@ -122,7 +122,7 @@ def test_another_model_is_78_and_the_file_is_named(package: Path) -> None:
         assert (caught.value.code, caught.value.reason) == (Exit.SETTINGS, "other-model")
         assert str(caught.value) == (
             f"the model changed since the run began: it had SHA-256 cccccccccccc, and {package}/model.py has "
-            "dddddddddddd; give the original file, by --model or in its old place, or use another --name"
+            "dddddddddddd; give the original file with --model, restore model.py, or use another --name"
         )
 
 

@@ -315,7 +315,7 @@ def test_an_adopted_image_of_another_shape_is_65(raw: Path, data: Path) -> None:
 
 
 def test_an_adopted_split_with_fewer_examples_than_it_says_is_65(raw: Path, data: Path) -> None:
-    """An array would end early."""
+    """Without this check, the file of an array would be shorter than its header says."""
     tfds_folder.write_dataset("mnist", idx.read_idx(raw), data)
     info = data / "mnist/3.0.1/dataset_info.json"
     info.write_text(info.read_text().replace('"600"', '"601"'))

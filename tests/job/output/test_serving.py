@@ -118,7 +118,7 @@ def test_latest_stays_if_the_version_cannot_appear(
 
 @pytest.mark.parametrize("by", ["the run", "hand", "a run that is rejected"])
 def test_the_next_promotion_serves_latest(tmp_path: Path, by: str) -> None:
-    """Also if it moves nothing: after a promotion that was killed, or on a volume that had no versions before."""
+    """A promotion that moves nothing also adds a missing version, after a killed promotion or on a volume with none."""
     output = published(tmp_path, "first")
     output.promote()
     (output.folder / "promoted").unlink()

@@ -235,7 +235,7 @@ def test_all_waiting_workers_get_their_replies_when_the_last_one_joins() -> None
 
 
 def test_a_worker_whose_trainer_runs_hears_at_once_that_another_round_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reply is held back until then."""
+    """Rank 0 holds its reply back until another round is open."""
     monkeypatch.setattr(server, "HEARTBEAT_S", 1e6)
     rendezvous, _ = opened()
     request = running(2, complete(rendezvous))
@@ -252,7 +252,7 @@ def test_a_worker_whose_trainer_runs_hears_at_once_that_another_round_is_open(mo
 
 
 def test_a_wait_without_news_is_bounded() -> None:
-    """A worker whose round is over gets its reply at once, one whose trainer runs sends its phase every second."""
+    """A worker whose round is over is answered at once, and one whose trainer runs after HEARTBEAT_S at most."""
     rendezvous, _ = opened()
     request = running(1, complete(rendezvous))
     assert asyncio.run(rendezvous.join_and_wait(request, 1e6)).round_id == request.round_id

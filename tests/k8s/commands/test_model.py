@@ -238,7 +238,7 @@ def test_a_file_that_is_no_model(words: list[str], tmp_path: Path, capsys: pytes
 
 
 def test_the_check_of_preflight() -> None:
-    """Whether the model is there or can be made, by this user, and is the one that is meant."""
+    """It passes if the model exists or this user can create it, and fails if the ConfigMap has another model."""
     job = render.job(Submission("digits", model=SOURCE))
 
     def checked(cluster: FakeCluster, model: Object | None = MAP) -> Check:
