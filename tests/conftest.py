@@ -42,6 +42,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with 6,000 training and 1,000 test images. Tests that change it copy it first."""
+    raw, folder = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
+    write_idx(raw, *synthetic(train=6000, test=1000))
+    prepare_dataset(Config(data=folder), raw, lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def own_address() -> str:
     """An address of this machine that is not the loopback interface's."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: data, and runs that several tests compare with or continue."""
+"""Fixtures of the fault tests: runs that several tests compare with or continue."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from job.config import Config
-from job.dataset.prepare import prepare_dataset
 from tests.faults.team import BEFORE, SHORT, STEPS, Team
-from tests.fixtures import synthetic, write_idx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,15 +27,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def step(point: float) -> int:
     """A seeded step in training, with a fourth of the steps after it for the test to act."""
     return round((0.05 + 0.7 * point) * STEPS)
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 6,000 training and 1,000 test images. Tests that change it copy it first."""
-    raw, folder = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    write_idx(raw, *synthetic(train=6000, test=1000))
-    prepare_dataset(Config(data=folder), raw, lambda _: None)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.faults
 
 
-def test_a_run_continues_in_the_middle_of_a_block(prepared: Path, tmp_path: Path) -> None:
+def test_a_run_continues_in_the_middle_of_a_block(digits: Path, tmp_path: Path) -> None:
     """A trainer that is killed, and one that is stopped, continue to the parameters of an undisturbed run."""
-    runs.assert_continues(prepared, tmp_path, "cpu")
+    runs.assert_continues(digits, tmp_path, "cpu")

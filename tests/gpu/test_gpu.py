@@ -33,10 +33,10 @@ def test_steps_run_on_the_gpu(gpus: int, capsys: pytest.CaptureFixture[str]) -> 
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_run_continues_in_the_middle_of_a_block(gpus: int, prepared: Path, tmp_path: Path) -> None:
+def test_a_run_continues_in_the_middle_of_a_block(gpus: int, digits: Path, tmp_path: Path) -> None:
     """A trainer that is killed, and one that is stopped, continue to the parameters of an undisturbed run."""
     assert gpus
-    runs.assert_continues(prepared, tmp_path, "gpu")
+    runs.assert_continues(digits, tmp_path, "gpu")
 
 
 def test_two_workers(gpus: int, prepared: Path, tmp_path: Path) -> None:
