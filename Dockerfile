@@ -20,10 +20,14 @@ COPY requirements/gpu.txt /requirements/
 RUN /requirements/install.sh /requirements/gpu.txt
 
 # chmod: the files must be readable for the user below, whatever the umask of the host.
-# Training reads only a dataset's decoded arrays, so its example files stay out.
+# Training reads only a dataset's decoded arrays, so its example files stay out. Earlier versions made no arrays.
 FROM build AS data
 COPY data /data
-RUN rm -rf /data/*/[0-9]*.*.* && chmod -R a+rX /data
+RUN for folder in /data/*/; do \
+      [ -d "${folder}decoded" ] || \
+      { echo "data/ has no decoded arrays: run \`python -m job data --dataset $(basename "$folder")\`"; exit 1; }; \
+    done; \
+    rm -rf /data/*/[0-9]*.*.* && chmod -R a+rX /data
 
 # A stage of its own: after a change of the code, nodes have all layers but this one. Bytecode is compiled here because
 # the root may be read-only. checked-hash: a model.py that is mounted over this one must win over the bytecode.

@@ -1,4 +1,4 @@
-"""The model: softmax regression on 28x28 images. To train another model, replace this file; no other file knows it.
+"""The model: softmax regression on 28x28 images. To train another model, give another file with --model.
 
 Keep the four public functions, their arguments and their results. TensorFlow traces them into graphs with AutoGraph
 switched off: use TensorFlow's operations, and no Python `if` or `for` that depends on the value of a tensor. Parameters

@@ -12,6 +12,7 @@ from importlib.machinery import SourceFileLoader
 from typing import TYPE_CHECKING
 
 from job.config import usage_error
+from job.error_table import errors_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,10 +40,11 @@ def read_model(file: Path) -> str:
     """The source of a model, which is checked and not run.
 
     Raises:
-        JobError: 64, it cannot be read, is not below LIMIT, is no Python, or does not define a model.
+        JobError: 64, it cannot be read, is not below LIMIT, is no Python, or does not define a model; 75 if reading it
+            failed temporarily.
     """
     try:
-        with file.open("rb") as opened:
+        with errors_from("system", file), file.open("rb") as opened:
             content = opened.read(LIMIT)
     except OSError as error:
         raise _refused(file, f"cannot be read: {error.strerror}") from error
@@ -52,7 +54,7 @@ def read_model(file: Path) -> str:
         source = content.decode()
     except UnicodeDecodeError as error:
         raise _refused(file, f"is not in UTF-8 ({error.reason} at byte {error.start})", "save it as UTF-8") from None
-    check(file, source)
+    check(file, source.removeprefix("\ufeff"))  # Python accepts a byte-order mark in a file
     return source
 
 
@@ -93,13 +95,8 @@ def check(file: Path, source: str) -> None:
 
 
 def use_model(file: Path | None) -> None:
-    """Make `import job.model` load this file in this process from now on; None leaves job/model.py in use.
-
-    Raises:
-        JobError: 64, as read_model() raises it.
-    """
+    """Make `import job.model` load this file in this process from now on; None leaves job/model.py in use."""
     if file:
-        read_model(file)
         sys.meta_path.insert(0, _Finder(file))
 
 

@@ -1,6 +1,7 @@
 """Which runs may be pruned, and why the others stay: a pure decision from the facts in inventory.py.
 
-These are kept: the newest models, the run that is `latest`, runs that are being trained, and runs that may continue.
+These are kept: the newest models, the runs whose models are in use (by `latest` or in serving/), runs that are being
+trained, and runs that may continue.
 """
 
 from __future__ import annotations

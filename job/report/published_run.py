@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from job.must_match import SHORT
+from job.output.layout import MODEL_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,7 +128,7 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
         name=folder.name,
         started=started,
         settings={str(key): value for key, value in report["settings"].items() if key != "model"} | model,
-        source=_read_source(folder / "model.py"),
+        source=_read_source(folder / MODEL_SOURCE),
         train_sha256=str(report["dataset"]["train"]["sha256"]),
         test_sha256=str(report["dataset"]["test"]["sha256"]),
         accuracy=float(test["accuracy"]),

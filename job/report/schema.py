@@ -118,7 +118,7 @@ SCHEMA: dict[str, Any] = {
                 "how long it took",
                 {
                     "startup_s": _AMOUNT
-                    | {"description": "seconds from the start of rank 0 to the end of its first block of steps"},
+                    | {"description": "seconds from the start of rank 0's trainer to the end of its first block"},
                     "training_s": _AMOUNT
                     | {"description": "seconds of all blocks of steps, including the compilation in the first"},
                     "steps": _COUNT,

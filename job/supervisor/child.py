@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import traceback
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from job import telemetry
 from job.cluster import Cluster, identify
-from job.config import Config, parse
+from job.config import Config, parse, usage_error
 from job.error_table import job_error
 from job.errors import Exit, JobError
 from job.model_file import use_model
@@ -68,6 +69,9 @@ def failure_of(error: Exception, workers: int) -> JobError:
         return failure
     # The innermost line of this project or of the model: the frames below it are TensorFlow's or generated code.
     frames, model = traceback.extract_tb(error.__traceback__), str(model_file())
+    if isinstance(error, SyntaxError) and error.filename == model:  # another version of Python checked it
+        version = platform.python_version()
+        return usage_error(f"the model {model} is not Python {version}: line {error.lineno}: {error.msg}")
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE) or frame.filename == model]
     place = (ours or frames)[-1]
     message = f"{name} at {place.filename}:{place.lineno}: {first_line}"

@@ -69,6 +69,8 @@ class Child:
 def main() -> None:
     """Serve until every process that can ask for a child has ended; a child runs what it was asked to."""
     process.end_with_parent()
+    # A process manager may signal all processes of a group at once. The supervisor decides when trainers end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = socket.socket(fileno=int(os.environ.pop(CHANNEL)))
     config = parse(sys.argv[1:])
     with ThreadPoolExecutor(1) as pool:
@@ -121,7 +123,8 @@ def serve(channel: socket.socket) -> socket.socket:
                     continue
                 if child.pid == 0:
                     signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for number in (signal.SIGCHLD, signal.SIGTERM):
+                        signal.signal(number, signal.SIG_DFL)
                     for other in children.values():
                         other.connection.close()
                     channel.close()

@@ -178,7 +178,10 @@ class Forked:
                 self.returncode = int(reply)
 
     def kill(self) -> None:
-        """Make the fork server kill it, or not start it."""
+        """Kill it, also if the fork server is stopped; or make the server not start it."""
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR if self.pid else socket.SHUT_RDWR)
 

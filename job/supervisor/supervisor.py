@@ -20,6 +20,7 @@ from job.cluster import exit_code
 from job.dataset.fingerprint import read_fingerprint
 from job.error_table import errors_from
 from job.errors import PUBLISHED, Exit, JobError
+from job.model_file import read_model
 from job.must_match import model_changed, model_sha256, settings_hash, settings_to_match
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
@@ -98,6 +99,8 @@ class Supervisor:
 
     def _run(self) -> Outcome:
         try:
+            if self._config.model:
+                read_model(self._config.model)
             dataset = read_fingerprint(self._config.data, self._config.dataset)
             must_match = settings_to_match(self._config, dataset)
         except JobError:

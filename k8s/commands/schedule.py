@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from job import config
 from job.config import usage_error
 from k8s.api.errors import ApiError, refused
+from k8s.checks.model import absent
 from k8s.checks.trial import NO_DRY_RUN, remedy
 from k8s.commands import flags, submit
 from k8s.commands.model import settle_owners
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     submit.check(cluster, trial, claim, arguments.name, model, skip=arguments.skip_checks)
     made = send(cluster, new, old, dry_run=True)
     changed = sorted(changed_fields(old["spec"], made["spec"])) if old else []
-    if not old or changed:
+    if not old or changed or absent(cluster, model):
         made = submit.create(cluster, trial, lambda: send(cluster, new, old), model)
         if old:  # runs that have started keep the model that it had before
             settle_owners(cluster, old["spec"]["jobTemplate"]["spec"]["template"])

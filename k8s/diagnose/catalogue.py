@@ -341,7 +341,8 @@ PROBLEMS: dict[str, Problem] = {
         "data/mnist {flags}` and submit with --data mnist-job-data",
     ),
     "dataset-unprepared": Problem(
-        "the dataset's folder has no fingerprint.json or no decoded arrays", "prepare the dataset: `python -m job data`"
+        "the dataset's folder has no fingerprint.json or no decoded arrays",
+        "prepare the dataset: `python -m job data`, then `make image`",
     ),
     "dataset-unreadable": Problem(
         "the workers cannot read the dataset: they have no permission, or something else is in its place",

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from job.must_match import SHORT
-from k8s.state.names import APP, MODEL_FILE, MODEL_VOLUME, PART_OF_LABEL, trainer_of
+from k8s.state.names import APP, MODEL_FILE, MODEL_PREFIX, MODEL_VOLUME, PART_OF_LABEL, trainer_of
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -21,7 +21,7 @@ def config_map(source: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": f"{APP}-model-{digest[:SHORT]}", "labels": LABELS},
+        "metadata": {"name": f"{MODEL_PREFIX}{digest[:SHORT]}", "labels": LABELS},
         "immutable": True,
         "data": {MODEL_FILE: source},
     }

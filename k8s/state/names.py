@@ -16,6 +16,7 @@ OUTPUT = "/output"
 DATA = "/data"
 DATA_VOLUME = "data"  # the volume's name, if the dataset is not the image's own
 MODEL_VOLUME = "model"  # the volume's name, if the model is not the image's own
+MODEL_PREFIX = f"{APP}-model-"  # begins the name of a ConfigMap that the launcher makes for --model
 MODEL_FILE = "model.py"  # in the ConfigMap, and in the image
 CLAIM = "mnist-job-output"
 
@@ -85,9 +86,10 @@ def data_claim_of(template_or_pod: Mapping[str, Any]) -> str | None:
 
 
 def model_of(template_or_pod: Mapping[str, Any]) -> str | None:
-    """The name of the ConfigMap that holds the model; None if it is the image's own."""
+    """The name of the ConfigMap that the launcher made for --model; None without --model."""
     volumes = template_or_pod["spec"].get("volumes", [])
-    return next((v["configMap"]["name"] for v in volumes if v.get("name") == MODEL_VOLUME and "configMap" in v), None)
+    names = (volume.get("configMap", {}).get("name", "") for volume in volumes if volume.get("name") == MODEL_VOLUME)
+    return next((name for name in names if name.startswith(MODEL_PREFIX)), None)
 
 
 def claim_labels(template_or_pod: Mapping[str, Any]) -> dict[str, str]:

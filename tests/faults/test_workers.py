@@ -158,6 +158,18 @@ def test_a_worker_terminated_in_training(digits: Path, tmp_path: Path, undisturb
         assert_same(team, undisturbed())
 
 
+def test_all_processes_of_a_worker_are_terminated(digits: Path, tmp_path: Path) -> None:
+    """SIGTERM to the process group, as some process managers send it, loses no step either."""
+    with Team(digits, tmp_path, 1, ALONE).start() as team:
+        team[0].wait_for_step(ALONE_MIDDLE)
+        os.killpg(team[0].process.pid, signal.SIGTERM)
+        code, reason, message = team[0].failure()
+        assert (code, reason) == (Exit.TRY_AGAIN, "stopped")
+        team.start()
+        place = team[0].wait_for_record(lambda record: record.reason == "resumed")
+        assert message == f"asked to stop at step {team[0].records[place - 1].step}"
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_terminated_while_it_waits(digits: Path, tmp_path: Path, rank: int) -> None:
     """A worker that waits for the other one leaves at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -115,6 +116,25 @@ def test_a_file_that_cannot_be_sent(tmp_path: Path) -> None:
     assert refusal(file) == too_large
     file.write_bytes(b"# \xff")
     assert refusal(file) == "is not in UTF-8 (invalid start byte at byte 2); save it as UTF-8"
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    """Some editors begin a file with it, and Python accepts it; the source keeps it, and so does its hash."""
+    file = tmp_path / "mine.py"
+    file.write_text(SOFTMAX, encoding="utf-8-sig")
+    assert read_model(file).encode() == file.read_bytes()
+
+
+def test_a_failure_that_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system that fails is no mistake in the flags."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(type(tmp_path), "open", fail)
+    with pytest.raises(JobError) as caught:
+        read_model(tmp_path / "mine.py")
+    assert caught.value.code == Exit.TRY_AGAIN
 
 
 def test_the_check_does_not_run_the_file(tmp_path: Path) -> None:

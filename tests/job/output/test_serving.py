@@ -172,7 +172,7 @@ def test_a_model_without_a_saved_model_does_not_become_latest(tmp_path: Path) ->
 
 
 def test_roll_back_on_a_full_volume(volume: Mount) -> None:
-    """A version of links needs no space for the model."""
+    """A version of links needs space for its folders, not for the model."""
     root = volume("size=400k") / "output"
     for name, day in (("first", 1), ("second", 2)):
         published(root, name, 0.9, day).promote()

@@ -189,6 +189,28 @@ def test_a_process_can_be_killed_and_terminated(server: Server) -> None:
             assert forked.returncode == -number
 
 
+def test_a_process_can_be_killed_while_the_server_is_stopped(server: Server) -> None:
+    """Nothing of it runs on."""
+    pid = server.pid()
+    forked, reading = server.fork(SLEEPS)
+    with os.fdopen(reading, encoding="utf-8") as records, forked:
+        assert records.read(5) == "ready"
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            forked.kill()
+            assert records.read() == ""
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert forked.returncode == -signal.SIGKILL
+
+
+def test_sigterm_ends_no_server(server: Server) -> None:
+    """Some process managers send it to all processes of a group or of a control group."""
+    pid = server.pid()
+    os.kill(pid, signal.SIGTERM)
+    assert server.pid() == pid
+
+
 def test_a_process_ends_with_who_asked_for_it(server: Server) -> None:
     """A supervisor that ends, in whatever way, closes its connection."""
     forked, reading = server.fork(SLEEPS)

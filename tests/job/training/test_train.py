@@ -455,6 +455,8 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
     assert report["test"]["correct"] == np.count_nonzero(predicted == labels)
     assert report["model_sha256"] == hashlib.sha256(source).hexdigest()
     (tmp_path / "own" / "network.py").unlink()
+    again = started(tmp_path / "output", tmp_path / "data", "deep", flags)  # a published run needs no model
+    assert again.code == 0, again.error
     assert np.array_equal(export.classify(run.model / "saved_model" / "1", images).argmax(axis=1), predicted)
     page = (run.model / "report.html").read_text()
     assert '<canvas id="pad"' in page

@@ -101,6 +101,13 @@ def test_the_mount() -> None:
     assert "model" not in [one["name"] for one in volume_pod(template, "pod")["spec"]["volumes"]]
 
 
+def test_a_model_of_an_overlay() -> None:
+    """Its ConfigMap is the user's: it gets no owners, and so stays when the run goes."""
+    job = render.job(Submission("digits", model=SOURCE))
+    job["spec"]["template"]["spec"]["volumes"][-1]["configMap"]["name"] = "mine"
+    assert model_of(job["spec"]["template"]) is None
+
+
 def test_runs_share_a_model() -> None:
     """The ConfigMap is created before the first Job, and belongs to both; it goes with the last of them."""
     cluster = Collected()
@@ -160,6 +167,16 @@ def test_the_model_of_a_schedule(tmp_path: Path) -> None:
     assert model_of(cluster.objects["Job", run]["spec"]["template"]) == NAME
     lifecycle.run("cancel", parser().parse_args(["cancel", "nightly"]), cluster.given)
     assert (cluster.owners(), cluster.owners(new)) == ([f"Job {run}"], None)
+
+
+def test_a_schedule_whose_model_is_gone() -> None:
+    """The same command creates it again, although nothing else changed."""
+    cluster = Collected()
+    call(cluster, schedule, "@daily", "--name=nightly", OWN)
+    cluster.delete("ConfigMap", NAME)
+    assert cluster.owners() is None
+    call(cluster, schedule, "@daily", "--name=nightly", OWN)
+    assert cluster.owners() == ["CronJob nightly"]
 
 
 def test_a_cancelled_schedule_leaves_the_model_to_its_runs() -> None:
