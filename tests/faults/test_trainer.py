@@ -27,6 +27,7 @@ LITTLE_MEMORY = 200_000_000
 SUPERVISOR_BYTES = 60_000_000
 # How much a process may grow between two measurements: slack of its allocator, and 400 bytes for each of 500 records.
 SLACK_BYTES = {"supervisor": 500_000, "trainer": 2_000_000}
+HELD = 2  # connections of the requests that rank 0 holds, one of each worker: now and then there is none
 KILLS = 10
 LONG = ("--epochs=100",)  # 6,000 steps, so that the kills, at most 200 steps apart, come well before the end
 
@@ -121,7 +122,7 @@ def test_nothing_grows_over_ten_thousand_steps(digits: Path, tmp_path: Path) -> 
         peaks = {rank: status_bytes(team[rank].process.pid, "VmHWM") for rank in team.workers}
         assert team.exit_codes() == [0, 0]
     for who, (descriptors, resident) in early.items():
-        assert late[who][0] <= descriptors, (who, early, late)
+        assert late[who][0] <= descriptors + HELD, (who, early, late)
         assert late[who][1] <= resident + SLACK_BYTES[who[0]], (who, early, late)
     assert max(peaks.values()) < SUPERVISOR_BYTES
 
