@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import signal
 from contextlib import suppress
@@ -90,6 +91,11 @@ def exit_code(code: int, environ: Mapping[str, str]) -> int:
     code (restartPolicy: ExitCode). Under an operator, SIGTERM's code therefore stands for "try again".
     """
     return SIGTERM_CODE if code == Exit.TRY_AGAIN and membership(environ) == "TF_CONFIG" else code
+
+
+def pod_name(environ: Mapping[str, str]) -> str:
+    """The name of this pod; without POD_NAME, that of this machine."""
+    return environ.get("POD_NAME") or os.uname().nodename
 
 
 def how_to_leave(marker: str) -> str:

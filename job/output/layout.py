@@ -3,6 +3,7 @@
     runs/<run>/lock           held by the process that trains the run
     runs/<run>/config.json    the manifest: settings, their hash, JOB_UID, start, versions, fingerprints; written once
     runs/<run>/events.jsonl   one telemetry record a line; tensorboard/ beside it has the same figures
+    runs/<run>/logs/          what each worker said; see log_file.py
     runs/<run>/checkpoints/   see checkpoint.py
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves
     runs/<run>/promoted       an empty file: `latest` was moved to this run and must not return to it by itself
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LOCK = "lock"  # in runs/<run>/, and in .pruned/
+LOGS = "logs"  # in runs/<run>/
 PRUNED = ".pruned"
 PROMOTION_LOCK = ".promotion-lock"
 CHECKSUMS = "SHA256SUMS"
@@ -67,7 +69,16 @@ def refuse_symlinks(root: Path, run: str) -> None:
     """
     folder = root / "runs" / run
     fixed = [root / "runs", root / "models", serving_folder(root), root / PROMOTION_LOCK, folder, root / "models" / run]
-    for path in (*fixed, *unfinished_models(root, run), *unfinished_versions(root), *_all_below(folder)):
+    refuse_links((*fixed, *unfinished_models(root, run), *unfinished_versions(root), *_all_below(folder)))
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Refuse paths that are symbolic links.
+
+    Raises:
+        JobError: 73.
+    """
+    for path in paths:
         if path.is_symlink():
             message = f"{path} is a symbolic link, and the job does not write through links"
             raise JobError(Exit.OUTPUT, "output-link", message, "remove it")

@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
+from typing import TYPE_CHECKING, TextIO
 
 from job import telemetry
+
+if TYPE_CHECKING:
+    from job.supervisor.log_process import LogProcess
 
 MAX_LINES = 1000  # waiting to be written; the oldest are dropped, because the last ones say how the worker ended
 
 
 class LineWriter:
-    """Writes lines to standard output, in their order."""
+    """Writes lines to standard output, in their order, and to a log.
 
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+    Args:
+        log: the log. Why it misses lines is written to standard error.
+    """
+
+    def __init__(self, log: LogProcess | None = None) -> None:
+        self._log = log
+        self._calls: deque[tuple[str, *tuple[TextIO, ...]]] = deque(maxlen=MAX_LINES)  # write_line()'s arguments
         self._changed = threading.Condition()
         self._idle = True
         threading.Thread(target=self._write_lines, name="line-writer", daemon=True).start()
+        if log:
+            log.listen(self.write_error)
 
     def write(self, line: str) -> None:
         """Queue a line; returns at once."""
-        with self._changed:
-            self._lines.append(line)
-            self._idle = False
-            self._changed.notify_all()
+        self._queue(line)
+
+    def write_error(self, line: str) -> None:
+        """Queue a line for standard error; returns at once."""
+        self._queue(line, sys.stderr)
 
     def drain(self, seconds: float) -> bool:
-        """Wait at most so many seconds until every line is written; returns whether every line is.
+        """Close the log, and wait at most so many seconds until every line is written; returns whether every line is.
 
         If not, the process can end only by os._exit(): Python would wait for the lock that the thread holds.
         """
+        if self._log:
+            self._log.close()
         with self._changed:
             return self._changed.wait_for(lambda: self._idle, seconds)
+
+    def _queue(self, line: str, *stream: TextIO) -> None:
+        with self._changed:
+            self._calls.append((line, *stream))
+            self._idle = False
+            self._changed.notify_all()
+            if self._log:
+                self._log.write(line)
 
     def _write_lines(self) -> None:
         while True:
             with self._changed:
-                self._idle = not self._lines
+                self._idle = not self._calls
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._lines)
-                line = self._lines.popleft()
-            telemetry.write_line(line)
+                self._changed.wait_for(lambda: self._calls)
+                line, *stream = self._calls.popleft()
+            telemetry.write_line(line, *stream)

@@ -12,15 +12,18 @@ from job.supervisor.metrics import Metrics
 from job.telemetry import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from job.cluster import Cluster
     from job.rendezvous.peers import Peers
+    from job.supervisor.log_process import LogProcess
     from job.supervisor.restart_policy import RestartPolicy
 
 PROGRESS = ("step", "steps", "checkpoint")
 
 
 class WorkerStatus:
-    """What is known of this worker.
+    """What is known of this worker. Its lines go to standard output, and to a log if there is one.
 
     Attributes:
         phase: the current one.
@@ -28,12 +31,12 @@ class WorkerStatus:
         metrics: the worker's metrics.
     """
 
-    def __init__(self, cluster: Cluster, restarts: RestartPolicy, peers: Peers) -> None:
+    def __init__(self, cluster: Cluster, restarts: RestartPolicy, peers: Peers, log: LogProcess | None = None) -> None:
         self._cluster, self._restarts, self._peers = cluster, restarts, peers
         self.phase = "starting"
         self.accuracy: float | None = None
         self.metrics = Metrics(cluster.run, cluster.rank, cluster.workers)
-        self._writer = LineWriter()
+        self._writer = LineWriter(log)
         self._progress: dict[str, int | None] = {}  # the last known values of PROGRESS
 
     @property
@@ -64,8 +67,13 @@ class WorkerStatus:
         self._take(record)
         self._show(record)
 
+    def show_errors(self, lines: Iterable[str]) -> None:
+        """Show what a process wrote to its standard error."""
+        for line in lines:
+            self._writer.write_error(line.rstrip("\n"))
+
     def flush(self, seconds: float) -> bool:
-        """Wait at most so many seconds until all is written to standard output; returns whether all is."""
+        """End the log, and wait at most so many seconds until all is written; returns whether all is."""
         return self._writer.drain(seconds)
 
     def _take(self, record: Record) -> None:

@@ -10,21 +10,22 @@ import dataclasses
 import os
 import queue
 import signal
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.cluster import exit_code
+from job.cluster import exit_code, pod_name
 from job.dataset.fingerprint import read_fingerprint
 from job.error_table import errors_from
 from job.errors import PUBLISHED, Exit, JobError
 from job.model_file import read_model
 from job.must_match import model_changed, model_sha256, settings_hash, settings_to_match
+from job.output.log_file import LogFile
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
 from job.supervisor.forking import fork_channel
+from job.supervisor.log_process import LogProcess
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
 from job.supervisor.restart_policy import (
     CAUSED_BY_PEER,
@@ -58,8 +59,9 @@ class Stop:
 
 
 def supervise(config: Config, cluster: Cluster) -> int:
-    """Do this worker's part of the run, with its records on standard output as logfmt; returns the exit code."""
-    supervisor = Supervisor(config, cluster)
+    """Do this worker's part of the run; its records go to standard output and to its log. Returns the exit code."""
+    log = LogProcess(LogFile(config.output, cluster.run, cluster.rank), pod_name(os.environ))
+    supervisor = Supervisor(config, cluster, log)
     # First of all, because the kernel drops a signal that a container's first process does not handle.
     signal.signal(signal.SIGTERM, lambda *_: supervisor.events.put(Stop()))
     try:
@@ -77,12 +79,12 @@ class Supervisor:
         events: Stop, the records and the exit of the process that runs, and rank 0's replies.
     """
 
-    def __init__(self, config: Config, cluster: Cluster) -> None:
+    def __init__(self, config: Config, cluster: Cluster, log: LogProcess) -> None:
         self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._config, self._cluster = config, cluster
         self._restarts = RestartPolicy()
         self._peers = Peers(cluster, self.events)
-        self._status = WorkerStatus(cluster, self._restarts, self._peers)
+        self._status = WorkerStatus(cluster, self._restarts, self._peers, log)
         self._model = ""  # SHA-256 of model.py
         self._stopping = False
         self._child_pid = 0
@@ -202,8 +204,7 @@ class Supervisor:
                 if not (event.started or forced):  # the fork server failed, and a new process shows why
                     return self._run_process(module, cluster, round_id, None)
                 if not (forced or event.exit_code in EXPLAINED_CODES or is_published(final_record)):
-                    sys.stderr.writelines(event.stderr)
-                    sys.stderr.flush()
+                    self._status.show_errors(event.stderr)
                 return judge(event, final_record, forced, began=self._status.phase not in BEFORE_STEPS)
             if isinstance(event, Record):
                 if event.step and event.phase in STEPPING:

@@ -28,7 +28,18 @@ TOLERATION = re.compile(
 )
 VARIABLE = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTALL)
 # The variables from which a worker learns which run and rank it is.
-IDENTITY = {"RUN", "JOB_NAME", "JOB_UID", "JOB_COMPLETION_INDEX", "WORKERS", "SERVICE", "POD_IP", "PEERS", "TF_CONFIG"}
+IDENTITY = {
+    "RUN",
+    "JOB_NAME",
+    "JOB_UID",
+    "JOB_COMPLETION_INDEX",
+    "WORKERS",
+    "SERVICE",
+    "POD_IP",
+    "POD_NAME",
+    "PEERS",
+    "TF_CONFIG",
+}
 # Training flags that the manifests or the launcher's own flags set.
 NOT_TRAINING = {
     "workers": "give it before the --",

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
@@ -44,14 +44,15 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """
     script = tmp_path / "python"
     script.touch(0o755)
+    monkeypatch.chdir(tmp_path)  # for the output folder
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.0, 0.01, 0.01))
     monkeypatch.setattr(termination, "PATH", tmp_path / "termination-log")
     (tmp_path / "termination-log").touch()
     before = signal.getsignal(signal.SIGTERM)
 
-    def write_line(line: str) -> None:
-        print(line)  # noqa: T201 - what the original does
+    def write_line(line: str, stream: TextIO | None = None) -> None:
+        print(line, file=stream)
         with (tmp_path / "lines").open("a") as lines:
             lines.write(line + "\n")
 

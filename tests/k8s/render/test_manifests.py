@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from job.__main__ import main as job_main
-from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT, Cluster, identify
+from job.cluster import SUPERVISOR_PORT, TENSORFLOW_PORT, Cluster, identify, pod_name
 from job.config import parse
 from job.errors import Exit
 from job.output.layout import serving_folder
@@ -186,11 +186,13 @@ def test_identity(run: str, job_name: str, overlay: Object, setup: dict[str, Obj
         overlay = next_job({**overlay, "metadata": {**overlay["metadata"], "name": run}})
     metadata = overlay["spec"]["template"]["metadata"]
     labels = {**LABELS, JOB_NAME_LABEL: job_name}
-    fields = {"status.podIP": "198.18.0.7", **{f"metadata.labels['{key}']": value for key, value in labels.items()}}
+    fields = {"status.podIP": "198.18.0.7", "metadata.name": "demo-1-aaaa0"}
+    fields |= {f"metadata.labels['{key}']": value for key, value in labels.items()}
     environ = {"JOB_COMPLETION_INDEX": "1"}  # which the Job controller adds
     for name, variable in render.variables(trainer_of(overlay["spec"]["template"])).items():
         environ[name] = variable.get("value") or fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
     assert environ["POD_IP"] == "198.18.0.7"
+    assert pod_name(environ) == "demo-1-aaaa0"
     service, subdomain = setup["Service"], pod_spec(overlay)["subdomain"]
     hosts = [f"{job_name}-{rank}.{subdomain}" for rank in range(2)]
     assert identify(environ) == Cluster(

@@ -199,6 +199,7 @@ def test_a_job_with_every_flag() -> None:
                                     "valueFrom": from_field("metadata.labels['batch.kubernetes.io/controller-uid']"),
                                 },
                                 {"name": "POD_IP", "valueFrom": from_field("status.podIP")},
+                                {"name": "POD_NAME", "valueFrom": from_field("metadata.name")},
                                 {"name": "WORKERS", "value": "4"},
                                 {"name": "SERVICE", "value": "mnist-job"},
                                 {"name": "LOG", "value": "a=b"},

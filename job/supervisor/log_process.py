@@ -1,0 +1,129 @@
+"""The process that writes a worker's log to the volume, and the pipe that feeds it.
+
+A volume can hang for ever, so the supervisor never waits for this process: while the pipe is full, lines are lost.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from job.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from job.output.log_file import LogFile
+
+CLOSE_S = 3.0  # for the last lines
+HANGS = "the volume does not answer"
+
+
+class LogProcess:
+    """The process, and the supervisor's end of its pipe.
+
+    It is a copy of this process, which takes a millisecond and little memory. Make it before any thread.
+
+    Args:
+        file: the log.
+        pod: the name of this pod, which stands in each line.
+    """
+
+    def __init__(self, file: LogFile, pod: str) -> None:
+        self._path, self._pod = file.path, pod
+        self._rest = b""  # what the pipe has not taken yet of a line
+        self._problem = ""
+        self._say: Callable[[str], object] = lambda _: None
+        self._ended, self._closed = threading.Event(), False
+        reading, self._feed = os.pipe()
+        self._news, reporting = os.pipe()
+        try:
+            self._pid = os.fork()
+        except OSError as error:  # no room for a process now
+            self._pid, self._problem = 0, error.strerror or ""
+        else:
+            if self._pid == 0:
+                os.close(self._feed)
+                os.close(self._news)
+                _write_log(file, reading, reporting)
+        os.close(reading)
+        os.close(reporting)
+        os.set_blocking(self._feed, False)
+
+    def listen(self, say: Callable[[str], object]) -> None:
+        """Call say(), from some thread, with one sentence once lines are lost. It is called once at most."""
+        self._say = say
+        threading.Thread(target=self._read_news, name="log-news", daemon=True).start()
+
+    def write(self, line: str) -> None:
+        """Pass a line on, or lose it; returns at once."""
+        if self._ended.is_set():
+            return
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+        self._send()
+        if self._rest:
+            self._lost(HANGS)
+            return
+        self._rest = f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z {self._pod} {line}\n".encode(errors="replace")
+        self._send()
+
+    def close(self, seconds: float = CLOSE_S) -> None:
+        """Let the process write what it has, for so many seconds at most, and end it."""
+        self._send()
+        self._closed = True
+        os.close(self._feed)
+        if not self._ended.wait(seconds):
+            os.kill(self._pid, signal.SIGKILL)
+            self._ended.set()
+            self._lost(HANGS)
+
+    def _send(self) -> None:
+        try:
+            self._rest = self._rest[os.write(self._feed, self._rest) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # the process has ended, as _read_news() is about to say
+            self._rest = b""
+
+    def _lost(self, problem: str) -> None:
+        if not self._problem:
+            self._problem = problem
+            self._say(f"lines are missing from {self._path}: {problem}; the run does not need this file")
+
+    def _read_news(self) -> None:
+        if problem := self._problem:
+            self._problem = ""
+            self._lost(problem)
+        with os.fdopen(self._news, encoding="utf-8", errors="replace") as news:
+            for line in news:
+                self._lost(line.rstrip("\n"))
+        if not self._closed:
+            self._lost("the process that writes it has ended")
+        self._ended.set()
+
+
+def _write_log(file: LogFile, reading: int, reporting: int) -> NoReturn:
+    """Write what comes through a pipe to the log until it is closed; report the first failure through another one."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the last lines come after them
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)  # a reader of this worker's output must not wait for a process that hangs
+        rest, failed = b"", False
+        while data := os.read(reading, 2**16):
+            lines, end, rest = (rest + data).rpartition(b"\n")
+            try:
+                file.append(lines + end)
+            except (OSError, JobError) as error:
+                if not failed:
+                    problem = error.strerror if isinstance(error, OSError) else error
+                    os.write(reporting, f"{problem}\n".encode())
+                failed = True
+    finally:
+        os._exit(0)

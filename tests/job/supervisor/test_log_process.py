@@ -1,0 +1,132 @@
+"""The process that writes a worker's log: nobody waits for it, and lost lines are reported once."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from job.output.log_file import LogFile
+from job.supervisor.log_process import LogProcess
+from tests.job.processes import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+class Hanging(LogFile):
+    """A log on a volume that hangs as long as the file `hangs` is there."""
+
+    def append(self, lines: bytes) -> None:
+        """Wait, and write."""
+        while (self.root / "hangs").exists():
+            time.sleep(0.01)
+        super().append(lines)
+
+
+def started(file: LogFile) -> tuple[LogProcess, list[str]]:
+    """A process, and what it says."""
+    said: list[str] = []
+    process = LogProcess(file, "pod-a")
+    process.listen(said.append)
+    return process, said
+
+
+def texts(file: LogFile) -> list[str]:
+    """The lines of a log without their times."""
+    return [line.split(" ", 1)[1] for line in file.path.read_text("utf-8").splitlines()]
+
+
+def test_each_line_has_its_time_and_its_pod(tmp_path: Path) -> None:
+    """The times are those of kubectl's --timestamps, and rise."""
+    file = LogFile(tmp_path, "r", 1)
+    process, said = started(file)
+    process.write("one")
+    process.write('two words="x y"')
+    process.close(60)
+    lines = file.path.read_text("utf-8").splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z pod-a ", line) for line in lines)
+    assert lines == sorted(lines)
+    assert (texts(file), said) == (["pod-a one", 'pod-a two words="x y"'], [])
+
+
+def test_a_volume_that_hangs_delays_nobody(tmp_path: Path) -> None:
+    """Lines that do not fit into the pipe are lost, which is said once; the others are written once it answers."""
+    file = Hanging(tmp_path, "r", 0)
+    (tmp_path / "hangs").touch()
+    process, said = started(file)
+    for number in range(3000):
+        process.write(f"{number} " + 5000 * "x" * (number % 7 == 0))
+    assert said == [f"lines are missing from {file.path}: the volume does not answer; the run does not need this file"]
+    (tmp_path / "hangs").unlink()
+    wait_until(file.path.exists, "the log")
+    for again in range(3000):
+        process.write(f"again {again}")
+        time.sleep(0 if again % 50 else 0.001)
+    process.close(60)
+    lines = texts(file)
+    numbers = [int(line.split()[1]) for line in lines if "again" not in line]
+    assert numbers == list(range(len(numbers)))
+    assert 10 < len(numbers) < 3000
+    assert all(line.endswith(5000 * "x") == (number % 7 == 0) for number, line in zip(numbers, lines, strict=False))
+    assert len(set(lines)) == len(lines)
+    assert len(said) == 1
+
+
+def test_a_volume_that_hangs_at_the_end(tmp_path: Path) -> None:
+    """The worker ends soon, says that lines are missing, and takes the process with it."""
+    file = Hanging(tmp_path, "r", 0)
+    (tmp_path / "hangs").touch()
+    process, said = started(file)
+    process.write("last")
+    process.close(0.1)
+    assert said == [f"lines are missing from {file.path}: the volume does not answer; the run does not need this file"]
+    os.waitpid(process._pid, 0)
+
+
+def test_a_volume_that_cannot_be_written(tmp_path: Path) -> None:
+    """The cause is said once; later lines are written once the volume can be written."""
+    file = LogFile(tmp_path, "r", 0)
+    (tmp_path / "runs").write_bytes(b"")
+    process, said = started(file)
+    process.write("lost")
+    wait_until(lambda: said, "the problem")
+    (tmp_path / "runs").unlink()
+    process.write("kept")
+    process.close(60)
+    assert texts(file) == ["pod-a kept"]
+    assert len(said) == 1
+    assert said[0].startswith(f"lines are missing from {file.path}: ")
+
+
+def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    """Later lines are lost, and that is said."""
+    file = LogFile(tmp_path, "r", 0)
+    process, said = started(file)
+    os.kill(process._pid, signal.SIGKILL)
+    wait_until(lambda: said, "the problem")
+    process.write("lost")
+    process.close(60)
+    assert said == [
+        f"lines are missing from {file.path}: the process that writes it has ended; the run does not need this file"
+    ]
+
+
+def test_no_room_for_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker goes on without a log, and says so."""
+
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    file = LogFile(tmp_path, "r", 0)
+    process, said = started(file)
+    process.write("lost")
+    process.close(60)
+    assert said == [
+        f"lines are missing from {file.path}: Resource temporarily unavailable; the run does not need this file"
+    ]
