@@ -1,7 +1,7 @@
 """The first process of every worker: owns signals, restarts, stalls and exit codes, and imports no TensorFlow.
 
 It meets the other workers' supervisors, starts the trainer, and starts it again. It touches no volume while a trainer
-runs, so that a hung volume cannot stop it.
+runs, so that a hung volume cannot stop it: log_process.py writes its log.
 """
 
 from __future__ import annotations

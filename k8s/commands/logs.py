@@ -1,17 +1,25 @@
-"""logs: print the log of every rank, live until the run has ended."""
+"""logs: print the log of every rank, live until the run has ended; on the volume where pods are gone."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from job.config import parse_duration, usage_error
+from k8s.api.errors import LauncherError
+from k8s.commands import flags
 from k8s.state.find import job_of
+from k8s.state.names import run_name
 from k8s.state.run import Run, is_settled
+from k8s.view.loglines import read_stored
 from k8s.view.output import note, use_colour
-from k8s.view.run_logs import RunLogs
+from k8s.view.run_logs import RunLogs, clock_time, log_files, merged
+from k8s.volume.run_files import copy_logs
+from k8s.volume.start import open_volume, volume_of_deleted
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--tail", type=int, metavar="N", help="begin with the last N lines of each pod")
     add("--grep", metavar="REGEX", help="print only lines that match")
     add("--no-follow", action="store_true", help="print the existing lines, and exit")
+    flags.add_volume(parser)
 
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
@@ -46,8 +55,57 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         raise usage_error(f"--tail must be at least 1, not {arguments.tail}")
     since = time.monotonic() - parse_duration("--since", arguments.since) if arguments.since else None
     cluster = connect()
-    job = job_of(cluster, arguments.name)
+    try:
+        job = job_of(cluster, arguments.name)
+    except LauncherError as absent:
+        return show_deleted(cluster, arguments, since, pattern, absent)
     workers = Run(job).workers
+    ranks = selected(arguments, workers)
+    printer = LinePrinter(workers, pattern, as_json=arguments.output == "json")
+
+    def stored(ranks: set[int], folder: Path) -> None:
+        with open_volume(cluster, arguments, arguments.name) as pod:
+            copy_logs(pod, run_name(job), ranks, folder)
+
+    logs = RunLogs(cluster, job, ranks, since, arguments.tail, printer.print, stored)
+    logs.show_past()
+    if not arguments.no_follow and not is_settled(job):
+        logs.follow()
+    return 0
+
+
+def show_deleted(
+    cluster: Cluster,
+    arguments: argparse.Namespace,
+    since: float | None,
+    pattern: re.Pattern[str],
+    absent: LauncherError,
+) -> int:
+    """Print the logs of a run whose Job was deleted, from the volume; returns the exit status.
+
+    Raises:
+        LauncherError: `absent`, if the volume has none.
+    """
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with volume_of_deleted(cluster, arguments, absent) as (pod, paths):
+            workers = 1 + max((int(number) for number in re.findall(r"rank-(\d+)\.log", "\n".join(paths))), default=0)
+            copy_logs(pod, arguments.name, selected(arguments, workers), folder)
+        printer = LinePrinter(workers, pattern, as_json=arguments.output == "json")
+        begin = clock_time(cluster, since)
+        logs = [read_stored(path, rank, (), begin, arguments.tail) for rank, path in log_files(folder)]
+        for line in merged(logs):
+            printer.print(line)
+    note(f"the Job of {arguments.name} was deleted")
+    return 0
+
+
+def selected(arguments: argparse.Namespace, workers: int) -> set[int]:
+    """The ranks to print, of a run of so many workers; says if they are not all that were asked for.
+
+    Raises:
+        JobError: 64, there is no such rank.
+    """
     for rank in arguments.rank:
         if not 0 <= rank < workers:
             raise usage_error(f"--rank must be from 0 to {workers - 1} for {arguments.name}, not {rank}")
@@ -55,12 +113,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     if len(ranks) > AT_A_TIME:
         part = f"{ranks[0]} to {ranks[AT_A_TIME - 1]} of {len(ranks)}"
         note(f"at most {AT_A_TIME} ranks are printed at a time, here {part}; --rank selects others")
-    printer = LinePrinter(workers, pattern, as_json=arguments.output == "json")
-    logs = RunLogs(cluster, job, set(ranks[:AT_A_TIME]), since, arguments.tail, printer.print)
-    logs.show_past()
-    if not arguments.no_follow and not is_settled(job):
-        logs.follow()
-    return 0
+    return set(ranks[:AT_A_TIME])
 
 
 class LinePrinter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -31,11 +30,9 @@ if TYPE_CHECKING:
 SHOWN_LINES, READ_LINES = 8, 40
 FEW = 20  # pods or nodes that are requested one by one
 REQUESTS = 8  # at the same time
-# The kubelet's replacement for a log that was deleted, and TensorFlow's own notes.
-NOISE = re.compile(
-    r"unable to retrieve container logs|failed to try resolving symlinks"
-    r"|[IW]\d{4} |WARNING: All log messages before absl"
-)
+# The kubelet's replacement for a log that was deleted.
+GONE = re.compile(r"unable to retrieve container logs|failed to try resolving symlinks")
+NOISE = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl")  # TensorFlow's own notes
 
 
 def gather_evidence(cluster: Cluster, name: str) -> Run:
@@ -116,14 +113,30 @@ def unreachable_nodes(cluster: Cluster, pods: Iterable[Object]) -> tuple[str, ..
 def explain_with_log(cluster: Cluster, run: Run) -> Explanation:
     """Explain a run, with the last lines of the log of the pod that failed, if that pod still exists."""
     explanation = explain_run(run)
+    return with_lines(explanation, read_log(cluster, run, explanation) or ())
+
+
+def read_log(cluster: Cluster, run: Run, explanation: Explanation) -> list[str] | None:
+    """The end of the log of the pod that an explanation is about; None if the pod or its log is gone.
+
+    It is empty where it would say nothing more: without a pod, and for a rejected model.
+    """
+    if not explanation.pod or explanation.code == Exit.REJECTED:
+        return []
     pod = next((each for each in run.pods if each["metadata"]["name"] == explanation.pod), None)
-    if explanation.code == Exit.REJECTED or pod is None:
-        return explanation
-    with suppress(ApiError, OSError):
-        written = cluster.logs(explanation.pod, culprit(pod), tail=READ_LINES)
-        lines = [line for line in written if not NOISE.match(line)]
-        return dataclasses.replace(explanation, lines=tuple(lines[-SHOWN_LINES:]))
-    return explanation
+    if pod is None:
+        return None
+    try:
+        lines = list(cluster.logs(explanation.pod, culprit(pod), tail=READ_LINES))
+    except (ApiError, OSError):
+        return None
+    return None if any(GONE.match(line) for line in lines) else lines
+
+
+def with_lines(explanation: Explanation, lines: Iterable[str]) -> Explanation:
+    """An explanation with the last lines of a log that say something."""
+    telling = [line for line in lines if not NOISE.match(line)]
+    return dataclasses.replace(explanation, lines=tuple(telling[-SHOWN_LINES:]))
 
 
 def is_node_ready(node: Object) -> bool:

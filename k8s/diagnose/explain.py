@@ -23,7 +23,6 @@ from k8s.state.exits import (
     REASON_OF_CODE,
     SECONDARY,
     clean_message,
-    container_exits,
     describe_code,
     first_cause,
     kebab_case,
@@ -95,7 +94,7 @@ def explain_deleted_pod(run: Run, pod: str, code: int, when: str) -> Explanation
 def explain_deadline(run: Run, when: str) -> Explanation:
     """Why a run did not finish within its deadline, as far as traces of its deleted pods show."""
     sentence = f"the run did not finish within its deadline of {run.job['spec'].get('activeDeadlineSeconds')} s"
-    failure = first_cause([each for each in container_exits(run.pods) if each.reason not in SECONDARY])
+    failure = first_cause([each for each in run.exits if each.reason not in SECONDARY])
     first = explain_exit(run, failure) if failure else next(pending_causes(run), None) or explain_from_events(run)
     if first:
         # A worker that exited may have been replaced since then, and its replacement may have run for long.
@@ -149,7 +148,7 @@ def explain_replaced_too_often(run: Run, when: str) -> Explanation:
         remedy = remedy_for(run, "restarts-used-up", rank=str(ranks[0]))
         return Explanation("restarts-used-up", f"{sentence}; {PODS_DELETED}", remedy, ranks[0], when=when)
     explanation = explain_exit(run, first)
-    last = [exit_sentence(each) for each in container_exits(run.pods) if each.rank in ranks and each.code != Exit.OK]
+    last = [exit_sentence(each) for each in run.exits if each.rank in ranks and each.code != Exit.OK]
     latest = f"; last failure: {last[-1]}" if last and last[-1] != exit_sentence(first) else ""
     return dataclasses.replace(explanation, sentence=f"{sentence}; first cause: {explanation.sentence}{latest}")
 
@@ -180,7 +179,7 @@ def explain_replacement(run: Run) -> Explanation | None:
     """The end of a worker that is being replaced, while the run makes no steps."""
     if run.record is not None and run.record.phase not in WITHOUT_STEPS:
         return None
-    failures = [each for each in container_exits(run.pods) if each.code != Exit.OK]
+    failures = [each for each in run.exits if each.code != Exit.OK]
     # The last one: after the others, the run continued.
     primary = [each for each in failures if each.reason not in SECONDARY] or failures
     if not primary:
@@ -208,7 +207,7 @@ def explain_progress(run: Run) -> Explanation:
     if record and record.phase == "restarting":
         sentence = f"worker {record.rank} restarts its trainer ({record.reason}): {record.message}"
         return Explanation(record.reason or "restarting", sentence, rank=record.rank)
-    failures = sum(each.code != Exit.OK for each in container_exits(run.pods))
+    failures = sum(each.code != Exit.OK for each in run.exits)
     pods = "1 pod ended early and was" if failures == 1 else f"{failures} pods ended early and were"
     return Explanation("running", f"nothing is wrong: {current}" + (f"; {pods} replaced" if failures else ""))
 

@@ -50,8 +50,8 @@ class Run:
     events are those of the Job, of its pods, deleted ones too, and of its claim, the oldest first. record is the newest
     of rank 0's log. down are the names of the nodes that are not ready; None if nodes were not read. kueue is why Kueue
     has not started it; empty if it does not wait for Kueue. evicted is a word for why Kueue stopped it, such as
-    `preempted`; empty if it did not. flags are the command-line flags that select the run's
-    namespace and cluster.
+    `preempted`; empty if it did not. flags are the command-line flags that select the run's namespace and cluster.
+    logged are the ends of workers whose pods are gone, as the logs on the volume show them.
     """
 
     job: Object
@@ -63,6 +63,7 @@ class Run:
     kueue: str = ""
     evicted: str = ""
     flags: str = ""
+    logged: tuple[ContainerExit, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,6 +85,11 @@ class Run:
         """Each rank's newest pod, in the order of ranks."""
         pods = {rank_of(pod): pod for pod in sorted(self.pods, key=created)}
         return dict(sorted(pods.items()))
+
+    @cached_property
+    def exits(self) -> list[ContainerExit]:
+        """How its workers' containers ended, in the order of time."""
+        return sorted([*container_exits(self.pods), *self.logged], key=lambda ended: (ended.when, ended.rank))
 
     @property
     def lacks_pods(self) -> bool:
@@ -119,7 +125,7 @@ class State:
 def state(run: Run) -> State:
     """The state that a run is in."""
     if run.condition(*DONE):
-        exits = [each for each in container_exits(run.pods) if each.rank == 0 and each.code == Exit.OK]
+        exits = [each for each in run.exits if each.rank == 0 and each.code == Exit.OK]
         last = exits[-1] if exits else None
         kept = f"kept because {last.message}" if last and last.reason == "kept" else ""
         return State("published", kept, ended=True, code=Exit.OK, accuracy=last.accuracy if last else None)
@@ -153,17 +159,22 @@ def failed(run: Run) -> State:
 def decisive_exit(run: Run) -> ContainerExit | None:
     """The exit that is the first cause of a run's failure; None if there is none, or its pod was deleted."""
     reason = (run.condition(*FAILED) or {}).get("reason", "")
-    ends = container_exits(run.pods)
+    ends = run.exits
     if reason == "PodFailurePolicy":
         return first_cause([ending for ending in ends if ending.code in REASON_OF_CODE])
     return first_cause(ends) if exhausted_ranks(run) else None
+
+
+def lacks_cause(run: Run) -> bool:
+    """Whether a run failed and the pods that could say why are gone."""
+    return bool(run.condition(*FAILED)) and decisive_exit(run) is None and run.lacks_pods
 
 
 def exit_code(run: Run) -> int | None:
     """A failed run's exit code: of the worker that made it fail, or the last one of a worker that failed too often."""
     if fatal := failing_pod(run):
         return fatal[1]
-    codes = [ending.code for ending in container_exits(run.pods) if ending.rank in exhausted_ranks(run) and ending.code]
+    codes = [ending.code for ending in run.exits if ending.rank in exhausted_ranks(run) and ending.code]
     return codes[-1] if codes else None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from k8s.api.errors import ApiError
@@ -15,7 +17,8 @@ from k8s.state.pods import container_state
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -136,6 +139,33 @@ def read_log(
         if problem and time.monotonic() - last_news > patience_s():
             raise UnreadableLogError(f"the log of rank {rank} cannot be read in pod {name}: {problem}")
         stop.wait(0 if ended and new else RETRY_S)
+
+
+def read_stored(
+    path: Path, rank: int, present: Collection[str], since: datetime | None, tail: int | None
+) -> Iterator[Line]:
+    """The lines of a copy of a rank's log from the volume, `TIME POD TEXT`.
+
+    Args:
+        path: the copy.
+        rank: the rank.
+        present: the names of the pods whose lines are left out, because the cluster still has them.
+        since: leave out what was written before; None for nothing.
+        tail: only so many last lines of each pod; None for all.
+    """
+    by_pod: dict[str, deque[Line]] = {}
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for written in file:
+            stamp, _, rest = written.partition(" ")
+            pod, _, text = rest.partition(" ")
+            line = parse_line(f"{stamp} {text[:-1]}", rank, pod) if text.endswith("\n") else None  # else it is torn
+            if line is None or pod in present or (since and line.at[0] < since.timestamp()):
+                continue
+            if tail is None:
+                yield line
+            else:
+                by_pod.setdefault(pod, deque(maxlen=tail)).append(line)
+    yield from chain.from_iterable(by_pod.values())
 
 
 def parse_line(line: str, rank: int, pod: str) -> Line | None:

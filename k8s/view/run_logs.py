@@ -1,19 +1,28 @@
-"""The logs of a run's pods: first what is there, ordered by time, then new lines as they come."""
+"""The logs of a run: first what is there, on the volume where pods are gone, by time; then new lines as they come."""
 
 from __future__ import annotations
 
 import heapq
 import math
 import queue
+import re
 import threading
+import time
+from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from k8s.state.names import INDEX_LABEL, UID_LABEL, pod_selector, rank_of
+from job.errors import JobError
+from k8s.api.errors import LauncherError
+from k8s.state.names import INDEX_LABEL, QUEUE_LABEL, UID_LABEL, pod_selector, rank_of, run_name
 from k8s.state.pods import created, failures, started
 from k8s.state.run import Run, is_settled, state
 from k8s.view import loglines
 from k8s.view.loglines import Cursor, Line, UnreadableLogError
 from k8s.view.output import note
+from k8s.volume.run_files import LOGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +44,7 @@ class RunLogs:
         since: the moment of time.monotonic() from which on to read; None for all.
         tail: begin with so many last lines of each pod; None for all.
         show: receives each line.
+        stored: copies the logs of some ranks from the volume into a folder; raises JobError or LauncherError.
     """
 
     def __init__(
@@ -45,9 +55,10 @@ class RunLogs:
         since: float | None,
         tail: int | None,
         show: Callable[[Line], object],
+        stored: Callable[[set[int], Path], object],
     ) -> None:
         self._cluster, self._job, self._ranks, self._since, self._tail = cluster, job, ranks, since, tail
-        self._show = show
+        self._show, self._stored = show, stored
         # The UID leaves out the pods of an earlier Job of this name.
         self._selector = f"{pod_selector(job['metadata']['name'])},{UID_LABEL}={job['metadata']['uid']}"
         if len(ranks) < Run(job).workers:
@@ -62,9 +73,29 @@ class RunLogs:
     def show_past(self) -> None:
         """Show what the logs hold now, and say which are missing."""
         self._select_pods()
-        for text in missing_logs(self._job, list(self._pods.values()), self._ranks):
-            note(text)
+        with TemporaryDirectory() as folder:
+            self._show_past(self._read_stored(Path(folder)))
 
+    def _read_stored(self, folder: Path) -> list[Iterator[Line]]:
+        """The lines of pods that are gone, of each rank; says which are missing."""
+        pods = list(self._pods.values())
+        names = {pod["metadata"]["name"] for pod in pods}
+        found: dict[int, Iterator[Line]] = {}
+        if missing_logs(self._job, pods, self._ranks) or has_earlier_pods(self._job):
+            try:
+                self._stored(self._ranks, folder)
+            except (LauncherError, JobError) as problem:
+                note(f"the logs on the volume were not read: {problem}")
+            since = clock_time(self._cluster, self._since)
+            for rank, path in log_files(folder):
+                lines = loglines.read_stored(path, rank, names, since, self._tail)
+                if first := next(lines, None):
+                    found[rank] = chain([first], lines)
+        for text in missing_logs(self._job, pods, self._ranks - found.keys()):
+            note(text)
+        return list(found.values())
+
+    def _show_past(self, stored: list[Iterator[Line]]) -> None:
         patience_s = PATIENCE_S
 
         def lines(uid: str, pod: Object) -> Iterator[Line]:
@@ -78,7 +109,7 @@ class RunLogs:
                 note(str(problem))
 
         logs = [lines(uid, pod) for uid, pod in self._pods.items() if started(pod)]
-        for line in heapq.merge(*logs, key=lambda line: line.at):
+        for line in merged([*stored, *logs]):
             self._show(line)
 
     def follow(self) -> None:
@@ -161,6 +192,30 @@ class RunLogs:
         except UnreadableLogError as problem:
             self._news.put(("unreadable", problem))
         self._news.put(("closed", uid))
+
+
+def merged(logs: Iterable[Iterator[Line]]) -> Iterator[Line]:
+    """The lines of several logs in the order of time."""
+    return heapq.merge(*logs, key=lambda line: line.at)
+
+
+def clock_time(cluster: Cluster, moment: float | None) -> datetime | None:
+    """The time by the API server's clock at a moment of time.monotonic(); None for none."""
+    return None if moment is None else cluster.now() - timedelta(seconds=time.monotonic() - moment)
+
+
+def log_files(folder: Path) -> list[tuple[int, Path]]:
+    """The ranks and the paths of the logs in a copy of a run's folder."""
+    found = [(re.fullmatch(r"rank-(\d+)\.log", path.name), path) for path in (folder / LOGS).glob("*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def has_earlier_pods(job: Object) -> bool:
+    """Whether pods of a run were deleted without a trace: its Job replaced another, or a user resumed it."""
+    metadata = job["metadata"]
+    resumed = any(c["type"] == "Suspended" and c["status"] == "False" for c in job["status"].get("conditions", []))
+    # Kueue resumes each Job that it admits for the first time.
+    return run_name(job) != metadata["name"] or (resumed and QUEUE_LABEL not in metadata.get("labels", {}))
 
 
 def conclusion(name: str, job: Object, pods: Iterable[Object], flags: str) -> str:

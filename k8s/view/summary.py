@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.state import events
 from k8s.state.containers import holding
-from k8s.state.exits import container_exit, container_exits
+from k8s.state.exits import container_exit
 from k8s.state.names import claim_of, model_of, trainer_of
 from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_problem, started
 from k8s.state.relevant_events import relevant_events, relevant_schedule_events
@@ -52,7 +52,7 @@ def run_details(run: Run, now: datetime, restarted: Mapping[int, Reasons]) -> di
         now: the current time.
         restarted: for each rank whose trainer was restarted, the number of restarts by reason.
     """
-    record, exits = run.record, container_exits(run.pods)
+    record, exits = run.record, run.exits
     return {
         **run_summary(run, now),
         "kueue": run.kueue or None,

@@ -6,11 +6,12 @@ import secrets
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from job.config import usage_error
+from job.config import check_name, usage_error
+from job.errors import JobError
 from k8s.api import permissions
 from k8s.api.errors import ApiError, LauncherError, failed, refused
 from k8s.checks import setup, storage, trial
@@ -19,10 +20,11 @@ from k8s.diagnose.images import image_problem
 from k8s.render.render import set_claim
 from k8s.state.containers import IMAGE_PROBLEMS, describe_end, failed_container, unready
 from k8s.state.events import last_seen
-from k8s.state.find import find_job
+from k8s.state.find import find_job, get_if_allowed
 from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, trainer_of
 from k8s.state.pods import created, has_finished, pod_condition
 from k8s.volume.pod import VolumePod
+from k8s.volume.run_files import LOGS, list_run_files
 from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
 
 if TYPE_CHECKING:
@@ -79,6 +81,38 @@ def open_volume(
             yield VolumePod(cluster, name, claim)
         finally:
             cluster.delete("Pod", name, grace_s=0)
+
+
+@contextmanager
+def volume_of_deleted(
+    cluster: Cluster, arguments: argparse.Namespace, absent: LauncherError
+) -> Iterator[tuple[VolumePod, list[str]]]:
+    """Start the pod for a run whose Job was deleted.
+
+    Args:
+        cluster: the namespace for it.
+        arguments: as for open_volume(), with the run's `name`.
+        absent: that there is no such run.
+
+    Yields:
+        The pod, and the paths of the run's logs in runs/NAME.
+
+    Raises:
+        LauncherError: `absent`, if the volume has no logs of it or cannot be read.
+    """
+    name = arguments.name
+    if cluster.get("Job", name) or get_if_allowed(cluster, "CronJob", name):
+        raise absent
+    with ExitStack() as stack:
+        try:
+            check_name(name, 1)
+            pod = stack.enter_context(open_volume(cluster, arguments))
+            logs = [path for path in list_run_files(pod, name) if path.startswith(f"{LOGS}/")]
+        except (LauncherError, JobError):
+            raise absent from None
+        if not logs:
+            raise absent
+        yield pod, logs
 
 
 def create(cluster: Cluster, pod: Object, claim: Object | None) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 UID_LABEL = "batch.kubernetes.io/controller-uid"
+VOLUME_POD = "mnist-job-volume-"
 
 
 class FakeCluster:
@@ -209,7 +210,7 @@ class VolumeCluster(FakeCluster):
     def run(self, command: Sequence[str], write: Callable[[bytes], Any]) -> tuple[int, str]:
         """Run a command; a part of its output comes before a cut."""
         self.commands.append(" ".join(command))
-        [pod] = [one for (kind, _), one in self.objects.items() if kind == "Pod"]
+        [pod] = [one for (kind, name), one in self.objects.items() if kind == "Pod" and name.startswith(VOLUME_POD)]
         [mount] = [m for m in pod["spec"]["containers"][0]["volumeMounts"] if m["name"] == "output"]
         assert not mount.get("readOnly") or not {"promote", "--yes", "sh"} & set(command)
         here = [re.sub(r"^((?:--[a-z]+=)?)/(?:output|tmp)\b", rf"\g<1>{self.root}", word) for word in command]

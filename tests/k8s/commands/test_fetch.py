@@ -51,7 +51,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def get(volume: VolumeCluster, folder: Path, name: str = "digits", **flags: Any) -> int:
     """Run `fetch NAME DIR`."""
-    given = {"name": name, "directory": folder, "report": False, "image": None, "claim": None, "output": "text"}
+    given = {"name": name, "directory": folder, "report": False, "run": False, "output": "text"}
+    given |= {"image": None, "claim": None}
     return fetch.run(argparse.Namespace(**given | flags), volume.given)
 
 

@@ -42,6 +42,8 @@ def show(cluster: FakeCluster, output: str = "text", **flags: Any) -> int:
         "tail": None,
         "grep": None,
         "no_follow": False,
+        "image": None,
+        "claim": None,
     }
     return logs.run(argparse.Namespace(**given | flags), cluster.given)
 

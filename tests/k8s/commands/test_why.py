@@ -31,7 +31,7 @@ def cluster(log: list[Record]) -> ChangingCluster:
 
 def run(asked: ChangingCluster, output: str) -> None:
     """Run the command."""
-    assert why.run(argparse.Namespace(name="demo", output=output), asked.given) == 0
+    assert why.run(argparse.Namespace(name="demo", output=output, image=None, claim=None), asked.given) == 0
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:

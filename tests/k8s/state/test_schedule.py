@@ -356,7 +356,8 @@ def test_why(
 ) -> None:
     """What prevents starts comes first, then why the last run failed."""
     at_noon(monkeypatch)
-    assert why.run(argparse.Namespace(name="nightly", output="json"), FakeCluster(*objects).given) == 0
+    flags = argparse.Namespace(name="nightly", output="json", image=None, claim=None)
+    assert why.run(flags, FakeCluster(*objects).given) == 0
     result = json.loads(capsys.readouterr().out)
     assert f"{result['state']} {result['detail']}".strip() == state
     assert (result["reason"], result["sentence"]) == (reason, sentence)
