@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.output import layout
-from job.system.files import make_folder, write
+from job.system.files import write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,10 @@ class LogFile:
         """Where the file is."""
         return self.root / "runs" / self.run / layout.LOGS / f"rank-{self.rank}.log"
 
+    def run_exists(self) -> bool:
+        """Whether the run has begun: rank 0 makes its folder, and a log alone would look like a run."""
+        return self.path.parents[1].is_dir()
+
     def append(self, lines: bytes) -> None:
         """Append whole lines. If that fails, the file holds what it held before; if it is too long, its newer half.
 
@@ -50,7 +54,7 @@ class LogFile:
         """
         folder = self.path.parent
         layout.refuse_links((folder.parent.parent, folder.parent, folder))
-        make_folder(folder)
+        folder.mkdir(exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)

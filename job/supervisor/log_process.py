@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from job.output.log_file import LogFile
 
 CLOSE_S = 3.0  # for the last lines
+MOST_KEPT = 2**20  # bytes of lines that wait until the run has begun
 HANGS = "the volume does not answer"
 
 
@@ -115,11 +116,17 @@ def _write_log(file: LogFile, reading: int, reporting: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(null, stream)  # a reader of this worker's output must not wait for a process that hangs
-        rest, failed = b"", False
-        while data := os.read(reading, 2**16):
-            lines, end, rest = (rest + data).rpartition(b"\n")
+        kept, failed, closed = b"", False, False
+        while not closed:
+            data = os.read(reading, 2**16)
+            closed = not data
+            kept += data
+            if len(kept) > MOST_KEPT:
+                kept = kept[-MOST_KEPT:].partition(b"\n")[2]
             try:
-                file.append(lines + end)
+                if file.run_exists():
+                    lines, end, kept = kept.rpartition(b"\n")
+                    file.append(lines + end)
             except (OSError, JobError) as error:
                 if not failed:
                     problem = error.strerror if isinstance(error, OSError) else error

@@ -173,7 +173,7 @@ def test_a_volume_that_is_full_when_a_local_run_stops(digits: Path, volume: Moun
     assert code == 73
     assert "; worker 0: asked to stop at step " in errors
     assert "No space left on device; no step is saved; free space" in errors
-    assert errors.count("\n") == 1
+    assert len([line for line in errors.splitlines() if "lines are missing from" not in line]) == 1
 
 
 def test_a_volume_that_is_full_at_the_start(digits: Path, volume: Mount, published: Path) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 def test_lines_follow_each_other(tmp_path: Path) -> None:
     """Also those of a process that continues the file."""
+    assert not LogFile(tmp_path, "r", 3).run_exists()
+    (tmp_path / "runs/r").mkdir(parents=True)
+    assert LogFile(tmp_path, "r", 3).run_exists()
     LogFile(tmp_path, "r", 3).append(b"one\ntwo\n")
     LogFile(tmp_path, "r", 3).append(b"three\n")
     assert (tmp_path / "runs/r/logs/rank-3.log").read_bytes() == b"one\ntwo\nthree\n"
@@ -35,6 +38,7 @@ def test_a_torn_line_is_removed(tmp_path: Path) -> None:
 
 def test_the_older_half_is_dropped(tmp_path: Path) -> None:
     """The file never exceeds its limit, and holds the newest lines, whole and each once."""
+    (tmp_path / "runs/r").mkdir(parents=True)
     log = LogFile(tmp_path, "r", 0, limit=1000)
     lines = [f"line {number}\n".encode() for number in range(500)]
     fewest = 1000
@@ -51,6 +55,7 @@ def test_the_older_half_is_dropped(tmp_path: Path) -> None:
 
 def test_a_full_volume_leaves_no_part_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write that fills a volume is a short one; what it wrote is removed again."""
+    (tmp_path / "runs/r").mkdir(parents=True)
     log = LogFile(tmp_path, "r", 0)
     log.append(b"before\n")
     real = os.fdopen

@@ -186,6 +186,17 @@ def test_same_flags_train_the_same_to_the_bit(runs: Runs, workers: int) -> None:
         assert ours[key] == theirs[key]
 
 
+def test_each_worker_has_a_log(runs: Runs) -> None:
+    """It holds what the worker said, to its end."""
+    logs = runs.pair().folder / "logs"
+    assert sorted(path.name for path in logs.iterdir()) == ["rank-0.log", "rank-1.log"]
+    for rank, path in enumerate(sorted(logs.iterdir())):
+        texts = [line.split(" ", 2)[2] for line in path.read_text("utf-8").splitlines()]
+        said = [record for text in texts if (record := telemetry.parse(text))]
+        assert {record.rank for record in said} == {rank}
+        assert {"waiting", "training", "published"} <= {record.phase for record in said}
+
+
 def test_report_has_the_hash_of_the_published_parameters(runs: Runs) -> None:
     """SHA-256 over name, dtype, shape and bytes of each parameter of the SavedModel, in name order."""
     run = runs.alone()

@@ -196,7 +196,12 @@ def end(phase: str = "failed", rank: int = 1, **fields: Any) -> str:
     return telemetry.to_logfmt(Record(1_793_512_873.0, "digits", rank, phase, **fields))
 
 
-BUG = {"code": 70, "reason": "bug", "message": "KeyError at model.py:7: 'W'", "hint": "please report it"}
+BUG: dict[str, Any] = {
+    "code": 70,
+    "reason": "bug",
+    "message": "KeyError at model.py:7: 'W'",
+    "hint": "please report it",
+}
 
 
 def failed(root: Path, reason: str = "PodFailurePolicy", **status: Any) -> VolumeCluster:
@@ -212,7 +217,8 @@ def failed(root: Path, reason: str = "PodFailurePolicy", **status: Any) -> Volum
 
 
 @pytest.mark.parametrize(
-    ("reason", "status"), [("PodFailurePolicy", {}), ("FailedIndexes", {"failedIndexes": "1"}), ("DeadlineExceeded", {})]
+    ("reason", "status"),
+    [("PodFailurePolicy", {}), ("FailedIndexes", {"failedIndexes": "1"}), ("DeadlineExceeded", {})],
 )
 def test_why_a_run_failed_whose_pods_are_gone(
     tmp_path: Path, reason: str, status: dict[str, str], capsys: pytest.CaptureFixture[str]
@@ -248,7 +254,12 @@ def test_why_ignores_earlier_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("record", "state", "reason", "words"),
     [
-        (end(**BUG), "failed", "bug", "worker 1 exited with 70 (bug): KeyError at model.py:7: 'W'; its Job was deleted"),
+        (
+            end(**BUG),
+            "failed",
+            "bug",
+            "worker 1 exited with 70 (bug): KeyError at model.py:7: 'W'; its Job was deleted",
+        ),
         (
             end("published", 0, code=0, reason="promoted", accuracy=0.92),
             "published",
