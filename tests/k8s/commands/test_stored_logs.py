@@ -66,7 +66,7 @@ def half_gone(root: Path, seed: int | None = None, **fields: Any) -> VolumeClust
 
 def show(cluster: VolumeCluster, **flags: Any) -> int:
     """Run `logs digits`."""
-    given = {"name": "digits", "output": "text", "rank": [], "since": None, "tail": None, "grep": None}
+    given: dict[str, Any] = {"name": "digits", "output": "text", "rank": [], "since": None, "tail": None, "grep": None}
     given |= {"no_follow": False, "image": None, "claim": None}
     return logs.run(argparse.Namespace(**given | flags), cluster.given)
 
