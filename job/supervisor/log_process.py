@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from job.errors import JobError
 
@@ -108,7 +108,7 @@ class LogProcess:
         self._ended.set()
 
 
-def _write_log(file: LogFile, reading: int, reporting: int) -> NoReturn:
+def _write_log(file: LogFile, reading: int, reporting: int) -> None:
     """Write what comes through a pipe to the log until it is closed; report the first failure through another one."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -133,4 +133,4 @@ def _write_log(file: LogFile, reading: int, reporting: int) -> NoReturn:
                     os.write(reporting, f"{problem}\n".encode())
                 failed = True
     finally:
-        os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)  # nothing of what this process is a copy of may go on
