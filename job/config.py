@@ -71,6 +71,12 @@ class Config:
         120, "seconds without a step after which a trainer is replaced", at_least=5, at_most=86_400
     )
     min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
+    min_class_accuracy: float = setting(
+        0.0,
+        "share of any class's test examples classified correctly below which the model is rejected",
+        at_least=0,
+        at_most=1,
+    )
     promote: str = setting(
         "unless-worse", "when `latest` moves to the new model", choices=("unless-worse", "always", "never")
     )

@@ -17,11 +17,14 @@ from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.output import layout, serving
 from job.output.io_errors import content_errors
-from job.output.promotion import Candidate, Verdict, plan_promotion
+from job.output.promotion import Candidate, Verdict, comparable, plan_promotion
+from job.output.significance import UNREADABLE, read_predictions, worse_classes
 from job.system.files import open_to_lock, read_json, sync, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from job.output.significance import WorseClass
 
 
 def promote_run(root: Path, run: str) -> Verdict:
@@ -39,8 +42,11 @@ def promote_run(root: Path, run: str) -> Verdict:
         recorded, settled = _recorded_verdict(folder)  # another process of this run may have come first
         if recorded and settled:
             return recorded
-        latest = _read_latest(root)
-        promotion = plan_promotion(_read_candidate(root / "models" / run), latest, recorded)
+        new, latest = _read_candidate(root / "models" / run), _read_latest(root)
+        worse: Sequence[WorseClass] = []
+        if recorded is None and latest and comparable(new, latest):
+            worse = _worse_classes(root / "models", new, latest)
+        promotion = plan_promotion(new, latest, recorded, worse)
         verdict = promotion.verdict
         if recorded is None:
             if verdict.verdict == "promoted" and latest is None and (unreadable := linked_run(root)):
@@ -162,6 +168,15 @@ def _read_latest(root: Path) -> Candidate | None:
         return Candidate.of(report) if report else None
     except ValueError:
         return None
+
+
+def _worse_classes(models: Path, new: Candidate, latest: Candidate) -> Sequence[WorseClass]:
+    """The classes of a model that are worse than those of the current latest; none if predictions cannot be read."""
+    try:
+        before = read_predictions(models / latest.run)
+        return worse_classes(new.classes, read_predictions(models / new.run), before)
+    except UNREADABLE:
+        return []
 
 
 def _recorded_verdict(folder: Path) -> tuple[Verdict | None, bool]:

@@ -12,7 +12,13 @@ from job.config import flag_word
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.report.comparison import as_json as comparison_json
-from job.report.comparison import compare_runs, comparison_notes, differing_settings, reference_role
+from job.report.comparison import (
+    compare_runs,
+    comparison_notes,
+    differing_settings,
+    reference_role,
+    worse_class_lines,
+)
 from job.report.published_run import read_published_runs
 from job.system import files, process
 from job.system.console import table_console
@@ -143,5 +149,6 @@ def _difference_lines(comparison: Comparison) -> list[str]:
         for one in comparison.differences.values()
         if one.beyond_chance
     ]
+    lines += [f"  {line}" for line in worse_class_lines(comparison)]
     within = [f"{one.run} (p = {one.p_value:.2g})" for one in comparison.differences.values() if not one.beyond_chance]
     return [*lines, f"  no significant difference: {', '.join(within)}"] if within else lines

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import flag_word
 from job.report import plots, rendering
-from job.report.comparison import comparison_notes, differing_settings, reference_role
+from job.report.comparison import comparison_notes, differing_settings, reference_role, worse_class_lines
 
 if TYPE_CHECKING:
     from job.report.comparison import Comparison
@@ -31,7 +31,7 @@ def render_comparison(comparison: Comparison) -> str:
             settings=differing_settings(runs),
             flag_word=flag_word,
             datasets=len({(run.train_sha256, run.test_sha256) for run in runs}) > 1,
-            notes=comparison_notes(comparison),
+            notes=[*worse_class_lines(comparison), *comparison_notes(comparison)],
             value=_setting,
             over_time=_plot_over_time(comparison),
             curves=_plot_curves(comparison),

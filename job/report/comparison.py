@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from job.report.statistics import holm, mcnemar
+from job.output.significance import SIGNIFICANCE, holm, mcnemar, shorten, worse_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from job.output.significance import WorseClass
     from job.report.published_run import PublishedRun, PublishedRuns
 
-SIGNIFICANCE = 0.05
+# What is no part of the JSON: the source of the model, and a value for each test example or class.
+NOT_IN_JSON = {"source", "classes", "predictions", "correct"}
 # Settings that do not change what is trained, but where a run is made, how it is watched, or what becomes of its model.
 NOT_COMPARED = (
     *("name", "data", "output", "continue_", "log_every", "evaluate_every", "checkpoint_every"),
-    *("join_timeout", "stall_timeout", "promote", "min_accuracy"),
+    *("join_timeout", "stall_timeout", "promote", "min_accuracy", "min_class_accuracy"),
 )
 
 
@@ -27,7 +29,8 @@ class Difference:
     """A run beside the reference, on the same test examples.
 
     difference is that of the accuracies; only_run and only_reference count the examples that only one of the two
-    classifies correctly; p_value is McNemar's, with Holm's correction for the number of runs compared.
+    classifies correctly; p_value is McNemar's, with Holm's correction for the number of runs compared;
+    worse_classes are the classes that are worse than the reference's, with Holm's correction for the number of classes.
     """
 
     run: str
@@ -36,6 +39,7 @@ class Difference:
     only_reference: int
     p_value: float
     beyond_chance: bool
+    worse_classes: Sequence[WorseClass]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def _differences(reference: PublishedRun, others: Sequence[PublishedRun]) -> dic
             only_reference=lost,
             p_value=p_value,
             beyond_chance=p_value < SIGNIFICANCE,
+            worse_classes=worse_classes(run.classes, run.predictions, reference.predictions),
         )
         for run, gained, lost, p_value in zip(others, only_run, only_reference, p_values, strict=True)
     }
@@ -111,9 +116,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     """A Comparison as JSON values: everything but the predictions, and each run with its difference."""
     runs = []
     for run in comparison.runs:
-        values = {key: value for key, value in vars(run).items() if key not in ("correct", "source")}
+        values = {key: value for key, value in vars(run).items() if key not in NOT_IN_JSON}
         difference = comparison.differences.get(run.name)
-        runs.append(values | {"vs_reference": vars(difference) if difference else None})
+        runs.append(values | {"vs_reference": asdict(difference) if difference else None})
     plain = {key: value for key, value in vars(comparison).items() if key != "differences"}
     return plain | {"reference": comparison.reference.name, "runs": runs}
 
@@ -130,6 +135,15 @@ def reference_role(comparison: Comparison) -> str:
         return "latest"
     reason = f"latest points to {comparison.latest}, which is damaged" if comparison.latest else "no run is latest"
     return f"the most accurate; {reason}"
+
+
+def worse_class_lines(comparison: Comparison) -> list[str]:
+    """The runs with classes that are worse than the reference's beyond chance, a sentence each."""
+    return [
+        f"{one.run} is worse for class {shorten(one.worse_classes)}"
+        for one in comparison.differences.values()
+        if one.worse_classes
+    ]
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:

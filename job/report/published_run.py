@@ -11,15 +11,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from job.must_match import SHORT
 from job.output.layout import MODEL_SOURCE
+from job.output.significance import read_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
+
+    from job.output.significance import Predictions
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class PublishedRun:
 
     settings are the report's, plus `model`, the first digits of the SHA-256 of model.py; source is the text of that
     file, None in a run of an earlier version; accuracy and interval are of the test set; verdict and reason are
-    promotion's, `-` and empty if it decided nothing; curve is that of report.json; correct says of each test example
-    whether the model classifies it correctly [n].
+    promotion's, `-` and empty if it decided nothing; curve is that of report.json; classes are the names of the
+    classes; correct says of each test example whether the model classifies it correctly [n].
     """
 
     name: str
@@ -44,6 +46,8 @@ class PublishedRun:
     reason: str
     latest: bool
     curve: Sequence[Mapping[str, Any]]
+    classes: Sequence[str]
+    predictions: Predictions
     correct: NDArray[np.bool_]
 
     @property
@@ -109,9 +113,8 @@ def _run_folders(parent: Path) -> list[Path]:
 
 def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
     report = json.loads((folder / "report.json").read_bytes())
-    # Opened here: np.load leaves a file open if it is not in one of its formats.
-    with (folder / "predictions.npz").open("rb") as file, np.load(file, allow_pickle=False) as predictions:
-        correct = predictions["labels"] == predictions["predicted"]
+    predictions = read_predictions(folder)
+    correct = predictions.labels == predictions.predicted
     test = report["test"]
     if correct.shape != (test["examples"],) or correct.sum() != test["correct"]:
         raise _DamageError("report.json and predictions.npz do not belong together")
@@ -137,6 +140,8 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
         reason=reason,
         latest=latest,
         curve=[{key: point[key] for key in ("epoch", "step", "loss", "accuracy")} for point in report["curve"]],
+        classes=[str(each["name"]) for each in test["classes"]],
+        predictions=predictions,
         correct=correct,
     )
 

@@ -1,14 +1,11 @@
-"""The formulas of the report and of comparisons, each with its source."""
+"""The formulas of the report, each with its source."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Z_95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 CALIBRATION_BINS = 15
@@ -79,32 +76,3 @@ def calibration_error(labels: Labels, probabilities: Probabilities) -> float:
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     distance = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(distance).sum() / labels.size)
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided p-value of McNemar's exact test.
-
-    It is the probability that two equally good models split the examples that only one of them classifies correctly at
-    least as unevenly as this. Q. McNemar, Psychometrika 12 (1947), 153-157; the exact binomial form, min(1, 2 P[X <=
-    the smaller]) with X ~ Binomial(n, 1/2), in A. Agresti, "Categorical data analysis", 2nd ed. 2002, section 10.1.
-    Summed in whole numbers: exact for any n.
-    """
-    discordant = only_first + only_second
-    term = tail = 1
-    for k in range(min(only_first, only_second)):
-        term = term * (discordant - k) // (k + 1)
-        tail += term
-    return min(1.0, 2 * tail / (1 << discordant))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple comparisons, in the order given.
-
-    S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979), 65-70.
-    """
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected

@@ -318,8 +318,8 @@ PROBLEMS: dict[str, Problem] = {
         "give it more time: `mnist-job retry {run} --deadline {deadline} {flags}`",
     ),
     "rejected": Problem(
-        "the accuracy is below --min-accuracy, or worse than that of the `latest` model; the model is published, but "
-        "`latest` was not changed",
+        "the accuracy is below --min-accuracy, or that of a class below --min-class-accuracy, or the accuracy is worse "
+        "than that of the `latest` model; the model is published, but `latest` was not changed",
         "`mnist-job compare --claim {claim} {flags}` compares them; `mnist-job promote {run} {flags}` makes it "
         "`latest` anyway",
         "{reason}",

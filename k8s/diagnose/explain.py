@@ -29,7 +29,7 @@ from k8s.state.exits import (
 )
 from k8s.state.names import QUEUE_LABEL
 from k8s.state.pods import has_finished, stage, started
-from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, state
+from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, published_exit, state
 
 if TYPE_CHECKING:
     from k8s.state.exits import ContainerExit
@@ -46,7 +46,11 @@ def explain_run(run: Run) -> Explanation:
     current = state(run)
     if run.condition(*DONE):
         accuracy = f" with a test accuracy of {current.accuracy:.4f}" if current.accuracy is not None else ""
-        latest = f"; `latest` was not changed: {current.detail}" if current.detail else ""
+        last = published_exit(run)
+        latest = (
+            f"; `latest` was changed: {last.message}" if last and last.reason == "promoted" and last.message else ""
+        )
+        latest = f"; `latest` was not changed: {current.detail}" if current.detail else latest
         return Explanation("published", f"nothing is wrong: the model is published{accuracy}{latest}", code=0)
     if run.condition(*FAILED):
         return explain_failure(run)

@@ -125,8 +125,7 @@ class State:
 def state(run: Run) -> State:
     """The state that a run is in."""
     if run.condition(*DONE):
-        exits = [each for each in run.exits if each.rank == 0 and each.code == Exit.OK]
-        last = exits[-1] if exits else None
+        last = published_exit(run)
         kept = f"kept because {last.message}" if last and last.reason == "kept" else ""
         return State("published", kept, ended=True, code=Exit.OK, accuracy=last.accuracy if last else None)
     if run.condition(*FAILED):
@@ -138,6 +137,12 @@ def state(run: Run) -> State:
             return State("cancelled")
         return State(suspended, run.evicted if suspended == "queued" else "")
     return state_of_end(run) or state_from_pods(run) or state_from_record(run.record, run.workers)
+
+
+def published_exit(run: Run) -> ContainerExit | None:
+    """The exit of rank 0 that says what became of the published model; None if its pod is gone."""
+    exits = [each for each in run.exits if each.rank == 0 and each.code == Exit.OK]
+    return exits[-1] if exits else None
 
 
 def is_settled(job: Object) -> bool:

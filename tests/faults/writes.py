@@ -57,7 +57,7 @@ def run(root: Path, name: str, accuracy: float, day: int) -> Verdict:
             "run": {"name": name, "started": output.manifest["started"]},
             "dataset": {"test": {"sha256": SETTINGS["test"]}},
             "settings": {"promote": "unless-worse", "min_accuracy": 0.0},
-            "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01]},
+            "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01], "classes": []},
         }
 
         def fill(folder: Path) -> None:

@@ -60,6 +60,7 @@ def test_the_settings_hash_covers_exactly_what_must_match(package: Path) -> None
         "join_timeout": 1,
         "stall_timeout": 5,
         "min_accuracy": 0.5,
+        "min_class_accuracy": 0.5,
         "promote": "never",
         "device": "gpu",
         "threads": 1,

@@ -48,7 +48,7 @@ def fill(
         "run": {"name": name, "started": f"2026-11-{started:02}"},
         "dataset": FINGERPRINT,
         "settings": {"promote": policy, "min_accuracy": min_accuracy},
-        "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01]},
+        "test": {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.01, accuracy + 0.01], "classes": []},
     }
 
     def write(folder: Path) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from job.__main__ import parser, promote
@@ -27,6 +28,7 @@ def test_verdict_is_written_and_latest_moves(tmp_path: Path) -> None:
         "code": 0,
         "reason": "there was no model before",
         "compared_with": None,
+        "worse_classes": [],
     }
     assert latest(tmp_path / "here") == "models/a"
     moved = (tmp_path / "here").rename(tmp_path / "there")
@@ -52,6 +54,64 @@ def test_verdict_is_decided_only_once(tmp_path: Path) -> None:
     before = tree(tmp_path)
     assert output.promote() == output.promote_if_published() == decided
     assert tree(tmp_path) == before
+
+
+def publish_with_predictions(root: Path, name: str, started: int, right: list[int]) -> RunFolder:
+    """A published run that classifies so many of the 50 test examples of each class correctly."""
+    output = RunFolder(root, name, "local")
+    labels = np.repeat(np.arange(len(right)), 50)
+    predicted = np.where(np.arange(labels.size) % 50 < np.repeat(right, 50), labels, labels + 1)
+
+    def write(folder: Path) -> None:
+        fill(0.9, started, name)(folder)
+        report = json.loads((folder / "report.json").read_text())
+        report["test"]["classes"] = [
+            {"name": f"class-{label}", "recall": count / 50, "support": 50} for label, count in enumerate(right)
+        ]
+        (folder / "report.json").write_text(json.dumps(report))
+        np.savez(folder / "predictions.npz", labels=labels, predicted=predicted)
+
+    with output.begin(manifest()):
+        output.publish(write)
+    return output
+
+
+def test_verdict_compares_each_class_with_that_of_latest(tmp_path: Path) -> None:
+    """One class is clearly worse, one is a little worse, one better; the verdict that is read back is the same."""
+    publish_with_predictions(tmp_path, "first", 1, [45, 45, 30]).promote()
+    second = publish_with_predictions(tmp_path, "second", 2, [30, 43, 45])
+    verdict = second.promote()
+    told = "class-0 (recall 0.6000 after 0.9000, p = 0.00018)"
+    assert verdict == Verdict(
+        "promoted",
+        0,
+        f"not worse than first, whose accuracy is 0.9000; beyond chance, it is worse for class {told}",
+        "first",
+        ["class-0"],
+    )
+    assert second.promote() == verdict
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+@pytest.mark.parametrize("content", [None, b"PK\x03\x04torn", b""])
+def test_unreadable_predictions_do_not_stop_a_promotion(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """The classes are then not compared."""
+    publish_with_predictions(tmp_path, "first", 1, [45, 45]).promote()
+    second = publish_with_predictions(tmp_path, "second", 2, [10, 45])
+    predictions = tmp_path / "models" / name / "predictions.npz"
+    predictions.unlink()
+    if content is not None:
+        predictions.write_bytes(content)
+    verdict = Verdict("promoted", 0, "not worse than first, whose accuracy is 0.9000", "first")
+    assert second.promote() == verdict
+
+
+def test_verdict_of_an_earlier_version_is_obeyed(tmp_path: Path) -> None:
+    """It has no list of classes."""
+    output = published(tmp_path)
+    verdict = {"verdict": "kept", "code": 0, "reason": "--promote is never", "compared_with": None}
+    files.write_json(output.folder / "verdict.json", verdict)
+    assert output.promote() == Verdict("kept", 0, "--promote is never", None)
 
 
 def test_interrupted_promotion_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

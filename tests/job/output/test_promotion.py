@@ -8,6 +8,7 @@ import pytest
 
 from job.errors import Exit
 from job.output.promotion import Candidate, Promotion, Verdict, decide_verdict, plan_promotion
+from job.output.significance import WorseClass
 
 
 def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, test: str = "digits") -> dict[str, Any]:
@@ -16,7 +17,15 @@ def report(name: str, accuracy: float, *, low: float = 0.0, started: int = 1, te
         "run": {"name": name, "started": f"2026-11-{started:02}T06:00:00.000000+00:00"},
         "dataset": {"test": {"sha256": test}},
         "settings": {"promote": "unless-worse", "min_accuracy": 0.0},
-        "test": {"accuracy": accuracy, "accuracy_interval": [low, 1.0]},
+        "test": {
+            "accuracy": accuracy,
+            "accuracy_interval": [low, 1.0],
+            "classes": [
+                {"name": "no", "recall": 0.5, "support": 4},
+                {"name": "yes", "recall": 0.75, "support": 4},
+                {"name": "absent", "recall": 0, "support": 0},
+            ],
+        },
     }
 
 
@@ -98,6 +107,52 @@ def test_first_rule_that_applies_decides(
     asked = new | {"settings": {"promote": policy, "min_accuracy": minimum}}
     found = decide_verdict(Candidate.of(asked), Candidate.of(latest) if latest else None)
     assert found == Verdict(word, code, reason, compared_with)
+
+
+@pytest.mark.parametrize(
+    ("minimum", "policy", "expected"),
+    [
+        (0.5, "unless-worse", ("promoted", "there was no model before")),
+        (0.6, "unless-worse", ("rejected", "the recall of class no (0.5000) is below the minimum 0.6")),
+        (0.8, "never", ("rejected", "the recall of class no (0.5000), yes (0.7500) is below the minimum 0.8")),
+    ],
+)
+def test_model_with_a_class_below_the_minimum_is_rejected(
+    minimum: float, policy: str, expected: tuple[str, str]
+) -> None:
+    """Whatever its accuracy and the policy are. A class without test examples has no recall."""
+    new = report("new", 0.99) | {"settings": {"promote": policy, "min_accuracy": 0, "min_class_accuracy": minimum}}
+    found = decide_verdict(Candidate.of(new), None)
+    assert (found.verdict, found.reason) == expected
+    assert found.code == (Exit.REJECTED if expected[0] == "rejected" else Exit.OK)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "word", "reason"),
+    [
+        (0.92, "promoted", "not worse than base, whose accuracy is 0.9200"),
+        (
+            0.5,
+            "rejected",
+            "accuracy 0.5000 is worse than that of the current latest, base: 0.9200 (95% interval 0.9100 to 1.0000)",
+        ),
+    ],
+)
+def test_verdict_names_the_classes_that_are_worse(accuracy: float, word: str, reason: str) -> None:
+    """They change no verdict. The first five are named in the sentence, all of them in the list."""
+    worse = [WorseClass(str(number), 0.8, 0.9, 0.0123) for number in range(6)]
+    new = report("new", accuracy, started=9)
+    one = "0 (recall 0.8000 after 0.9000, p = 0.012)"
+    assert decide_verdict(Candidate.of(new), Candidate.of(BASE), worse[:1]) == Verdict(
+        word,
+        Exit.REJECTED if word == "rejected" else Exit.OK,
+        f"{reason}; beyond chance, it is worse for class {one}",
+        "base",
+        ["0"],
+    )
+    many = decide_verdict(Candidate.of(new), Candidate.of(BASE), worse)
+    assert many.reason.endswith("4 (recall 0.8000 after 0.9000, p = 0.012) and 1 more")
+    assert many.worse_classes == list("012345")
 
 
 @pytest.mark.parametrize("section", ["run", "dataset", "settings", "test"])

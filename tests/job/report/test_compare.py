@@ -17,8 +17,8 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from job.errors import Exit, JobError
+from job.output.significance import WorseClass, mcnemar
 from job.report import compare, published_run
-from job.report import statistics as metrics
 from job.report.compare import block_curves
 from job.report.comparison import Difference, differing_settings
 from job.report.schema import SCHEMA
@@ -86,9 +86,13 @@ def test_runs_are_compared_with_latest(output: Path) -> None:
     ]
     assert found.reference.name == "base"
     assert found.differences == {
-        "twin": Difference("twin", -0.001, 3, 4, 1.0, beyond_chance=False),
-        "slow": Difference("slow", -0.06, 0, 60, 3 * metrics.mcnemar(0, 60), beyond_chance=True),
-        "retrained": Difference("retrained", 0.005, 5, 0, 0.125, beyond_chance=False),
+        "twin": Difference("twin", -0.001, 3, 4, 1.0, beyond_chance=False, worse_classes=[]),
+        "slow": Difference(
+            *("slow", -0.06, 0, 60, 3 * mcnemar(0, 60)),
+            beyond_chance=True,
+            worse_classes=[WorseClass("no", 0.84, 0.9, 2 * mcnemar(0, 60))],  # all test examples are of this class
+        ),
+        "retrained": Difference("retrained", 0.005, 5, 0, 0.125, beyond_chance=False, worse_classes=[]),
     }
     assert found.other_training == ["retrained"]
     assert (found.not_comparable, found.damaged, found.unpublished) == (["other"], {}, ["begun"])
@@ -113,6 +117,7 @@ other           2026-11-22 01:00   100.00%  99.62 to 100.00%  other data  ▁█
         "",
         f"Compared with {called}, in percentage points; * is significant (McNemar's exact test, Holm, 5%):",
         "  slow is worse: it alone classifies 0 examples correctly, base alone 60 (p = 5.2e-18)",
+        "  slow is worse for class no (recall 0.8400 after 0.9000, p = 3.5e-18)",
         "  no significant difference: twin (p = 1), retrained (p = 0.12)",
         "twin, the newest, was kept: it is kept",
         f"Trained on other data than {called}: retrained",
@@ -154,6 +159,7 @@ def test_json_has_all_that_the_table_has(output: Path, capsys: pytest.CaptureFix
     printed = json.loads(capsys.readouterr().out)
     slow = next(one for one in printed["runs"] if one["name"] == "slow")
     assert slow["vs_reference"]["beyond_chance"] is True
+    assert [each["name"] for each in slow["vs_reference"]["worse_classes"]] == ["no"]
     assert slow["settings"]["learning_rate"] == 0.01
     assert (slow["reason"], slow["curve"]) == ("it is rejected", samples.run().curve)
     assert {key: value for key, value in printed.items() if key != "runs"} == {
@@ -228,6 +234,7 @@ def test_page_is_complete_and_self_contained(output: Path) -> None:
         "base latest 2026-11-23 06:54 90.00% 87.98 to 91.71% reference",
         "slow 2026-11-24 01:00 84.00% 81.60 to 86.14% -6.00 5.2e-18 rejected it is rejected bbbbbbbb cccccccc 0.01",
         "twin, the newest, was kept: it is kept",
+        "slow is worse for class no (recall 0.8400 after 0.9000, p = 3.5e-18)",
         "Trained on other data than base (latest): retrained",
     ):
         assert told in text

@@ -42,17 +42,3 @@ def test_loss_is_finite_where_the_true_class_has_probability_zero() -> None:
     probabilities = np.array([[0.5, 0.5], [1, 0]], np.float32)
     expected = (np.log(2) - np.log(np.finfo(np.float32).tiny.astype(float))) / 2
     assert metrics.cross_entropy(np.array([0, 1]), probabilities) == pytest.approx(expected)
-
-
-def test_mcnemar_is_the_exact_binomial() -> None:
-    """2 P[X <= 1] of Binomial(10, 1/2) is 22/1024; even splits are no evidence; large counts are summed exactly too."""
-    assert metrics.mcnemar(1, 9) == metrics.mcnemar(9, 1) == 22 / 1024
-    assert metrics.mcnemar(0, 0) == metrics.mcnemar(7, 7) == 1
-    # The normal approximation with continuity correction, good to a percent here.
-    assert metrics.mcnemar(4500, 4700) == pytest.approx(0.0381, rel=0.01)
-
-
-def test_holm_multiplies_the_smallest_most_and_keeps_the_order() -> None:
-    """Each p-value times the number of those not yet rejected, never below the one before, at most 1."""
-    assert metrics.holm([0.04, 0.01, 0.03, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
-    assert metrics.holm([]) == []

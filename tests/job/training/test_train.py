@@ -412,12 +412,15 @@ def test_rejected_run_is_69_and_latest_stays(runs: Runs) -> None:
     assert run.latest() == before
     assert run.json("report.json")["gate"] == {"min_accuracy": 0.999, "passed": False}
     reason = f"accuracy {accuracy:.4f} is below the minimum 0.999"
+    worse = run.json("verdict.json")["worse_classes"]
     assert run.json("verdict.json") == {
         "verdict": "rejected",
         "code": 69,
         "reason": reason,
         "compared_with": before.removeprefix("models/"),
+        "worse_classes": worse,
     }
+    assert worse
     assert run.error == f"error: poor is published, but rejected: {reason}; `latest` did not move\n"
 
 

@@ -62,10 +62,11 @@ def being_deleted(found: Object) -> Object:
 
 
 def test_published() -> None:
-    """Nothing is wrong; the accuracy is given, and why `latest` was not changed."""
+    """Nothing is wrong; the accuracy is given, and why `latest` was changed or not."""
     pods = (ended(0, 0, message=termination(0, "promoted", "first", accuracy=0.92614)), running(1))
     run = Run(job(2, "SuccessCriteriaMet", "SuccessPolicy"), pods)
-    assert why(run) == ["nothing is wrong: the model is published with a test accuracy of 0.9261"]
+    said = "nothing is wrong: the model is published with a test accuracy of 0.9261"
+    assert why(run) == [f"{said}; `latest` was changed: first"]
     kept = ended(0, 0, message=termination(0, "kept", "the current latest, a, was tested on other data", accuracy=0.9))
     [line] = why(Run(run.job, (kept,)))
     assert line.startswith("nothing is wrong: the model is published with a test accuracy of 0.9000; `latest` was not ")
