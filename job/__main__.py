@@ -151,6 +151,16 @@ def train(arguments: argparse.Namespace) -> int:
     return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
 
+def data(arguments: argparse.Namespace) -> None:
+    """Prepare a dataset, or check a prepared one."""
+    if not arguments.check:
+        load("job.dataset.prepare").prepare_dataset(settings(arguments), arguments.from_idx, show)
+    elif arguments.from_idx:
+        raise config.usage_error("--check cannot be combined with --from-idx", "leave out one of the two")
+    else:
+        load("job.report.data_check").check(settings(arguments), show)
+
+
 def promote(arguments: argparse.Namespace) -> None:
     """Move `latest`."""
     before = load("job.output.latest").move_latest(settings(arguments).output, arguments.name)
@@ -165,15 +175,19 @@ COMMANDS = {
     "train": Command("train a model and publish it", config.FIELDS, {}, train),
     "data": Command(
         "get a dataset and prepare it",
-        ("data", "dataset"),
+        ("data", "dataset", "output"),
         {
             "--from-idx": {
                 "type": Path,
                 "metavar": "FOLDER",
                 "help": "prepare from four raw IDX files there, compressed or not",
-            }
+            },
+            "--check": {
+                "action": "store_true",
+                "help": "print what a prepared dataset is like, and how it differs from the data of `latest`",
+            },
         },
-        lambda given: load("job.dataset.prepare").prepare_dataset(settings(given), given.from_idx, show),
+        data,
     ),
     "predict": Command(
         "classify pictures with a published model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from job import model
+from job.dataset.description import describe
 from job.errors import Exit, JobError
 from job.must_match import model_source, settings_to_match
 from job.output import layout
 from job.output.journal import read_curve
+from job.output.significance import Predictions
+from job.report.beside_latest import beside_latest
 from job.report.report import Evaluation, RunFacts, build_report, write_report
 from job.system import process
 from job.training import export
@@ -222,8 +226,13 @@ def publish(
     test = training.dataset.test
     images, labels = test.take(np.arange(test.count))
     evaluation = Evaluation(labels, probabilities)
-    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    document = build_report(facts(training, output, accuracy, export.parameters_sha256(params)), evaluation)
+    predictions = Predictions(labels, probabilities.argmax(axis=1))
+    accuracy = float((predictions.predicted == labels).mean())
+    known = facts(training, output, accuracy, export.parameters_sha256(params))
+    # Rows on disk are not read once more for this: it could take as long as an epoch.
+    data = describe(training.dataset) if training.dataset.train.images is not None else None
+    beside = beside_latest(output.root, training.dataset.fingerprint, data, predictions)
+    document = build_report(dataclasses.replace(known, data=data, beside_latest=beside), evaluation)
 
     def fill(folder: Path) -> None:
         (folder / layout.MODEL_SOURCE).write_bytes(training.model_source)

@@ -35,6 +35,8 @@ class RunFacts:
     curve: Sequence[Mapping[str, Any]]
     timing: Mapping[str, float]
     parameters_sha256: str
+    data: Mapping[str, Any] | None = None
+    beside_latest: Mapping[str, Any] | None = None
 
 
 def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
@@ -44,7 +46,10 @@ def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
     labels, probabilities = evaluation.labels, evaluation.probabilities
     counts = metrics.confusion(labels, probabilities.argmax(axis=1), len(names))
     correct, examples = int(counts.trace()), int(labels.size)
-    minimum = float(settings["min_accuracy"])
+    minimum, class_minimum = float(settings["min_accuracy"]), float(settings["min_class_accuracy"])
+    classes = [{"name": name, **figures} for name, figures in zip(names, metrics.per_class(counts), strict=True)]
+    recalls = [figures["recall"] for figures in classes if figures["support"]]
+    optional = {"data": run.data, "beside_latest": run.beside_latest}
     return {
         "schema": 1,
         "run": {"name": manifest["run"], "job_uid": manifest["job_uid"], "started": manifest["started"]},
@@ -64,14 +69,17 @@ def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
             "accuracy_interval": list(metrics.wilson(correct, examples)),
             "loss": metrics.cross_entropy(labels, probabilities),
             "calibration_error": metrics.calibration_error(labels, probabilities),
-            "classes": [
-                {"name": name, **figures} for name, figures in zip(names, metrics.per_class(counts), strict=True)
-            ],
+            "classes": classes,
             "confusion": counts.tolist(),
         },
-        "gate": {"min_accuracy": minimum, "passed": correct / examples >= minimum},
+        "gate": {
+            "min_accuracy": minimum,
+            "min_class_accuracy": class_minimum,
+            "passed": correct / examples >= minimum and min(recalls) >= class_minimum,
+        },
         "timing": dict(run.timing),
         "parameters_sha256": run.parameters_sha256,
+        **{key: dict(value) for key, value in optional.items() if value},
     }
 
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from job.config import flag_word
+from job.output.promotion import classes_below
 from job.predict import digit
 from job.report import plots
+from job.report.data_changes import findings
 from job.report.rendering import duration, html_templates, interval_scale
 
 if TYPE_CHECKING:
@@ -70,6 +72,12 @@ def render_report(
         weights=_weight_images(layers, images.shape[1:], len(names)),
         model=_pad_model(layers, names, mistakes) if layers is not None and drawable else None,
         facts=_facts(report),
+        below=classes_below(
+            {each["name"]: each["recall"] for each in report["test"]["classes"] if each["support"]},
+            report["gate"]["min_class_accuracy"],
+        ),
+        beside=report.get("beside_latest") or {"run": "", "worse_classes": [], "data": None, "data_changes": []},
+        findings=findings(report["data"]) if "data" in report else [],
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

@@ -32,6 +32,25 @@ _SPLIT = _object(
     closed=False,
 )
 
+_DESCRIBED = _object(
+    "what a split is like",
+    {
+        "count": _COUNT,
+        "classes": {"type": "array", "items": _COUNT, "description": "examples of each class"},
+        "mean": _AMOUNT | {"description": "of all pixels, 0 to 255"},
+        "spread": _AMOUNT | {"description": "their standard deviation"},
+    },
+)
+_DATA = _object(
+    "what the data are like; reports of earlier versions, and of data that are read from disk, have none",
+    {
+        "classes": {"type": "array", "items": _TEXT},
+        "train": _DESCRIBED,
+        "test": _DESCRIBED,
+        "shared": _COUNT | {"description": "test images that are training images too"},
+    },
+)
+
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "report.json",
@@ -111,8 +130,13 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
             "gate": _object(
-                "the minimum that was required",
-                {"min_accuracy": _SHARE, "passed": {"type": "boolean"}},
+                "the minimums that were required",
+                {
+                    "min_accuracy": _SHARE,
+                    "min_class_accuracy": _SHARE | {"description": "for each class's recall"},
+                    "passed": {"type": "boolean"},
+                },
+                optional=("min_class_accuracy",),
             ),
             "timing": _object(
                 "how long it took",
@@ -128,7 +152,31 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
             "parameters_sha256": _SHA256 | {"description": "over name, dtype, shape and bytes of each, by sorted name"},
+            "data": _DATA,
+            "beside_latest": _object(
+                "the model beside the one that was latest when it was published",
+                {
+                    "run": _TEXT,
+                    "worse_classes": {
+                        "type": ["array", "null"],
+                        "description": "classes that became worse beyond chance; null if it was tested on other data",
+                        "items": _object(
+                            "a class; p_value by McNemar's exact test, with Holm's correction",
+                            {"name": _TEXT, "recall": _SHARE, "recall_before": _SHARE, "p_value": _SHARE},
+                        ),
+                    },
+                    "data": {
+                        "description": "of latest; null if its data are the same, or it does not describe them",
+                        "anyOf": [_DATA, {"type": "null"}],
+                    },
+                    "data_changes": {
+                        "type": ["array", "null"],
+                        "items": _TEXT,
+                        "description": "how the data differ, where that is out of the ordinary, a sentence each",
+                    },
+                },
+            ),
         },
-        optional=("model_sha256",),
+        optional=("model_sha256", "data", "beside_latest"),
     ),
 }

@@ -50,10 +50,19 @@ def test_report_holds_every_figure_of_the_run() -> None:
         "device": "cpu",
         "versions": run.manifest["versions"],
         "curve": run.curve,
-        "gate": {"min_accuracy": 0.8, "passed": False},
+        "gate": {"min_accuracy": 0.8, "min_class_accuracy": 0.0, "passed": False},
         "timing": run.timing,
         "parameters_sha256": "d" * 64,
     }
+
+
+@pytest.mark.parametrize(("minimum", "passed"), [(0.5, True), (0.51, False)])
+def test_gate_looks_at_each_class(minimum: float, *, passed: bool) -> None:
+    """The worst recall decides; a class without test examples has none."""
+    probabilities = np.array([[0.8, 0.2, 0], [0.4, 0.6, 0], [0.7, 0.3, 0]], np.float32)
+    run = samples.run(classes=["no", "yes", "absent"], settings={"min_class_accuracy": minimum})
+    built = report.build_report(run, report.Evaluation(np.array([0, 1, 1], np.int32), probabilities))
+    assert built["gate"] == {"min_accuracy": 0.0, "min_class_accuracy": minimum, "passed": passed}
 
 
 @pytest.mark.parametrize("model", [None, samples.layers(784, 10), samples.layers(784, 16, 10)])

@@ -410,9 +410,9 @@ def test_rejected_run_is_69_and_latest_stays(runs: Runs) -> None:
     accuracy = run.json("report.json")["test"]["accuracy"]
     assert run.code == Exit.REJECTED
     assert run.latest() == before
-    assert run.json("report.json")["gate"] == {"min_accuracy": 0.999, "passed": False}
+    assert run.json("report.json")["gate"] == {"min_accuracy": 0.999, "min_class_accuracy": 0.0, "passed": False}
     reason = f"accuracy {accuracy:.4f} is below the minimum 0.999"
-    worse = run.json("verdict.json")["worse_classes"]
+    worse = [each["name"] for each in run.json("report.json")["beside_latest"]["worse_classes"]]
     assert run.json("verdict.json") == {
         "verdict": "rejected",
         "code": 69,

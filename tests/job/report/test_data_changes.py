@@ -1,0 +1,219 @@
+"""Tests of what is out of the ordinary in a dataset, of what report.json says of it, and of `data --check`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from job.config import Config
+from job.dataset import rows
+from job.dataset.description import describe
+from job.dataset.rows import Dataset, rows_in_memory
+from job.output.significance import Predictions
+from job.report import data_check
+from job.report.beside_latest import beside_latest
+from job.report.data_changes import changes, findings
+from job.report.schema import SCHEMA
+from tests.job import report_samples as samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def dataset(train: NDArray[np.uint8], test: NDArray[np.uint8], sha256: str = "b" * 64) -> Dataset:
+    """A dataset of two classes that take turns; the SHA-256 is that of the training set."""
+    fingerprint = {
+        "dataset": "mnist",
+        "version": "1.0.0",
+        "classes": ["no", "yes"],
+        "train": {"sha256": sha256, "count": len(train)},
+        "test": {"sha256": "c" * 64, "count": len(test)},
+    }
+    made = (rows_in_memory(images, np.arange(len(images), dtype=np.int32) % 2) for images in (train, test))
+    return Dataset("mnist", ("no", "yes"), fingerprint, *made)
+
+
+def noise(count: int, seed: int) -> NDArray[np.uint8]:
+    """Random pictures of 4 x 4 pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 4, 4), np.uint8)
+
+
+def described(**changed: Any) -> dict[str, Any]:
+    """An ordinary description, with other values for some keys of the training set, or for `shared` or `classes`."""
+    split = {"count": 1000, "classes": [500, 500], "mean": 33.0, "spread": 80.0}
+    whole = {key: changed.pop(key) for key in ("shared", "names") if key in changed}
+    names = whole.get("names", ["no", "yes"])
+    return {"classes": names, "train": split | changed, "test": dict(split), "shared": whole.get("shared", 0)}
+
+
+def test_description_of_a_dataset() -> None:
+    """Counts, mean and spread as NumPy gives them, also for more rows than are read at a time."""
+    train, test = noise(2001, 1), noise(40, 2)
+    test[7] = test[8] = train[1500]
+    found = describe(dataset(train, test))
+    assert found == {
+        "classes": ["no", "yes"],
+        "train": {
+            "count": 2001,
+            "classes": [1001, 1000],
+            "mean": pytest.approx(train.mean()),
+            "spread": pytest.approx(train.std()),
+        },
+        "test": {
+            "count": 40,
+            "classes": [20, 20],
+            "mean": pytest.approx(test.mean()),
+            "spread": pytest.approx(test.std()),
+        },
+        "shared": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (described(), []),
+        (described(mean=36.0, spread=84.0, classes=[530, 470], shared=10), []),
+        (
+            described(shared=11),
+            ["11 test images (1.1%) are in the training set too, so the test accuracy is too high"],
+        ),
+        (
+            described(classes=[1000, 0]),
+            [
+                "the training set has no example of class yes",
+                "class no is 50.0% of the test set, and 100.0% of the training set",
+                "class yes is 50.0% of the test set, and 0.0% of the training set",
+            ],
+        ),
+        (
+            described(mean=222.0, spread=100.0),
+            [
+                "the mean pixel of the test set is 33.0, and 222.0 in the training set",
+                "the pixels of the test set spread by 80.0, and by 100.0 in the training set",
+            ],
+        ),
+    ],
+)
+def test_findings_in_one_dataset(data: dict[str, Any], expected: list[str]) -> None:
+    """What is out of the ordinary, a sentence each."""
+    assert findings(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (described(), []),
+        (described(count=1050, classes=[525, 525], mean=36.0), []),
+        (
+            described(count=500, classes=[150, 350]),
+            [
+                "the training set has 500 examples; that of base has 1,000",
+                "class no is 30.0% of the training set, and 50.0% of that of base",
+                "class yes is 70.0% of the training set, and 50.0% of that of base",
+            ],
+        ),
+        (described(names=["no", "maybe"]), ["the classes are no, maybe; those of base are no, yes"]),
+        (
+            described(mean=0.13, spread=0.31),
+            [
+                "the mean pixel of the training set is 0.1, and 33.0 in that of base",
+                "the pixels of the training set spread by 0.3, and by 80.0 in that of base",
+            ],
+        ),
+    ],
+)
+def test_changes_since_another_dataset(data: dict[str, Any], expected: list[str]) -> None:
+    """What differs more than two random halves of a dataset do, a sentence each."""
+    assert changes(data, described(), "base") == expected
+
+
+@pytest.fixture
+def latest(tmp_path: Path) -> Path:
+    """An output folder whose latest model, base, classifies 40 of 40 test images correctly."""
+    data = describe(dataset(noise(100, 1), noise(40, 2)))
+    fingerprint = dataset(noise(100, 1), noise(40, 2)).fingerprint
+    samples.publish(tmp_path, "base", np.ones(40, bool), fingerprint=fingerprint, data=data)
+    (tmp_path / "latest").symlink_to("models/base")
+    return tmp_path
+
+
+def test_report_compares_with_latest(latest: Path, tmp_path: Path) -> None:
+    """A class that became worse, and data that became fewer; the report is valid, and its page says both."""
+    labels = np.zeros(40, np.int32)
+    labels[30:] = 1
+    other = dataset(noise(50, 1), noise(40, 2), "f" * 64)
+    predictions = Predictions(np.zeros(40, np.int32), labels)
+    beside = beside_latest(latest, other.fingerprint, describe(other), predictions)
+    assert beside is not None
+    assert beside["run"] == "base"
+    assert [(each["name"], each["recall"], each["recall_before"]) for each in beside["worse_classes"]] == [
+        ("no", 0.75, 1.0)
+    ]
+    assert beside["data_changes"] == ["the training set has 50 examples; that of base has 100"]
+    assert beside["data"] == describe(dataset(noise(100, 1), noise(40, 2)))
+    facts = samples.run(classes=["no", "yes"], data=describe(other), beside_latest=beside)
+    (tmp_path / "page").mkdir()
+    built = samples.write(tmp_path / "page", facts, None, samples.images(40))
+    jsonschema.validate(built, SCHEMA, jsonschema.Draft202012Validator)
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "<b>Class no</b> is worse beyond chance: recall 75.00% after 100.00%, p = 0.0039." in page
+    assert "The training set has 50 examples; that of base has 100." in page
+
+
+def test_same_data_are_not_compared(latest: Path) -> None:
+    """Only the classes are."""
+    same = dataset(noise(100, 1), noise(40, 2))
+    predictions = Predictions(np.zeros(40, np.int32), np.zeros(40, np.int32))
+    expected: dict[str, Any] = {"run": "base", "worse_classes": [], "data": None, "data_changes": None}
+    assert beside_latest(latest, same.fingerprint, describe(same), predictions) == expected
+
+
+@pytest.mark.parametrize("damage", ["report.json", "predictions.npz", "latest"])
+def test_latest_that_cannot_be_read_is_left_out(latest: Path, damage: str) -> None:
+    """A report without a comparison is published all the same."""
+    (latest / (damage if damage == "latest" else f"models/base/{damage}")).unlink()
+    same = dataset(noise(100, 1), noise(40, 2))
+    predictions = Predictions(np.zeros(40, np.int32), np.zeros(40, np.int32))
+    assert beside_latest(latest, same.fingerprint, describe(same), predictions) is None
+
+
+def test_check_prints_a_table_and_what_is_out_of_the_ordinary(latest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole text, beside the data of latest."""
+    train = np.full((50, 4, 4), 200, np.uint8)
+    other = dataset(train, train[:10], "f" * 64)
+    monkeypatch.setattr(data_check, "load_dataset", lambda *_: other)
+    printed: list[str] = []
+    data_check.check(Config(output=latest), printed.append)
+    base = json.loads((latest / "models" / "base" / "report.json").read_text())["data"]
+    assert printed[:8] == [
+        "mnist in data/mnist",
+        "                      training        test",
+        "examples                    50          10",
+        "mean of pixels           200.0       200.0",
+        "spread of pixels           0.0         0.0",
+        "class no                 50.0%       50.0%",
+        "class yes                50.0%       50.0%",
+        "test images that are in the training set too: 10",
+    ]
+    assert printed[8:] == [
+        *(f"out of the ordinary: {sentence}" for sentence in findings(describe(other))),
+        *(f"beside the current latest: {sentence}" for sentence in changes(describe(other), base, "base")),
+    ]
+    assert len(printed) > 12
+    printed.clear()
+    data_check.check(Config(output=latest / "none"), printed.append)
+    assert len(printed) == 9
+
+
+def test_description_of_rows_on_disk() -> None:
+    """The description does not depend on where the rows are."""
+    whole = dataset(noise(100, 1), noise(40, 2))
+    on_disk = [rows.Rows(each.count, each.shape, each.reader) for each in (whole.train, whole.test)]
+    assert describe(Dataset("mnist", whole.classes, whole.fingerprint, *on_disk)) == describe(whole)
