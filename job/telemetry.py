@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
+from job.time_spent import TimeSpent
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -129,10 +131,12 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 class Reporter:
     """Sends a trainer's records to its supervisor and to an attached journal. Safe to use from several threads.
 
-    The pipe to the supervisor is line-buffered; restarts says how often this worker's trainer was restarted.
+    The pipe to the supervisor is line-buffered; restarts says how often this worker's trainer was restarted, and spent
+    where the worker's time went until now, by time.monotonic().
     """
 
-    def __init__(self, run: str, rank: int, pipe: TextIO, restarts: int) -> None:
+    def __init__(self, run: str, rank: int, pipe: TextIO, restarts: int, spent: TimeSpent | None = None) -> None:
+        self.spent = spent or TimeSpent(time.monotonic())
         self._identity, self._pipe, self._restarts = (run, rank), pipe, restarts
         self._lock = threading.Lock()
         self._phase, self._sent_at = "", 0.0
@@ -176,5 +180,6 @@ class Reporter:
         self._phase, self._sent_at = phase, time.monotonic()
         record = Record(time.time(), *self._identity, phase, restarts=self._restarts, **fields)
         with self._lock:
+            self.spent.update(self._sent_at, phase, record.step)
             self._pipe.write(to_json(record) + "\n")
         return record

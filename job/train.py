@@ -20,7 +20,8 @@ from job.output.journal import read_curve
 from job.output.significance import Predictions
 from job.report.beside_latest import beside_latest
 from job.report.report import Evaluation, RunFacts, build_report, write_report
-from job.system import process
+from job.system import cgroup, process
+from job.time_spent import REPLACING, goodput
 from job.training import export
 from job.training.checkpointing import Checkpointer, restore
 from job.training.collectives import Collectives
@@ -250,6 +251,7 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
     if curve:  # it is empty if the run resumed after its last step and its journal is lost
         curve[-1] = {**curve[-1], "accuracy": accuracy}
     seconds = statistics.seconds_per_step()
+    spent = training.worker.report.spent.at(time.monotonic())
     examples = training.plan.count * training.config.epochs
     return RunFacts(
         manifest=output.manifest,
@@ -262,6 +264,11 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
             "examples_per_s": examples / statistics.step / seconds,
             "us_per_step": seconds * 1e6,
             "peak_rss_mb": process.peak_rss_mb(),
+            "spent_s": spent,
+            "goodput": goodput(spent),
+            "core_seconds": (sum(spent.values()) - spent.get(REPLACING, 0))
+            * cgroup.cpu_limit()
+            * training.plan.workers,
         },
         parameters_sha256=parameters_sha256,
     )

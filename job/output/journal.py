@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from job import telemetry
+from job.time_spent import TimeSpent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,22 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._events.close()
+
+
+def read_time_spent(folder: Path, before: float) -> TimeSpent | None:
+    """Where the time of earlier trainers of a run went, while they kept the journal; None if there was none.
+
+    Args:
+        folder: runs/<run>.
+        before: the time up to which records count, in seconds since 1970.
+    """
+    spent: TimeSpent | None = None
+    with contextlib.suppress(FileNotFoundError), (folder / EVENTS).open(encoding="utf-8", errors="replace") as events:
+        for record in telemetry.read_records(events):
+            if record.time < before:
+                spent = spent or TimeSpent(record.time)
+                spent.update(record.time, record.phase, record.step)
+    return spent
 
 
 def read_curve(folder: Path, step: int) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ class RunFacts:
     manifest: Mapping[str, Any]
     replicas: int
     curve: Sequence[Mapping[str, Any]]
-    timing: Mapping[str, float]
+    timing: Mapping[str, Any]
     parameters_sha256: str
     data: Mapping[str, Any] | None = None
     beside_latest: Mapping[str, Any] | None = None

@@ -16,7 +16,7 @@ from job.output.promotion import classes_below
 from job.predict import digit
 from job.report import plots
 from job.report.data_changes import findings
-from job.report.rendering import duration, html_templates, interval_scale
+from job.report.rendering import duration, html_templates, interval_scale, percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,6 +97,14 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]
                 ("start-up", duration(timing["startup_s"])),
                 ("training", duration(timing["training_s"])),
                 ("peak memory of rank 0", f"{timing['peak_rss_mb']:,.0f} MB"),
+            ],
+        ),
+        (
+            "Time of rank 0",
+            [
+                *((part, duration(seconds)) for part, seconds in timing["spent_s"].items()),
+                ("goodput", percent(timing["goodput"], 1)),
+                ("core-seconds of all workers", f"{timing['core_seconds']:,.0f}"),
             ],
         ),
         ("Versions", list(report["versions"].items())),

@@ -149,7 +149,18 @@ SCHEMA: dict[str, Any] = {
                     "examples_per_s": _AMOUNT | {"description": "over all workers"},
                     "us_per_step": _AMOUNT | {"description": "microseconds a step"},
                     "peak_rss_mb": _AMOUNT | {"description": "peak memory of rank 0's trainer, 10^6 bytes"},
+                    "spent_s": {
+                        "type": "object",
+                        "additionalProperties": _AMOUNT,
+                        "description": "seconds of rank 0 until the report was written, by what they were spent on: "
+                        "importing, gathering, compiling, training, evaluating, publishing, recovering (from a "
+                        "restart until a new step), and replacing (from the end of a pod to the next one)",
+                    },
+                    "goodput": _SHARE | {"description": "the share of these seconds that was spent on training"},
+                    "core_seconds": _AMOUNT
+                    | {"description": "the seconds but replacing, times the CPUs that a worker may use, times workers"},
                 },
+                optional=("spent_s", "goodput", "core_seconds"),
             ),
             "parameters_sha256": _SHA256 | {"description": "over name, dtype, shape and bytes of each, by sorted name"},
             "data": _DATA,

@@ -19,6 +19,7 @@ from job.model_file import use_model
 from job.must_match import model_file
 from job.system import process
 from job.telemetry import Reporter
+from job.time_spent import SPENT, TimeSpent
 from job.training import internals
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def run_child(work: Callable[[Config, Cluster, Reporter], int]) -> NoReturn:
     if cluster is None:
         raise RuntimeError("the supervisor gave no identity")
     pipe = os.fdopen(int(os.environ[telemetry.PIPE]), "w", buffering=1, encoding="utf-8")
-    report = Reporter(cluster.run, cluster.rank, pipe, int(os.environ[telemetry.RESTARTS]))
+    spent = TimeSpent.load(os.environ[SPENT])
+    report = Reporter(cluster.run, cluster.rank, pipe, int(os.environ[telemetry.RESTARTS]), spent)
     try:
         use_model(config.model)
         code = work(config, cluster, report)

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from job.time_spent import TimeSpent
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -27,10 +29,16 @@ GAUGES = {
 class Metrics:
     """What /metrics shows. A value that is not known yet is absent.
 
-    The run's name and this worker's rank are labels of every metric. The clock returns monotonic seconds.
+    The run's name and this worker's rank are labels of every metric. The clock returns monotonic seconds; cores is the
+    number of CPUs that the worker may use.
+
+    Attributes:
+        spent: where the worker's time went, by the clock.
     """
 
-    def __init__(self, run: str, rank: int, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, run: str, rank: int, workers: int, clock: Callable[[], float] = time.monotonic, cores: int = 1
+    ) -> None:
         self._labels = {"run": run, "rank": str(rank)}
         self._clock = clock
         self._lock = threading.Lock()
@@ -40,9 +48,12 @@ class Metrics:
         self._restarts: dict[str, int] = {}  # by cause
         self._checkpoint: tuple[int, float] | None = None  # its step, and when it was first reported
         self._furthest_step, self._furthest_at = 0, clock()
+        self._cores = cores
+        self.spent = TimeSpent(clock())
 
     def update(self, record: Record) -> None:
         """Take over the values of a record; the others stay."""
+        self.spend(record.phase, record.step)
         with self._lock:
             self._phase = record.phase
             for field in GAUGES:
@@ -52,6 +63,11 @@ class Metrics:
                 self._furthest_step, self._furthest_at = record.step, self._clock()
             if record.checkpoint is not None and (not self._checkpoint or record.checkpoint != self._checkpoint[0]):
                 self._checkpoint = record.checkpoint, self._clock()
+
+    def spend(self, phase: str, step: int | None = None) -> None:
+        """Count the time from now on as that of a phase."""
+        with self._lock:
+            self.spent.update(self._clock(), phase, step)
 
     def count_restart(self, cause: str) -> None:
         """Count a restart of the trainer in place."""
@@ -89,6 +105,16 @@ class Metrics:
             if self._checkpoint:
                 description = "Seconds since this worker first reported its newest checkpoint."
                 yield gauge("checkpoint_age_seconds", description, now - self._checkpoint[1])
+            seconds = self.spent.at(now)
+            description = "Seconds of this worker, by what they were spent on; those in training are goodput."
+            counter = CounterMetricFamily("mnist_job_spent_seconds", description, labels=[*self._labels, "part"])
+            for part, value in seconds.items():
+                counter.add_metric([*self._labels.values(), part], value)
+            yield counter
+            description = "CPUs that this worker may use, multiplied by the seconds since it started."
+            counter = CounterMetricFamily("mnist_job_core_seconds", description, labels=list(self._labels))
+            counter.add_metric(list(self._labels.values()), self._cores * sum(seconds.values()))
+            yield counter
             if self._restarts:
                 description = "Restarts of the trainer in place, by cause."
                 counter = CounterMetricFamily("mnist_job_restarts", description, labels=[*self._labels, "cause"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from job import telemetry
 from job.supervisor.line_writer import LineWriter
 from job.supervisor.metrics import Metrics
+from job.system import cgroup
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class WorkerStatus:
         self._cluster, self._restarts, self._peers = cluster, restarts, peers
         self.phase = "starting"
         self.accuracy: float | None = None
-        self.metrics = Metrics(cluster.run, cluster.rank, cluster.workers)
+        self.metrics = Metrics(cluster.run, cluster.rank, cluster.workers, cores=cgroup.cpu_limit())
         self._writer = LineWriter(log)
         self._progress: dict[str, int | None] = {}  # the last known values of PROGRESS
 
@@ -49,9 +50,10 @@ class WorkerStatus:
         """The step of the newest checkpoint that a trainer of rank 0 reported."""
         return self._progress.get("checkpoint")
 
-    def process_started(self) -> None:
-        """Take note that a process was started."""
+    def process_starts(self) -> None:
+        """Take note that a process is about to be started."""
         self.phase = "starting"
+        self.metrics.spend(self.phase)
 
     def update(self, record: Record) -> None:
         """Take over a process's record, and show it unless it is a mere sign of life."""

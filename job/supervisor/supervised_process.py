@@ -16,6 +16,7 @@ from job import telemetry
 from job.error_table import errors_from
 from job.supervisor.forking import Forked, trainer_environment
 from job.system import cgroup, process
+from job.time_spent import SPENT
 
 if TYPE_CHECKING:
     import queue
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from job.cluster import Cluster
     from job.config import Config
+    from job.time_spent import TimeSpent
 
 STDERR_LINES = 200
 
@@ -69,10 +71,12 @@ class SupervisedProcess:
         config: Config,
         cluster: Cluster,
         restarts: int,
+        spent: TimeSpent,
         events: queue.SimpleQueue[object],
         channel: socket.socket | None = None,
     ) -> None:
-        environment = trainer_environment(config) | cluster.environment() | {telemetry.RESTARTS: str(restarts)}
+        environment = trainer_environment(config) | cluster.environment()
+        environment |= {telemetry.RESTARTS: str(restarts), SPENT: spent.dump()}
         self._events = events
         self._oom_kills_before = cgroup.oom_kills()
         self.pulse_at = float("inf")

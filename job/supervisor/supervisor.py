@@ -192,9 +192,10 @@ class Supervisor:
 
     def _run_process(self, module: str, cluster: Cluster, round_id: str, channel: socket.socket | None) -> Outcome:
         """Run a process to its exit; end it on SIGTERM, if it hangs, or if the workers meet in a new round."""
-        child = SupervisedProcess(module, self._config, cluster, self._restarts.total, self.events, channel)
+        self._status.process_starts()
+        restarts, spent = self._restarts.total, self._status.metrics.spent
+        child = SupervisedProcess(module, self._config, cluster, restarts, spent, self.events, channel)
         self._child_pid = child.pid
-        self._status.process_started()
         watchdog = Watchdog(child, self._config, self._status, self._peers, round_id)
         while True:
             event = self._next_event(watchdog.deadline)

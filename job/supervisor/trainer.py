@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.dataset.rows import Dataset, load_dataset
 from job.must_match import settings_hash, settings_to_match
-from job.output.journal import Journal
+from job.output.journal import Journal, read_time_spent
 from job.output.run_folder import RunFolder
 from job.supervisor.child import run_child
 from job.supervisor.precheck import report_published
@@ -63,6 +63,9 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
         if published:
             return report_published(report, output, published)
         with output.errors():
+            start = time.time() - sum(report.spent.at(time.monotonic()).values())
+            if earlier := read_time_spent(output.folder, start):
+                report.spent.add_earlier(earlier, start)
             journal, scalars = Journal(output.folder), Scalars(output.folder)
 
         def write(record: Record) -> None:

@@ -26,7 +26,7 @@ from k8s.state import schedule as schedules
 from k8s.state.events import may_concern
 from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
 from k8s.state.names import CONTAINER, JOB_UID_LABEL, RUN_SELECTOR, claim_of, pod_selector, run_name
-from k8s.state.pods import created
+from k8s.state.pods import created, started
 from k8s.state.run import Run, state
 from k8s.view.output import as_yaml, use_colour
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping
 
+    from job.telemetry import Record
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
 
@@ -48,7 +49,7 @@ EXAMPLES = (
 OUTPUTS = ("text", "wide", "yaml", "name", "json")
 REQUESTS = 8  # logs that are read at the same time
 EVERY_S = 2.0
-TAIL = 2000  # lines of a log that are searched for the reasons of restarts
+TAIL = 2000  # lines of a log that are searched for the reasons of restarts, and for where the time went
 Counted = dict[tuple[str, int], Counter[str]]  # reasons of restarts, by the name of a pod and its number of restarts
 
 
@@ -119,7 +120,9 @@ def collect(cluster: Cluster, arguments: argparse.Namespace, counted: Counted | 
     if cronjob := schedules.find(cluster, arguments.name):
         return schedule_details(schedules.gather(cluster, cronjob), cluster.now())
     evidence = gather_evidence(cluster, arguments.name)
-    return run_details(evidence, cluster.now(), restart_reasons(cluster, evidence, {} if counted is None else counted))
+    restarted = restart_reasons(cluster, evidence, {} if counted is None else counted)
+    records, whole = last_records(cluster, evidence)
+    return run_details(evidence, cluster.now(), restarted, records, whole=whole)
 
 
 def collect_all(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -158,6 +161,18 @@ def with_record(cluster: Cluster, run: Run) -> Run:
         return run
     there = cluster.in_namespace(run.namespace) if run.namespace else cluster
     return dataclasses.replace(run, record=newest_record(there, run))
+
+
+def last_records(cluster: Cluster, run: Run) -> tuple[list[Record], bool]:
+    """The last records in the log of rank 0's newest pod, and whether these are all; none if it cannot be read."""
+    pod = run.newest.get(0)
+    if pod is None or not started(pod):
+        return [], True
+    try:
+        lines = list(cluster.logs(pod["metadata"]["name"], CONTAINER, tail=TAIL))
+    except (ApiError, OSError):
+        return [], True
+    return [record for line in lines if (record := telemetry.parse(line))], len(lines) < TAIL
 
 
 def restart_reasons(cluster: Cluster, run: Run, counted: Counted) -> dict[int, Counter[str]]:
@@ -245,7 +260,7 @@ def watch_changes(cluster: Cluster, arguments: argparse.Namespace) -> None:
             print("there are no runs", flush=True)
         for item in items:
             key = (item["namespace"], item["name"])
-            current = state_text(item) if as_text else {**item, "age_s": 0}
+            current = state_text(item) if as_text else {**item, "age_s": 0, "time": None}
             if shown.get(key) == current:
                 continue
             shown[key] = current

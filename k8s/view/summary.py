@@ -13,11 +13,13 @@ from k8s.state.pods import created, failures, is_pulling, is_scheduled, start_pr
 from k8s.state.relevant_events import relevant_events, relevant_schedule_events
 from k8s.state.run import Run, age_s, state
 from k8s.state.schedule import Schedule, state_of
+from k8s.view.time_spent import time_spent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from job.telemetry import Record
     from k8s.api.objects import Object
     from k8s.state.exits import ContainerExit
 
@@ -44,19 +46,24 @@ def run_summary(run: Run, now: datetime) -> dict[str, Any]:
     }
 
 
-def run_details(run: Run, now: datetime, restarted: Mapping[int, Reasons]) -> dict[str, Any]:
+def run_details(
+    run: Run, now: datetime, restarted: Mapping[int, Reasons], records: Sequence[Record], *, whole: bool
+) -> dict[str, Any]:
     """A run rank by rank.
 
     Args:
         run: the run.
         now: the current time.
         restarted: for each rank whose trainer was restarted, the number of restarts by reason.
+        records: the last ones of rank 0's log.
+        whole: whether they are all records of that log.
     """
     record, exits = run.record, run.exits
     return {
         **run_summary(run, now),
         "kueue": run.kueue or None,
         "progress": {name: getattr(record, name) for name in PROGRESS} if record else None,
+        "time": time_spent(run, records, now, whole=whole),
         "ranks": [rank_fields(run, rank, exits, restarted.get(rank, Counter())) for rank in range(run.workers)],
         "events": [event_fields(event) for event in relevant_events(run)[-EVENTS:]],
     }

@@ -78,10 +78,19 @@ def run_header(run: Mapping[str, Any], style: Style) -> str:
         lines.append(", ".join(figures))
     if run["accuracy"] is not None:
         lines.append(f"accuracy {run['accuracy']:.4f}")
+    if run["time"]:
+        lines.append(time_line(run["time"]))
     if style.wide:
         model = f"model {run['model_map']}, " if run["model_map"] else ""
         lines.append(f"image {run['image']}, {model}claim {run['claim']}")
     return "\n".join(lines)
+
+
+def time_line(time: Mapping[str, Any]) -> str:
+    """Where the time of a run went."""
+    parts = [f"{part} {format_duration(seconds)}" for part, seconds in time["spent_s"].items()]
+    cores = [] if time["core_seconds"] is None else [f"{time['core_seconds']:,.0f} core-seconds"]
+    return "; ".join([", ".join(parts), f"goodput {100 * time['goodput']:.0f}%", *cores])
 
 
 def rank_table(ranks: Sequence[Mapping[str, Any]], style: Style) -> str:

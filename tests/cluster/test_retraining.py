@@ -33,7 +33,7 @@ def json_of(namespace: Namespace, command: str, *arguments: str) -> Any:
 
 
 def test_retraining(shared: Namespace, tmp_path: Path) -> None:
-    """A worse model is rejected, and can be promoted by hand; old runs are pruned with their Jobs."""
+    """A worse model is rejected, with its classes, and can be promoted by hand; old runs are pruned with their Jobs."""
     shared.submit("first", *SHORT, workers=1)
     shared.wait_until_published("first")
     shared.submit("second", *SHORT, "--learning-rate=0.0001", "--schedule=constant", workers=1)
@@ -44,7 +44,14 @@ def test_retraining(shared: Namespace, tmp_path: Path) -> None:
     assert re.match(figures, run["detail"])
     output = " ".join(shared.launcher("status", "second").split())
     assert re.search(f"second: rejected: {figures}", output)
-    assert re.search(rf"worker 0 exited with 69 \(rejected\): {figures}", shared.why("second"))
+    why = shared.why("second")
+    assert re.search(rf"worker 0 exited with 69 \(rejected\): {figures}", why)
+    assert "; beyond chance, it is worse for class " in why
+    time = json_of(shared, "status", "first")["time"]
+    assert {"queued", "pulling", "importing", "compiling", "training", "evaluating", "publishing"} <= time[
+        "spent_s"
+    ].keys()
+    assert 0 < time["goodput"] < 1 < time["core_seconds"]
 
     page = tmp_path / "runs.html"
     output = shared.launcher("compare", f"--html={page}")

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from job import telemetry
-from job.output.journal import Journal, read_curve
+from job.output.journal import Journal, read_curve, read_time_spent
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -22,6 +22,22 @@ def test_a_resumed_run_appends_to_its_journal(tmp_path: Path) -> None:
         with (tmp_path / "events.jsonl").open() as lines:
             assert list(telemetry.read_records(lines)) == records[:count]
         journal.close()
+
+
+def test_the_time_of_earlier_trainers_is_read_back(tmp_path: Path) -> None:
+    """Up to the start of the pod that reads it; after its last record nothing is known."""
+    said = (("compiling", 3.0, 0), ("training", 5.0, 10), ("training", 9.0, 20), ("compiling", 30.0, 10))
+    lines = [telemetry.to_json(Record(time, "r", 0, phase, step=step)) + "\n" for phase, time, step in said]
+    (tmp_path / "events.jsonl").write_text("".join(lines))
+    found = read_time_spent(tmp_path, before=20.0)
+    assert found
+    assert (found.seconds, found.since, found.furthest) == (
+        {"importing": 0.0, "compiling": 2.0, "training": 4.0},
+        9.0,
+        20,
+    )
+    assert read_time_spent(tmp_path, before=3.0) is None
+    assert read_time_spent(tmp_path / "none", before=3.0) is None
 
 
 def test_the_curve_of_a_resumed_run_is_read_back(tmp_path: Path) -> None:

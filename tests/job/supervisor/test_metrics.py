@@ -42,10 +42,16 @@ def everything() -> Metrics:
 def test_an_unknown_value_is_absent() -> None:
     """At first only the number of workers and the age of the last step are shown, then also what a record says."""
     metrics = Metrics("r", 1, 4, clock=lambda: 0.0)
-    first = {("workers", ()): 4, ("step_age_seconds", ()): 0}
+    spent: Samples = {("spent_seconds_total", ("importing",)): 0, ("core_seconds_total", ()): 0}
+    first: Samples = {("workers", ()): 4, ("step_age_seconds", ()): 0, **spent}
     assert samples(metrics) == first
     metrics.update(record("waiting", joined=0))
-    assert samples(metrics) == first | {("phase", ("waiting",)): 1, ("workers_joined", ()): 0}
+    waiting: Samples = {
+        ("phase", ("waiting",)): 1,
+        ("workers_joined", ()): 0,
+        ("spent_seconds_total", ("gathering",)): 0,
+    }
+    assert samples(metrics) == first | waiting
 
 
 def test_every_metric() -> None:
@@ -62,7 +68,26 @@ def test_every_metric() -> None:
         ("step_age_seconds", ()): 0,
         ("checkpoint_age_seconds", ()): 0,
         ("restarts_total", ("killed",)): 1,
+        ("spent_seconds_total", ("importing",)): 0,
+        ("spent_seconds_total", ("training",)): 0,
+        ("core_seconds_total", ()): 0,
     }
+
+
+def test_where_the_time_went() -> None:
+    """The counters add up to the worker's age, and to its core-seconds."""
+    now = 0.0
+    metrics = Metrics("r", 1, 4, clock=lambda: now, cores=2)
+    for now, phase, step in ((3.0, "waiting", None), (4.0, "training", 1), (9.0, "restarting", None)):  # noqa: B007
+        metrics.update(record(phase, step=step))  # type: ignore[arg-type]
+    now = 10.0
+    assert {key[1]: value for key, value in samples(metrics).items() if key[0] == "spent_seconds_total"} == {
+        ("importing",): 3,
+        ("gathering",): 1,
+        ("training",): 5,
+        ("recovering",): 1,
+    }
+    assert samples(metrics)["core_seconds_total", ()] == 20
 
 
 def test_a_value_stays_until_there_is_another() -> None:
@@ -71,7 +96,8 @@ def test_a_value_stays_until_there_is_another() -> None:
     before = samples(metrics)
     metrics.update(record("evaluating", step=4))
     del before["phase", ("training",)]
-    assert samples(metrics) == before | {("phase", ("evaluating",)): 1, ("step", ()): 4}
+    evaluating: Samples = {("phase", ("evaluating",)): 1, ("spent_seconds_total", ("evaluating",)): 0}
+    assert samples(metrics) == before | {("step", ()): 4, **evaluating}
 
 
 def test_the_age_of_a_checkpoint() -> None:

@@ -17,6 +17,7 @@ from job.cluster import Cluster
 from job.config import Config
 from job.errors import Exit, JobError
 from job.supervisor.supervised_process import SupervisedProcess
+from job.time_spent import TimeSpent
 from tests.job.processes import wait_until
 
 
@@ -29,7 +30,12 @@ def refusal() -> JobError:
     """Why a process cannot be started."""
     with pytest.raises(JobError) as caught:
         SupervisedProcess(
-            "job.supervisor.precheck", Config(), Cluster("r", "u", 0, ("a:1",), ("a:2",)), 0, queue.SimpleQueue()
+            "job.supervisor.precheck",
+            Config(),
+            Cluster("r", "u", 0, ("a:1",), ("a:2",)),
+            0,
+            TimeSpent(0.0),
+            queue.SimpleQueue(),
         )
     assert (caught.value.code, caught.value.reason) == (Exit.TRY_AGAIN, "no-process")
     return caught.value

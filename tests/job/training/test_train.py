@@ -35,6 +35,7 @@ from job.report.schema import SCHEMA
 from job.supervisor import trainer
 from job.supervisor.trainer import manifest
 from job.system import cgroup
+from job.time_spent import TimeSpent
 from job.training import export, step
 from job.training.worker import Worker
 from tests.job import plain_sgd, processes
@@ -246,6 +247,10 @@ def test_report_follows_its_schema_and_describes_the_run(runs: Runs, dataset: Da
     assert report["curve"][-1]["accuracy"] == report["test"]["accuracy"]
     assert report["timing"]["steps"] == 30
     assert all(report["timing"].values())
+    spent = report["timing"]["spent_s"]
+    assert {"importing", "gathering", "compiling", "training", "evaluating", "publishing"} == spent.keys()
+    assert all(seconds > 0 for seconds in spent.values())
+    assert report["timing"]["goodput"] == spent["training"] / sum(spent.values())
 
 
 @pytest.mark.parametrize("name", ["alone", "pair", "three"])
@@ -480,6 +485,8 @@ def test_another_model_file_trains_and_reports(tmp_path: Path, raw: Path, datase
 
 class Reports(list[dict[str, Any]]):
     """Keeps records, in place of a Reporter."""
+
+    spent = TimeSpent(0.0)
 
     def __call__(self, phase: str, **fields: Any) -> None:
         """Keep a record."""

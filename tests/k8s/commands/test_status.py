@@ -199,6 +199,7 @@ def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["progress"] == {**figures, "checkpoint": None}
     none: dict[str, Any] = {"restarts": 0, "restarted_after": {}, "replaced_after": {}}
     again = {"restarted_after": {"killed": 1}, "replaced_after": {"out-of-memory": 1, "unknown, the pod is gone": 1}}
+    assert list(found["time"]) == ["spent_s", "goodput", "core_seconds"]
     assert found["ranks"] == [
         {"rank": 0, "phase": "training", "node": "node-1", "pod": "demo-0-aaaa0", **none},
         {"rank": 1, "phase": "restarting", "node": "node-1", "pod": "demo-1-aaaa2", "restarts": 1, **again},
