@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from job.config import Config
-from job.dataset import rows
 from job.dataset.description import describe
-from job.dataset.rows import Dataset, rows_in_memory
+from job.dataset.rows import MEMORY_LIMIT, Dataset, Rows, load_dataset
 from job.output.significance import Predictions
 from job.report import data_check
 from job.report.beside_latest import beside_latest
@@ -35,7 +34,7 @@ def dataset(train: NDArray[np.uint8], test: NDArray[np.uint8], sha256: str = "b"
         "train": {"sha256": sha256, "count": len(train)},
         "test": {"sha256": "c" * 64, "count": len(test)},
     }
-    made = (rows_in_memory(images, np.arange(len(images), dtype=np.int32) % 2) for images in (train, test))
+    made = (Rows(images, np.arange(len(images), dtype=np.int32) % 2) for images in (train, test))
     return Dataset("mnist", ("no", "yes"), fingerprint, *made)
 
 
@@ -212,8 +211,7 @@ def test_check_prints_a_table_and_what_is_out_of_the_ordinary(latest: Path, monk
     assert len(printed) == 9
 
 
-def test_description_of_rows_on_disk() -> None:
+def test_description_of_rows_on_disk(prepared: Path) -> None:
     """The description does not depend on where the rows are."""
-    whole = dataset(noise(100, 1), noise(40, 2))
-    on_disk = [rows.Rows(each.count, each.shape, each.reader) for each in (whole.train, whole.test)]
-    assert describe(Dataset("mnist", whole.classes, whole.fingerprint, *on_disk)) == describe(whole)
+    on_disk, in_memory = (describe(load_dataset(prepared, "mnist", memory_limit=limit)) for limit in (0, MEMORY_LIMIT))
+    assert on_disk == in_memory

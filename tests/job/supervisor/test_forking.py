@@ -22,6 +22,7 @@ from job.config import Config
 from job.supervisor import forking
 from job.supervisor.forking import Forked, ForkServer
 from job.supervisor.supervised_process import Exited, SupervisedProcess
+from job.time_spent import TimeSpent
 from tests.job import processes
 from tests.job.processes import wait_until
 
@@ -260,7 +261,8 @@ def test_a_process_whose_server_cannot_start_is_not_waited_for(tmp_path: Path, p
     for labels in data.glob("*/decoded/train-labels.npy"):
         labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
     events: queue.SimpleQueue[object] = queue.SimpleQueue()
-    start = "job.supervisor.trainer", Config(data=data), Cluster("r", "u", 0, ("a:1",), ("a:2",)), 0, events
+    cluster = Cluster("r", "u", 0, ("a:1",), ("a:2",))
+    start = "job.supervisor.trainer", Config(data=data), cluster, 0, TimeSpent(0.0), events
     with ForkServer(Config(data=data)) as fork_server:
         process = SupervisedProcess(*start, fork_server.channel)
         exited = events.get(timeout=processes.DEADLINE_S)
