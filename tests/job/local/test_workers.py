@@ -79,7 +79,7 @@ def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Pa
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_TRAINING)
         below = descendants(run.process.pid)
-        assert len(below) == 5
+        assert len(below) == 7
         run.process.send_signal(signal.SIGINT)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()
@@ -154,11 +154,11 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-@pytest.mark.parametrize(("phases", "count"), [(BOTH_LOADING, 3), (BOTH_TRAINING, 5)])
+@pytest.mark.parametrize(("phases", "count"), [(BOTH_LOADING, 5), (BOTH_TRAINING, 7)])
 def test_no_worker_outlives_the_command(
     number: int, phases: tuple[tuple[int, str], ...], count: int, endless: list[object]
 ) -> None:
-    """Killed outright or by the end of its terminal, it takes supervisors, trainers and the fork server with it."""
+    """Killed outright or by the end of its terminal, it takes all of their processes and the fork server with it."""
     with LocalRun(*endless) as run:
         run.wait_for(*phases)
         below = descendants(run.process.pid)
@@ -189,11 +189,11 @@ def test_a_fork_server_that_is_killed_is_made_again(prepared: Path, tmp_path: Pa
     flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
     with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
-        below = descendants(run.process.pid)
         [server] = run.fork_servers()
+        trainers = descendants(server)
+        assert len(trainers) == 2
         os.kill(server, signal.SIGKILL)
-        supervisors = set(run.supervisors())
-        assert surviving({each for each in below if each[0] not in supervisors}) == set()
+        assert surviving(trainers) == set()
         place = run.wait_for_record(lambda record: record.reason == "killed")
         run.wait_for_record(lambda record: record.phase == "training", place)
         [another] = run.fork_servers()

@@ -404,6 +404,7 @@ def test_published_folder_is_whole(runs: Runs) -> None:
         "checkpoints",
         "tensorboard",
         "lock",
+        "logs",
     }
 
 
