@@ -23,7 +23,7 @@ def test_flags_are_all_there_with_their_defaults() -> None:
     """The table of flags is Config's: each flag, its default, its line."""
     rows = []
     for field in dataclasses.fields(Config):
-        default = "" if field.default == "" or field.default is False else f"`{field.default}`"
+        default = "" if field.default in ("", None) or field.default is False else f"`{field.default}`"
         text, choices = field.metadata["text"], field.metadata["choices"]
         rows.append(f"| `{flag(field.name)}` | {default} | {text}{': ' + ', '.join(choices) if choices else ''} |")
     assert table("| flag | default | |") == rows

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job import config
-from job.model_file import read_model
 from k8s.render.submission import Submission, training_settings
 from k8s.state.names import CLAIM
 
@@ -122,7 +121,7 @@ def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
         deadline_s=config.parse_duration("--deadline", arguments.deadline) if arguments.deadline else None,
         claim=arguments.claim,
         data=arguments.data,
-        model=read_model(arguments.model) if arguments.model else None,
+        model=_read_model(arguments.model) if arguments.model else None,
         node_selectors=tuple(arguments.node_selector),
         tolerations=tuple(arguments.toleration),
         priority_class=arguments.priority_class,
@@ -130,3 +129,9 @@ def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
         variables=tuple(arguments.env),
         arguments=arguments.training,
     )
+
+
+def _read_model(file: Path) -> str:
+    from job.model_file import read_model  # noqa: PLC0415 - few commands are given a model
+
+    return read_model(file)

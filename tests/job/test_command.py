@@ -54,12 +54,12 @@ def check(
     env: Mapping[str, str] | None = None,
     beside: Path | None = None,
 ) -> None:
-    """The command prints exactly this sentence, exits with this code in time, and leaves the folder unchanged."""
-    before = contents(beside or output.parent)
+    """The command prints exactly this sentence, exits with this code in time, and leaves all but logs unchanged."""
+    before = without_logs(beside or output.parent)
     ended = processes.run("--output", output, *arguments, env=env)
     assert (ended.code, ended.stderr) == (code, f"error: {sentence}\n")
     assert ended.seconds < LIMIT_S
-    assert contents(beside or output.parent) == before
+    assert without_logs(beside or output.parent) == before
 
 
 @pytest.mark.parametrize(

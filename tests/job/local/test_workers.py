@@ -64,8 +64,9 @@ def test_a_signal_while_the_workers_start_ends_them(
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
-        assert len(below) == 3  # with the fork server
-        assert all(os.getsid(pid) == pid for pid, _ in below)  # a terminal does not send them Ctrl-C
+        assert len(below) == 5  # with the fork server, and a process for each worker's log
+        terminal = os.getsid(run.process.pid)
+        assert all(os.getsid(pid) != terminal for pid, _ in below)  # a terminal does not send them Ctrl-C
         run.process.send_signal(number)
         exit_code, errors, seconds = run.wait()
         assert surviving(below) == set()

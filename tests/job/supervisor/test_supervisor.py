@@ -162,7 +162,8 @@ def test_a_model_that_was_edited_meanwhile_is_78(
     assert supervised(prepared) == Exit.SETTINGS
     last = shown(capfd)[0][-1]
     assert (last.phase, last.reason) == ("failed", "other-model")
-    assert (last.message or "").startswith(f"the model changed since the run began: {model} had SHA-256 ")
+    assert (last.message or "").startswith("the model changed since the run began: it had SHA-256 ")
+    assert f", and {model} has " in (last.message or "")
     assert starts(tmp_path) == 1
 
 

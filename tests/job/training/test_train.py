@@ -708,6 +708,8 @@ def test_progress_that_cannot_be_written_is_73(volume: Mount, prepared: Path) ->
     """A volume that fills up during training ends the run with one sentence."""
     root = volume("size=16k")
     run = started(root, prepared, "full", FLAGS | {"epochs": 40, "log_every": 1, "evaluate_every": 0})
-    assert (run.code, run.error.count("\n")) == (Exit.OUTPUT, 1)
-    assert "No space left on device" in run.error
+    assert run.code == Exit.OUTPUT
+    # The log on the volume may be full first.
+    [sentence] = [line for line in run.error.splitlines() if "the run does not need this file" not in line]
+    assert "No space left on device" in sentence
     assert not (root / "models").exists()

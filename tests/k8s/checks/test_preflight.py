@@ -142,7 +142,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints a line for each check, with its remedy; warnings alone do not fail."""
     assert run(ready_cluster(may_not=["list Event"])) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 18
+    assert len(lines) == 19
     assert lines[:4] == [
         "ok          server version: 1.35",
         "ok          namespace: here",

@@ -27,6 +27,7 @@ def publish(root: Path, name: str, day: int, wrong: int = 100) -> None:
     samples.publish(root, name, right, started=f"2026-11-{day:02}T06:00:00+00:00")
     started = {"started": f"2026-11-{day:02}T06:00:00+00:00"}
     (root / "runs" / name / "config.json").write_text(json.dumps(started))
+    (root / "models" / name / "saved_model" / "1").mkdir(parents=True)
 
 
 def begin(root: Path, name: str, day: int) -> None:

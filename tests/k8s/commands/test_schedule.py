@@ -159,7 +159,7 @@ def test_changed_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert run(cluster, monkeypatch, "0 2 * * *", f"--name={NAME}", "--workers=2", "--output=json") == 0
     result = json.loads(capsys.readouterr().out)
     spec = "jobTemplate.spec"
-    variable = f"{spec}.template.spec.containers.0.env.4.value"
+    variable = f"{spec}.template.spec.containers.0.env.5.value"
     changed = [f"{spec}.completions", f"{spec}.parallelism", variable, "parallelism", "schedule"]
     assert result == {
         "name": NAME,

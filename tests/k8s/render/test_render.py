@@ -142,7 +142,7 @@ def test_a_job_with_every_flag() -> None:
                     },
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 20,
+                    "terminationGracePeriodSeconds": 45,
                     "securityContext": POD_USER,
                     "tolerations": [
                         kept_for("not-ready"),
