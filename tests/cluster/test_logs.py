@@ -71,3 +71,26 @@ def test_logs_across_a_restart(shared: Namespace, tmp_path: Path) -> None:
     assert [json.loads(line) for line in again.splitlines() if line.startswith("{")] == [
         line for line in lines if line["rank"] == 0
     ]
+
+
+def test_logs_after_the_pods_are_gone(shared: Namespace, tmp_path: Path) -> None:
+    """`logs` and `fetch --run` read what all ranks said from the volume, also once the Job is deleted."""
+    shared.submit("run", "--epochs=1", "--log-every=100")
+    shared.wait_until_published("run")
+    live = lines_of(shared, "run")
+    assert {line["rank"] for line in live} == {0, 1}
+    shared.kubectl("delete", "pod", "--selector=batch.kubernetes.io/job-name=run", "--wait")
+    assert lines_of(shared, "run") == live
+    shared.launcher("fetch", "run", str(tmp_path), "--run")
+    assert {path.name for path in (tmp_path / "run" / "run" / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
+    shared.kubectl("delete", "job", "run", "--cascade=foreground", "--wait")
+    assert lines_of(shared, "run") == live
+
+
+def lines_of(namespace: Namespace, run: str) -> list[dict[str, object]]:
+    """What each rank has said, in order of rank and time, without the time: a pod's and a log's may differ."""
+    printed = namespace.launcher("logs", run, "--no-follow", "--output=json")
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    return sorted(
+        ({key: line[key] for key in ("rank", "pod", "line")} for line in lines), key=lambda line: line["rank"]
+    )
