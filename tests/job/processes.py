@@ -249,12 +249,16 @@ def surviving(expected: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
     return remaining
 
 
-def contents(folder: Path) -> dict[str, object]:
-    """What a folder holds, by path: bytes of files, targets of links, None for folders. Empty if it does not exist."""
+def contents(folder: Path, *, logs: bool = True) -> dict[str, object]:
+    """What a folder holds, by path: bytes of files, targets of links, None for folders. Empty if it does not exist.
+
+    Without `logs`, the logs of workers are left out: they grow also when nothing else changes.
+    """
 
     def content(path: Path) -> object:
         if path.is_symlink():
             return path.readlink()
         return path.read_bytes() if path.is_file() else None
 
-    return {str(path.relative_to(folder)): content(path) for path in [folder, *folder.rglob("*")] if folder.exists()}
+    paths = [path for path in [folder, *folder.rglob("*")] if folder.exists() and (logs or "/logs" not in str(path))]
+    return {str(path.relative_to(folder)): content(path) for path in paths}

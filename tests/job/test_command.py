@@ -55,11 +55,11 @@ def check(
     beside: Path | None = None,
 ) -> None:
     """The command prints exactly this sentence, exits with this code in time, and leaves all but logs unchanged."""
-    before = without_logs(beside or output.parent)
+    before = contents(beside or output.parent, logs=False)
     ended = processes.run("--output", output, *arguments, env=env)
     assert (ended.code, ended.stderr) == (code, f"error: {sentence}\n")
     assert ended.seconds < LIMIT_S
-    assert without_logs(beside or output.parent) == before
+    assert contents(beside or output.parent, logs=False) == before
 
 
 @pytest.mark.parametrize(
@@ -184,14 +184,9 @@ def test_a_missing_gpu_is_refused(prepared: Path, output: Path) -> None:
     check(Exit.USAGE, sentence, output, "--data", prepared, "--device=gpu")
 
 
-def without_logs(output: Path) -> dict[str, object]:
-    """The content of an output folder without the workers' logs."""
-    return {path: content for path, content in contents(output).items() if "/logs" not in path}
-
-
 def test_a_published_run_ends_with_its_verdict(trained: Trained) -> None:
     """The summary and the exit code are those of the publication, whatever the settings; only the log grows."""
-    before = without_logs(trained.output)
+    before = contents(trained.output, logs=False)
     ended = processes.run(
         "--data", trained.data / "nowhere", "--output", trained.output, "--name=good", "--epochs=7", "--workers=2"
     )
@@ -207,7 +202,7 @@ def test_a_published_run_ends_with_its_verdict(trained: Trained) -> None:
     report = json.loads((trained.output / "models" / "good" / "report.json").read_text())
     assert published.accuracy == pytest.approx(report["test"]["accuracy"], rel=1e-5)
     assert summary.startswith("run=good phase=done ")
-    assert without_logs(trained.output) == before
+    assert contents(trained.output, logs=False) == before
 
 
 def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path) -> None:
