@@ -13,7 +13,7 @@ import pytest
 
 from job.errors import Exit
 from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, Team, assert_published, assert_same
-from tests.job.processes import ROOT, LocalRun, command, contents, environment, processes
+from tests.job.processes import ROOT, LocalRun, command, contents, environment, trainers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,7 +164,7 @@ def test_a_volume_that_is_full_when_a_local_run_stops(digits: Path, volume: Moun
     with LocalRun("--data", digits, "--output", output, "--name=run", *flags) as run:
         run.wait_for((0, "training"))
         [supervisor] = run.supervisors()
-        [trainer] = [pid for pid, (parent, _) in processes().items() if parent == supervisor]
+        [trainer] = trainers(supervisor)
         os.kill(trainer, signal.SIGSTOP)  # so that it does not use the free space meanwhile
         fill(output, FOR_JOURNAL)
         run.process.send_signal(signal.SIGTERM)
