@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from job import model
 from job.dataset.description import describe
+from job.dataset.rows import ImagesOnDisk
 from job.errors import Exit, JobError
 from job.must_match import model_source, settings_to_match
 from job.output import layout
@@ -230,8 +231,9 @@ def publish(
     predictions = Predictions(labels, probabilities.argmax(axis=1))
     accuracy = float((predictions.predicted == labels).mean())
     known = facts(training, output, accuracy, export.parameters_sha256(params))
-    # Rows on disk are not read once more for this: it could take as long as an epoch.
-    data = describe(training.dataset) if training.dataset.train.images is not None else None
+    # Images on disk are not read once more for this: it could take as long as an epoch.
+    on_disk = isinstance(training.dataset.train.images, ImagesOnDisk)
+    data = None if on_disk else describe(training.dataset)
     beside = beside_latest(output.root, training.dataset.fingerprint, data, predictions)
     document = build_report(dataclasses.replace(known, data=data, beside_latest=beside), evaluation)
 

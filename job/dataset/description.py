@@ -12,7 +12,7 @@ from job.dataset.fingerprint import SPLITS
 if TYPE_CHECKING:
     from job.dataset.rows import Dataset, Rows
 
-BLOCK = 1000  # rows at a time; those of MNIST fit the processor's cache
+BLOCK = 1 << 20  # pixels at a time: they fit the processor's cache
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -34,8 +34,9 @@ def _describe_rows(rows: Rows, classes: int, seen: list[bytes]) -> dict[str, Any
     """The description of a split; the hashes of its images are appended to `seen`."""
     counts = np.zeros(classes, np.int64)
     total = squares = 0.0
-    for first in range(0, rows.count, BLOCK):
-        images, labels = rows.take(np.arange(first, min(first + BLOCK, rows.count)))
+    block = max(1, BLOCK // (rows.shape[0] * rows.shape[1]))
+    for first in range(0, rows.count, block):
+        images, labels = rows.take(np.arange(first, min(first + block, rows.count)))
         counts += np.bincount(labels, minlength=classes)
         pixels = images.reshape(-1).astype(np.float32)
         total += float(pixels.sum(dtype=np.float64))

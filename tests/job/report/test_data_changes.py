@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from job.config import Config
+from job.dataset import description
 from job.dataset.description import describe
 from job.dataset.rows import MEMORY_LIMIT, Dataset, Rows, load_dataset
 from job.output.significance import Predictions
@@ -51,8 +52,9 @@ def described(**changed: Any) -> dict[str, Any]:
     return {"classes": names, "train": split | changed, "test": dict(split), "shared": whole.get("shared", 0)}
 
 
-def test_description_of_a_dataset() -> None:
+def test_description_of_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts, mean and spread as NumPy gives them, also for more rows than are read at a time."""
+    monkeypatch.setattr(description, "BLOCK", 16 * 1000)
     train, test = noise(2001, 1), noise(40, 2)
     test[7] = test[8] = train[1500]
     found = describe(dataset(train, test))
@@ -209,6 +211,22 @@ def test_check_prints_a_table_and_what_is_out_of_the_ordinary(latest: Path, monk
     printed.clear()
     data_check.check(Config(output=latest / "none"), printed.append)
     assert len(printed) == 9
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(512, [4, 1]), (2048, [1] * 5)])
+def test_description_takes_at_most_a_million_pixels_at_a_time(
+    size: int, blocks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large images are taken in small blocks, and one at a time if need be."""
+    take, taken = Rows.take, []
+
+    def note(rows: Rows, indices: NDArray[np.int64]) -> Any:
+        taken.append(len(indices))
+        return take(rows, indices)
+
+    monkeypatch.setattr(Rows, "take", note)
+    describe(dataset(np.zeros((5, size, size), np.uint8), np.zeros((1, 4, 4), np.uint8)))
+    assert taken == [*blocks, 1]
 
 
 def test_description_of_rows_on_disk(prepared: Path) -> None:

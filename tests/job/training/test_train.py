@@ -598,6 +598,15 @@ def test_other_parameters_are_78(tmp_path: Path, dataset: Dataset, monkeypatch: 
     )
 
 
+def test_images_on_disk_are_not_read_again_for_the_report(tmp_path: Path, prepared: Path) -> None:
+    """The report does not describe them, and `publishing` takes no longer than with a small dataset."""
+    alone = Alone(tmp_path, load_dataset(prepared, "mnist", memory_limit=0))
+    assert alone.train(epochs=1) == 0
+    report = json.loads((tmp_path / "models/here/report.json").read_bytes())
+    assert "data" not in report
+    jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
+
+
 def test_a_failed_publication_is_repeated_without_training(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
