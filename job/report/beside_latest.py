@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from job.dataset.fingerprint import SPLITS
 from job.output.latest import linked_run
 from job.output.significance import UNREADABLE, read_predictions, worse_classes
-from job.report.data_changes import changes
+from job.report.data_changes import changes, findings
 from job.system.files import read_json
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from job.output.significance import Predictions
+
+# What comes of files of a published model that are missing, damaged or incomplete.
+DAMAGED = (*UNREADABLE, LookupError, TypeError, ArithmeticError)
 
 
 def beside_latest(
@@ -31,27 +34,24 @@ def beside_latest(
         data: what description.describe() says of them; None if it is not known.
         predictions: the model's.
     """
-    run = linked_run(output)
-    report = read_report(output, run) if run else None
-    if run is None or report is None:
+    try:
+        run = linked_run(output)
+        return _beside(output / "models" / run, fingerprint, data, predictions) if run else None
+    except DAMAGED:
         return None
+
+
+def _beside(
+    model: Path, fingerprint: Mapping[str, Any], data: Mapping[str, Any] | None, predictions: Predictions
+) -> dict[str, Any]:
+    """The same beside a published model; one of DAMAGED if that cannot be read."""
+    report = read_json(model / "report.json") or {}
     same = {split: report["dataset"][split]["sha256"] == fingerprint[split]["sha256"] for split in SPLITS}
-    beside: dict[str, Any] = {"run": run, "worse_classes": None, "data_changes": None, "data": None}
+    beside: dict[str, Any] = {"run": model.name, "worse_classes": None, "data_changes": None, "data": None}
     if same["test"]:
-        try:
-            before = read_predictions(output / "models" / run)
-        except UNREADABLE:
-            return None
-        found = worse_classes(fingerprint["classes"], predictions, before)
+        found = worse_classes(fingerprint["classes"], predictions, read_predictions(model))
         beside["worse_classes"] = [dataclasses.asdict(each) for each in found]
     if data and report.get("data") and not all(same.values()):
-        beside |= {"data": report["data"], "data_changes": changes(data, report["data"], run)}
+        findings(report["data"])  # the page shows all that this reads
+        beside |= {"data": report["data"], "data_changes": changes(data, report["data"], model.name)}
     return beside
-
-
-def read_report(output: Path, run: str) -> dict[str, Any] | None:
-    """The content of a published run's report.json; None if it cannot be read."""
-    try:
-        return read_json(output / "models" / run / "report.json")
-    except (OSError, ValueError):
-        return None

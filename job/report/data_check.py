@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from job.dataset.description import describe
 from job.dataset.fingerprint import SPLITS
 from job.dataset.rows import load_dataset
+from job.error_table import errors_from
 from job.output.latest import linked_run
-from job.report.beside_latest import read_report
+from job.report.beside_latest import DAMAGED
 from job.report.data_changes import changes, findings
 from job.report.rendering import percent
+from job.system.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,8 +39,14 @@ def check(config: Config, show: Callable[[str], None]) -> None:
     show(f"test images that are in the training set too: {data['shared']:,}")
     for sentence in findings(data):
         show(f"out of the ordinary: {sentence}")
-    if run := linked_run(config.output):
-        for line in _beside(config, data, dataset.fingerprint, run):
+    with errors_from("output", config.output):
+        run = linked_run(config.output)
+    if run:
+        try:
+            lines = _beside(config, data, dataset.fingerprint, run)
+        except DAMAGED:
+            lines = [f"the report of the current latest, {run}, cannot be read"]
+        for line in lines:
             show(line)
 
 
@@ -57,10 +65,8 @@ def _rows(data: Mapping[str, Any]) -> list[tuple[str, Callable[[Mapping[str, Any
 
 
 def _beside(config: Config, data: Mapping[str, Any], fingerprint: Mapping[str, Any], run: str) -> list[str]:
-    """Lines about the data beside those of the run that is latest."""
-    report = read_report(config.output, run)
-    if report is None:
-        return [f"the report of the current latest, {run}, cannot be read"]
+    """Lines about the data beside those of the run that is latest; one of DAMAGED if its report cannot be read."""
+    report = read_json(config.output / "models" / run / "report.json") or {}
     if all(report["dataset"][split]["sha256"] == fingerprint[split]["sha256"] for split in SPLITS):
         return [f"the current latest, {run}, was trained and tested on the same data"]
     if "data" not in report:

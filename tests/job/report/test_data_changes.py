@@ -13,6 +13,7 @@ from job.config import Config
 from job.dataset import description
 from job.dataset.description import describe
 from job.dataset.rows import MEMORY_LIMIT, Dataset, Rows, load_dataset
+from job.errors import Exit, JobError
 from job.output.significance import Predictions
 from job.report import data_check
 from job.report.beside_latest import beside_latest
@@ -185,6 +186,86 @@ def test_latest_that_cannot_be_read_is_left_out(latest: Path, damage: str) -> No
     assert beside_latest(latest, same.fingerprint, describe(same), predictions) is None
 
 
+def findings_said(data: dict[str, Any]) -> list[str]:
+    """What `data --check` says of a dataset by itself, after the table."""
+    return [f"out of the ordinary: {sentence}" for sentence in findings(data)]
+
+
+def damage_report(output: Path, *keys: str, value: Any = None) -> None:
+    """Take a value out of the report of latest, or put another one there; without keys, all of it."""
+    path = output / "models" / "base" / "report.json"
+    report = inner = json.loads(path.read_bytes())
+    for key in keys[:-1]:
+        inner = inner[key]
+    if not keys:
+        inner.clear()
+    elif value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    path.write_text(json.dumps(report))
+
+
+DAMAGES: list[tuple[tuple[str, ...], Any]] = [
+    ((), None),
+    (("dataset", "train"), None),
+    (("dataset",), []),
+    (("data", "train"), None),
+    (("data", "test", "spread"), "80"),
+    (("data", "test", "classes"), [20]),
+    (("data", "train", "count"), 0),
+]
+
+
+@pytest.mark.parametrize(("keys", "value"), [*DAMAGES, (("data", "shared"), None)])
+def test_incomplete_report_of_latest_is_left_out(latest: Path, keys: tuple[str, ...], value: Any) -> None:
+    """A report without a comparison is published all the same."""
+    damage_report(latest, *keys, value=value)
+    other = dataset(noise(50, 1), noise(40, 2), "f" * 64)
+    predictions = Predictions(np.zeros(40, np.int32), np.zeros(40, np.int32))
+    assert beside_latest(latest, other.fingerprint, describe(other), predictions) is None
+
+
+def test_predictions_that_are_too_few_are_left_out(latest: Path) -> None:
+    """As are those that cannot be read."""
+    np.savez(latest / "models/base/predictions.npz", labels=np.zeros(40, np.uint8), predicted=np.zeros(39, np.uint8))
+    same = dataset(noise(100, 1), noise(40, 2))
+    predictions = Predictions(np.zeros(40, np.int32), np.zeros(40, np.int32))
+    assert beside_latest(latest, same.fingerprint, describe(same), predictions) is None
+
+
+def test_latest_that_is_no_link_is_left_out(tmp_path: Path) -> None:
+    """As is one that names no model."""
+    (tmp_path / "latest").mkdir()
+    same = dataset(noise(100, 1), noise(40, 2))
+    predictions = Predictions(np.zeros(40, np.int32), np.zeros(40, np.int32))
+    assert beside_latest(tmp_path, same.fingerprint, describe(same), predictions) is None
+
+
+@pytest.mark.parametrize(("keys", "value"), DAMAGES)
+def test_check_says_that_the_report_of_latest_cannot_be_read(
+    latest: Path, keys: tuple[str, ...], value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all that it says of the dataset itself."""
+    damage_report(latest, *keys, value=value)
+    monkeypatch.setattr(data_check, "load_dataset", lambda *_: dataset(noise(50, 1), noise(40, 2), "f" * 64))
+    printed: list[str] = []
+    data_check.check(Config(output=latest), printed.append)
+    assert printed[8:] == [
+        *findings_said(describe(dataset(noise(50, 1), noise(40, 2)))),
+        "the report of the current latest, base, cannot be read",
+    ]
+
+
+def test_check_of_an_output_folder_that_cannot_be_read_is_73(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in training."""
+    (tmp_path / "latest").mkdir()
+    monkeypatch.setattr(data_check, "load_dataset", lambda *_: dataset(noise(50, 1), noise(40, 2)))
+    with pytest.raises(JobError) as caught:
+        data_check.check(Config(output=tmp_path), lambda _: None)
+    assert caught.value.code == Exit.OUTPUT
+
+
 def test_check_prints_a_table_and_what_is_out_of_the_ordinary(latest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole text, beside the data of latest."""
     train = np.full((50, 4, 4), 200, np.uint8)
@@ -204,7 +285,7 @@ def test_check_prints_a_table_and_what_is_out_of_the_ordinary(latest: Path, monk
         "test images that are in the training set too: 10",
     ]
     assert printed[8:] == [
-        *(f"out of the ordinary: {sentence}" for sentence in findings(describe(other))),
+        *findings_said(describe(other)),
         *(f"beside the current latest: {sentence}" for sentence in changes(describe(other), base, "base")),
     ]
     assert len(printed) > 12
