@@ -15,6 +15,7 @@ PARTS = {
     "data": "importing",
     "waiting": "gathering",
     "joining": "gathering",
+    "restoring": "compiling",
     "compiling": "compiling",
     "training": "training",
     "evaluating": "evaluating",

@@ -45,16 +45,25 @@ class Journal:
 def read_time_spent(folder: Path, before: float) -> TimeSpent | None:
     """Where the time of earlier trainers of a run went, while they kept the journal; None if there was none.
 
+    Nothing is known of the time between two of them, so it counts as replacing.
+
     Args:
         folder: runs/<run>.
         before: the time up to which records count, in seconds since 1970.
     """
     spent: TimeSpent | None = None
+    phase = ""
     with contextlib.suppress(FileNotFoundError), (folder / EVENTS).open(encoding="utf-8", errors="replace") as events:
         for record in telemetry.read_records(events):
-            if record.time < before:
-                spent = spent or TimeSpent(record.time)
-                spent.update(record.time, record.phase, record.step)
+            if record.time >= before:
+                continue
+            if spent is None:
+                spent = TimeSpent(record.time)
+            elif record.phase in {"restoring", "compiling"} and phase != "restoring":  # another trainer begins
+                earlier, spent = spent, TimeSpent(record.time)
+                spent.add_earlier(earlier, record.time)
+            spent.update(record.time, record.phase, record.step)
+            phase = record.phase
     return spent
 
 

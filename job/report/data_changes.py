@@ -10,7 +10,7 @@ from job.report.rendering import percent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What is in the ordinary, chosen so that MNIST, Fashion-MNIST and random halves of them have no finding.
+# What is in the ordinary, chosen so that MNIST and random halves of it have no finding.
 COUNT = 0.1  # change of the number of examples, as a share of the number before
 SHARE = 0.2  # change of a class's share of the examples, as a share of the share before,
 POINTS = 0.01  # if it is also a change of at least so much

@@ -16,7 +16,7 @@ def spent(*records: tuple[float, str, int | None]) -> TimeSpent:
 
 
 START = ((1.0, "waiting", None), (3.0, "starting", None), (4.0, "data", None), (6.0, "joining", None))
-TRAINED = ((7.0, "compiling", 0), (9.0, "training", 10), (12.0, "training", 100))
+TRAINED = ((6.5, "restoring", 0), (7.0, "compiling", 0), (9.0, "training", 10), (12.0, "training", 100))
 
 
 def test_each_phase_belongs_to_a_part() -> None:
@@ -25,8 +25,8 @@ def test_each_phase_belongs_to_a_part() -> None:
     found = spent(*START, *TRAINED, *end)
     assert found.at(99.0) == {
         "importing": 4.0,  # 1 before the waiting, 3 after it
-        "gathering": 3.0,
-        "compiling": 2.0,
+        "gathering": 2.5,
+        "compiling": 2.5,
         "training": 4.0,
         "evaluating": 2.0,
         "publishing": 1.0,

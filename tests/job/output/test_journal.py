@@ -40,6 +40,29 @@ def test_the_time_of_earlier_trainers_is_read_back(tmp_path: Path) -> None:
     assert read_time_spent(tmp_path / "none", before=3.0) is None
 
 
+def test_the_time_between_earlier_trainers_is_replacing(tmp_path: Path) -> None:
+    """Each begins with restoring or compiling, also after a failure, and recovers as after any restart."""
+    said = (
+        *(("compiling", 3.0, 0), ("training", 10.0, 10), ("training", 100.0, 90)),
+        *(("restoring", 700.0, 50), ("compiling", 702.0, 50), ("training", 710.0, 60), ("training", 750.0, 90)),
+        *(("training", 760.0, 100), ("training", 800.0, 140), ("failed", 801.0, None)),
+        *(("restoring", 900.0, None), ("restoring", 901.0, 140), ("compiling", 902.0, 140), ("evaluating", 910.0, 140)),
+        *(("compiling", 1000.0, 140), ("compiling", 1100.0, 140), ("evaluating", 1101.0, 140)),
+    )
+    lines = [telemetry.to_json(Record(time, "r", 0, phase, step=step)) + "\n" for phase, time, step in said]
+    (tmp_path / "events.jsonl").write_text("".join(lines))
+    found = read_time_spent(tmp_path, before=2000.0)
+    assert found
+    assert found.at(1102.0) == {
+        "importing": 0.0,
+        "compiling": 7.0,
+        "training": 90.0 + 41.0,
+        "replacing": 600.0 + 99.0 + 90.0 + 100.0,
+        "recovering": 60.0 + 10.0 + 1.0,
+        "evaluating": 1.0,
+    }
+
+
 def test_the_curve_of_a_resumed_run_is_read_back(tmp_path: Path) -> None:
     """It ends at the checkpoint's step; the later record of a repeated step counts, and a torn line does not."""
     training = [Record(float(at), "r", 0, "training", epoch=1, step=at, loss=at / 10) for at in (10, 20, 30)]
