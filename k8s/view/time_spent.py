@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from job.time_spent import TimeSpent, goodput
 from k8s.checks.capacity import requests
 from k8s.state.names import trainer_of
-from k8s.state.pods import container_state, created, pod_condition
+from k8s.state.pods import container_state, created, has_finished, pod_condition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +35,10 @@ def time_spent(run: Run, records: Sequence[Record], now: datetime, *, whole: boo
     job = run.job
     begun = seconds_of(job.get("status", {}).get("startTime") or created(job))
     scheduled = scheduled_at(pod)
-    queued = begun - seconds_of(created(job)) + (scheduled or now.timestamp()) - seconds_of(created(pod))
+    start, end = container_times(pod, now)
+    queued = begun - seconds_of(created(job)) + (scheduled or end) - seconds_of(created(pod))
     seconds = {"queued": max(0.0, queued)}
     if scheduled:
-        start, end = container_times(pod, now)
         seconds["pulling"] = max(0.0, start - scheduled)
         seconds |= worker_seconds(records, start, end, whole=whole)
     cores = requests(trainer_of(job["spec"]["template"])).get("cpu")
@@ -67,11 +67,18 @@ def scheduled_at(pod: Object) -> float | None:
 
 
 def container_times(pod: Object, now: datetime) -> tuple[float, float]:
-    """When a pod's trainer started and ended, in seconds since 1970; now for what has not happened."""
+    """When a pod's trainer started and ended, in seconds since 1970; now for what has not happened.
+
+    A pod that was rejected or lost with its node has no such times: it ended when its conditions changed last.
+    """
     state = container_state(pod)
     ended, running = state.get("terminated", {}), state.get("running", {})
-    start, end = ended.get("startedAt") or running.get("startedAt"), ended.get("finishedAt")
-    return (seconds_of(start) if start else now.timestamp()), (seconds_of(end) if end else now.timestamp())
+    start, finished = ended.get("startedAt") or running.get("startedAt"), ended.get("finishedAt")
+    if not finished and has_finished(pod):
+        changed = (each.get("lastTransitionTime") for each in pod["status"].get("conditions", []))
+        finished = max(filter(None, changed), default=created(pod))
+    end = seconds_of(finished) if finished else now.timestamp()
+    return (seconds_of(start) if start else end), end
 
 
 def seconds_of(timestamp: str) -> float:

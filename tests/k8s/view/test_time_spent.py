@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from job.telemetry import Record
 from k8s.state.run import Run
 from k8s.view.tables import time_line
@@ -77,6 +79,31 @@ def test_time_before_the_lines_that_were_read() -> None:
     found = time_spent(Run(job(1), pods), records, at(40), whole=False)
     assert found
     assert found["spent_s"] == {"queued": 1.0, "pulling": 1.0, "earlier": 18.0, "training": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "parts"),
+    [
+        ({}, {"pulling": 28.0, "importing": 0.0}),
+        ({"terminated": {"exitCode": 137, "finishedAt": None}}, {"pulling": 28.0, "importing": 0.0}),
+        ({"running": {"startedAt": TIME.format(12)}}, {"pulling": 10.0, "importing": 18.0}),
+    ],
+)
+def test_a_failed_pod_whose_container_has_no_end(state: Object, parts: dict[str, float]) -> None:
+    """An evicted pod, or one that was lost with its node, holds nothing after its conditions have changed last."""
+    failed = worker(0, 2, **state)
+    failed["status"]["phase"] = "Failed"
+    failed["status"]["conditions"] += [condition("DisruptionTarget")]
+    found = time_spent(Run(job(1), (failed,)), [], at(50), whole=True)
+    assert found == {"spent_s": {"queued": 2.0, **parts}, "goodput": 0.0, "core_seconds": 0.5 * 28}
+
+
+def test_a_pod_that_was_rejected_without_a_node() -> None:
+    """It is no longer queued."""
+    rejected = worker(0, None)
+    rejected["status"]["phase"] = "Failed"
+    found = time_spent(Run(job(1), (rejected,)), [], at(50), whole=True)
+    assert found == {"spent_s": {"queued": 0.0}, "goodput": 0.0, "core_seconds": 0.0}
 
 
 def test_before_the_container_starts() -> None:
