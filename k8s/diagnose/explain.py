@@ -38,6 +38,7 @@ POD_DELETED = "its pod was deleted, and its message with it"
 PODS_DELETED = "its pods were deleted, and their messages with them"
 # A worker names its folders by --data and --output. In a cluster these are the image's folder and a volume.
 FOLDER_CODES = {Exit.DATA_DAMAGED, Exit.DATA_MISSING, Exit.OUTPUT}
+WORSE = "; beyond chance, it is worse for "  # as job/output/promotion.py words it
 WITHOUT_STEPS = {"starting", "waiting", "restarting", "failed"}
 
 
@@ -46,12 +47,12 @@ def explain_run(run: Run) -> Explanation:
     current = state(run)
     if run.condition(*DONE):
         accuracy = f" with a test accuracy of {current.accuracy:.4f}" if current.accuracy is not None else ""
-        last = published_exit(run)
-        latest = (
-            f"; `latest` was changed: {last.message}" if last and last.reason == "promoted" and last.message else ""
-        )
-        latest = f"; `latest` was not changed: {current.detail}" if current.detail else latest
-        return Explanation("published", f"nothing is wrong: the model is published{accuracy}{latest}", code=0)
+        if current.detail:
+            more = f"; `latest` was not changed: {current.detail}"
+        else:  # the verdict's reason ends with the classes that became worse, if any did
+            last = published_exit(run)
+            more = "".join((last.message if last else "").partition(WORSE)[1:])
+        return Explanation("published", f"nothing is wrong: the model is published{accuracy}{more}", code=0)
     if run.condition(*FAILED):
         return explain_failure(run)
     queue = run.job["metadata"].get("labels", {}).get(QUEUE_LABEL)

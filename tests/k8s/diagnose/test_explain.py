@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from job.errors import MEANINGS, Exit
+from job.output import promotion
+from job.output.significance import WorseClass
 from k8s.diagnose.explain import explain_run, start_error
 from k8s.state.names import CANCELLED, QUEUE_LABEL
 from k8s.state.run import Run
@@ -62,11 +64,19 @@ def being_deleted(found: Object) -> Object:
 
 
 def test_published() -> None:
-    """Nothing is wrong; the accuracy is given, and why `latest` was changed or not."""
+    """Nothing is wrong; the accuracy is given, the classes that became worse, and why `latest` was not changed."""
     pods = (ended(0, 0, message=termination(0, "promoted", "first", accuracy=0.92614)), running(1))
     run = Run(job(2, "SuccessCriteriaMet", "SuccessPolicy"), pods)
     said = "nothing is wrong: the model is published with a test accuracy of 0.9261"
-    assert why(run) == [f"{said}; `latest` was changed: first"]
+    assert why(run) == [said]
+    new = promotion.Candidate("new", "2", "c", 0.92614, 0.9, 0.95, ["no"], {}, "unless-worse", 0, 0)
+    verdict = promotion.decide_verdict(
+        new, dataclasses.replace(new, run="old", started="1"), [WorseClass("no", 0.8, 0.9, 0.001)]
+    )
+    worse = ended(0, 0, message=termination(0, verdict.verdict, verdict.reason, accuracy=new.accuracy))
+    assert why(Run(run.job, (worse,))) == [
+        f"{said}; beyond chance, it is worse for class no (recall 0.8000 after 0.9000, p = 0.001)"
+    ]
     kept = ended(0, 0, message=termination(0, "kept", "the current latest, a, was tested on other data", accuracy=0.9))
     [line] = why(Run(run.job, (kept,)))
     assert line.startswith("nothing is wrong: the model is published with a test accuracy of 0.9000; `latest` was not ")
