@@ -34,7 +34,7 @@ from k8s.view.tables import Style, draw_result, state_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from job.telemetry import Record
     from k8s.api.cluster import Cluster
@@ -50,7 +50,22 @@ OUTPUTS = ("text", "wide", "yaml", "name", "json")
 REQUESTS = 8  # logs that are read at the same time
 EVERY_S = 2.0
 TAIL = 2000  # lines of a log that are searched for the reasons of restarts, and for where the time went
-Counted = dict[tuple[str, int], Counter[str]]  # reasons of restarts, by the name of a pod and its number of restarts
+LOG_EVERY_S = 60.0  # how often a watch reads them for the latter, if the state stays the same
+
+
+@dataclasses.dataclass
+class Logs:
+    """What a watch has read from logs.
+
+    Attributes:
+        reasons: of restarts, by the name of a pod and its number of restarts.
+        records: the last ones of rank 0, and whether these are all.
+        records_of: the name of its pod, the run's state and the minute when they were read.
+    """
+
+    reasons: dict[tuple[str, int], Counter[str]] = dataclasses.field(default_factory=dict)
+    records: tuple[Sequence[Record], bool] = ((), True)
+    records_of: tuple[str, str, int] | None = None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -113,15 +128,16 @@ def selector_of(arguments: argparse.Namespace) -> str:
     return f"{RUN_SELECTOR},{arguments.selector}" if arguments.selector else RUN_SELECTOR
 
 
-def collect(cluster: Cluster, arguments: argparse.Namespace, counted: Counted | None = None) -> dict[str, Any]:
-    """Everything that is shown, as printed in JSON; counted keeps what was read from logs before."""
+def collect(cluster: Cluster, arguments: argparse.Namespace, logs: Logs | None = None) -> dict[str, Any]:
+    """Everything that is shown, as printed in JSON; logs keeps what was read from logs before."""
     if arguments.name is None:
         return collect_all(cluster, arguments)
     if cronjob := schedules.find(cluster, arguments.name):
         return schedule_details(schedules.gather(cluster, cronjob), cluster.now())
     evidence = gather_evidence(cluster, arguments.name)
-    restarted = restart_reasons(cluster, evidence, {} if counted is None else counted)
-    records, whole = last_records(cluster, evidence)
+    logs = logs or Logs()
+    restarted = restart_reasons(cluster, evidence, logs)
+    records, whole = last_records(cluster, evidence, logs)
     return run_details(evidence, cluster.now(), restarted, records, whole=whole)
 
 
@@ -163,23 +179,31 @@ def with_record(cluster: Cluster, run: Run) -> Run:
     return dataclasses.replace(run, record=newest_record(there, run))
 
 
-def last_records(cluster: Cluster, run: Run) -> tuple[list[Record], bool]:
-    """The last records in the log of rank 0's newest pod, and whether these are all; none if it cannot be read."""
+def last_records(cluster: Cluster, run: Run, logs: Logs) -> tuple[Sequence[Record], bool]:
+    """The last records in the log of rank 0's newest pod, and whether these are all; none if it cannot be read.
+
+    The log is read again after LOG_EVERY_S, and when the run is in another state.
+    """
     pod = run.newest.get(0)
     if pod is None or not started(pod):
         return [], True
-    try:
-        lines = list(cluster.logs(pod["metadata"]["name"], CONTAINER, tail=TAIL))
-    except (ApiError, OSError):
-        return [], True
-    return [record for line in lines if (record := telemetry.parse(line))], len(lines) < TAIL
+    wanted = (pod["metadata"]["name"], state(run).word, int(time.monotonic() / LOG_EVERY_S))
+    if logs.records_of != wanted:
+        try:
+            lines = list(cluster.logs(wanted[0], CONTAINER, tail=TAIL))
+        except (ApiError, OSError):
+            return [], True
+        logs.records = [record for line in lines if (record := telemetry.parse(line))], len(lines) < TAIL
+        logs.records_of = wanted
+    return logs.records
 
 
-def restart_reasons(cluster: Cluster, run: Run, counted: Counted) -> dict[int, Counter[str]]:
+def restart_reasons(cluster: Cluster, run: Run, logs: Logs) -> dict[int, Counter[str]]:
     """Why trainers were restarted, from the logs of the first few ranks with restarts.
 
-    counted keeps the reasons by the pod and its number of restarts: a log is read again only after another restart.
+    A log is read again only after another restart.
     """
+    counted = logs.reasons
     restarts = {rank: restart_count(run, rank) for rank in range(run.workers) if rank in run.newest}
     ranks = [rank for rank, count in restarts.items() if count][:REQUESTS]
 
@@ -234,9 +258,9 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
 
 def results(cluster: Cluster, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Everything that is shown, every two seconds, until the one run that is watched has ended or is cancelled."""
-    counted: Counted = {}
+    logs = Logs()
     while True:
-        result = collect(cluster, arguments, counted)
+        result = collect(cluster, arguments, logs)
         yield result
         if result.get("ended") or result.get("state") == "cancelled":
             return

@@ -7,6 +7,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,8 @@ from tests.k8s.changing_cluster import ChangingCluster
 from tests.k8s.objects import ended, event, job, pod, record, running, termination, waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k8s.api.objects import Object
 
 PAGE = (Path(__file__).parents[3] / "docs/launcher.md").read_text(encoding="utf-8")
@@ -280,6 +283,24 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     else:
         assert [json.loads(line)["detail"] for line in lines] == ["0 of 2 running", "1 of 2 running", ""]
         assert json.loads(lines[-1])["ended"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watch_seldom_reads_the_log_for_where_the_time_went(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
+    """Once a minute, and when the state changes."""
+    clock, read = iter([0.0, 2.0, 59.0, 60.0, 62.0, 64.0]), []
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+
+    class Cluster(ChangingCluster):
+        def logs(self, name: str, container: str, *, tail: int) -> Iterator[str]:
+            if tail == status.TAIL:
+                read.append(name)
+            return super().logs(name, container, tail=tail)
+
+    moments = [[job(2), running(0), running(1)]] * 5 + [[job(2, "Complete"), ended(0, 0), ended(1, 0)]]
+    run(Cluster(*moments, demo_0_aaaa0=[record("training", step=45, steps=100)]), "demo", watch=True)
+    assert (read, list(clock)) == (["demo-0-aaaa0"] * 3, [])
 
 
 def test_watch_of_all_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
