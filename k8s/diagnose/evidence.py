@@ -119,7 +119,8 @@ def explain_with_log(cluster: Cluster, run: Run) -> Explanation:
 def read_log(cluster: Cluster, run: Run, explanation: Explanation) -> list[str] | None:
     """The end of the log of the pod that an explanation is about; None if the pod or its log is gone.
 
-    It is empty where it would say nothing more: without a pod, and for a rejected model.
+    It is empty where it would say nothing more (without a pod, and for a rejected model), and where it cannot be read:
+    before the container has started, and on a node that does not answer.
     """
     if not explanation.pod or explanation.code == Exit.REJECTED:
         return []
@@ -128,8 +129,10 @@ def read_log(cluster: Cluster, run: Run, explanation: Explanation) -> list[str] 
         return None
     try:
         lines = list(cluster.logs(explanation.pod, culprit(pod), tail=READ_LINES))
-    except (ApiError, OSError):
-        return None
+    except ApiError as error:
+        return None if error.code == 404 else []
+    except OSError:
+        return []
     return None if any(GONE.match(line) for line in lines) else lines
 
 

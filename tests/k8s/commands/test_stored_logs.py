@@ -10,7 +10,7 @@ import pytest
 
 from job import telemetry
 from job.telemetry import Record
-from k8s.api.errors import LauncherError
+from k8s.api.errors import ApiError, LauncherError
 from k8s.commands import fetch, logs, why
 from k8s.state.names import RUN_LABEL
 from k8s.view import loglines
@@ -231,6 +231,35 @@ def test_why_a_run_failed_whose_pods_are_gone(
     assert (said["rank"], said["pod"], said["code"]) == (1, DELETED, 70)
     assert said["lines"] == ["Traceback", end(**BUG)]
     assert len(volume_pods(cluster)) == 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "reads"),
+    [
+        (ApiError(400, "BadRequest", "container trainer is waiting to start", "read it"), 0),
+        (ApiError(500, "", "no route to host", "read it"), 0),
+        (ConnectionResetError("reset"), 0),
+        (ApiError(404, "NotFound", "pods not found", "read it"), 1),
+    ],
+    ids=["not started", "unreachable node", "broken connection", "deleted meanwhile"],
+)
+def test_why_reads_the_volume_only_for_a_log_that_is_gone(
+    tmp_path: Path, problem: Exception, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that cannot be read now is no reason to start a volume pod: what keeps the worker back would keep it back."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise problem
+
+    stuck = pod("digits-0-aaaaa", 0, "waiting")
+    stuck["spec"] = {"nodeName": "n1"}
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    stuck["status"]["containerStatuses"][0]["state"] = {"waiting": waiting}
+    cluster = VolumeCluster(tmp_path, volume_job("digits"), stuck)
+    store(cluster, 0, [])
+    monkeypatch.setattr(cluster, "logs", refuse)
+    explain(cluster)
+    assert len(volume_pods(cluster)) == reads
 
 
 def test_why_without_the_right_to_read_the_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
