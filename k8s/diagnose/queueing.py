@@ -54,6 +54,11 @@ def stopped(workloads: Sequence[Object]) -> str:
     return kebab_case(evicted["reason"]) if evicted else ""
 
 
+def was_evicted(workloads: Sequence[Object]) -> bool:
+    """Whether Kueue has ever stopped a run. When it starts the run again, it sets the condition to False."""
+    return any("Evicted" in conditions_of(workload) for workload in workloads)
+
+
 def newest(workloads: Sequence[Object]) -> Object:
     """The newest Workload of a run."""
     return max(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))

@@ -8,14 +8,16 @@ import queue
 import re
 import threading
 import time
+from contextlib import ExitStack
 from datetime import datetime, timedelta
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
-from k8s.api.errors import LauncherError
+from k8s.api.errors import ApiError, LauncherError
+from k8s.diagnose.queueing import was_evicted
+from k8s.state.find import workloads_of
 from k8s.state.names import INDEX_LABEL, QUEUE_LABEL, UID_LABEL, pod_selector, rank_of, run_name
 from k8s.state.pods import created, failures, started
 from k8s.state.run import Run, is_settled, state
@@ -25,7 +27,7 @@ from k8s.view.output import note
 from k8s.volume.run_files import LOGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -73,27 +75,43 @@ class RunLogs:
     def show_past(self) -> None:
         """Show what the logs hold now, and say which are missing."""
         self._select_pods()
-        with TemporaryDirectory() as folder:
-            self._show_past(self._read_stored(Path(folder)))
+        with ExitStack() as stack:
+            self._show_past(self._read_stored(stack))
 
-    def _read_stored(self, folder: Path) -> list[Iterator[Line]]:
-        """The lines of pods that are gone, of each rank; says which are missing."""
-        pods = list(self._pods.values())
-        names = {pod["metadata"]["name"] for pod in pods}
+    def _read_stored(self, stack: ExitStack) -> list[Iterator[Line]]:
+        """The lines of pods that are gone, of each rank, to be read until stack closes; says which are missing."""
         found: dict[int, Iterator[Line]] = {}
-        if missing_logs(self._job, pods, self._ranks) or has_earlier_pods(self._job):
+        since = clock_time(self._cluster, self._since)
+        ranks = self._ranks - ranks_since(self._pods.values(), since)
+        if missing_logs(self._job, self._pods.values(), ranks) or (ranks and self._has_earlier_pods()):
             try:
-                self._stored(self._ranks, folder)
-            except (LauncherError, JobError) as problem:
+                folder = Path(stack.enter_context(TemporaryDirectory()))
+                self._stored(ranks, folder)
+            except (LauncherError, JobError, OSError) as problem:
                 note(f"the logs on the volume were not read: {problem}")
-            since = clock_time(self._cluster, self._since)
-            for rank, path in log_files(folder):
-                lines = loglines.read_stored(path, rank, names, since, self._tail)
-                if first := next(lines, None):
-                    found[rank] = chain([first], lines)
-        for text in missing_logs(self._job, pods, self._ranks - found.keys()):
+            else:
+                self._select_pods()  # each pod whose lines were copied is either among these or gone
+                names = {pod["metadata"]["name"] for pod in self._pods.values()}
+                for rank, path in log_files(folder):
+                    if any(loglines.read_stored(path, rank, names, None, None)):
+                        found[rank] = loglines.read_stored(path, rank, names, since, self._tail)
+        for text in missing_logs(self._job, self._pods.values(), ranks - found.keys()):
             note(text)
         return list(found.values())
+
+    def _has_earlier_pods(self) -> bool:
+        """Whether pods were deleted without a trace: the run's Job replaced another, or was suspended and resumed."""
+        metadata = self._job["metadata"]
+        if run_name(self._job) != metadata["name"]:
+            return True
+        conditions = self._job["status"].get("conditions", [])
+        resumed = any(each["type"] == "Suspended" and each["status"] == "False" for each in conditions)
+        if not resumed or QUEUE_LABEL not in metadata.get("labels", {}):
+            return resumed
+        try:  # Kueue resumes each Job that it admits for the first time
+            return was_evicted(workloads_of(self._cluster, self._job))
+        except ApiError:  # this user may not read Workloads
+            return False
 
     def _show_past(self, stored: list[Iterator[Line]]) -> None:
         patience_s = PATIENCE_S
@@ -210,12 +228,10 @@ def log_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def has_earlier_pods(job: Object) -> bool:
-    """Whether pods of a run were deleted without a trace: its Job replaced another, or a user resumed it."""
-    metadata = job["metadata"]
-    resumed = any(c["type"] == "Suspended" and c["status"] == "False" for c in job["status"].get("conditions", []))
-    # Kueue resumes each Job that it admits for the first time.
-    return run_name(job) != metadata["name"] or (resumed and QUEUE_LABEL not in metadata.get("labels", {}))
+def ranks_since(pods: Iterable[Object], since: datetime | None) -> set[int]:
+    """The ranks whose newest pod existed at a time, after which gone pods have written nothing; none without a time."""
+    newest = {rank_of(pod): pod for pod in sorted(pods, key=created)}
+    return {rank for rank, pod in newest.items() if since and datetime.fromisoformat(created(pod)) <= since}
 
 
 def conclusion(name: str, job: Object, pods: Iterable[Object], flags: str) -> str:
@@ -234,7 +250,7 @@ def conclusion(name: str, job: Object, pods: Iterable[Object], flags: str) -> st
     return f"{name} is {now}" + (f"; `mnist-job why {name} {flags}` says why" if failed else "")
 
 
-def missing_logs(job: Object, pods: Sequence[Object], ranks: set[int]) -> list[str]:
+def missing_logs(job: Object, pods: Collection[Object], ranks: set[int]) -> list[str]:
     """Which logs are missing because their pods were deleted: of whole ranks, and of pods that were replaced."""
     notes = []
     pods_by_rank = {rank: sorted((p for p in pods if rank_of(p) == rank), key=created) for rank in sorted(ranks)}

@@ -12,8 +12,8 @@ from job import telemetry
 from job.telemetry import Record
 from k8s.api.errors import ApiError, LauncherError
 from k8s.commands import fetch, logs, why
-from k8s.state.names import RUN_LABEL
-from k8s.view import loglines
+from k8s.state.names import JOB_UID_LABEL, RUN_LABEL
+from k8s.view import loglines, run_logs
 from k8s.volume import pod as volume_pod
 from tests.k8s.fakes import Log, VolumeCluster, pod, volume_job
 
@@ -111,7 +111,7 @@ def test_lines_are_chosen_alike(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "line": "one again",
     }
     show(cluster, rank=[1], since="1s")
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
 def test_logs_that_the_volume_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,8 +141,15 @@ def test_a_user_who_may_not_create_pods(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("changes", "reads"),
-    [({}, 0), ({"resumed": True}, 1), ({"resumed": True, "queue": "q"}, 0), ({"retried": True}, 1)],
-    ids=["first", "resumed", "admitted by Kueue", "retried"],
+    [
+        ({}, 0),
+        ({"resumed": True}, 1),
+        ({"resumed": True, "queue": "q"}, 0),
+        ({"resumed": True, "queue": "q", "workload": "QuotaReserved"}, 0),
+        ({"resumed": True, "queue": "q", "workload": "Evicted"}, 1),
+        ({"retried": True}, 1),
+    ],
+    ids=["first", "resumed", "no Kueue", "admitted by Kueue", "preempted by Kueue", "retried"],
 )
 def test_runs_that_had_other_pods(tmp_path: Path, changes: dict[str, Any], reads: int) -> None:
     """The volume is read only where pods can be gone although each rank has one."""
@@ -150,11 +157,66 @@ def test_runs_that_had_other_pods(tmp_path: Path, changes: dict[str, Any], reads
     job["metadata"]["labels"] |= {RUN_LABEL: "numbers"} if "retried" in changes else {}
     if "resumed" in changes:
         job["status"]["conditions"] = [{"type": "Suspended", "status": "False", "reason": "JobResumed"}]
-    cluster = VolumeCluster(tmp_path, job, pod("a", 0), pod("b", 1))
+    metadata = {"name": "job-digits", "labels": {JOB_UID_LABEL: "digits-uid"}}
+    conditions = [{"type": changes.get("workload"), "status": "False"}]  # Kueue has started the run again
+    workload = {"kind": "Workload", "metadata": metadata, "status": {"conditions": conditions}}
+    cluster = VolumeCluster(tmp_path, job, pod("a", 0), pod("b", 1), workload)
     for name in "ab":
         kept(cluster, name, ("01.5", "runs"))
     show(cluster, no_follow=True)
     assert len(volume_pods(cluster)) == reads
+    show(cluster, no_follow=True, since="1m")
+    assert len(volume_pods(cluster)) == reads  # these pods have written all lines of the last minute
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["pods that came", "pods that went"])
+def test_pods_that_change_while_the_volume_pod_starts(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line once: from a pod that exists after the copy, and from the copy where the pod has gone meanwhile."""
+    cluster = half_gone(tmp_path)
+    change = cluster.objects.pop(("Pod", "digits-0-aaaaa")) if there else None
+    ended, create = cluster.objects["Job", "digits"], cluster.create
+    resumed = {"conditions": [{"type": "Suspended", "status": "False"}]}
+    cluster.objects["Job", "digits"] = {**ended, "status": resumed}
+
+    def create_slowly(new: Object, *, dry_run: bool = False) -> Object:
+        cluster.objects.pop(("Pod", "digits-0-aaaaa"), None)
+        if change:
+            cluster.objects["Pod", "digits-0-aaaaa"] = change
+        cluster.objects["Job", "digits"] = ended
+        return create(new, dry_run=dry_run)
+
+    monkeypatch.setattr(cluster, "create", create_slowly)
+    assert show(cluster, rank=[0]) == 0
+    lines = ["zero", "zero", "zero stops", "zero again", "zero ends"]
+    assert capsys.readouterr() == ("".join(f"rank 0 | {line}\n" for line in lines), "digits is published\n")
+
+
+def test_no_room_for_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The logs of pods are printed without it, and it is made only where the volume is read."""
+
+    class Full:
+        def __init__(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_logs, "TemporaryDirectory", Full)
+    cluster = half_gone(tmp_path)
+    show(cluster)
+    out, err = capsys.readouterr()
+    assert out == "rank 0 | zero again\nrank 0 | zero ends\n"
+    assert err.splitlines() == [
+        "the logs on the volume were not read: [Errno 28] No space left on device",
+        "logs deleted with their pods when the run ended: rank 1",
+        "logs deleted with earlier pods of rank 0: 1",
+    ]
+    there = [pod("digits-0-aaaaa", 0, "terminated"), pod(DELETED, 1, "terminated")]
+    cluster.objects |= {("Pod", one["metadata"]["name"]): one for one in there}
+    kept(cluster, DELETED, ("21.5", "one"))
+    show(cluster)
+    assert capsys.readouterr() == ("rank 0 | zero again\nrank 1 | one\nrank 0 | zero ends\n", "")
 
 
 def deleted(root: Path) -> VolumeCluster:
@@ -246,7 +308,7 @@ def test_why_a_run_failed_whose_pods_are_gone(
 def test_why_reads_the_volume_only_for_a_log_that_is_gone(
     tmp_path: Path, problem: Exception, reads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log that cannot be read now is no reason to start a volume pod: what keeps the worker back would keep it back."""
+    """A log that cannot be read now is no reason to start a volume pod, which the same cause would stop."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise problem
