@@ -1,12 +1,14 @@
 """The process that writes a worker's log to the volume, and the pipe that feeds it.
 
-A volume can hang for ever, so the supervisor never waits for this process: while the pipe is full, lines are lost.
+A volume can hang for ever, so the supervisor never waits for this process. It keeps the lines that the pipe does not
+take yet, and loses further ones where these are too many.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import os
+import select
 import signal
 import threading
 import time
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from job.output.log_file import LogFile
 
 CLOSE_S = 3.0  # for the last lines
-MOST_KEPT = 2**20  # bytes of lines that wait until the run has begun
-HANGS = "the volume does not answer"
+MOST_KEPT = 2**20  # bytes of lines that wait: in the supervisor for the pipe, in the process until the run has begun
+HANGS = "the volume does not answer in time"
 
 
 class LogProcess:
@@ -36,7 +38,7 @@ class LogProcess:
 
     def __init__(self, file: LogFile, pod: str) -> None:
         self._path, self._pod = file.path, pod
-        self._rest = b""  # what the pipe has not taken yet of a line
+        self._rest = bytearray()  # what the pipe has not taken yet
         self._problem = ""
         self._say: Callable[[str], object] = lambda _: None
         self._ended, self._closed = threading.Event(), False
@@ -62,34 +64,39 @@ class LogProcess:
 
     def write(self, line: str) -> None:
         """Pass a line on, or lose it; returns at once."""
-        if self._ended.is_set():
+        if self._closed or self._ended.is_set():
             return
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+        text = f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z {self._pod} {line}\n".encode(errors="replace")
         self._send()
-        if self._rest:
+        if len(self._rest) + len(text) > MOST_KEPT:
             self._lost(HANGS)
             return
-        self._rest = f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z {self._pod} {line}\n".encode(errors="replace")
+        self._rest += text
         self._send()
 
     def close(self, seconds: float = CLOSE_S) -> None:
         """Let the process write what it has, for so many seconds at most, and end it."""
-        self._send()
         self._closed = True
+        deadline = time.monotonic() + seconds
+        self._send()
+        while self._rest and (left_s := deadline - time.monotonic()) > 0:
+            select.select([], [self._feed], [], left_s)
+            self._send()
         os.close(self._feed)
-        if not self._ended.wait(seconds):
+        if not self._ended.wait(max(0, deadline - time.monotonic())):
             os.kill(self._pid, signal.SIGKILL)
             self._ended.set()
             self._lost(HANGS)
 
     def _send(self) -> None:
         try:
-            self._rest = self._rest[os.write(self._feed, self._rest) :]
+            del self._rest[: os.write(self._feed, self._rest)]
         except BlockingIOError:
             pass
         except OSError:  # the process has ended, as _read_news() is about to say
-            self._rest = b""
+            self._rest.clear()
 
     def _lost(self, problem: str) -> None:
         if not self._problem:

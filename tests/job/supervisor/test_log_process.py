@@ -56,13 +56,15 @@ def test_each_line_has_its_time_and_its_pod(tmp_path: Path) -> None:
 
 
 def test_a_volume_that_hangs_delays_nobody(tmp_path: Path) -> None:
-    """Lines that do not fit into the pipe are lost, which is said once; the others are written once it answers."""
+    """Lines for which there is no room are lost, which is said once; the others are written once it answers."""
     file = Hanging(tmp_path, "r", 0)
     (tmp_path / "hangs").touch()
     process, said = started(file)
     for number in range(3000):
         process.write(f"{number} " + 5000 * "x" * (number % 7 == 0))
-    assert said == [f"lines are missing from {file.path}: the volume does not answer; the run does not need this file"]
+    assert said == [
+        f"lines are missing from {file.path}: the volume does not answer in time; the run does not need this file"
+    ]
     (tmp_path / "hangs").unlink()
     wait_until(file.path.exists, "the log")
     for again in range(3000):
@@ -80,6 +82,20 @@ def test_a_volume_that_hangs_delays_nobody(tmp_path: Path) -> None:
     assert len(said) == 1
 
 
+def test_a_volume_that_is_slow(tmp_path: Path) -> None:
+    """Lines wait until the pipe takes them, however long one is, and at the end too: the last says how it ended."""
+    file = Hanging(tmp_path, "r", 0)
+    (tmp_path / "hangs").touch()
+    process, said = started(file)
+    lines = [*(f"{number} {400 * 'x'}" for number in range(500)), 300_000 * "y", "phase=failed"]
+    for line in lines:
+        process.write(line)
+    (tmp_path / "hangs").unlink()
+    process.close(60)
+    assert texts(file) == [f"pod-a {line}" for line in lines]
+    assert said == []
+
+
 def test_a_volume_that_hangs_at_the_end(tmp_path: Path) -> None:
     """The worker ends soon, says that lines are missing, and takes the process with it."""
     file = Hanging(tmp_path, "r", 0)
@@ -87,7 +103,9 @@ def test_a_volume_that_hangs_at_the_end(tmp_path: Path) -> None:
     process, said = started(file)
     process.write("last")
     process.close(0.1)
-    assert said == [f"lines are missing from {file.path}: the volume does not answer; the run does not need this file"]
+    assert said == [
+        f"lines are missing from {file.path}: the volume does not answer in time; the run does not need this file"
+    ]
     os.waitpid(process._pid, 0)
 
 
