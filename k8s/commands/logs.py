@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from job.config import parse_duration, usage_error
-from k8s.api.errors import LauncherError
+from k8s.api.errors import failed
 from k8s.commands import flags
-from k8s.state.find import job_of
+from k8s.state.find import NoRunError, job_of
 from k8s.state.names import run_name
 from k8s.state.run import Run, is_settled
 from k8s.view.loglines import read_stored
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     cluster = connect()
     try:
         job = job_of(cluster, arguments.name)
-    except LauncherError as absent:
+    except NoRunError as absent:
         return show_deleted(cluster, arguments, since, pattern, absent)
     workers = Run(job).workers
     ranks = selected(arguments, workers)
@@ -79,18 +80,24 @@ def show_deleted(
     arguments: argparse.Namespace,
     since: float | None,
     pattern: re.Pattern[str],
-    absent: LauncherError,
+    absent: NoRunError,
 ) -> int:
     """Print the logs of a run whose Job was deleted, from the volume; returns the exit status.
 
     Raises:
-        LauncherError: `absent`, if the volume has none.
+        LauncherError: `absent`, if the volume has none; 1, they cannot be written here.
     """
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with ExitStack() as stack:
         with volume_of_deleted(cluster, arguments, absent) as (pod, paths):
             workers = 1 + max((int(number) for number in re.findall(r"rank-(\d+)\.log", "\n".join(paths))), default=0)
-            copy_logs(pod, arguments.name, selected(arguments, workers), folder)
+            ranks = selected(arguments, workers)
+            try:
+                folder = Path(stack.enter_context(TemporaryDirectory()))
+                copy_logs(pod, arguments.name, ranks, folder)
+            except OSError as error:
+                raise failed(
+                    f"the logs cannot be copied to this machine: {error}", "make room, or set TMPDIR"
+                ) from None
         printer = LinePrinter(workers, pattern, as_json=arguments.output == "json")
         begin = clock_time(cluster, since)
         logs = [read_stored(path, rank, (), begin, arguments.tail) for rank, path in log_files(folder)]

@@ -18,6 +18,7 @@ from k8s.diagnose.explain import explain_run
 from k8s.diagnose.logged import exits_of_gone_pods, explain_without_job, logged_exits
 from k8s.diagnose.schedules import explain_healthy, explain_last_run, explain_no_start
 from k8s.state import schedule as schedules
+from k8s.state.find import NoRunError
 from k8s.state.run import State, lacks_cause, state
 from k8s.view.output import note, print_result
 from k8s.volume.run_files import ends_in_log, lines_of_pod
@@ -59,7 +60,7 @@ def explain(cluster: Cluster, arguments: argparse.Namespace, name: str) -> tuple
     """Explain a run, by the logs on its volume where its pods are gone."""
     try:
         run = gather_evidence(cluster, name)
-    except LauncherError as absent:
+    except NoRunError as absent:
         return explain_deleted(cluster, arguments, absent)
     explanation = explain_run(run)
     lines = read_log(cluster, run, explanation)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from job import telemetry
-from k8s.api.errors import ApiError, refused
+from k8s.api.errors import ApiError, LauncherError, Status, refused
 from k8s.state.names import (
     APP,
     CONTAINER,
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 LAST_LINES = 200  # of a log, in which the newest record is searched: a traceback may follow it
+
+
+class NoRunError(LauncherError):
+    """There is no run of a name, and no Job or schedule either."""
 
 
 def gather(cluster: Cluster, name: str) -> Run:
@@ -102,7 +106,8 @@ def job_of(cluster: Cluster, name: str) -> Object:
     """The newest Job of a run.
 
     Raises:
-        LauncherError: as gather() does.
+        NoRunError: 2, there is no such run, Job or schedule.
+        LauncherError: 2, the Job of that name does not belong to a run, or it is a schedule's name.
     """
     if job := find_job(cluster, name):
         return job
@@ -111,7 +116,8 @@ def job_of(cluster: Cluster, name: str) -> Object:
         raise refused(message, f"it lacks the label {RUN_SELECTOR}")
     if (cronjob := get_if_allowed(cluster, "CronJob", name)) and not is_being_deleted(cronjob):
         raise refused(f"{name} is a schedule, not a run", f"`mnist-job status {name} {cluster.flags}` lists its runs")
-    raise refused(
+    raise NoRunError(
+        Status.REFUSED,
         f"there is no run {name} in namespace {cluster.namespace}",
         f"`mnist-job status {cluster.flags}` lists the runs; "
         f"`mnist-job submit --name {name} {cluster.flags} -- --continue` continues one whose Job was deleted",

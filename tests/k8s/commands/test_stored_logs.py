@@ -193,15 +193,17 @@ def test_pods_that_change_while_the_volume_pod_starts(
     assert capsys.readouterr() == ("".join(f"rank 0 | {line}\n" for line in lines), "digits is published\n")
 
 
+class Full:
+    """A temporary folder for which there is no room."""
+
+    def __init__(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
 def test_no_room_for_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The logs of pods are printed without it, and it is made only where the volume is read."""
-
-    class Full:
-        def __init__(self) -> None:
-            raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(run_logs, "TemporaryDirectory", Full)
     cluster = half_gone(tmp_path)
     show(cluster)
@@ -233,6 +235,36 @@ def test_logs_of_a_deleted_job(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(out.splitlines()) == 8
     assert err == "the Job of digits was deleted\n"
     assert len(volume_pods(cluster)) == 1
+    assert cluster.said == ["there is no Job of digits; looking for its logs on the volume"]
+
+
+def test_no_room_for_logs_of_a_deleted_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is said."""
+    cluster = deleted(tmp_path)
+    monkeypatch.setattr(logs, "TemporaryDirectory", Full)
+    with pytest.raises(LauncherError, match="cannot be copied to this machine: .* No space left on device"):
+        show(cluster)
+    volume_pods(cluster)
+
+
+def test_a_retried_run_is_not_taken_for_a_deleted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that the API server refuses is reported as it is, also where no Job has the run's name."""
+    retried = volume_job("digits-2")
+    retried["metadata"]["labels"][RUN_LABEL] = "digits"
+    cluster = VolumeCluster(tmp_path, retried)
+    store(cluster, 1, stamped(DELETED, ("13.5", end(**BUG))))
+    select = cluster.select
+
+    def refuse(kind: str, *words: Any, **flags: Any) -> list[Object]:
+        if kind == "Job":
+            raise ApiError(503, "", "the server is overloaded", "list jobs")
+        return select(kind, *words, **flags)
+
+    monkeypatch.setattr(cluster, "select", refuse)
+    for command in (show, explain):
+        with pytest.raises(ApiError, match="the server is overloaded"):
+            command(cluster)
+    assert (cluster.said, volume_pods(cluster)) == ([], [])
 
 
 @pytest.mark.parametrize("name", ["digits", "no-name"])
