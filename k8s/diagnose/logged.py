@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from k8s.state.run import Run
 
+PREFIX_LIMIT = 58  # characters of a pod's name before the random ones
+
 
 def logged_exits(lines: Iterable[str]) -> list[ContainerExit]:
     """How workers ended, by lines `TIME POD TEXT` of their logs, in the order of time."""
@@ -38,8 +40,14 @@ def exits_of_gone_pods(run: Run, exits: Iterable[ContainerExit]) -> tuple[Contai
         ended
         for ended in exits
         if ended.code not in PUBLISHED and ended.pod not in present
-        if ended.pod.startswith(f"{job}-{ended.rank}-") and ended.when >= created(run.job)
+        if ended.pod.startswith(pod_prefix(job, ended.rank)) and ended.when >= created(run.job)
     )
+
+
+def pod_prefix(job: str, rank: int) -> str:
+    """What the names of a rank's pods begin with; Kubernetes cuts a long name of a Job."""
+    suffix = f"-{rank}-"
+    return job[: PREFIX_LIMIT - len(suffix)] + suffix
 
 
 def explain_without_job(name: str, exits: Sequence[ContainerExit], flags: str) -> Explanation:

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from job.config import NAME_LIMIT
-from k8s.render.render import set_variables
+from k8s.render.render import set_variables, variables
 from k8s.state.names import CANCELLED, LEFT_QUEUE, QUEUE_LABEL, RUN_LABEL, SUBMITTED, claims, run_name, trainer_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
 # with which a user asks for a topology. It never starts another Job whose template has them.
 KUEUE = "kueue.x-k8s.io/"
 ASKED_OF_KUEUE = re.compile(r"kueue\.x-k8s\.io/podset-(?!unconstrained)")
+# The variable from which a worker knows its pod's name, which its log on the volume bears.
+POD_NAME = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
 
 
 def record_submission(job: Object) -> Object:
@@ -97,7 +99,10 @@ def next_job(job: Object) -> Object:
     new, run = submitted(job), run_name(job)
     new["metadata"].setdefault("labels", {})[RUN_LABEL] = run
     # In place of the Job's name, which now differs from the run's.
-    set_variables(trainer_of(new["spec"]["template"]), {"RUN": run})
+    trainer = trainer_of(new["spec"]["template"])
+    set_variables(trainer, {"RUN": run})
+    if POD_NAME["name"] not in variables(trainer):  # an earlier launcher sent the Job
+        trainer["env"].append(POD_NAME)
     return record_submission(new)
 
 

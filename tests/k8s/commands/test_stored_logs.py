@@ -242,7 +242,7 @@ def test_no_room_for_logs_of_a_deleted_job(tmp_path: Path, monkeypatch: pytest.M
     """The reason is said."""
     cluster = deleted(tmp_path)
     monkeypatch.setattr(logs, "TemporaryDirectory", Full)
-    with pytest.raises(LauncherError, match="cannot be copied to this machine: .* No space left on device"):
+    with pytest.raises(LauncherError, match=r"cannot be copied to this machine: .* No space left on device"):
         show(cluster)
     volume_pods(cluster)
 
@@ -354,6 +354,21 @@ def test_why_reads_the_volume_only_for_a_log_that_is_gone(
     monkeypatch.setattr(cluster, "logs", refuse)
     explain(cluster)
     assert len(volume_pods(cluster)) == reads
+
+
+def test_why_of_a_job_with_a_long_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The names of its pods begin with a part of its name."""
+    name = "d" * 61
+    gone = f"{name[:55]}-1-zzzzz"
+    job = volume_job(name, "Failed")
+    job["status"]["conditions"][0] |= {"reason": "PodFailurePolicy", "message": FATAL.replace(DELETED, gone)}
+    cluster = VolumeCluster(tmp_path, job)
+    store(cluster, 1, stamped(gone, ("13.5", end(**BUG))))
+    (tmp_path / "runs/digits").rename(tmp_path / "runs" / name)
+    explain(cluster, name)
+    said = json.loads(capsys.readouterr().out)
+    assert said["sentence"].startswith("worker 1 exited with 70 (bug): KeyError at model.py:7: 'W'")
+    assert (said["pod"], said["lines"]) == (gone, [end(**BUG)])
 
 
 def test_why_without_the_right_to_read_the_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,15 @@ def test_next_job() -> None:
     assert third == new
 
 
+def test_next_job_of_an_earlier_launcher() -> None:
+    """Its workers learn their pods' names, which the lines of their logs on the volume bear."""
+    sent = record_submission(render.job(Submission("digits")))
+    wanted = render.variables(trainer_of(next_job(sent)["spec"]["template"]))
+    trainer = trainer_of(sent["spec"]["template"])
+    trainer["env"] = [variable for variable in trainer["env"] if variable["name"] != "POD_NAME"]
+    assert render.variables(trainer_of(next_job(record_submission(sent))["spec"]["template"])) == wanted
+
+
 def test_next_job_without_a_record() -> None:
     """What Kueue wrote into the template when it admitted the Job is left out: it refuses another Job that has it."""
     sent = render.job(Submission("digits", queue="night", arguments=("--epochs=3",)))
