@@ -73,7 +73,7 @@ class Config:
     min_accuracy: float = setting(0.0, "test accuracy below which the model is rejected", at_least=0, at_most=1)
     min_class_accuracy: float = setting(
         0.0,
-        "share of any class's test examples classified correctly below which the model is rejected",
+        "test recall of any class below which the model is rejected",
         at_least=0,
         at_most=1,
     )

@@ -43,9 +43,9 @@ class Journal:
 
 
 def read_time_spent(folder: Path, before: float) -> TimeSpent | None:
-    """Where the time of earlier trainers of a run went, while they kept the journal; None if there was none.
+    """The time that earlier trainers of a run spent, by part, from their records; None if there are no records.
 
-    Nothing is known of the time between two of them, so it counts as replacing.
+    The time between two trainers has no records, so it counts as replacing.
 
     Args:
         folder: runs/<run>.

@@ -44,9 +44,10 @@ class LogFile:
         return self.path.parents[1].is_dir()
 
     def append(self, lines: bytes) -> None:
-        """Append whole lines. If that fails, the file holds what it held before; if it is too long, its newer half.
+        """Append whole lines. If a write fails, the file keeps its earlier lines.
 
-        It is not flushed to the disk: a crash of the node may cost the last lines.
+        If the file would exceed its limit, only its newer half is kept. Appended lines are not flushed to the disk, so
+        a crash of the node may lose the last ones.
 
         Raises:
             OSError: from the file system.

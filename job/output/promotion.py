@@ -113,8 +113,9 @@ def comparable(new: Candidate, latest: Candidate) -> bool:
 def decide_verdict(new: Candidate, latest: Candidate | None, worse: Sequence[WorseClass] = ()) -> Verdict:
     """The verdict on a published model beside the current latest.
 
-    Rejected: below its minimum, or one of its classes is below theirs, or below the current latest's 95% interval on
-    the same test set. Kept: `never`, or the current latest started later, or was tested on other data.
+    Rejected: the accuracy is below --min-accuracy, the recall of a class is below --min-class-accuracy, or the accuracy
+    is below the 95% interval of the current latest on the same test set. Kept: --promote is never, or the current
+    latest started later or was tested on other data.
     """
     word, code, reason = _first_rule(new, latest, worse)
     return Verdict(word, int(code), reason, latest.run if latest else None, [each.name for each in worse])
@@ -144,7 +145,7 @@ def _first_rule(  # noqa: PLR0911 - a list of rules, the first that applies
         return "kept", Exit.OK, f"the current latest, {latest.run}, started later"
     if latest.test != new.test:
         return "kept", Exit.OK, f"the current latest, {latest.run}, was tested on other data"
-    classes = f"; beyond chance, it is worse for class {shorten(worse)}" if worse else ""
+    classes = f"; the new model is worse beyond chance for class {shorten(worse)}" if worse else ""
     if new.accuracy < latest.low:
         interval = f"{latest.accuracy:.4f} (95% interval {latest.low:.4f} to {latest.high:.4f})"
         return (

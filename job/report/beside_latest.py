@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from job.output.significance import Predictions
 
-# What comes of files of a published model that are missing, damaged or incomplete.
+# The exceptions raised when files of a published model are missing, damaged or incomplete.
 DAMAGED = (*UNREADABLE, LookupError, TypeError, ArithmeticError)
 
 

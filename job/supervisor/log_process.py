@@ -116,7 +116,7 @@ class LogProcess:
 
 
 def _write_log(file: LogFile, reading: int, reporting: int) -> None:
-    """Write what comes through a pipe to the log until it is closed; report the first failure through another one."""
+    """Append what arrives in `reading` to the log until that pipe closes; send the first failure to `reporting`."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the last lines come after them
@@ -140,4 +140,4 @@ def _write_log(file: LogFile, reading: int, reporting: int) -> None:
                     os.write(reporting, f"{problem}\n".encode())
                 failed = True
     finally:
-        os.kill(os.getpid(), signal.SIGKILL)  # nothing of what this process is a copy of may go on
+        os.kill(os.getpid(), signal.SIGKILL)  # the supervisor's code, which this process copied, must not continue

@@ -38,7 +38,7 @@ POD_DELETED = "its pod was deleted, and its message with it"
 PODS_DELETED = "its pods were deleted, and their messages with them"
 # A worker names its folders by --data and --output. In a cluster these are the image's folder and a volume.
 FOLDER_CODES = {Exit.DATA_DAMAGED, Exit.DATA_MISSING, Exit.OUTPUT}
-WORSE = "; beyond chance, it is worse for "  # as job/output/promotion.py words it
+WORSE = "; the new model is worse beyond chance for "  # as job/output/promotion.py words it
 WITHOUT_STEPS = {"starting", "waiting", "restarting", "failed"}
 
 

@@ -229,7 +229,10 @@ def log_files(folder: Path) -> list[tuple[int, Path]]:
 
 
 def ranks_since(pods: Iterable[Object], since: datetime | None) -> set[int]:
-    """The ranks whose newest pod existed at a time, after which gone pods have written nothing; none without a time."""
+    """The ranks whose newest pod was created no later than a time; empty if `since` is None.
+
+    Earlier pods of these ranks have written nothing after that time.
+    """
     newest = {rank_of(pod): pod for pod in sorted(pods, key=created)}
     return {rank for rank, pod in newest.items() if since and datetime.fromisoformat(created(pod)) <= since}
 

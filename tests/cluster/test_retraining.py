@@ -46,7 +46,7 @@ def test_retraining(shared: Namespace, tmp_path: Path) -> None:
     assert re.search(f"second: rejected: {figures}", output)
     why = shared.why("second")
     assert re.search(rf"worker 0 exited with 69 \(rejected\): {figures}", why)
-    assert "; beyond chance, it is worse for class " in why
+    assert "; the new model is worse beyond chance for class " in why
     time = json_of(shared, "status", "first")["time"]
     assert {"queued", "pulling", "importing", "compiling", "training", "evaluating", "publishing"} <= time[
         "spent_s"

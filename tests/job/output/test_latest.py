@@ -85,7 +85,7 @@ def test_verdict_compares_each_class_with_that_of_latest(tmp_path: Path) -> None
     assert verdict == Verdict(
         "promoted",
         0,
-        f"not worse than first, whose accuracy is 0.9000; beyond chance, it is worse for class {told}",
+        f"not worse than first, whose accuracy is 0.9000; the new model is worse beyond chance for class {told}",
         "first",
         ["class-0"],
     )

@@ -146,7 +146,7 @@ def test_verdict_names_the_classes_that_are_worse(accuracy: float, word: str, re
     assert decide_verdict(Candidate.of(new), Candidate.of(BASE), worse[:1]) == Verdict(
         word,
         Exit.REJECTED if word == "rejected" else Exit.OK,
-        f"{reason}; beyond chance, it is worse for class {one}",
+        f"{reason}; the new model is worse beyond chance for class {one}",
         "base",
         ["0"],
     )

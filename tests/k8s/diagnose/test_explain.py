@@ -75,7 +75,7 @@ def test_published() -> None:
     )
     worse = ended(0, 0, message=termination(0, verdict.verdict, verdict.reason, accuracy=new.accuracy))
     assert why(Run(run.job, (worse,))) == [
-        f"{said}; beyond chance, it is worse for class no (recall 0.8000 after 0.9000, p = 0.001)"
+        f"{said}; the new model is worse beyond chance for class no (recall 0.8000 after 0.9000, p = 0.001)"
     ]
     kept = ended(0, 0, message=termination(0, "kept", "the current latest, a, was tested on other data", accuracy=0.9))
     [line] = why(Run(run.job, (kept,)))
