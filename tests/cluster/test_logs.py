@@ -84,12 +84,13 @@ def test_logs_after_the_pods_are_gone(shared: Namespace, tmp_path: Path) -> None
     shared.launcher("fetch", "run", str(tmp_path), "--run")
     assert {path.name for path in (tmp_path / "run" / "run" / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}
     shared.kubectl("delete", "job", "run", "--cascade=foreground", "--wait")
-    assert lines_of(shared, "run") == live
+    # Without any run, nothing tells the launcher which claim and which image to use.
+    assert lines_of(shared, "run", f"--claim={shared.output_claim}", f"--image={shared.image}") == live
 
 
-def lines_of(namespace: Namespace, run: str) -> list[dict[str, object]]:
+def lines_of(namespace: Namespace, run: str, *flags: str) -> list[dict[str, object]]:
     """What each rank has said, in order of rank and time, without the time: a pod's and a log's may differ."""
-    printed = namespace.launcher("logs", run, "--no-follow", "--output=json")
+    printed = namespace.launcher("logs", run, "--no-follow", "--output=json", *flags)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     return sorted(
         ({key: line[key] for key in ("rank", "pod", "line")} for line in lines), key=lambda line: line["rank"]
