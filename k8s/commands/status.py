@@ -190,7 +190,7 @@ def last_records(cluster: Cluster, run: Run, logs: Logs) -> tuple[Sequence[Recor
     wanted = (pod["metadata"]["name"], state(run).word, int(time.monotonic() / LOG_EVERY_S))
     if logs.records_of != wanted:
         try:
-            lines = list(cluster.logs(wanted[0], CONTAINER, tail=TAIL))
+            lines = cluster.last_lines(wanted[0], CONTAINER, TAIL)
         except (ApiError, OSError):
             return [], True
         logs.records = [record for line in lines if (record := telemetry.parse(line))], len(lines) < TAIL
