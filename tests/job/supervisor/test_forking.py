@@ -290,13 +290,15 @@ def test_python_does_not_warn(prepared: Path) -> None:
         f"--data={prepared}",
     ]
     environment = processes.environment({forking.CHANNEL: str(other.fileno()), "OPENBLAS_NUM_THREADS": "1"})
-    with own, subprocess.Popen(command, cwd=processes.ROOT, env=environment, pass_fds=[other.fileno()]) as fork_server:
+    with subprocess.Popen(
+        command, cwd=processes.ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[other.fileno()]
+    ) as fork_server:
         other.close()
-        reading, writing = os.pipe()
-        with Forked(own, "this", [], os.environ, writing) as forked:
-            assert forked.pid
-        os.close(writing)
-        os.close(reading)
-        assert forked.returncode == 0
-        own.close()
+        with own:
+            reading, writing = os.pipe()
+            with Forked(own, "this", [], os.environ, writing) as forked:
+                assert forked.pid
+            os.close(writing)
+            os.close(reading)
+            assert forked.returncode == 0
         assert fork_server.wait(processes.DEADLINE_S) == 0
