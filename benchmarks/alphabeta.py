@@ -2,9 +2,10 @@
 
 This is the usual model of message passing: a message of n bytes takes alpha + n * beta. Gathering the vectors of N
 workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes, and
-recursive doubling log2 N (Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in
-MPICH", section 4); the ring's all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009, "Bandwidth
-Optimal All-reduce Algorithms for Clusters of Workstations"). job/training/collectives.py chooses among the three.
+recursive doubling is log2 N messages (Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication
+Operations in MPICH", section 4); the ring's all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009,
+"Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations"). job/training/collectives.py chooses between the
+last two.
 """
 
 from __future__ import annotations

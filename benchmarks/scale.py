@@ -200,7 +200,7 @@ def costs_of(wholes: Sequence[Whole], fits: Sequence[Fit]) -> Costs:
     return Costs(
         compute_s=compute_s,
         hop_s=two.us_per_step / 1e6 - compute_s,
-        trips=median(each.trips / min(each.workers - 1, doubling_messages(each.workers)) for each in fits),
+        trips=median(each.trips / doubling_messages(each.workers) for each in fits),
         vector_bytes=4.0 * VECTOR,
         sum_s=median(times) / len(rows),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -37,67 +37,72 @@ def sum_of_vectors(rank: int, workers: int, *, on_cpu: bool) -> Sum:
     Args:
         rank: of this worker.
         workers: number of workers.
-        on_cpu: whether the workers train on CPUs. Only there can TensorFlow gather vectors of some of the workers; NCCL
-            chooses by itself.
+        on_cpu: whether the workers train on CPUs. Only there can TensorFlow send a vector from one worker to another;
+            NCCL chooses by itself.
     """
 
     def total(vector: tf.Tensor) -> tf.Tensor:
         if workers == 1:
             return vector
-        way = fastest(workers, vector.shape.num_elements() * vector.dtype.size) if on_cpu else "ring"
-        if way == "doubling":
+        if on_cpu and is_doubling_faster(workers, vector.shape.num_elements() * vector.dtype.size):
             return recursive_doubling(vector, rank, workers)
-        return gathered_sum(vector, workers) if way == "gather" else all_reduce(vector)
+        return all_reduce(vector)
 
     return total
 
 
-def fastest(workers: int, size: int) -> Literal["gather", "doubling", "ring"]:
-    """How to sum vectors of `size` bytes: all workers know the same size, so all choose the same way.
+def is_doubling_faster(workers: int, size: int) -> bool:
+    """Whether recursive doubling sums vectors of `size` bytes faster than the strategy's ring.
 
-    A message of n bytes takes alpha + n * beta. Messages of the whole vector follow one another when a worker gathers
-    all vectors, and in recursive doubling; the strategy's ring sends 2(N-1) parts of size / N (Thakur, Rabenseifner and
-    Gropp 2005, "Optimization of Collective Communication Operations in MPICH").
+    All workers know the same size, so all choose the same way. A message of n bytes takes alpha + n * beta. In
+    recursive doubling, messages of the whole vector follow one another; the ring sends 2(N-1) parts of size / N
+    (Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in MPICH").
     """
-    count = min(workers - 1, doubling_messages(workers))
-    if count * (WAIT_BYTES + size) > 2 * (workers - 1) * (WAIT_BYTES + size / workers):
-        return "ring"
-    return "gather" if count == workers - 1 else "doubling"
-
-
-def gathered_sum(vector: tf.Tensor, workers: int, group: int = 0, number: int = 0) -> tf.Tensor:
-    """The sum of the vectors of all workers or of one group, which are added in the same order on each worker."""
-    return tf.reduce_sum(internals.gather(vector, workers, group, number), axis=0)
+    ring = 2 * (workers - 1) * (WAIT_BYTES + size / workers)
+    return doubling_messages(workers) * (WAIT_BYTES + size) <= ring
 
 
 def recursive_doubling(vector: tf.Tensor, rank: int, workers: int) -> tf.Tensor:
-    """The sum of the workers' vectors, by doubling_messages() exchanges between pairs of workers.
+    """The sum of the workers' vectors, by at most doubling_messages() messages that follow one another.
 
     In the round of each bit, a worker exchanges its sum so far with the worker whose rank differs in this bit. If the
     number of workers is no power of two, the workers beyond it give their vectors to others first and receive the sum
     at the end. a + b has the bits of b + a, so all workers end with the same bits.
+
+    No receive depends on a value, so TensorFlow asks the other worker for its message as soon as a step begins, and
+    the message takes one way through the network, not two.
     """
     bits = workers.bit_length() - 1
+    sent = []
 
-    def exchange(vector: tf.Tensor, other: int, number: int) -> tf.Tensor:
+    def keys(sender: int, receiver: int, number: int) -> tuple[int, int]:
         # Every pair of workers has a group of its own.
-        group = 1 + min(rank, other) * workers + max(rank, other)
-        return gathered_sum(vector, 2, group, number)
+        return min(sender, receiver) * workers + max(sender, receiver), 2 * number + (sender > receiver)
 
-    partner = rank ^ (1 << bits)
-    has_partner = max(rank, partner) < workers
-    if has_partner:
-        vector = exchange(vector, partner, 0)
-    if rank < 1 << bits:
-        for bit in range(bits):
-            vector = exchange(vector, rank ^ (1 << bit), 1 + bit)
+    def send(total: tf.Tensor, other: int, number: int) -> None:
+        sent.append(internals.send(total, *keys(rank, other, number)))
+
+    def receive(other: int, number: int) -> tf.Tensor:
+        return internals.receive(vector.shape, vector.dtype, *keys(other, rank, number))
+
+    partner, total = rank ^ (1 << bits), vector
+    if rank >= 1 << bits:
+        send(total, partner, 0)
+        total = receive(partner, 1 + bits)
     else:
-        vector = tf.fill(vector.shape, -0.0)  # which changes no bit of a sum
-    return exchange(vector, partner, 1 + bits) if has_partner else vector
+        if partner < workers:
+            total += receive(partner, 0)
+        for bit in range(bits):
+            send(total, rank ^ (1 << bit), 1 + bit)
+            total += receive(rank ^ (1 << bit), 1 + bit)
+        if partner < workers:
+            send(total, partner, 1 + bits)
+    with tf.control_dependencies(sent):  # TensorFlow would remove operations that nothing depends on
+        return tf.identity(total)
 
 
 def doubling_messages(workers: int) -> int:
-    """The number of messages that follow one another in recursive doubling."""
+    """The most messages that follow one another in recursive doubling."""
     bits = workers.bit_length() - 1
     return bits if workers == 1 << bits else bits + 2
 

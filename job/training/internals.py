@@ -64,27 +64,33 @@ def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
     )
 
 
-def gather(vector: tf.Tensor, workers: int, group: int = 0, instance: int = 0) -> tf.Tensor:
-    """The vectors of some workers, [workers, size], in the same order on each of them; call it within strategy.run.
+def send(vector: tf.Tensor, group: int, instance: int) -> tf.Tensor:
+    """Send a vector to another worker, which receives it; call both within strategy.run.
 
-    The strategy's own all_gather would exchange the shapes first, and takes all workers.
+    A broadcast within a group of two is the only way from one worker to another that TensorFlow has.
 
     Args:
-        vector: this worker's, [size].
-        workers: how many call it.
-        group: a number that only these workers use.
-        instance: a number for this call, if the same workers make several in one function.
+        vector: of any shape.
+        group: a number that only these two workers use.
+        instance: a number that only this message uses, among those between the two in one function.
+
+    Returns:
+        The vector, once the other worker has it. TensorFlow removes the operation if nothing depends on this.
     """
     import tensorflow as tf  # noqa: PLC0415 - see the module
 
-    return tf.raw_ops.CollectiveGatherV2(
-        input=vector[None],
-        group_size=workers,
-        group_key=COLLECTIVE_KEY + group,
-        instance_key=COLLECTIVE_KEY + instance,
-        ordering_token=[],
-        communication_hint="ring",
-    )
+    return tf.raw_ops.CollectiveBcastSendV2(input=vector, **_pair(group, instance))
+
+
+def receive(shape: tf.TensorShape, dtype: tf.DType, group: int, instance: int) -> tf.Tensor:
+    """The vector of this shape that another worker sends with the same numbers."""
+    import tensorflow as tf  # noqa: PLC0415 - see the module
+
+    return tf.raw_ops.CollectiveBcastRecvV2(shape=shape, T=dtype, **_pair(group, instance))
+
+
+def _pair(group: int, instance: int) -> dict[str, int]:
+    return {"group_size": 2, "group_key": COLLECTIVE_KEY + group, "instance_key": COLLECTIVE_KEY + instance}
 
 
 def is_lost_peer(error: Exception) -> bool:

@@ -60,11 +60,16 @@ def test_coordination_service_takes_these_settings() -> None:
     assert (job.name, job.num_tasks) == ("worker", 2)
 
 
-def test_gather_of_one_worker_is_its_vector() -> None:
-    """The raw operation exists, and takes these arguments."""
-    build = tf.function(lambda vector: internals.gather(vector, 2)).get_concrete_function(tf.TensorSpec([3]))
-    assert build.structured_outputs.dtype == tf.float32
-    assert [op.type for op in build.graph.get_operations()].count("CollectiveGatherV2") == 1
+def test_send_and_receive() -> None:
+    """The raw operations exist, and take these arguments."""
+
+    def exchange(vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return internals.send(vector, 1, 2), internals.receive(vector.shape, vector.dtype, 1, 3)
+
+    build = tf.function(exchange).get_concrete_function(tf.TensorSpec([3]))
+    assert [(output.shape, output.dtype) for output in build.structured_outputs] == [([3], tf.float32)] * 2
+    kinds = [op.type for op in build.graph.get_operations()]
+    assert (kinds.count("CollectiveBcastSendV2"), kinds.count("CollectiveBcastRecvV2")) == (1, 1)
 
 
 def test_keras_stays_hidden_and_the_module_alone_is_light() -> None:
