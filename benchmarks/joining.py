@@ -25,6 +25,7 @@ from job.dataset import fingerprint
 from job.must_match import settings_hash, settings_to_match
 from job.rendezvous.messages import Reply, Request, decode, encode
 from job.rendezvous.peers import ANSWER_S, EVERY_S
+from job.system.process import PARENT
 from tests.job import processes
 
 FILES = 1024  # rank 0's limit of open files at its start, as in most containers
@@ -73,7 +74,7 @@ def join(data: Path, workers: int) -> Joined:
         process = subprocess.Popen(
             [*command, f"--output={output}"],
             cwd=PROJECT,
-            env={**os.environ, **identity},
+            env={**os.environ, **identity, PARENT: str(os.getpid())},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

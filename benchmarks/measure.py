@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cases import OUTPUT, RUN
 from benchmarks.rivals.common import Result
+from job.system.process import PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +87,7 @@ def _run(command: list[str], environ: Mapping[str, str], folder: Path) -> str:
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=environ,
+        env={**environ, PARENT: str(os.getpid())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +25,12 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; exits with 2 unless MNIST is in --data, which becomes an absolute path."""
+    """The command line; exits with 2 unless MNIST is in --data, which becomes an absolute path.
+
+    From then on, SIGTERM raises SystemExit, so that the benchmark removes its folders and networks.
+    """
     args = flags.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     args.data = args.data.resolve()
     if not (args.data / "mnist" / "decoded").is_dir():
         flags.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")

@@ -51,7 +51,11 @@ class Result:
 
 
 def arguments(description: str | None, **extra: int) -> argparse.Namespace:
-    """The command line; `extra` adds flags with integer values and gives their defaults."""
+    """The command line; `extra` adds flags with integer values and gives their defaults.
+
+    From then on, this process does not outlive the benchmark that started it.
+    """
+    process.end_with_parent()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets")
     parser.add_argument("--batch-size", type=int, default=100, help="over all processes")

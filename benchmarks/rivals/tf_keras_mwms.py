@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.rivals import common
+from job.system.process import PARENT
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -69,7 +70,8 @@ def main() -> None:
     for index in range(WORKERS):
         tf_config = json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
         command = [sys.executable, "-m", "benchmarks.rivals.tf_keras_mwms", *sys.argv[1:]]
-        workers.append(subprocess.Popen(command, env=os.environ | {"TF_CONFIG": tf_config}))
+        environment = os.environ | {"TF_CONFIG": tf_config, PARENT: str(os.getpid())}
+        workers.append(subprocess.Popen(command, env=environment))
     sys.exit(max(abs(process.wait()) for process in workers))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO, TypeVar, cast
 
 from job import telemetry
+from job.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -65,8 +66,10 @@ def run(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path = RO
 class RunningCommand:
     """A running command whose output is read continuously. Killed at the end of a `with`.
 
+    The kernel kills it also when this process, or the thread that started it, ends in another way.
+
     Args:
-        words: the command.
+        words: the command: `python -m job`, or one that execs it.
         env: its environment.
         options: more arguments of subprocess.Popen.
 
@@ -81,7 +84,13 @@ class RunningCommand:
         self._changed = threading.Condition()
         self._is_read = False
         self.process = subprocess.Popen(
-            words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+            words,
+            cwd=ROOT,
+            env={**env, process.PARENT: str(os.getpid())},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
         )
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
         for reader in self._readers:

@@ -1,8 +1,12 @@
-"""Tests of how the benchmarks judge and model their measurements."""
+"""Tests of how the benchmarks judge and model their measurements, and of what is left of one that is ended."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +16,7 @@ from benchmarks.bars import Bar, Comparison, compare
 from benchmarks.cases import RUN, Case
 from benchmarks.measure import FailedError, job_result
 from benchmarks.rivals.common import Result
+from tests.job import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +87,37 @@ def test_cost_of_a_sum_by_number_of_workers() -> None:
     assert doubling_s(costs, 8, delay_s=0.125, bytes_per_s=4000.0) == 3 * (0.5 + 0.25 + 0.25 + 0.25)
     assert all_reduce_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 8 * (0.5 + 0.25 + 0.05) + 0.2
     assert gather_s(costs, 1, 0.125, 4000.0) == all_reduce_s(costs, 1, 0.125, 4000.0) == 0.0
+
+
+# Times a rival that runs for hours.
+RIVAL = """
+import sys
+from benchmarks.cases import Case
+from benchmarks.measure import measure
+words = [sys.executable, "-m", "benchmarks.rivals.numpy_loop", f"--data={sys.argv[1]}", "--epochs=100000000"]
+measure(Case("rival", tuple(words), 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "least", "number"),
+    [
+        (("-m", "benchmarks.recovery", "--data"), 5, signal.SIGTERM),  # supervisors, fork servers, a trainer
+        (("-m", "benchmarks.recovery", "--data"), 5, signal.SIGKILL),
+        (("-c", RIVAL), 1, signal.SIGKILL),
+    ],
+)
+def test_nothing_outlives_a_benchmark(
+    words: tuple[str, ...], least: int, number: int, prepared: Path, tmp_path: Path
+) -> None:
+    """All processes below a benchmark end with it; after SIGTERM, its temporary folder is gone too."""
+    environment = processes.environment({"TMPDIR": str(tmp_path)})
+    with subprocess.Popen([sys.executable, *words, prepared], cwd=processes.ROOT, env=environment) as benchmark:
+        try:
+            processes.wait_until(lambda: len(processes.descendants(benchmark.pid)) >= least, "its processes")
+            below = processes.descendants(benchmark.pid)
+        finally:
+            os.kill(benchmark.pid, number)
+        benchmark.wait(processes.DEADLINE_S)
+    assert processes.surviving(below) == set()
+    assert number != signal.SIGTERM or not list(tmp_path.iterdir())
