@@ -76,6 +76,7 @@ bench: data  ## measure the job and its alternatives
 	$(INSTALL) requirements/bench.txt --no-deps
 	$(RUN) -m benchmarks $(ARGS)
 	$(RUN) -m benchmarks.recovery
+	$(RUN) -m benchmarks.start
 
 image: data  ## build the container image: IMAGE=mnist-job:dev TARGET=cpu
 	@./image.sh build $(IMAGE) --target $(TARGET) $(ARGS)

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """One value for each round, and a bar, which is an upper bound on their median, or on their maximum if `worst`."""
+    """One value for each round, and a bar, which is an upper bound on their median, or on their maximum if `worst`.
+
+    With `at_least`, the bar is a lower bound.
+    """
 
     name: str
     unit: str
     values: list[float]
     bar: float | None = None
     worst: bool = False
+    at_least: bool = False
 
     @property
     def value(self) -> float:
@@ -30,7 +34,9 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """Whether the bar is met; None without a bar."""
-        return None if self.bar is None else self.value <= self.bar
+        if self.bar is None:
+            return None
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -40,7 +46,7 @@ def table(figures: Sequence[Figure]) -> str:
             each.name,
             f"{median(each.values):.2f} {each.unit}",
             ", ".join(f"{value:.2f}" for value in each.values),
-            "" if each.bar is None else f"{each.bar:.2f} {each.unit}",
+            "" if each.bar is None else f"{'≥' if each.at_least else '≤'} {each.bar:.2f} {each.unit}",
             MET[each.met],
         ]
         for each in figures

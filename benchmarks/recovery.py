@@ -20,16 +20,20 @@ from tests.faults.team import Team
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from job.telemetry import Record
+
 # The job's defaults, where a Team has others.
 DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")
 ENDLESS = "--epochs=100000"
 EPOCH = 600  # steps
-KILLS = {
+KILLS = {  # the rank, and whether its supervisor is killed too
     "worker 1's trainer": (1, False),
     "worker 0's trainer": (0, False),
     "worker 1": (1, True),
     "worker 0": (0, True),
 }
+TRAINER_BARS_S = {2: 1.5, 4: 3.0}  # by the number of workers
+COLD_SHARE = 0.35
 
 # Appended to a copy of train.py: it times each wait of the training loop for a checkpoint.
 MEASURED = """
@@ -104,9 +108,15 @@ def recovery(data: Path, count: int, rounds: int) -> list[Figure]:
                 seconds[kind].append(recovered(team, rank, whole=whole))
         times = ", ".join(f"{kind} {values[-1]:.1f} s" for kind, values in seconds.items())
         print(f"round {number + 1} of {rounds}, {count} workers: cold start {cold[-1]:.1f} s; {times}", flush=True)
-    bar = 10.0 if count == 2 else 1.5 * median(cold)
-    killed = [Figure(f"{count} workers, {kind} killed", "s", values, bar) for kind, values in seconds.items()]
-    return [Figure(f"{count} workers, cold start to the first step", "s", cold), *killed]
+    figures = [Figure(f"{count} workers, cold start to the first step", "s", cold)]
+    for kind, (_, whole) in KILLS.items():
+        whole_bar = 10.0 if count == 2 else 1.5 * median(cold)
+        bar = whole_bar if whole else TRAINER_BARS_S[count]
+        figures.append(Figure(f"{count} workers, {kind} killed", "s", seconds[kind], bar))
+        if count == 2 and not whole:
+            shares = [killed / start for killed, start in zip(seconds[kind], cold, strict=True)]
+            figures.append(Figure(f"{count} workers, {kind} killed, of a cold start", "", shares, COLD_SHARE))
+    return figures
 
 
 def recovered(team: Team, rank: int, *, whole: bool) -> float:
@@ -182,6 +192,15 @@ def team_of(
     clean = environment(os.environ, max(1, machine.cores() // count))
     limits = {name: clean[name] for name in clean.keys() - os.environ.keys()}
     return Team(data, folder / "output", count, (*DEFAULTS, epochs), limits | (variables or {}))
+
+
+def steps_within(team: Team, seconds: float) -> list[Record]:
+    """Rank 0's records of training over at least `seconds`."""
+    place = len(team[0].records)
+    place = team[0].wait_for_phase("training", place)
+    first = team[0].records[place - 1]
+    team[0].wait_for_record(lambda record: record.phase == "training" and record.time >= first.time + seconds, place)
+    return [record for record in team[0].records[place - 1 :] if record.phase == "training"]
 
 
 def cpu_s(pid: int) -> float:

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 from benchmarks import joining, machine, results, sums
 from benchmarks.alphabeta import Costs, Fit, Sample, all_reduce_s, doubling_s, fit, gather_s
 from benchmarks.network import Network
-from benchmarks.recovery import ENDLESS, team_of
+from benchmarks.recovery import ENDLESS, steps_within, team_of
 from benchmarks.tables import markdown
 from job.training.collectives import doubling_messages
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
-    from job.telemetry import Record
-    from tests.faults.team import Team
 
 COUNTS = (1, 2, 4, 8)
 VECTOR = 7853  # float32: the parameters, the loss and the workers' news
@@ -173,15 +171,6 @@ def on_networks(data: Path, counts: Sequence[int], seconds: float) -> tuple[list
                 traffic[count] = {"packets": packets / count_made, "bytes": octets / count_made}
                 print(f"{count} workers, {delay_s * 1e3:g} ms, {bytes_per_s:g} B/s: {step_s * 1e3:.2f} ms", flush=True)
     return samples, traffic
-
-
-def steps_within(team: Team, seconds: float) -> list[Record]:
-    """Rank 0's records of training over at least `seconds`."""
-    place = len(team[0].records)
-    place = team[0].wait_for_phase("training", place)
-    first = team[0].records[place - 1]
-    team[0].wait_for_record(lambda record: record.phase == "training" and record.time >= first.time + seconds, place)
-    return [record for record in team[0].records[place - 1 :] if record.phase == "training"]
 
 
 # Predictions for more workers

@@ -14,8 +14,10 @@ import pytest
 from benchmarks.alphabeta import Costs, Sample, all_reduce_s, doubling_s, fit, gather_s
 from benchmarks.bars import Bar, Comparison, compare
 from benchmarks.cases import RUN, Case
+from benchmarks.figures import Figure
 from benchmarks.measure import FailedError, job_result
 from benchmarks.rivals.common import Result
+from benchmarks.start import BEFORE, MEMORY, NOW, STEP, figures_of
 from tests.job import processes
 
 if TYPE_CHECKING:
@@ -69,6 +71,35 @@ def test_the_job_is_measured_by_its_report(tmp_path: Path) -> None:
     timing = {"us_per_step": 50.0, "examples_per_s": 2e6, "peak_rss_mb": 800.0, "startup_s": 3.0}
     (folder / "report.json").write_text(json.dumps({"timing": timing, "test": {"accuracy": 0.92}}))
     assert job_result(tmp_path, 4.5) == Result(50.0, 2e6, 0.92, 800.0, 4.5)
+
+
+def test_figures_are_judged_by_their_bars() -> None:
+    """A bar is an upper bound on the median, or on the maximum, or a lower bound; without a bar, nothing is judged."""
+    figures = [
+        Figure("median", "s", [1.0, 2.0, 9.0], 2.0),
+        Figure("worst", "s", [1.0, 2.0, 9.0], 2.0, worst=True),
+        Figure("at least", "%", [96.0], 97.0, at_least=True),
+        Figure("at least", "%", [97.0], 97.0, at_least=True),
+        Figure("no bar", "s", [1.0]),
+    ]
+    assert [each.met for each in figures] == [True, False, False, True, None]
+
+
+def test_starts_are_compared_with_the_code_before_round_by_round() -> None:
+    """Each figure has its values, those of the code before, and the ratios of the two in the same round."""
+    now = [{(STEP, 2): 2.0, (MEMORY, 1): 550.0}, {(STEP, 2): 3.0, (MEMORY, 1): 660.0}]
+    before = [{(STEP, 2): 4.0, (MEMORY, 1): 500.0}, {(STEP, 2): 4.0, (MEMORY, 1): 500.0}]
+    first = Figure("2 workers, first step", "s", [2.0, 3.0], 3.5)
+    memory = Figure("1 worker, memory", "MB", [550.0, 660.0])
+    assert list(figures_of({NOW: now})) == [first, memory]
+    assert list(figures_of({NOW: now, BEFORE: before})) == [
+        first,
+        Figure("2 workers, first step, before", "s", [4.0, 4.0]),
+        Figure("2 workers, first step, ratio", "", [0.5, 0.75]),
+        memory,
+        Figure("1 worker, memory, before", "MB", [500.0, 500.0]),
+        Figure("1 worker, memory, ratio", "", [1.1, 1.32], 1.1),
+    ]
 
 
 def test_fit_separates_the_network_from_the_workers() -> None:
