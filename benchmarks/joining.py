@@ -57,10 +57,10 @@ class Joined:
 
 def join(data: Path, workers: int) -> Joined:
     """Let workers join; rank 0's supervisor is real, and the others are simulated."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, tensorflow = int(one.getsockname()[1]), int(other.getsockname()[1])
     hosts = [f"10.{rank >> 8}.{rank & 255}.1" for rank in range(1, workers)]  # as long as a cluster's
-    addresses = ["127.0.0.1:0", *(f"{host}:2222" for host in hosts)]
+    addresses = [f"127.0.0.1:{tensorflow}", *(f"{host}:2222" for host in hosts)]
     supervisors = [f"127.0.0.1:{port}", *(f"{host}:9100" for host in hosts)]
     peers = json.dumps(list(zip(addresses, supervisors, strict=True)))
     identity = {"RUN": "bench", "JOB_UID": "u", "WORKERS": str(workers), "JOB_COMPLETION_INDEX": "0", "PEERS": peers}
