@@ -34,7 +34,8 @@ class Cluster:
     """One worker's view of the workers that train a run together.
 
     run and job_uid identify the run. rank is this worker's number, 0 to workers - 1; rank 0 is the chief. tensorflow
-    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor.
+    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor. A worker that does not train
+    now has an empty address in tensorflow. Those that do have a place each, 0 to size - 1, in the order of their ranks.
     """
 
     run: str
@@ -48,6 +49,20 @@ class Cluster:
         """The number of workers, at least 1."""
         return len(self.tensorflow)
 
+    @property
+    def size(self) -> int:
+        """The number of workers that train now."""
+        return len(self._training)
+
+    @property
+    def place(self) -> int:
+        """This worker's place among those that train now."""
+        return sum(map(bool, self.tensorflow[: self.rank]))
+
+    @property
+    def _training(self) -> list[str]:
+        return [address for address in self.tensorflow if address]
+
     def environment(self) -> dict[str, str]:
         """The environment that identify() turns into this Cluster."""
         return {
@@ -60,9 +75,7 @@ class Cluster:
 
     def tf_config(self) -> str:
         """The same for TensorFlow's multi-worker strategies, as TF_CONFIG."""
-        return json.dumps(
-            {"cluster": {"worker": list(self.tensorflow)}, "task": {"type": "worker", "index": self.rank}}
-        )
+        return json.dumps({"cluster": {"worker": self._training}, "task": {"type": "worker", "index": self.place}})
 
 
 def identify(environ: Mapping[str, str]) -> Cluster | None:
@@ -112,7 +125,8 @@ def _from_peers(environ: Mapping[str, str]) -> Cluster:
     if len(pairs) != workers:
         raise usage_error(f"PEERS must list {workers} workers as WORKERS says, not {len(pairs)}")
     supervisors = _addresses([supervisor for _, supervisor in pairs], "PEERS")
-    tensorflow = _addresses([tensorflow for tensorflow, _ in pairs], "PEERS")
+    tensorflow = tuple(tensorflow for tensorflow, _ in pairs)
+    _addresses([address for address in tensorflow if address], "PEERS")
     return Cluster(run, _value(environ, "JOB_UID"), rank, tensorflow, supervisors)
 
 

@@ -57,6 +57,9 @@ class Config:
     name: str = setting("", "name of the run (default: <dataset>-<UTC time>)")
     model: Path | None = setting(None, "file with the model, in place of job/model.py")
     workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
+    min_workers: int = setting(
+        0, "workers that go on with the training while others are missing; 0: all", at_least=0, at_most=1000
+    )
     sync_every: int = setting(
         1, "steps between synchronisations; above 1, parameters are averaged (local SGD)", at_least=1
     )
@@ -95,6 +98,10 @@ class Config:
             raise usage_error(f"--dataset must be lower-case letters, digits and underscores, not {self.dataset!r}")
         if self.name:
             check_name(self.name, self.workers)
+        if self.min_workers and self.sync_every > 1:
+            message = f"--min-workers cannot be used with --sync-every above 1, here {self.sync_every}"
+            hint = "leave out one of them: with local SGD, another number of workers gives another model"
+            raise usage_error(message, hint)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
@@ -136,6 +143,16 @@ def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") 
         raise usage_error(
             f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}"
         )
+
+
+def check_min_workers(config: Config, workers: int) -> None:
+    """Check that a run of so many workers can have the setting --min-workers.
+
+    Raises:
+        JobError: 64.
+    """
+    if config.min_workers > workers:
+        raise usage_error(f"--min-workers must be at most the number of workers, {workers}, not {config.min_workers}")
 
 
 def parse_duration(flag_name: str, text: str) -> int:

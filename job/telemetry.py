@@ -38,7 +38,7 @@ class Record:
         eta_s: seconds of training that are left.
         checkpoint: step of the newest checkpoint on the volume.
         restarts: how often this worker's trainer was restarted.
-        joined: how many workers have joined, while rank 0 waits for the others.
+        joined: how many workers have joined, while this one waits for the others; later only if some are missing.
         workers: from rank 0 only: {rank: {"phase", "restarts"}} of each worker that was restarted or whose phase
             differs from that of most workers.
         code: exit code of a worker that has ended; reason, message and hint are those of its JobError.

@@ -98,6 +98,7 @@ class Training:
         self.config, self.worker, self.dataset = config, worker, dataset
         self.model_source = model_source()  # as it is published: the file may be edited while this training goes on
         self.plan = Plan.of(config, worker.cluster, dataset.train)
+        self.sizes = checkpoint.sizes
         self.packing = Packing.of(checkpoint.params)
         self.collectives = Collectives(worker.strategy)
         self.evaluator = Evaluator(worker, self.collectives, dataset.test, self.plan.evaluation_batch_size)
@@ -132,7 +133,7 @@ def fit(training: Training, vector: tf.Tensor) -> tf.Tensor:
     run_steps = compile_steps(
         worker.strategy,
         training.packing,
-        worker.cluster.rank,
+        plan.rank,
         plan.workers,
         config.sync_every,
         training.collectives,
@@ -257,6 +258,7 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
     examples = training.plan.count * training.config.epochs
     return RunFacts(
         manifest=output.manifest,
+        sizes=training.sizes,
         replicas=training.worker.strategy.num_replicas_in_sync,
         curve=curve,
         timing={

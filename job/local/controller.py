@@ -12,10 +12,16 @@ if TYPE_CHECKING:
 
 
 class Controller:
-    """What is known of a run's workers."""
+    """What is known of a run's workers.
 
-    def __init__(self, workers: int) -> None:
+    Args:
+        workers: how many there are.
+        least: how many of them can train without the others; 0 for all.
+    """
+
+    def __init__(self, workers: int, least: int = 0) -> None:
         self._restarts = [RestartPolicy() for _ in range(workers)]
+        self._may_fail = workers - (least or workers)
         self._failures: dict[int, Record] = {}
         self._codes: dict[int, int] = {}  # of the workers that have exited for good, in the order of their exits
 
@@ -26,8 +32,12 @@ class Controller:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the run's result is known: rank 0 has exited for good, or another worker has failed for good."""
-        return 0 in self._codes or any(self._codes.values())
+        """Whether the run's result is known: rank 0 has exited for good, or too many other workers have failed.
+
+        One that could not succeed if it were started again is too many.
+        """
+        failed = [code for code in self._codes.values() if code]
+        return 0 in self._codes or len(failed) > self._may_fail or not all(map(_may_succeed, failed))
 
     def take_record(self, rank: int, record: Record) -> None:
         """Take note of a worker's record."""
@@ -39,7 +49,7 @@ class Controller:
     def restart_delay(self, rank: int, code: int) -> float | None:
         """Record a worker's exit; returns the seconds until the worker is started again, None if it is not."""
         failure = self._failures.get(rank)
-        may_succeed = code > 128 or (code == Exit.TRY_AGAIN and not (failure and failure.reason in LASTING))
+        may_succeed = _may_succeed(code) and not (failure and failure.reason in LASTING)
         delay_s = self._restarts[rank].next_delay() if may_succeed and not self.is_ending else None
         if delay_s is None:
             self._codes[rank] = code
@@ -55,3 +65,8 @@ class Controller:
             return 0, self._codes[0]
         # The worker that failed first: the others may only have followed it.
         return next((rank, code) for rank, code in self._codes.items() if code)
+
+
+def _may_succeed(code: int) -> bool:
+    """Whether a worker that exited with this code may succeed if it is started again."""
+    return code > 128 or code == Exit.TRY_AGAIN

@@ -59,7 +59,7 @@ def run(config: Config) -> int:
             for rank in range(config.workers):
                 workers.start(rank)
             with display:
-                code = follow(config.workers, workers.events, display, workers.start)
+                code = follow(config.workers, workers.events, display, workers.start, config.min_workers)
         except JobError as error:
             workers.stop()
             raise with_lost_steps(error, workers.events) from None
@@ -190,7 +190,7 @@ def choose_gpu(rank: int, visible: str | None) -> str:
     return gpus[rank] if rank < len(gpus) else "-1"
 
 
-def follow(workers: int, events: Events, display: Lines, start: Callable[[int], None]) -> int:
+def follow(workers: int, events: Events, display: Lines, start: Callable[[int], None], min_workers: int = 0) -> int:
     """Show the workers' records until all have exited; start those again that may succeed then.
 
     Returns:
@@ -199,7 +199,7 @@ def follow(workers: int, events: Events, display: Lines, start: Callable[[int], 
     Raises:
         JobError: why this process has to exit.
     """
-    controller = Controller(workers)
+    controller = Controller(workers, min_workers)
     deadline = float("inf")
     while not controller.all_exited:
         try:

@@ -1,7 +1,7 @@
 """Checkpoints: one file each, <folder>/<step>.safetensors, written atomically; the newest three are kept.
 
-The metadata of a file holds step, workers, threads, seconds, settings, their hash, the sums since the last record, and
-a SHA-256 over all that and the tensors.
+The metadata of a file holds step, workers, sizes, threads, seconds, settings, their hash, the sums since the last
+record, and a SHA-256 over all that and the tensors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +52,8 @@ class Checkpoint:
     step is the number of steps made, workers the number of workers that made them, threads the number of CPU threads of
     rank 0's steps (None in a checkpoint of an earlier version); settings are those of must_match.settings_to_match();
     seconds is the time of training so far; params are the model's parameters. A checkpoint of an earlier version has no
-    sums since the last record.
+    sums since the last record. sizes holds (step, workers) for each change of the number of workers: so many trained
+    from this step on. It begins with step 0, and a checkpoint of an earlier version has only that.
     """
 
     step: int
@@ -62,6 +63,14 @@ class Checkpoint:
     seconds: float
     params: dict[str, NDArray[np.float32]]
     since_record: SinceRecord = field(default_factory=SinceRecord)
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    def resumed_by(self, workers: int, threads: int) -> Checkpoint:
+        """The same state as these workers, with these threads, go on from it."""
+        sizes = tuple(size for size in self.sizes or ((0, self.workers),) if size[0] < self.step)
+        if not sizes or sizes[-1][1] != workers:
+            sizes += ((self.step, workers),)
+        return replace(self, workers=workers, threads=threads, sizes=sizes)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -127,6 +136,7 @@ def _to_bytes(checkpoint: Checkpoint) -> bytes:
     metadata = {
         "step": str(checkpoint.step),
         "workers": str(checkpoint.workers),
+        "sizes": json.dumps(checkpoint.sizes),
         "threads": str(checkpoint.threads),
         "seconds": repr(float(checkpoint.seconds)),
         "settings": json.dumps(checkpoint.settings, sort_keys=True),
@@ -159,6 +169,7 @@ def _from_bytes(content: bytes, step: int) -> Checkpoint:
         float(metadata["seconds"]),
         params,
         SinceRecord(**json.loads(metadata.get("since_record", "{}"))),
+        tuple((step, workers) for step, workers in json.loads(metadata.get("sizes", "[]"))),
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 # ASCII without spaces and control characters, because log lines show it.
 Text = Annotated[str, msgspec.Meta(max_length=300, pattern=r"\A[!-~]*\Z")]
-Address = Annotated[str, msgspec.Meta(max_length=300, pattern=r"\A[!-~]+:[0-9]{1,5}\Z")]
+Address = Annotated[str, msgspec.Meta(max_length=300, pattern=r"\A([!-~]+:[0-9]{1,5})?\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
@@ -40,13 +40,15 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rank 0's reply: the current round, how many workers have joined it and which are missing.
 
     missing has the lowest missing ranks, at most 20. addresses has the address of every rank, in order, if the round is
-    complete and the worker that asked has joined it; otherwise it is empty.
+    complete and the worker that asked has joined it; otherwise it is empty. The address of a rank that is not in the
+    round is empty. outside says that the round is complete without the worker that asked.
     """
 
     round_id: Text
     joined: Count
     missing: tuple[Count, ...]
     addresses: tuple[Address, ...]
+    outside: bool = False
 
 
 class Refused(Exception):  # noqa: N818 - a reply, not a fault

@@ -94,11 +94,17 @@ class Peers:
         self._request: Request | None = None  # the next one; None before connect(), and without other workers
         self._lock = threading.Lock()  # for changes of the request
 
-    def connect(self, settings: str, model: str) -> None:
-        """Prepare to meet the other workers, if there are any; their hash of settings and model must be these."""
+    def connect(self, settings: str, model: str, least: int = 0) -> None:
+        """Prepare to meet the other workers, if there are any; their hash of settings and model must be these.
+
+        Args:
+            settings: the settings hash.
+            model: SHA-256 of model.py.
+            least: how many workers can train without the others; 0 for all.
+        """
         run, uid, workers, rank = self._cluster.run, self._cluster.job_uid, self._cluster.workers, self.rank
         if workers > 1:
-            self.rendezvous = Rendezvous(run, uid, settings, model, workers) if rank == 0 else None
+            self.rendezvous = Rendezvous(run, uid, settings, model, workers, least=least) if rank == 0 else None
             self.answered_at = time.monotonic()
             self._request = Request(
                 run, uid, settings, model, workers, rank, os.urandom(16).hex(), 0, "", "", "", "starting", 0
@@ -139,7 +145,12 @@ class Peers:
         """Whether the trainers of all workers are at least joining in this round; only rank 0 knows."""
         requests = self.rendezvous.latest_requests().values() if self.rendezvous else ()
         started = sum(request.round_id == round_id and request.phase in SHARED_PHASES for request in requests)
-        return started == self._cluster.workers
+        return self.rendezvous is not None and started == self.rendezvous.members()
+
+    def take_in(self) -> None:
+        """At rank 0, open another round if workers wait outside the current one: all trainers stop, and all meet."""
+        if self.rendezvous:
+            self.rendezvous.take_in()
 
     def _change_request(self, **fields: Any) -> None:
         with self._lock:
@@ -212,7 +223,7 @@ def tensorflow_address(cluster: Cluster) -> str:
 def check_distinct(addresses: tuple[str, ...]) -> None:
     """Refuse, with 75, two workers with the same address, because TensorFlow would wait forever."""
     for rank, address in enumerate(addresses):
-        if (first := addresses.index(address)) < rank:
+        if address and (first := addresses.index(address)) < rank:
             message = f"workers {first} and {rank} both have the address {address}"
             raise JobError(Exit.TRY_AGAIN, "same-address", message, "give each a POD_IP or a port of its own")
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
+# How long a round that has enough workers stays open for the others, from when the last one joined: in the first round,
+# after the loss of a worker, and when all stop in order to take others in.
+FIRST_S, LOSS_S, TAKE_IN_S = 30.0, 1.0, 5.0
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
 
@@ -31,9 +34,10 @@ OTHER_SETTINGS = "other settings: the flags or the dataset differ (hash {} there
 class Rendezvous:
     """The rounds of a run, as rank 0 counts them.
 
-    A round is complete when every rank has joined and none has been silent for more than FRESH_S. After that it does
-    not change. A worker that then joins with another attempt opens the next round. A worker whose trainer is running
-    sees the new id, stops its trainer and joins again.
+    A round is complete when every rank has joined and none has been silent for more than FRESH_S, or when at least
+    `least` have joined, rank 0 among them, and no other has come for a while. After that it does not change: those that
+    are in it are its members. A member that then joins with another attempt opens the next round. Another worker waits
+    until take_in() opens it. A worker whose trainer is running sees the new id, stops its trainer and joins again.
 
     All methods are thread-safe, except that join_and_wait() needs one event loop for all its calls.
 
@@ -44,6 +48,7 @@ class Rendezvous:
         model: SHA-256 of model.py, which is part of the settings hash too.
         workers: the number of workers.
         clock: monotonic seconds.
+        least: how many of them can train without the others; 0 for all.
     """
 
     def __init__(
@@ -54,16 +59,19 @@ class Rendezvous:
         model: str,
         workers: int,
         clock: Callable[[], float] = time.monotonic,
+        least: int = 0,
     ) -> None:
         self._own = {"run": run, "JOB_UID": job_uid, "WORKERS": workers}
         self._settings, self._model, self._workers, self._clock = settings, model, workers, clock
+        self._least = least or workers
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
         self._refused: dict[int, str] = {}  # by rank: why its last request was refused
         self._senders: dict[int, tuple[str, int]] = {}  # by rank: sender and number of the newest request
         self._lock = threading.RLock()
+        self._round_id = ""
         self._news: asyncio.Event | None = None  # for those whose reply is held back; None if there are none
-        self._open_round()
+        self._open_round(FIRST_S)
 
     def join(self, request: Request) -> Reply:
         """Count a worker in if it waits, and note what it sent; ignore a request that a newer one overtook.
@@ -80,6 +88,7 @@ class Rendezvous:
                 self._latest.move_to_end(request.rank)
                 if not request.round_id:
                     self._register(request)
+            self._close_if_due()
             return self._reply(request)
 
     async def join_and_wait(self, request: Request, wait_s: float) -> Reply:
@@ -103,11 +112,18 @@ class Rendezvous:
             return reply
         news = self._news = self._news or asyncio.Event()
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(wait_s, HEARTBEAT_S) if request.round_id else wait_s):
+            async with asyncio.timeout(min(wait_s, HEARTBEAT_S if request.round_id else self._seconds_to_close())):
                 await news.wait()
         with self._lock:
             self._drop_silent()
+            self._close_if_due()
             return self._reply(request)
+
+    def take_in(self) -> None:
+        """Open another round if the current one is complete and a worker waits that is not in it."""
+        with self._lock:
+            if self._addresses and self._waiting():
+                self._open_round(TAKE_IN_S)
 
     def latest_requests(self) -> dict[int, Request]:
         """By rank, the last request of each worker that sent one within FRESH_S."""
@@ -116,10 +132,14 @@ class Rendezvous:
             return {rank: request for rank, (when, request) in self._latest.items() if when >= since}
 
     def longest_silent(self) -> tuple[int, float]:
-        """The rank that has been silent for longest, of those that ever joined, and the clock at its last request."""
+        """The member of the round that has been silent for longest, and the clock at its last request."""
         with self._lock:
-            rank, (when, _) = next(iter(self._latest.items()))
-            return rank, when
+            return next((rank, when) for rank, (when, _) in self._latest.items() if rank in self._joined)
+
+    def members(self) -> int:
+        """The number of workers that have joined the current round."""
+        with self._lock:
+            return len(self._joined)
 
     def refusal(self) -> str:
         """For rank 0, a sentence that says why it refused a missing worker of this run; empty if it refused none."""
@@ -153,12 +173,21 @@ class Rendezvous:
         self._senders[request.rank] = request.sender, request.number
         return False
 
-    def _open_round(self) -> None:
+    def _open_round(self, patience_s: float) -> None:
+        waiting = self._waiting() if self._round_id else []
         self._round_id = os.urandom(16).hex()
         self._joined: dict[int, Request] = {}
         self._missing = list(range(self._workers))  # sorted
         self._addresses: tuple[str, ...] = ()  # set when the round is complete
+        self._patience_s = patience_s
+        for request in waiting:
+            self._add(request)
         self._tell_news()
+
+    def _waiting(self) -> list[Request]:
+        """The last requests of the workers that wait outside the round."""
+        latest = self.latest_requests()
+        return [request for rank, request in latest.items() if not (request.round_id or rank in self._joined)]
 
     def _tell_news(self) -> None:
         if self._news:
@@ -166,17 +195,34 @@ class Rendezvous:
         self._news = None
 
     def _register(self, request: Request) -> None:
-        rank = request.rank
         if self._addresses:
-            if self._joined[rank].attempt == request.attempt:
+            member = self._joined.get(request.rank)
+            if member is None or member.attempt == request.attempt:
                 return
-            self._open_round()
+            self._open_round(LOSS_S)
+        self._add(request)
+
+    def _add(self, request: Request) -> None:
+        rank = request.rank
         if rank not in self._joined:
             del self._missing[bisect_left(self._missing, rank)]
+            self._closes_at = self._clock() + self._patience_s
         self._joined[rank] = request
-        if not self._missing:
-            self._addresses = tuple(self._joined[rank].address for rank in range(self._workers))
+
+    def _close_if_due(self) -> None:
+        """Complete the round if all workers have joined it, or enough of them and it is not to wait for more."""
+        if not self._addresses and self._seconds_to_close() <= 0:
+            joined = (self._joined.get(rank) for rank in range(self._workers))
+            self._addresses = tuple(request.address if request else "" for request in joined)
             self._tell_news()
+
+    def _seconds_to_close(self) -> float:
+        """How long until the round is complete if nobody else joins; infinite if more workers have to."""
+        if not self._missing:
+            return 0.0
+        if self._addresses or len(self._joined) < self._least or 0 not in self._joined:
+            return float("inf")
+        return self._closes_at - self._clock()
 
     def _drop_silent(self) -> None:
         """Remove the workers that have stopped asking, unless the round is complete."""
@@ -193,4 +239,6 @@ class Rendezvous:
         joined = self._joined.get(request.rank)
         has_joined = not request.round_id and joined is not None and joined.attempt == request.attempt
         addresses = self._addresses if has_joined else ()
-        return Reply(self._round_id, len(self._joined), tuple(self._missing[:MAX_NAMED]), addresses)
+        missing = tuple(self._missing[:MAX_NAMED])
+        outside = bool(self._addresses) and joined is None
+        return Reply(self._round_id, len(self._joined), missing, addresses, outside)

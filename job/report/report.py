@@ -31,6 +31,7 @@ class RunFacts:
     """What the report says about a run besides its evaluation: the content of config.json, and fields as in SCHEMA."""
 
     manifest: Mapping[str, Any]
+    sizes: Sequence[tuple[int, int]]
     replicas: int
     curve: Sequence[Mapping[str, Any]]
     timing: Mapping[str, Any]
@@ -58,6 +59,7 @@ def build_report(run: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
         "settings_hash": manifest["settings_hash"],
         "model_sha256": manifest["must_match"]["model"],
         "workers": settings["workers"],
+        "sizes": [{"step": step, "workers": workers} for step, workers in run.sizes],
         "replicas": run.replicas,
         "device": settings["device"],
         "versions": dict(manifest["versions"]),

@@ -83,6 +83,12 @@ def render_report(
     )
 
 
+def _sizes(sizes: Sequence[Mapping[str, int]]) -> str:
+    """The number of workers, and the step of each change."""
+    first, *later = sizes
+    return "; ".join([str(first["workers"]), *(f"{size['workers']} from step {size['step']:,}" for size in later)])
+
+
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
     """How the run was made, in groups of names and values."""
     data, timing = report["dataset"], report["timing"]
@@ -91,7 +97,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]
         (
             "Execution",
             [
-                ("workers", report["workers"]),
+                ("workers", _sizes(report["sizes"])),
                 ("replicas in sync", report["replicas"]),
                 ("device", report["device"]),
                 ("start-up", duration(timing["startup_s"])),

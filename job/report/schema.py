@@ -81,6 +81,11 @@ SCHEMA: dict[str, Any] = {
             "settings_hash": _SHA256 | {"description": "over data, model and settings that must match for a resume"},
             "model_sha256": _SHA256 | {"description": "of model.py; reports of earlier versions have none"},
             "workers": {"type": "integer", "minimum": 1},
+            "sizes": {
+                "type": "array",
+                "description": "each change of the number of workers; reports of earlier versions have none",
+                "items": _object("so many workers trained from this step on", {"step": _COUNT, "workers": _COUNT}),
+            },
             "replicas": {"type": "integer", "minimum": 1, "description": "replicas in sync, over all workers"},
             "device": {"type": "string", "description": "cpu or gpu"},
             "versions": {"type": "object", "additionalProperties": _TEXT, "description": "of Python and libraries"},
@@ -188,6 +193,6 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
         },
-        optional=("model_sha256", "data", "beside_latest"),
+        optional=("model_sha256", "data", "beside_latest", "sizes"),
     ),
 }

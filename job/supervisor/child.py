@@ -47,7 +47,7 @@ def run_child(work: Callable[[Config, Cluster, Reporter], int]) -> NoReturn:
         use_model(config.model)
         code = work(config, cluster, report)
     except Exception as error:  # noqa: BLE001 - every exception becomes an exit code and a sentence
-        failure = failure_of(error, cluster.workers)
+        failure = failure_of(error, cluster.size)
         if failure.code == Exit.BUG:
             traceback.print_exc()
         code = failure.code

@@ -39,6 +39,7 @@ class WorkerStatus:
         self.metrics = Metrics(cluster.run, cluster.rank, cluster.workers, cores=cgroup.cpu_limit())
         self._writer = LineWriter(log)
         self._progress: dict[str, int | None] = {}  # the last known values of PROGRESS
+        self._joined = cluster.workers  # when the workers last met
 
     @property
     def step(self) -> int | None:
@@ -60,7 +61,8 @@ class WorkerStatus:
         is_news = record.phase != self.phase or record.loss is not None or record.message
         self._take(record)
         if is_news:
-            self._show(record)
+            fewer = self._joined if self._joined < self._cluster.workers else None
+            self._show(dataclasses.replace(record, joined=fewer))
 
     def report(self, phase: str, **fields: Any) -> None:
         """Show a record of the supervisor's own."""
@@ -82,6 +84,7 @@ class WorkerStatus:
         self.phase = record.phase
         self.accuracy = record.accuracy if record.phase == "published" else None
         self._progress |= {name: value for name in PROGRESS if (value := getattr(record, name)) is not None}
+        self._joined = self._joined if record.joined is None else record.joined
         self.metrics.update(record)
         self._peers.send_status(record.phase, self._restarts.total)
 

@@ -111,7 +111,7 @@ class Supervisor:
                 return outcome
             raise
         self._model = must_match["model"]
-        self._peers.connect(settings_hash(must_match), self._model)
+        self._peers.connect(settings_hash(must_match), self._model, self._config.min_workers)
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         with ExitStack() as stack:
             with errors_from("port", port):
@@ -159,13 +159,13 @@ class Supervisor:
         return self._run_process("job.supervisor.trainer", cluster, round_id, self._channel)
 
     def _meet(self) -> tuple[str, tuple[str, ...]]:
-        """Wait until all workers have joined; returns the id of the round, and every worker's address."""
+        """Wait until the workers have met; returns the id of the round, and each worker's address, empty if missing."""
         cluster, timeout_s = self._cluster, self._config.join_timeout
         if cluster.workers == 1:
             return "", cluster.tensorflow
         self._report_joined(0)
         attempt = self._peers.start_attempt()
-        attendance = Attendance(cluster.workers)
+        attendance, waits_outside = Attendance(cluster.workers), False
         deadline = time.monotonic() + timeout_s
         while event := self._next_event(deadline):
             if isinstance(event, Stop):
@@ -176,19 +176,35 @@ class Supervisor:
             reply = event.reply
             if not isinstance(reply, str) and reply.addresses:
                 check_distinct(reply.addresses)
-                self._report_joined(cluster.workers)
+                self._report_joined(reply.joined, complete=True)
                 return reply.round_id, reply.addresses
+            if not isinstance(reply, str) and reply.outside:
+                # The others train, and take this worker in at their next checkpoint.
+                deadline = time.monotonic() + timeout_s
+                if not waits_outside:
+                    self._report_outside(reply.joined)
+                waits_outside = True
+                continue
+            waits_outside = False
             refusal = self._peers.refusal
             before, attendance = attendance, attendance.after(reply, refusal)
             if attendance.joined != before.joined:
                 self._report_joined(attendance.joined)
             if (attendance.unreachable or refusal) and attendance.missing != before.missing:
                 self._status.report("waiting", message=attendance.missing)
-        message = f"not all of the {cluster.workers} workers joined within {timeout_s} s: {attendance.missing}"
+        few = "not enough" if self._config.min_workers else "not all"
+        message = f"{few} of the {cluster.workers} workers joined within {timeout_s} s: {attendance.missing}"
         raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "check why they did not start")
 
-    def _report_joined(self, joined: int) -> None:
-        self._status.report("waiting", joined=joined, message=f"{joined} of {self._cluster.workers} workers joined")
+    def _report_joined(self, joined: int, *, complete: bool = False) -> None:
+        message = f"{joined} of {self._cluster.workers} workers joined"
+        if complete and joined < self._cluster.workers:
+            message = f"training with {joined} of {self._cluster.workers} workers"
+        self._status.report("waiting", joined=joined, message=message)
+
+    def _report_outside(self, others: int) -> None:
+        message = f"{others} of {self._cluster.workers} workers train; this one joins them at their next checkpoint"
+        self._status.report("waiting", message=message)
 
     def _run_process(self, module: str, cluster: Cluster, round_id: str, channel: socket.socket | None) -> Outcome:
         """Run a process to its exit; end it on SIGTERM, if it hangs, or if the workers meet in a new round."""

@@ -49,7 +49,7 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
 
         dataset = loading.result()
     report("joining")
-    threads = config.threads or cgroup.step_threads(-(-config.batch_size // cluster.workers))
+    threads = config.threads or cgroup.step_threads(-(-config.batch_size // cluster.size))
     joined = strategy.join(cluster, config.device, threads, config.join_timeout)
     report.start_pulse()
     # TensorFlow's server has replaced Python's handler by its own, so this must come after join().

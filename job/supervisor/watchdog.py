@@ -101,6 +101,7 @@ class Watchdog:
         self._kill_at = self._give_up_at = NEVER
         self._record_at = self._checked_at = clock()
         self._joining_since = NEVER
+        self._resumed_from = 0  # the step of the checkpoint that the process restored
         self._resumed_at = -NEVER  # this process was stopped until then, and could not read what came meanwhile
 
     @property
@@ -122,6 +123,11 @@ class Watchdog:
             self.final_record = record
         if record.phase != "failed":
             self._status.update(record)
+        if record.phase != "training":
+            self._resumed_from = record.checkpoint or self._resumed_from
+        elif (record.checkpoint or 0) > self._resumed_from and (record.step or 0) < (record.steps or 0):
+            # Each round makes a checkpoint of its own before the next one, however often a worker comes and goes.
+            self._peers.take_in()
 
     def request_exit(self, seconds: float, outcome: Outcome) -> None:
         """Make the process exit within so many seconds, or at once if it has nothing to save.

@@ -43,8 +43,8 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
     Raises:
         JobError: 78 if the checkpoints do not fit this run, or none is intact; 73 or 75 from the output folder.
     """
-    workers, threads = worker.cluster.workers, worker.threads
-    start = Checkpoint(0, workers, threads, dict(settings), 0.0, model.init(config.seed))
+    workers, threads = worker.cluster.size, worker.threads
+    start = Checkpoint(0, workers, threads, dict(settings), 0.0, model.init(config.seed), sizes=((0, workers),))
     if output is None:
         return start
 
@@ -62,7 +62,7 @@ def restore(config: Config, worker: Worker, settings: Mapping[str, Any], output:
     check_shapes(checkpoint.params, start.params)
     message = f"resuming from the checkpoint at step {checkpoint.step}{changes(checkpoint, start)}"
     worker.report("restoring", step=checkpoint.step, checkpoint=checkpoint.step, reason="resumed", message=message)
-    return dataclasses.replace(checkpoint, workers=workers, threads=threads)
+    return checkpoint.resumed_by(workers, threads)
 
 
 def changes(before: Checkpoint, now: Checkpoint) -> str:
@@ -99,7 +99,7 @@ class Checkpointer:
         worker: this process.
         output: rank 0's run folder; None on the other ranks.
         packing: of the parameters.
-        checkpoint: restore()'s; those that are saved have its settings, workers and threads.
+        checkpoint: restore()'s; those that are saved have its settings, workers, sizes and threads.
     """
 
     def __init__(self, worker: Worker, output: RunFolder | None, packing: Packing, checkpoint: Checkpoint) -> None:

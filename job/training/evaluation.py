@@ -33,9 +33,9 @@ class Evaluator:
     def __init__(self, worker: Worker, collectives: Collectives, rows: Rows, batch_size: int) -> None:
         self._worker, self._collectives = worker, collectives
         self._count = rows.count
-        self._batches = evaluation_batches(rows, worker.cluster.workers, worker.cluster.rank, batch_size)
+        self._batches = evaluation_batches(rows, worker.cluster.size, worker.cluster.place, batch_size)
         # The last worker may have fewer batches than the first, but all take part in the same number of votes.
-        self._votes = math.ceil(math.ceil(rows.count / worker.cluster.workers) / batch_size)
+        self._votes = math.ceil(math.ceil(rows.count / worker.cluster.size) / batch_size)
         self._stopped = False
         self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
 

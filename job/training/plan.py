@@ -46,8 +46,8 @@ class Plan:
         config: the run's settings.
         count: examples in the training set.
         row_bytes: bytes of one image.
-        workers: number of workers, N.
-        rank: rank of this worker, 0 to N - 1.
+        workers: number of workers that train, N.
+        rank: this worker's place among them, 0 to N - 1, which is its rank if no worker is missing.
     """
 
     config: Config
@@ -59,7 +59,7 @@ class Plan:
     @classmethod
     def of(cls, config: Config, cluster: Cluster, rows: Rows) -> Plan:
         """The plan of this worker for a training set."""
-        return cls(config, rows.count, math.prod(rows.shape), cluster.workers, cluster.rank)
+        return cls(config, rows.count, math.prod(rows.shape), cluster.size, cluster.place)
 
     @property
     def batch_size(self) -> int:

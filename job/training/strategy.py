@@ -35,10 +35,10 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
             worker's port is taken or a peer does not come.
     """
     configure(device, threads, in_cluster=cluster.job_uid != LOCAL_UID)
-    if cluster.workers == 1:
+    if cluster.size == 1:
         return tf.distribute.get_strategy()
     os.environ["TF_CONFIG"] = cluster.tf_config()
-    internals.limit_wait_for_peers(cluster.workers, timeout_s)
+    internals.limit_wait_for_peers(cluster.size, timeout_s)
     implementation = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if device == "gpu" else implementation.RING
@@ -46,7 +46,7 @@ def join(cluster: Cluster, device: str, threads: int, timeout_s: int) -> tf.dist
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     except tf.errors.DeadlineExceededError as error:
-        message = f"not all of the {cluster.workers} workers joined within {timeout_s} s"
+        message = f"not all of the {cluster.size} workers joined within {timeout_s} s"
         raise JobError(Exit.TRY_AGAIN, "peers-missing", message, "check why the others did not start") from error
     except tf.errors.UnknownError as error:
         if internals.PORT_TAKEN not in str(error):

@@ -91,6 +91,7 @@ def run(name: str = "mnist-a", classes: Sequence[str] = DIGITS, **changes: Any) 
     manifest |= {key: changes.pop(key) for key in manifest.keys() & changes.keys()}
     values: dict[str, Any] = {
         "manifest": manifest,
+        "sizes": ((0, 2),),
         "replicas": 2,
         "curve": [
             {"epoch": 1, "step": 100, "loss": 0.8, "accuracy": None},

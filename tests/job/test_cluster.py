@@ -327,6 +327,17 @@ def test_tensorflow_gets_the_same_identity() -> None:
     assert again == Cluster("r", "u", 1, ("a:1", "b:2"), ("a:9100", "b:9100"))
 
 
+def test_a_worker_that_does_not_train_has_no_place() -> None:
+    """The others have places in the order of their ranks, which TensorFlow gets; the ranks stay as they are."""
+    cluster = Cluster("r", "u", 3, ("a:1", "", "c:1", "d:1"), ("a:2", "b:2", "c:2", "d:2"))
+    assert (cluster.workers, cluster.size, cluster.place) == (4, 3, 2)
+    assert json.loads(cluster.tf_config()) == {
+        "cluster": {"worker": ["a:1", "c:1", "d:1"]},
+        "task": {"type": "worker", "index": 2},
+    }
+    assert identify(cluster.environment()) == cluster
+
+
 @pytest.mark.parametrize(
     ("environ", "again"),
     [({}, 75), (INDEXED, 75), (tf_config(worker=["a:1"]), 143), ({**PEERS, **tf_config(worker=["a:1"])}, 75)],

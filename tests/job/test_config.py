@@ -29,6 +29,8 @@ BEYOND = [
     ("dataset", "Mnist", "--dataset must be lower-case letters, digits and underscores, not 'Mnist'"),
     ("workers", 0, "--workers must be at least 1, not 0"),
     ("workers", 1001, "--workers must be at most 1000, not 1001"),
+    ("min_workers", -1, "--min-workers must be at least 0, not -1"),
+    ("min_workers", 1001, "--min-workers must be at most 1000, not 1001"),
     ("sync_every", 0, "--sync-every must be at least 1, not 0"),
     ("evaluate_every", -1, "--evaluate-every must be at least 0, not -1"),
     ("log_every", 0, "--log-every must be at least 1, not 0"),
@@ -60,6 +62,8 @@ WITHIN: list[tuple[str, Any]] = [
     ("name", "run-1"),
     ("workers", 1),
     ("workers", 1000),
+    ("min_workers", 0),
+    ("min_workers", 1000),
     ("sync_every", 1),
     ("evaluate_every", 0),
     ("log_every", 1),
@@ -144,6 +148,20 @@ def test_a_name_leaves_room_for_the_index_of_each_worker(workers: int, limit: in
     name = "a" * (limit + 1)
     sentence = f"--name must be at most {limit} characters with {workers} worker(s), not {limit + 1}: {name!r}"
     assert refusal(f"--name={name}", f"--workers={workers}") == (Exit.USAGE, "usage", sentence)
+
+
+def test_fewer_workers_are_refused_with_local_sgd() -> None:
+    """Another number of workers would give another model."""
+    sentence = "--min-workers cannot be used with --sync-every above 1, here 5; leave out one of them: "
+    sentence += "with local SGD, another number of workers gives another model"
+    assert refusal("--min-workers=1", "--sync-every=5") == (Exit.USAGE, "usage", sentence)
+
+
+def test_a_run_cannot_need_more_workers_than_it_has() -> None:
+    """The number is that of the run, which the flags do not say in a cluster."""
+    configs.check_min_workers(Config(min_workers=3), 3)
+    with pytest.raises(JobError, match="--min-workers must be at most the number of workers, 2, not 3"):
+        configs.check_min_workers(Config(min_workers=3), 2)
 
 
 def test_argv_is_the_inverse_of_parse() -> None:

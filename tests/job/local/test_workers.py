@@ -387,6 +387,23 @@ def test_a_run_that_is_decided_starts_no_worker_again(monkeypatch: pytest.Monkey
     assert workers.follow(2, events_queue, RecordingDisplay(), never) == 0
 
 
+@pytest.mark.parametrize(("lost", "code"), [([(2, 137)], 0), ([(2, 137), (1, 137)], 137), ([(2, 70)], 70)])
+def test_a_run_that_can_miss_a_worker_ends_for_lack_of_two(
+    lost: list[tuple[int, int]], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three workers, two are enough; a failure that a replacement would repeat ends the run in any case."""
+    monkeypatch.setattr(workers, "END_S", 0.0)
+    monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.0, 0.0, 0.0))
+    events_queue: workers.Events = queue.SimpleQueue()
+    for event in [each for each in lost for _ in range(MAX_RESTARTS + 1)]:
+        events_queue.put(event)
+    if not code:
+        events_queue.put((0, 0))
+        events_queue.put((1, 0))
+    restarted: list[int] = []
+    assert workers.follow(3, events_queue, RecordingDisplay(), restarted.append, 2) == code
+
+
 def test_rank_0_may_just_be_publishing() -> None:
     """After another worker's failure rank 0 has a moment to exit with its verdict, which then counts."""
     events_queue: workers.Events = queue.SimpleQueue()

@@ -47,6 +47,7 @@ def made(step: int, **changes: Any) -> Checkpoint:
         "settings": SETTINGS,
         "seconds": step / 3,
         "params": params,
+        "sizes": ((0, 3), (1, 2)),
     } | changes
     return Checkpoint(step, **values, since_record=SinceRecord(0.5, 0.25, step, 2.0))
 
@@ -56,7 +57,8 @@ def plain(found: Checkpoint | None) -> object:
     if found is None:
         return None
     params = {name: (array.dtype, array.shape, array.tobytes()) for name, array in found.params.items()}
-    return found.step, found.workers, found.threads, found.settings, found.seconds, params, found.since_record
+    since = found.since_record
+    return found.step, found.workers, found.threads, found.settings, found.seconds, params, since, found.sizes
 
 
 def names(folder: Path) -> list[str]:
@@ -70,6 +72,23 @@ class Warnings(list[str]):
     def __call__(self, sentence: str) -> None:
         """Take one."""
         self.append(sentence)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "now", "after"),
+    [
+        ((), 2, ((0, 2),)),
+        ((), 3, ((0, 2), (7, 3))),
+        (((0, 4), (5, 2)), 2, ((0, 4), (5, 2))),
+        (((0, 4), (5, 2)), 4, ((0, 4), (5, 2), (7, 4))),
+        (((0, 4), (7, 2)), 3, ((0, 4), (7, 3))),
+        (((0, 4), (7, 2)), 4, ((0, 4),)),
+    ],
+)
+def test_each_change_of_the_number_of_workers_is_kept(sizes: Any, now: int, after: Any) -> None:
+    """With its step. A number of workers that made no step is left out; an earlier version kept only the last one."""
+    resumed = made(7, sizes=sizes).resumed_by(now, 1)
+    assert (resumed.workers, resumed.sizes) == (now, after)
 
 
 def silent(sentence: str) -> None:

@@ -135,6 +135,21 @@ def test_a_silent_peer_ends_a_trainer_that_makes_no_steps(scene: Scene) -> None:
     assert scene.killed == ("peer-lost", f"worker {silent} has sent nothing for 10 s")
 
 
+def test_workers_are_taken_in_after_the_first_checkpoint_of_a_round() -> None:
+    """Not before, so that each round makes progress, and not after the last step, which only evaluation follows."""
+    scene, taken = Scene(0), []
+    scene.peers.take_in = lambda: taken.append(scene.watchdog)  # type: ignore[method-assign]
+    for phase, step, checkpoint in [
+        ("restoring", 60, 60),
+        ("training", 80, 60),
+        ("training", 600, 540),
+    ]:
+        scene.watchdog.take_record(Record(0.0, "r", 0, phase, step=step, steps=600, checkpoint=checkpoint))
+        assert not taken
+    scene.watchdog.take_record(Record(0.0, "r", 0, "training", step=140, steps=600, checkpoint=120))
+    assert taken
+
+
 def test_a_silent_supervisor_ends_no_trainer_that_makes_steps(scene: Scene) -> None:
     """Each step takes all trainers, so that the silent worker's trainer must be running."""
     scene.pass_s(300, steps=True)
