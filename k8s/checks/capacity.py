@@ -11,7 +11,7 @@ from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, accepts, follows, place_of
 from k8s.diagnose import catalogue
 from k8s.render.render import GPU
-from k8s.state.names import trainer_of
+from k8s.state.names import least_workers, trainer_of
 from k8s.state.pods import node_labels
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def check_quota(cluster: Cluster, job: Object) -> Check:
             if total and exceeds(amount(used.get(resource, "0")) + total, amount(most)):
                 message = f"quota {each['metadata']['name']} has {used.get(resource, '0')} of {most} {resource} used"
                 message += f"; {worker_count(workers)} would use {as_quantity(resource, total)} more"
-                return Check("quota", "failed", message, catalogue.remedy("quota"))
+                fewest = total * least_workers(job) / workers
+                fits_some = not exceeds(amount(used.get(resource, "0")) + fewest, amount(most))
+                return Check("quota", "warning" if fits_some else "failed", message, catalogue.remedy("quota"))
     return Check("quota", "ok", f"room for {worker_count(workers)}")
 
 
@@ -124,7 +126,8 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
     free = most({name: fits(left, requested) for name, left in unused.items() if name in (beside or unused)})
     if free < workers:
         there = f" on node {', '.join(sorted(beside))}, where the claim is in use" if beside else ""
-        message = f"there is room for {free} of {worker_count(workers)} now{there}; the run waits for the rest"
+        does = "waits for the rest" if free < least_workers(job) else "trains with fewer until there is more"
+        message = f"there is room for {free} of {worker_count(workers)} now{there}; the run {does}"
         return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
     return Check("nodes", "ok", f"room for {describe_workers(workers, trainer)}")
 

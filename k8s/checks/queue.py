@@ -9,7 +9,7 @@ from k8s.api.errors import ApiError
 from k8s.checks.capacity import amount, as_quantity, exceeds, pod_amounts, requests, worker_count
 from k8s.checks.check import Check
 from k8s.diagnose.queueing import words
-from k8s.state.names import QUEUE_LABEL
+from k8s.state.names import QUEUE_LABEL, least_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +69,10 @@ def inactive(queue: Object) -> str:
 def shortages(cluster_queue: Object, job: Object) -> Iterator[str]:
     """Why a run can never fit into a ClusterQueue, even if nothing else runs: a sentence for each group of resources.
 
-    Kueue admits all workers of a run together, and takes the resources of one group from one of its flavours.
+    Kueue admits all workers of a run together, or as few as it can train with, and takes the resources of one group
+    from one of its flavours.
     """
-    name, workers = cluster_queue.get("metadata", {}).get("name"), job["spec"]["completions"]
+    name, workers = cluster_queue.get("metadata", {}).get("name"), least_workers(job)
     each = pod_amounts(job["spec"]["template"]["spec"], requests)
     asked = {resource: workers * value for resource, value in each.items() if value}
     groups = cluster_queue.get("spec", {}).get("resourceGroups", [])

@@ -65,6 +65,8 @@ def add_submission(
     image = "image of the job (default: $MNIST_JOB_IMAGE, or the overlay's)"
     add("--image", default=variable("IMAGE"), help=image)
     add("--workers", type=int, metavar="N", help="number of workers (default: the overlay's)")
+    text = "number of workers that train while others are missing (default: all)"
+    add("--min-workers", type=int, metavar="M", help=text)
     add("--deadline", metavar="TIME", help="time after which the run fails, such as 90m or 6h (default: the overlay's)")
     claim = f"claim for the output (default: $MNIST_JOB_CLAIM, or the overlay's, {CLAIM})"
     add("--claim", metavar="NAME", default=variable("CLAIM"), help=claim)
@@ -114,6 +116,7 @@ def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
         components=tuple(arguments.component),
         image=arguments.image,
         workers=arguments.workers,
+        min_workers=arguments.min_workers,
         cpu=arguments.cpu,
         memory=arguments.memory,
         gpus=arguments.gpus,

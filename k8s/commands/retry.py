@@ -46,6 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", metavar="NAME", help="the run")
     add("--workers", type=int, metavar="N", help="number of workers (default: unchanged)")
+    text = "number of workers that train while others are missing (default: unchanged)"
+    add("--min-workers", type=int, metavar="M", help=text)
     add("--image", help="image of the job (default: unchanged)")
     add("--cpu", metavar="QUANTITY", help="CPUs of each worker, as its request and its limit")
     add("--memory", metavar="QUANTITY", help="memory of each worker, as its request and its limit")
@@ -62,6 +64,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
         name=arguments.name,
         image=arguments.image,
         workers=arguments.workers,
+        min_workers=arguments.min_workers,
         cpu=arguments.cpu,
         memory=arguments.memory,
         queue=arguments.queue,

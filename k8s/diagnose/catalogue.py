@@ -284,6 +284,13 @@ PROBLEMS: dict[str, Problem] = {
         "{run} {flags}`",
         FAILED_OR_REPLACED,
     ),
+    "chief-lost": Problem(
+        "with --min-workers, worker 0 was replaced as often as the Job allows; the others wait for it until they give "
+        "up, or until the run's deadline",
+        "`mnist-job logs {run} --rank 0 {flags}` shows its last lines; fix the cause, then run `mnist-job cancel {run} "
+        "{flags}` and `mnist-job retry {run} {flags}`",
+        FAILED_OR_REPLACED,
+    ),
     "unknown-code": Problem(
         "a process ended with an exit code that the job does not use, and left no message",
         "see the last lines of the log; the image's entry point must be this project's",

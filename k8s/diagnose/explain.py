@@ -29,7 +29,18 @@ from k8s.state.exits import (
 )
 from k8s.state.names import QUEUE_LABEL
 from k8s.state.pods import has_finished, stage, started
-from k8s.state.run import DONE, FAILED, Run, decisive_exit, exhausted_ranks, failing_pod, published_exit, state
+from k8s.state.run import (
+    DONE,
+    FAILED,
+    Run,
+    decisive_exit,
+    exhausted_ranks,
+    failed_ranks,
+    failing_pod,
+    published_exit,
+    state,
+    trains_with_fewer,
+)
 
 if TYPE_CHECKING:
     from k8s.state.exits import ContainerExit
@@ -63,11 +74,31 @@ def explain_run(run: Run) -> Explanation:
     }
     if current.word in stopped:
         return Explanation(current.word, stopped[current.word], remedy_for(run, current.word))
+    if 0 in failed_ranks(run):
+        return explain_lost_chief(run)
     if cause := next(pending_causes(run), None):
-        # Others may wait for that quota.
-        held = f"; Kueue has admitted the run, so it keeps its quota of the queue {queue} meanwhile" if queue else ""
-        return dataclasses.replace(cause, sentence=cause.sentence + held)
+        return explain_fewer(run, cause) if trains_with_fewer(run) else with_quota(cause, queue)
     return explain_replacement(run) or explain_progress(run)
+
+
+def explain_lost_chief(run: Run) -> Explanation:
+    """Why a run makes no step whose rank 0 failed too often: Kubernetes counts it like any other worker."""
+    failures = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
+    sentence = f"worker 0 failed {failures} times, the most that the Job allows, and the others cannot train without it"
+    return Explanation("chief-lost", sentence, remedy_for(run, "chief-lost"), 0)
+
+
+def explain_fewer(run: Run, cause: Explanation) -> Explanation:
+    """What a run is doing that trains without the workers that something prevents from starting."""
+    sentence = f"nothing is wrong: {state(run)}; {cause.sentence}; once started, it joins at the next checkpoint"
+    return dataclasses.replace(cause, sentence=sentence)
+
+
+def with_quota(cause: Explanation, queue: str | None) -> Explanation:
+    """The cause why a run does not start, and that the run keeps its quota meanwhile if Kueue has admitted it."""
+    # Others may wait for that quota.
+    held = f"; Kueue has admitted the run, so it keeps its quota of the queue {queue} meanwhile" if queue else ""
+    return dataclasses.replace(cause, sentence=cause.sentence + held)
 
 
 def explain_failure(run: Run) -> Explanation:

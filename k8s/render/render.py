@@ -15,10 +15,12 @@ from k8s.state.names import (
     CONTAINER,
     DATA,
     DATA_VOLUME,
+    MIN_PARALLELISM,
     NAME_LABEL,
     QUEUE_LABEL,
     claim_labels,
     claims,
+    least_workers,
     trainer_of,
 )
 
@@ -127,7 +129,28 @@ def fill_job(job: Object, submission: Submission) -> Object:
     set_variables(trainer, {**extra_variables(submission), "WORKERS": str(spec["completions"])})
     set_placement(template["spec"], submission)
     trainer["args"] += submission.arguments
+    if submission.min_workers is not None:
+        trainer["args"].append(f"--min-workers={submission.min_workers}")
+    allow_missing_workers(job)
     return job
+
+
+def allow_missing_workers(job: Object) -> None:
+    """Let a Job go on, and Kueue start it, without the workers that its training can miss; it is changed in place.
+
+    Raises:
+        JobError: 64, it has fewer workers than the training needs, or averages parameters.
+    """
+    spec, least = job["spec"], least_workers(job)
+    annotations = job["metadata"].get("annotations", {})
+    annotations.pop(MIN_PARALLELISM, None)
+    args = trainer_of(spec["template"])["args"]
+    if not any(arg.startswith("--min-workers=") for arg in args):
+        return
+    config.check_min_workers(config.parse(args[1:]), spec["completions"])
+    spec["maxFailedIndexes"] = spec["completions"] - least
+    if QUEUE_LABEL in job["metadata"]["labels"]:
+        job["metadata"]["annotations"] = annotations | {MIN_PARALLELISM: str(least)}
 
 
 def set_placement(spec: Object, submission: Submission) -> None:

@@ -44,6 +44,7 @@ IDENTITY = {
 NOT_TRAINING = {
     "workers": "give it before the --",
     "model": "give it before the --",
+    "min-workers": "give it before the --",
     "name": "give it before the --",
     "data": "the image holds the dataset at /data; to use a claim with another dataset, give --data before the --",
     "output": "the claim is mounted at /output",
@@ -68,6 +69,7 @@ class Submission:
     components: tuple[str, ...] = ()
     image: str | None = None
     workers: int | None = None
+    min_workers: int | None = None
     cpu: str | None = None
     memory: str | None = None
     gpus: int | None = None
@@ -86,6 +88,8 @@ class Submission:
     def __post_init__(self) -> None:
         if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
             raise usage_error(f"--workers must be from 1 to {MOST_WORKERS}, not {self.workers}")
+        if self.min_workers is not None and self.min_workers < 1:
+            raise usage_error(f"--min-workers must be at least 1, not {self.min_workers}")
         config.check_name(self.name, self.workers or 1)
         if self.cpu is not None:
             match_value("--cpu", CPU, "a Kubernetes quantity above 0 such as 500m or 2", self.cpu)

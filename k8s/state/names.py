@@ -33,6 +33,7 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+MIN_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"  # annotation of a Job: with how many pods Kueue may start it
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"  # of a Workload: its Job's
 NO_QUEUE = "mnist-job-cancelled"  # the queue of a cancelled Job; no queue has this name, so Kueue starts nothing in it
 # Annotations
@@ -73,6 +74,14 @@ def trainer_of(template_or_pod: Mapping[str, Any]) -> Object:
     """The trainer's container in a pod or in a Job's template."""
     found: Object = next(c for c in template_or_pod["spec"]["containers"] if c["name"] == CONTAINER)
     return found
+
+
+def least_workers(job: Mapping[str, Any]) -> int:
+    """How many workers of a Job can train without the others: its --min-workers, by default all."""
+    flag = "--min-workers="
+    given = [arg for arg in trainer_of(job["spec"]["template"]).get("args", []) if arg.startswith(flag)]
+    least = given[-1].removeprefix(flag) if given else ""
+    return int(least) if least.isdecimal() and int(least) else int(job["spec"]["completions"])
 
 
 def claim_of(template_or_pod: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from k8s.state.exits import REASON_OF_CODE, ContainerExit, container_exits, firs
 from k8s.state.names import (
     CANCELLED,
     QUEUE_LABEL,
+    least_workers,
     rank_of,
     run_name,
 )
@@ -136,7 +137,16 @@ def state(run: Run) -> State:
         if CANCELLED in metadata.get("annotations", {}):
             return State("cancelled")
         return State(suspended, run.evicted if suspended == "queued" else "")
-    return state_of_end(run) or state_from_pods(run) or state_from_record(run.record, run.workers)
+    start = None if trains_with_fewer(run) else state_from_pods(run)
+    return state_of_end(run) or start or state_from_record(run.record, run.workers)
+
+
+def trains_with_fewer(run: Run) -> bool:
+    """Whether a run goes on although workers are missing, as its rank 0 last reported."""
+    record, chief = run.record, run.newest.get(0)
+    if record is None or chief is None or has_finished(chief) or least_workers(run.job) == run.workers:
+        return False
+    return record.phase in ("training", "evaluating", "publishing") and (record.joined or run.workers) < run.workers
 
 
 def published_exit(run: Run) -> ContainerExit | None:
@@ -192,9 +202,12 @@ def failing_pod(run: Run) -> tuple[str, int] | None:
 
 def exhausted_ranks(run: Run) -> set[int]:
     """The ranks that failed too often, of a Job that failed because of that."""
-    reason = (run.condition(*FAILED) or {}).get("reason")
-    failed = run.job.get("status", {}).get("failedIndexes", "") if reason in TOO_OFTEN else ""
-    ranges = [part.partition("-") for part in failed.split(",") if part]
+    return failed_ranks(run) if (run.condition(*FAILED) or {}).get("reason") in TOO_OFTEN else set()
+
+
+def failed_ranks(run: Run) -> set[int]:
+    """The ranks that failed too often. With --min-workers, their Job may go on."""
+    ranges = [part.partition("-") for part in run.job.get("status", {}).get("failedIndexes", "").split(",") if part]
     return {rank for first, _, last in ranges for rank in range(int(first), int(last or first) + 1)}
 
 
@@ -240,7 +253,8 @@ def state_from_record(record: Record | None, workers: int) -> State:
         return State("joining", f"{record.joined or 0}/{workers}")
     if record.phase == "training" and record.step is not None and record.steps:
         share = record.step / record.steps
-        return State("training", f"{100 * share:.0f}%", done=share, accuracy=record.accuracy)
+        fewer = f" with {record.joined} of {workers} workers" if record.joined else ""
+        return State("training", f"{100 * share:.0f}%{fewer}", done=share, accuracy=record.accuracy)
     done = 1.0 if record.phase in ("evaluating", "publishing", "published") else None
     return State("loading" if record.phase == "data" else record.phase, done=done)
 

@@ -25,6 +25,14 @@ def job(workers: int = 2, condition: str = "", reason: str = "", message: str = 
     return {"metadata": metadata, "spec": spec, "status": {"conditions": conditions, **status}}
 
 
+def elastic(workers: int, least: int, **status: Any) -> Object:
+    """A Job that goes on with so many of its workers."""
+    found = job(workers, **status)
+    found["spec"]["maxFailedIndexes"] = workers - least
+    found["spec"]["template"]["spec"]["containers"][0]["args"] = ["train", f"--min-workers={least}"]
+    return found
+
+
 def container() -> Object:
     """The trainer."""
     resources = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}

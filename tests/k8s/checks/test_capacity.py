@@ -79,6 +79,15 @@ def test_quota(job: Object, found: Object, message: str | None) -> None:
     assert capacity.check_quota(CheckedCluster(found).given(), job) == expected
 
 
+def test_a_run_that_can_do_with_fewer_workers_is_not_refused(job: Object) -> None:
+    """If the quota has room for as many as it needs; else it is. A run with fewer trains, and does not wait."""
+    trainer_of(job["spec"]["template"])["args"].append("--min-workers=1")
+    for most, state in (("1", "warning"), ("0", "failed")):
+        assert capacity.check_quota(CheckedCluster(quota({"pods": most})).given(), job).state == state
+    cluster = CheckedCluster(node("a", "1"), pod_on("a", "500m")).given()
+    assert "the run trains with fewer until there is more" in capacity.check_nodes(cluster, job).message
+
+
 @pytest.mark.parametrize(
     ("nodes", "together", "state", "message", "remedy"),
     [

@@ -67,7 +67,7 @@ def served(job: Object, *conditions: str, **annotations: str) -> Object:
 
 def again(cluster: FakeCluster, *training: str, name: str = "digits", output: str = "text", **flags: Any) -> int:
     """Run `retry`."""
-    given = dict.fromkeys(("workers", "image", "cpu", "memory", "queue", "deadline"))
+    given = dict.fromkeys(("workers", "min_workers", "image", "cpu", "memory", "queue", "deadline"))
     arguments = {
         "name": name,
         "output": output,

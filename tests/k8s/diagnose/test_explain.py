@@ -16,6 +16,7 @@ from k8s.state.run import Run
 from tests.k8s.objects import (
     condition,
     cut_off,
+    elastic,
     ended,
     event,
     job,
@@ -283,6 +284,32 @@ IN_USE = (
     "none needed if that pod ends soon; otherwise keep all pods that use the claim on one node (--component one-node), "
     "or choose a ReadWriteMany claim with --claim"
 )
+
+
+def test_a_run_that_trains_with_fewer_workers() -> None:
+    """What a worker waits for holds up nobody, and is still explained."""
+    trains = record("training", step=45, steps=100, joined=2)
+    message = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate."
+    run = Run(elastic(3, 2), (*BOTH, unscheduled(2, message)), record=trains)
+    assert why(run)[0].startswith("nothing is wrong: training 45% with 2 of 3 workers; worker 2 cannot be scheduled: ")
+    assert "; once started, it joins at the next checkpoint" in why(run)[0]
+    assert why(run)[-1].startswith("remedy: ")
+    assert why(Run(run.job, BOTH, record=trains)) == ["nothing is wrong: training 45% with 2 of 3 workers"]
+
+
+def test_a_worker_that_failed_for_good_does_not_end_the_run() -> None:
+    """Its Job allows that, but the others cannot train without rank 0."""
+    trains = record("training", step=45, steps=100, joined=2)
+    run = Run(elastic(3, 2, failedIndexes="2"), (*BOTH, ended(2, 137)), record=trains)
+    assert why(run)[0].startswith("nothing is wrong: training 45% with 2 of 3 workers")
+    lost = Run(elastic(3, 2, failedIndexes="0"), (ended(0, 137), running(1), running(2)))
+    assert why(lost) == [
+        "worker 0 failed 4 times, the most that the Job allows, and the others cannot train without it",
+        (
+            "remedy: `mnist-job logs demo --rank 0 -n team --context kind` shows its last lines; fix the cause, then run "
+            "`mnist-job cancel demo -n team --context kind` and `mnist-job retry demo -n team --context kind`"
+        ),
+    ]
 
 
 def test_a_pod_that_is_being_deleted_is_not_on_an_unreachable_node() -> None:

@@ -18,7 +18,7 @@ from k8s.render import render
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.render import GPU
 from k8s.render.submission import IDENTITY, Submission
-from k8s.state.names import CLAIM
+from k8s.state.names import CLAIM, least_workers, trainer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -245,6 +245,39 @@ def test_a_job_without_flags(overlay: str) -> None:
     assert render.job(Submission("digits", overlay=overlay)) == plain
 
 
+def test_a_job_that_goes_on_with_fewer_workers() -> None:
+    """As many indexes may fail as the training can miss workers, and Kueue may start the Job with fewer pods."""
+    rendered = render.job(Submission("digits", workers=4, min_workers=3))
+    assert rendered["spec"]["maxFailedIndexes"] == 1
+    assert trainer_of(rendered["spec"]["template"])["args"][-1] == "--min-workers=3"
+    assert "annotations" not in rendered["metadata"]
+    queued = render.job(Submission("digits", workers=4, min_workers=3, queue="night"))
+    assert queued["metadata"]["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "3"}
+    again = render.fill_job(queued, Submission("digits", workers=5, min_workers=2))
+    assert (again["spec"]["maxFailedIndexes"], least_workers(again)) == (3, 2)
+    assert again["metadata"]["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "2"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"workers": 2, "min_workers": 3}, "--min-workers must be at most the number of workers, 2, not 3"),
+        (
+            {"min_workers": 1, "arguments": ("--sync-every=5",)},
+            (
+                "--min-workers cannot be used with --sync-every above 1, here 5; leave out one of them: "
+                "with local SGD, another number of workers gives another model"
+            ),
+        ),
+    ],
+)
+def test_a_job_that_cannot_go_on_with_fewer_workers(fields: dict[str, Any], sentence: str) -> None:
+    """It is refused with the sentence of the job's own check."""
+    with pytest.raises(JobError) as caught:
+        render.job(Submission("digits", **fields))
+    assert (str(caught.value), caught.value.code) == (sentence, Exit.USAGE)
+
+
 def test_rendering_twice() -> None:
     """The same submission gives equal objects that share nothing."""
     first, second = render.job(Submission("digits")), render.job(Submission("digits"))
@@ -318,6 +351,11 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
         (
             {"arguments": ("--workers", "3")},
             "--workers cannot be given after the --; give it before the --",
+        ),
+        ({"min_workers": 0}, "--min-workers must be at least 1, not 0"),
+        (
+            {"arguments": ("--min-workers=1",)},
+            "--min-workers cannot be given after the --; give it before the --",
         ),
         ({"arguments": ("--name=x",)}, "--name cannot be given after the --; give it before the --"),
         (

@@ -13,7 +13,7 @@ from k8s.state.names import CANCELLED, JOB_NAME_LABEL, QUEUE_LABEL, RUN_LABEL, U
 from k8s.state.run import Run, State, state
 from tests.k8s import fakes
 from tests.k8s.fakes import FakeCluster
-from tests.k8s.objects import cut_off, ended, job, pod, record, running, termination, unscheduled, waiting
+from tests.k8s.objects import cut_off, elastic, ended, job, pod, record, running, termination, unscheduled, waiting
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -125,6 +125,19 @@ def test_the_newest_pod_of_each_rank_counts() -> None:
     run = Run(job(), (running(1, number=1), ended(1, int(Exit.TRY_AGAIN)), running(0)))
     assert [found["metadata"]["name"] for found in run.newest.values()] == ["demo-0-aaaa0", "demo-1-aaaa1"]
     assert str(state(dataclasses.replace(run, record=record("training", step=1, steps=2)))) == "training 50%"
+
+
+@pytest.mark.parametrize("third", [unscheduled(2, NO_ROOM), waiting(2), ended(2, 137), None])
+def test_a_run_that_trains_with_fewer_workers(third: Object | None) -> None:
+    """Whatever the others wait for. Before rank 0 trains, and where all workers are needed, the run waits for them."""
+    pods = (*BOTH, *([third] if third else []))
+    trains = record("training", step=45, steps=100, joined=2)
+    run = Run(elastic(3, 2), pods, record=trains)
+    assert str(state(run)) == "training 45% with 2 of 3 workers"
+    assert state(dataclasses.replace(run, record=record("publishing", step=9, steps=9, joined=2))).word == "publishing"
+    lost = dataclasses.replace(run, pods=(ended(0, 137), *pods[1:]))
+    for other in (dataclasses.replace(run, record=record("waiting", joined=1)), lost):
+        assert state(other).word != "training"
 
 
 def test_pods_of_a_job_before_are_none_of_its_own() -> None:
