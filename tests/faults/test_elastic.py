@@ -5,6 +5,7 @@ The parameters are those of an undisturbed run to float tolerance: the sums are 
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,3 +64,41 @@ def test_a_worker_that_does_not_come_back(
         assert assert_same_to_tolerance(team, undisturbed_run(WORKERS)) == [4, 3]
         assert [team[rank].exit_code() for rank in (1, 3)] == [0, 0]
         assert messages(team, 3)[-1] == "training with 3 of 4 workers"
+
+
+def test_a_worker_that_comes_back_is_taken_in(
+    digits: Path, tmp_path: Path, undisturbed_run: Callable[..., Team]
+) -> None:
+    """Not at once, but after the next checkpoint. All stop at one step, so that none is lost."""
+    with Team(digits, tmp_path, WORKERS, (*LONG, "--min-workers=2")).start() as team:
+        place = team[0].wait_for_step(100)
+        team[3].kill()
+        team[3].exit_code()
+        team[0].wait_for_phase("restoring", place)
+        team.start(3)
+        assert assert_same_to_tolerance(team, undisturbed_run(WORKERS, LONG)) == [4, 3, 4]
+        assert [worker.exit_code() for worker in team.workers.values()] == [0] * WORKERS
+        assert "3 of 4 workers train; this one joins them at their next checkpoint" in messages(team, 3)
+        resumed = [record for record in team[0].records if record.reason == "resumed"][-1]
+        assert f"asked to stop at step {resumed.step}" in [record.message for record in team[0].records]
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_workers_that_come_and_go(
+    digits: Path, tmp_path: Path, undisturbed_run: Callable[..., Team], least: int, point: float
+) -> None:
+    """Workers other than rank 0 are killed and replaced at random, also more of them than the run can miss."""
+    rng = random.Random(f"{least} {point}")  # noqa: S311 - no secret
+    with Team(digits, tmp_path, WORKERS, (*LONG, f"--min-workers={least}")).start() as team:
+        place = 0
+        for step in sorted(rng.sample(range(200, 7000), 6)):
+            place = team[0].wait_for_step(step, place)
+            rank = rng.randrange(1, WORKERS)
+            if team[rank].process.poll() is None:
+                team[rank].kill()
+                team[rank].exit_code()
+            if rng.random() < 0.5 or sum(each.process.poll() is None for each in team.workers.values()) < least:
+                team.start(rank)
+        sizes = assert_same_to_tolerance(team, undisturbed_run(WORKERS, LONG))
+        assert sizes[0] == WORKERS
+        assert min(sizes) >= least

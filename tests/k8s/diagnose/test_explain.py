@@ -306,8 +306,8 @@ def test_a_worker_that_failed_for_good_does_not_end_the_run() -> None:
     assert why(lost) == [
         "worker 0 failed 4 times, the most that the Job allows, and the others cannot train without it",
         (
-            "remedy: `mnist-job logs demo --rank 0 -n team --context kind` shows its last lines; fix the cause, then run "
-            "`mnist-job cancel demo -n team --context kind` and `mnist-job retry demo -n team --context kind`"
+            "remedy: `mnist-job logs demo --rank 0 -n team --context kind` shows its last lines; fix the cause, then "
+            "run `mnist-job cancel demo -n team --context kind` and `mnist-job retry demo -n team --context kind`"
         ),
     ]
 
