@@ -273,7 +273,7 @@ def test_one_of_an_earlier_version_is_restored(tmp_path: Path) -> None:
     metadata = {"step": "2", "workers": "2", "seconds": repr(made_then.seconds), "settings": settings}
     content = metadata | {"sha256": checkpoint._sha256(metadata, made_then.params)}
     (tmp_path / "2.safetensors").write_bytes(safetensors.save(made_then.params, content))
-    expected = dataclasses.replace(made_then, threads=None, since_record=SinceRecord())
+    expected = dataclasses.replace(made_then, threads=None, since_record=SinceRecord(), sizes=())
     assert plain(restore_newest(tmp_path, SETTINGS, silent)) == plain(expected)
 
 
