@@ -117,6 +117,7 @@ def test_file_is_a_safetensors_file_and_tells_what_it_is(tmp_path: Path) -> None
     assert metadata == {
         "step": "12",
         "workers": "2",
+        "sizes": "[[0, 3], [1, 2]]",
         "threads": "1",
         "seconds": "4.0",
         "settings": (
