@@ -15,7 +15,7 @@ from job.cluster import is_address
 from job.config import usage_error
 from job.errors import Exit, JobError
 from job.rendezvous.messages import Refused, Reply, Request
-from job.rendezvous.server import Rendezvous
+from job.rendezvous.server import FIRST_S, Rendezvous
 
 if TYPE_CHECKING:
     import queue
@@ -94,17 +94,20 @@ class Peers:
         self._request: Request | None = None  # the next one; None before connect(), and without other workers
         self._lock = threading.Lock()  # for changes of the request
 
-    def connect(self, settings: str, model: str, least: int = 0) -> None:
+    def connect(self, settings: str, model: str, least: int = 0, first_s: float = FIRST_S) -> None:
         """Prepare to meet the other workers, if there are any; their hash of settings and model must be these.
 
         Args:
             settings: the settings hash.
             model: SHA-256 of model.py.
             least: how many workers can train without the others; 0 for all.
+            first_s: how many seconds they wait for the others at first.
         """
         run, uid, workers, rank = self._cluster.run, self._cluster.job_uid, self._cluster.workers, self.rank
         if workers > 1:
-            self.rendezvous = Rendezvous(run, uid, settings, model, workers, least=least) if rank == 0 else None
+            if rank == 0:
+                self.rendezvous = Rendezvous(run, uid, settings, model, workers, least=least)
+                self.rendezvous.patience_s = first_s
             self.answered_at = time.monotonic()
             self._request = Request(
                 run, uid, settings, model, workers, rank, os.urandom(16).hex(), 0, "", "", "", "starting", 0
@@ -151,6 +154,18 @@ class Peers:
         """At rank 0, open another round if workers wait outside the current one: all trainers stop, and all meet."""
         if self.rendezvous:
             self.rendezvous.take_in()
+
+    def note_step(self, round_id: str) -> None:
+        """At rank 0, take note that the trainers made a step in this round."""
+        if self.rendezvous:
+            self.rendezvous.note_step(round_id)
+
+    def tries_newcomers(self, round_id: str) -> bool:
+        """Whether this round has made no step, and may have failed because of workers that it has taken in.
+
+        Only rank 0 knows.
+        """
+        return self.rendezvous is not None and self.rendezvous.tries_newcomers(round_id)
 
     def _change_request(self, **fields: Any) -> None:
         with self._lock:

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
-# How long a round that has enough workers stays open for the others, from when the last one joined: in the first round,
-# after the loss of a worker, and when all stop in order to take others in.
-FIRST_S, LOSS_S, TAKE_IN_S = 30.0, 1.0, 5.0
+ALIVE_S = 3.0  # the requests of a worker that lives are 2 s apart at most, or little more on a busy machine
+# How long a round that has enough workers stays open for the others, from when the last one joined: the first round,
+# and a later one.
+FIRST_S, LOSS_S = 30.0, 1.0
+ON_THE_WAY_S = 6.0  # from when a round opens until a member of the one before has stopped its trainer, and joins
+RETRY_S = 60.0  # until workers with which the others could not train are taken in again; twice as long each time
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
 
@@ -39,6 +42,9 @@ class Rendezvous:
     are in it are its members. A member that then joins with another attempt opens the next round. Another worker waits
     until take_in() opens it. A worker whose trainer is running sees the new id, stops its trainer and joins again.
 
+    A round that ends before its first step may have failed because of those that were not in the last one with a step.
+    If the others are enough, these wait outside until take_in() lets them in again, or until they are needed.
+
     All methods are thread-safe, except that join_and_wait() needs one event loop for all its calls.
 
     Args:
@@ -49,6 +55,9 @@ class Rendezvous:
         workers: the number of workers.
         clock: monotonic seconds.
         least: how many of them can train without the others; 0 for all.
+
+    Attributes:
+        patience_s: how many seconds a round that has enough workers stays open for the others.
     """
 
     def __init__(
@@ -64,6 +73,7 @@ class Rendezvous:
         self._own = {"run": run, "JOB_UID": job_uid, "WORKERS": workers}
         self._settings, self._model, self._workers, self._clock = settings, model, workers, clock
         self._least = least or workers
+        self.patience_s = FIRST_S
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
         self._refused: dict[int, str] = {}  # by rank: why its last request was refused
@@ -71,7 +81,12 @@ class Rendezvous:
         self._lock = threading.RLock()
         self._round_id = ""
         self._news: asyncio.Event | None = None  # for those whose reply is held back; None if there are none
-        self._open_round(FIRST_S)
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the news
+        self._addresses: tuple[str, ...] = ()  # set when the round is complete
+        self._proven: set[str] = set()  # the senders that were in the last round with a step
+        self._barred: set[int] = set()  # the ranks with which the others could not train
+        self._retry_at, self._retry_s = 0.0, RETRY_S
+        self._open_round()
 
     def join(self, request: Request) -> Reply:
         """Count a worker in if it waits, and note what it sent; ignore a request that a newer one overtook.
@@ -107,10 +122,12 @@ class Rendezvous:
         """
         import asyncio  # noqa: PLC0415 - 50 ms of CPU, which the event loop's thread has spent already
 
-        reply = self.join(request)
-        if reply.addresses or request.round_id not in {"", reply.round_id}:
-            return reply
-        news = self._news = self._news or asyncio.Event()
+        with self._lock:  # no news may come between the reply and the wait
+            reply = self.join(request)
+            if reply.addresses or request.round_id not in {"", reply.round_id}:
+                return reply
+            news = self._news = self._news or asyncio.Event()
+            self._loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout(min(wait_s, HEARTBEAT_S if request.round_id else self._seconds_to_close())):
                 await news.wait()
@@ -122,8 +139,24 @@ class Rendezvous:
     def take_in(self) -> None:
         """Open another round if the current one is complete and a worker waits that is not in it."""
         with self._lock:
-            if self._addresses and self._waiting():
-                self._open_round(TAKE_IN_S)
+            if self._addresses:
+                if self._clock() >= self._retry_at:
+                    self._barred.clear()
+                if self._waiting():
+                    self._open_round()
+
+    def note_step(self, round_id: str) -> None:
+        """Take note that rank 0's trainer made a step in this round: its members can train together."""
+        with self._lock:
+            if round_id == self._round_id:
+                if self._newcomers():
+                    self._retry_s = RETRY_S
+                self._proven = {request.sender for request in self._joined.values()}
+
+    def tries_newcomers(self, round_id: str) -> bool:
+        """Whether this is the current round, without a step yet, and could do without those that it has taken in."""
+        with self._lock:
+            return round_id == self._round_id and bool(self._newcomers())
 
     def latest_requests(self) -> dict[int, Request]:
         """By rank, the last request of each worker that sent one within FRESH_S."""
@@ -132,9 +165,13 @@ class Rendezvous:
             return {rank: request for rank, (when, request) in self._latest.items() if when >= since}
 
     def longest_silent(self) -> tuple[int, float]:
-        """The member of the round that has been silent for longest, and the clock at its last request."""
+        """The member of the round that has been silent for longest, and the clock at its last request.
+
+        Without members, rank 0 and now.
+        """
         with self._lock:
-            return next((rank, when) for rank, (when, _) in self._latest.items() if rank in self._joined)
+            members = ((rank, when) for rank, (when, _) in self._latest.items() if rank in self._joined)
+            return next(members, (0, self._clock()))
 
     def members(self) -> int:
         """The number of workers that have joined the current round."""
@@ -173,25 +210,36 @@ class Rendezvous:
         self._senders[request.rank] = request.sender, request.number
         return False
 
-    def _open_round(self, patience_s: float) -> None:
-        waiting = self._waiting() if self._round_id else []
-        self._round_id = os.urandom(16).hex()
+    def _open_round(self) -> None:
+        now = self._clock()
+        if newcomers := self._addresses and self._newcomers():
+            self._barred |= newcomers
+            self._retry_at, self._retry_s = now + self._retry_s, 2 * self._retry_s
+        waiting = []
+        if self._round_id:
+            waiting, self.patience_s = self._waiting(), LOSS_S
+        self._round_id, self._opened_at = os.urandom(16).hex(), now
         self._joined: dict[int, Request] = {}
         self._missing = list(range(self._workers))  # sorted
-        self._addresses: tuple[str, ...] = ()  # set when the round is complete
-        self._patience_s = patience_s
+        self._addresses = ()
         for request in waiting:
             self._add(request)
         self._tell_news()
 
+    def _newcomers(self) -> set[int]:
+        """The members that were not in the last round with a step, if the round could do without them; else none."""
+        new = {rank for rank, request in self._joined.items() if request.sender not in self._proven}
+        return new if len(self._joined) - len(new) >= self._least else set()
+
     def _waiting(self) -> list[Request]:
-        """The last requests of the workers that wait outside the round."""
-        latest = self.latest_requests()
-        return [request for rank, request in latest.items() if not (request.round_id or rank in self._joined)]
+        """The last requests of the workers that wait outside the round, and may join the next one."""
+        since, inside = self._clock() - ALIVE_S, self._barred | self._joined.keys()
+        latest = self._latest.items()
+        return [each for rank, (when, each) in latest if when >= since and not (each.round_id or rank in inside)]
 
     def _tell_news(self) -> None:
-        if self._news:
-            self._news.set()
+        if self._news and self._loop:
+            self._loop.call_soon_threadsafe(self._news.set)  # this may be another thread than the loop's
         self._news = None
 
     def _register(self, request: Request) -> None:
@@ -199,14 +247,15 @@ class Rendezvous:
             member = self._joined.get(request.rank)
             if member is None or member.attempt == request.attempt:
                 return
-            self._open_round(LOSS_S)
-        self._add(request)
+            self._open_round()
+        if request.rank not in self._barred or self._clock() >= self._opened_at + ON_THE_WAY_S:
+            self._add(request)
 
     def _add(self, request: Request) -> None:
         rank = request.rank
         if rank not in self._joined:
             del self._missing[bisect_left(self._missing, rank)]
-            self._closes_at = self._clock() + self._patience_s
+            self._closes_at = self._clock() + self.patience_s
         self._joined[rank] = request
 
     def _close_if_due(self) -> None:
@@ -222,7 +271,9 @@ class Rendezvous:
             return 0.0
         if self._addresses or len(self._joined) < self._least or 0 not in self._joined:
             return float("inf")
-        return self._closes_at - self._clock()
+        latest = [when for rank, (when, each) in self._latest.items() if each.round_id and rank not in self._joined]
+        last = self._opened_at + ON_THE_WAY_S
+        return max(self._closes_at, *(min(when + ALIVE_S, last) for when in latest), 0.0) - self._clock()
 
     def _drop_silent(self) -> None:
         """Remove the workers that have stopped asking, unless the round is complete."""
@@ -240,5 +291,5 @@ class Rendezvous:
         has_joined = not request.round_id and joined is not None and joined.attempt == request.attempt
         addresses = self._addresses if has_joined else ()
         missing = tuple(self._missing[:MAX_NAMED])
-        outside = bool(self._addresses) and joined is None
+        outside = joined is None and (bool(self._addresses) or request.rank in self._barred)
         return Reply(self._round_id, len(self._joined), missing, addresses, outside)

@@ -24,6 +24,7 @@ from job.must_match import model_changed, model_sha256, settings_hash, settings_
 from job.output.log_file import LogFile
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
+from job.rendezvous.server import FIRST_S
 from job.supervisor.forking import fork_channel
 from job.supervisor.log_process import LogProcess
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
@@ -111,7 +112,8 @@ class Supervisor:
                 return outcome
             raise
         self._model = must_match["model"]
-        self._peers.connect(settings_hash(must_match), self._model, self._config.min_workers)
+        first_s = min(FIRST_S, self._config.join_timeout / 2)
+        self._peers.connect(settings_hash(must_match), self._model, self._config.min_workers, first_s)
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         with ExitStack() as stack:
             with errors_from("port", port):
@@ -156,7 +158,10 @@ class Supervisor:
         if (model := model_sha256()) != self._model:  # the peers compared the file as it was at the start
             raise model_changed(self._model, model)
         cluster = dataclasses.replace(self._cluster, tensorflow=addresses)
-        return self._run_process("job.supervisor.trainer", cluster, round_id, self._channel)
+        outcome = self._run_process("job.supervisor.trainer", cluster, round_id, self._channel)
+        if outcome.reason in {"not-joined", "stalled"} and self._peers.tries_newcomers(round_id):
+            return dataclasses.replace(outcome, reason="peer-lost")  # the others go on without those
+        return outcome
 
     def _meet(self) -> tuple[str, tuple[str, ...]]:
         """Wait until the workers have met; returns the id of the round, and each worker's address, empty if missing."""
@@ -231,7 +236,9 @@ class Supervisor:
                 self._stopping = True
                 watchdog.request_exit(STOP_S, Outcome(Exit.TRY_AGAIN, "stopped", "received SIGTERM"))
             elif isinstance(event, ReplyEvent) and not watchdog.forced and watchdog.must_rejoin(event):
-                outcome = Outcome(Exit.TRY_AGAIN, "gathering", "another worker restarted, so all workers restart")
+                outcome = Outcome(
+                    Exit.TRY_AGAIN, "gathering", "another worker restarted or came, so all workers restart"
+                )
                 watchdog.request_exit(REJOIN_S, outcome)
             watchdog.check()
 

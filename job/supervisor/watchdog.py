@@ -125,7 +125,9 @@ class Watchdog:
             self._status.update(record)
         if record.phase != "training":
             self._resumed_from = record.checkpoint or self._resumed_from
-        elif (record.checkpoint or 0) > self._resumed_from and (record.step or 0) < (record.steps or 0):
+            return
+        self._peers.note_step(self._round_id)
+        if (record.checkpoint or 0) > self._resumed_from and (record.step or 0) < (record.steps or 0):
             # Each round makes a checkpoint of its own before the next one, however often a worker comes and goes.
             self._peers.take_in()
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from job.rendezvous import server
 from job.rendezvous.messages import Reply, Request
-from job.rendezvous.server import FIRST_S, FRESH_S, LOSS_S, TAKE_IN_S, Rendezvous
+from job.rendezvous.server import ALIVE_S, FIRST_S, FRESH_S, LOSS_S, ON_THE_WAY_S, RETRY_S, Rendezvous
 from tests.job.rendezvous.test_server import HASH, MODEL, Clock, running, waiting
+
+if TYPE_CHECKING:
+    import pytest
 
 LEAST, WORKERS = 2, 4
 
@@ -21,7 +27,12 @@ def opened() -> tuple[Rendezvous, Clock]:
 
 def join(rendezvous: Rendezvous, *ranks: int, attempt: str = "a") -> list[Reply]:
     """The replies to these workers' requests."""
-    return [rendezvous.join(waiting(rank, attempt, WORKERS)) for rank in ranks]
+    return [rendezvous.join(asking(rank, attempt)) for rank in ranks]
+
+
+def asking(rank: int, attempt: str) -> Request:
+    """The request of one of these four workers that waits."""
+    return msgspec.structs.replace(waiting(rank, attempt, WORKERS), sender=str(rank))
 
 
 def keep_asking(rendezvous: Rendezvous, clock: Clock, seconds: float, *ranks: int) -> list[Reply]:
@@ -40,7 +51,7 @@ def members(reply: Reply) -> list[int]:
 
 def running_here(rank: int, round_id: str) -> Request:
     """The request of a worker of these four whose trainer was started in a round."""
-    return msgspec.structs.replace(running(rank, round_id), workers=WORKERS)
+    return msgspec.structs.replace(running(rank, round_id), workers=WORKERS, sender=str(rank))
 
 
 def trained_by_three() -> tuple[Rendezvous, Clock, str]:
@@ -116,16 +127,103 @@ def test_a_worker_that_comes_later_waits_outside() -> None:
     assert clock.now == FIRST_S
 
 
-def test_a_round_that_takes_workers_in_waits_for_those_that_trained() -> None:
-    """They are alive, and save a checkpoint before they come."""
-    rendezvous, clock, _ = trained_by_three()
+def test_a_round_waits_for_members_that_are_on_their_way() -> None:
+    """They are alive, and save a checkpoint before they come; a member that falls silent is not waited for."""
+    rendezvous, clock, first = trained_by_three()
     join(rendezvous, 2, attempt="b")
     rendezvous.take_in()
+    opened_at = clock.now
     join(rendezvous, 0, 1, attempt="b")
-    clock.now += TAKE_IN_S - 0.1
-    assert not join(rendezvous, 0, attempt="b")[0].addresses
-    clock.now += 0.1
+    while clock.now < opened_at + ON_THE_WAY_S - 0.5:
+        clock.now += 0.5
+        rendezvous.join(running_here(3, first))
+        assert not join(rendezvous, 0, 1, 2, attempt="b")[0].addresses
+    clock.now += 0.5
     assert members(join(rendezvous, 0, attempt="b")[0]) == [0, 1, 2]
+
+    rendezvous, clock, first = trained_by_three()
+    rendezvous.join(running_here(3, first))
+    join(rendezvous, 0, 1, attempt="b")
+    clock.now += ALIVE_S - 0.1
+    assert not join(rendezvous, 0, 1, attempt="b")[0].addresses
+    clock.now += 0.1
+    assert members(join(rendezvous, 0, attempt="b")[0]) == [0, 1]
+
+
+def failed_with_2() -> tuple[Rendezvous, Clock]:
+    """Workers 0, 1 and 3 have made steps, then none with worker 2, and meet again, as it does too; and the clock."""
+    rendezvous, clock, first = trained_by_three()
+    rendezvous.note_step(first)
+    assert not rendezvous.tries_newcomers(first)
+    join(rendezvous, 2)
+    rendezvous.take_in()
+    second = join(rendezvous, 0, 1, 3, attempt="b")[-1]
+    assert members(second) == [0, 1, 2, 3]
+    rendezvous.note_step(first)  # of a trainer that has not stopped yet
+    assert rendezvous.tries_newcomers(second.round_id)
+    [reply] = join(rendezvous, 2, attempt="c")
+    assert reply == Reply(reply.round_id, 0, (0, 1, 2, 3), (), outside=True)
+    join(rendezvous, 0, 1, 3, attempt="c")
+    return rendezvous, clock
+
+
+def test_a_worker_with_which_the_others_cannot_train_stays_outside() -> None:
+    """They go on without it. It is taken in again later, and if that fails too, twice as late."""
+    rendezvous, clock = failed_with_2()
+    retry_at = clock.now + RETRY_S
+    clock.now += LOSS_S
+    third = join(rendezvous, 0, attempt="c")[0]
+    assert members(third) == [0, 1, 3]
+    rendezvous.note_step(third.round_id)
+    clock.now = retry_at - 1
+    assert join(rendezvous, 2, attempt="d")[0].outside
+    rendezvous.take_in()
+    assert join(rendezvous, 0, attempt="c") == [third]
+    clock.now = retry_at
+    rendezvous.take_in()
+    assert members(join(rendezvous, 0, 1, 3, attempt="d")[-1]) == [0, 1, 2, 3]
+    join(rendezvous, 0, 1, 3, attempt="e")
+    clock.now += LOSS_S
+    fourth = join(rendezvous, 0, attempt="e")[0]
+    assert members(fourth) == [0, 1, 3]
+    for seconds, taken in ((2 * RETRY_S - LOSS_S - 1, False), (1, True)):
+        clock.now += seconds
+        join(rendezvous, 2, attempt="e")
+        rendezvous.take_in()
+        assert (join(rendezvous, 0, attempt="e")[0].round_id != fourth.round_id) == taken
+
+
+def test_a_worker_that_stays_outside_comes_in_if_it_is_needed() -> None:
+    """The others wait for those that are on their way first."""
+    rendezvous = Rendezvous("r", "u", HASH, MODEL, WORKERS, clock := Clock(), least=3)
+    join(rendezvous, 0, 1, 3)
+    first = keep_asking(rendezvous, clock, FIRST_S, 0, 1, 3)[0].round_id
+    rendezvous.note_step(first)
+    join(rendezvous, 2)
+    rendezvous.take_in()
+    join(rendezvous, 0, 1, 3, attempt="b")
+    join(rendezvous, 0, 1, 2, attempt="c")  # worker 3 is lost
+    for _ in range(round(ON_THE_WAY_S)):
+        assert join(rendezvous, 2, attempt="c")[0].outside
+        clock.now += 1
+        join(rendezvous, 0, 1, attempt="c")
+    join(rendezvous, 2, attempt="c")
+    clock.now += LOSS_S
+    assert members(join(rendezvous, 0, attempt="c")[0]) == [0, 1, 2]
+
+
+def test_without_others_that_suffice_no_worker_stays_outside() -> None:
+    """A round that needs all workers waits for each of them."""
+    rendezvous = Rendezvous("r", "u", HASH, MODEL, WORKERS, Clock())
+    first = join(rendezvous, 0, 1, 2, 3)[-1].round_id
+    rendezvous.note_step(first)
+    replaced = msgspec.structs.replace(asking(2, "b"), sender="another")
+    rendezvous.join(replaced)
+    second = join(rendezvous, 0, 1, 3, attempt="b")[-1]
+    assert members(second) == [0, 1, 2, 3]
+    assert not rendezvous.tries_newcomers(second.round_id)
+    join(rendezvous, 0, 1, 3, attempt="c")
+    assert members(rendezvous.join(replaced)) == [0, 1, 2, 3]
 
 
 def test_nobody_is_taken_in_who_does_not_wait() -> None:
@@ -134,7 +232,7 @@ def test_nobody_is_taken_in_who_does_not_wait() -> None:
     rendezvous.take_in()
     assert rendezvous.join(running_here(0, first)).round_id == first
     join(rendezvous, 2, attempt="b")
-    clock.now += FRESH_S + 1
+    clock.now += ALIVE_S + 0.1
     rendezvous.take_in()
     assert rendezvous.join(running_here(0, first)).round_id == first
     [opening] = join(rendezvous, 0, attempt="b")
@@ -163,6 +261,42 @@ def test_only_members_can_be_silent() -> None:
     assert members(join(rendezvous, 0, attempt="b")[0]) == [0, 1, 3]
     assert rendezvous.longest_silent() == (1, 2)
     assert rendezvous.latest_requests()[2].round_id != first
+
+
+def test_a_round_without_members_has_no_silent_one() -> None:
+    """Those that were taken in have died since, and the others still train."""
+    rendezvous, clock, first = trained_by_three()
+    join(rendezvous, 2, attempt="b")
+    rendezvous.take_in()
+    assert rendezvous.longest_silent() == (2, clock.now)
+    clock.now += FRESH_S + 1
+    rendezvous.join(running_here(0, first))
+    assert rendezvous.longest_silent() == (0, clock.now)
+
+
+def test_the_first_round_waits_no_longer_than_asked() -> None:
+    """The workers give up after --join-timeout."""
+    rendezvous, clock = opened()
+    rendezvous.patience_s = 5
+    join(rendezvous, 0, 1)
+    assert members(keep_asking(rendezvous, clock, 5, 0, 1)[0]) == [0, 1]
+
+
+def test_workers_hear_at_once_that_others_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although another thread than the one that answers them takes them in."""
+    monkeypatch.setattr(server, "HEARTBEAT_S", 1e6)
+    rendezvous = Rendezvous("r", "u", HASH, MODEL, WORKERS, least=LEAST)
+    rendezvous.patience_s = 0
+    first = join(rendezvous, 0, 1)[-1].round_id
+    join(rendezvous, 2)
+
+    async def wait() -> Reply:
+        task = asyncio.create_task(rendezvous.join_and_wait(running_here(1, first), 1e6))
+        await asyncio.sleep(0)
+        threading.Timer(0.1, rendezvous.take_in).start()  # while the loop waits for its next event
+        return await task
+
+    assert asyncio.run(wait()).round_id != first
 
 
 def test_a_reply_is_not_held_back_longer_than_the_round_waits() -> None:

@@ -19,6 +19,7 @@ from job import must_match, telemetry
 from job.cluster import Cluster
 from job.config import Config
 from job.errors import PUBLISHED, Exit
+from job.rendezvous.server import Rendezvous
 from job.supervisor import restart_policy, supervisor, watchdog
 from job.system import cpu, termination
 
@@ -388,6 +389,23 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     record = shown(capfd)[0][-1]
     assert record.reason == "peers-missing"
     assert str(record.message).startswith("not all of the 2 workers joined within 1 s: worker 0 does not answer at")
+
+
+def test_a_run_that_needs_few_workers_begins_before_it_gives_up(
+    prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After half of --join-timeout. A trainer that does not join those that were taken in is no restart of its own."""
+    monkeypatch.setattr(watchdog, "JOIN_S", 1.0)
+    monkeypatch.setattr(Rendezvous, "tries_newcomers", lambda *_: True)
+    trainer(f"if [ $n = 2 ]; then exit 76; fi\n{send('joining')}while :; do sleep 0.1; done")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    two = Cluster("r", "u", 0, ("127.0.0.1:1", "127.0.0.1:2"), (address, "127.0.0.1:3"))
+    config = Config(data=prepared, join_timeout=8, min_workers=1)
+    assert supervisor.supervise(config, two) == Exit.NOT_FINITE
+    [restarted] = [record for record in shown(capfd)[0] if record.phase == "restarting"]
+    message = "TensorFlow has not connected the workers within 1 s, although all have started"
+    assert (restarted.reason, restarted.message, restarted.restarts) == ("peer-lost", message, 0)
 
 
 def test_a_node_without_room_for_a_process_ends_the_worker(

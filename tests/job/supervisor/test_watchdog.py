@@ -150,6 +150,17 @@ def test_workers_are_taken_in_after_the_first_checkpoint_of_a_round() -> None:
     assert taken
 
 
+def test_the_members_of_a_round_with_a_step_can_train_together() -> None:
+    """Rank 0 takes note of the first step of each round, not of the trainer's other records."""
+    scene, noted = Scene(0), []
+    scene.peers.note_step = noted.append  # type: ignore[method-assign]
+    for phase in ("joining", "restoring", "compiling"):
+        scene.record(phase)
+    assert not noted
+    scene.record("training", 1)
+    assert noted == [scene.round_id]
+
+
 def test_a_silent_supervisor_ends_no_trainer_that_makes_steps(scene: Scene) -> None:
     """Each step takes all trainers, so that the silent worker's trainer must be running."""
     scene.pass_s(300, steps=True)
