@@ -142,14 +142,14 @@ def train(arguments: argparse.Namespace) -> int:
     chosen = settings(arguments)
     load("job.model_file").use_model(chosen.model)
     if cluster is None:
-        config.check_min_workers(chosen, chosen.workers)
+        config.check_min_workers(chosen.min_workers, chosen.workers)
         return int(load("job.local.workers").run(chosen))
     for name in ("workers", "name"):
         if name in arguments:
             marker = identity.membership(os.environ)
             message = f"{config.flag(name)} cannot be used in a cluster, and {marker} makes this process a worker"
             raise config.usage_error(message, f"leave it out; {identity.how_to_leave(marker)}")
-    config.check_min_workers(chosen, cluster.workers)
+    config.check_min_workers(chosen.min_workers, cluster.workers)
     return int(load("job.supervisor.supervisor").supervise(chosen, cluster))
 
 

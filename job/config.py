@@ -145,14 +145,14 @@ def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") 
         )
 
 
-def check_min_workers(config: Config, workers: int) -> None:
-    """Check that a run of so many workers can have the setting --min-workers.
+def check_min_workers(least: int, workers: int) -> None:
+    """Check that a run of so many workers can have this --min-workers.
 
     Raises:
         JobError: 64.
     """
-    if config.min_workers > workers:
-        raise usage_error(f"--min-workers must be at most the number of workers, {workers}, not {config.min_workers}")
+    if least > workers:
+        raise usage_error(f"--min-workers must be at most the number of workers, {workers}, not {least}")
 
 
 def parse_duration(flag_name: str, text: str) -> int:

@@ -258,7 +258,7 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
     examples = training.plan.count * training.config.epochs
     return RunFacts(
         manifest=output.manifest,
-        sizes=training.sizes,
+        sizes=[size for size in training.sizes if size[0] < statistics.step],  # a restart after the last step is none
         replicas=training.worker.strategy.num_replicas_in_sync,
         curve=curve,
         timing={
@@ -272,7 +272,7 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
             "goodput": goodput(spent),
             "core_seconds": (sum(spent.values()) - spent.get(REPLACING, 0))
             * cgroup.cpu_limit()
-            * training.plan.workers,
+            * training.worker.cluster.workers,
         },
         parameters_sha256=parameters_sha256,
     )

@@ -23,7 +23,8 @@ class Controller:
         self._restarts = [RestartPolicy() for _ in range(workers)]
         self._may_fail = workers - (least or workers)
         self._failures: dict[int, Record] = {}
-        self._codes: dict[int, int] = {}  # of the workers that have exited for good, in the order of their exits
+        self._codes: dict[int, int] = {}  # of the workers that have exited for good
+        self._decisive: tuple[int, int] | None = None  # the worker whose exit decided the run, and its code
 
     @property
     def all_exited(self) -> bool:
@@ -53,6 +54,8 @@ class Controller:
         delay_s = self._restarts[rank].next_delay() if may_succeed and not self.is_ending else None
         if delay_s is None:
             self._codes[rank] = code
+            if self.is_ending:
+                self._decisive = self._decisive or (rank, code)
         return delay_s
 
     def pop_failure(self, rank: int) -> Record | None:
@@ -60,11 +63,11 @@ class Controller:
         return self._failures.pop(rank, None)
 
     def result(self) -> tuple[int, int]:
-        """The worker that determines how the run ended, and its exit code."""
+        """The worker that determines how the run ended, and its exit code; only for a run that is ending."""
         if self._codes.get(0) in PUBLISHED:
             return 0, self._codes[0]
-        # The worker that failed first: the others may only have followed it.
-        return next((rank, code) for rank, code in self._codes.items() if code)
+        assert self._decisive  # noqa: S101 - is_ending
+        return self._decisive  # the others may only have followed it
 
 
 def _may_succeed(code: int) -> bool:

@@ -64,8 +64,12 @@ class Lines:
         when = f" in {delay_s:.0f} s" if delay_s >= 1 else ""
         self.note(rank, f"{describe_exit(code, record)}; it is started again{when}")
 
+    def lost(self, rank: int, code: int, record: Record | None) -> None:
+        """Show why a worker is not started again, although the run goes on."""
+        self.note(rank, f"{describe_exit(code, record)}; it is not started again, and the others go on without it")
+
     def failed(self, rank: int, code: int, record: Record | None) -> None:
-        """Print on standard error why the run failed, by the exit of the worker that failed first."""
+        """Print on standard error why the run failed, by the exit of the worker that ended it."""
         hint = f"; {record.hint}" if record and record.hint else ""
         telemetry.write_line(f"error: {self._prefix(rank)}{describe_exit(code, record)}{hint}", sys.stderr)
 
@@ -166,7 +170,7 @@ class Terminal(Lines):
         elif record.message and record.phase not in {"published", "restoring"}:
             self._progress.update(self._task, detail=record.message)
         if record.phase == "training" and record.loss is not None:
-            text = training_figures(record, with_accuracy=self._console.width >= WIDE)
+            text = training_figures(record, wide=self._console.width >= WIDE)
             self._progress.update(self._task, completed=record.step, figures=text)
 
     def _start_phase(self, record: Record) -> None:
@@ -203,11 +207,15 @@ class Terminal(Lines):
         self._console.print(table)
 
 
-def training_figures(record: Record, *, with_accuracy: bool) -> str:
-    """Step, loss, speed and remaining time of a training record, within 80 columns, and the accuracy beyond them."""
+def training_figures(record: Record, *, wide: bool) -> str:
+    """Step, loss, speed and remaining time of a training record, within 80 columns.
+
+    Beyond them, the number of workers if some are missing, and the accuracy.
+    """
     remaining = timedelta(seconds=round(record.eta_s or 0))
-    accuracy = f"  accuracy {record.accuracy:.4f}" if record.accuracy is not None and with_accuracy else ""
+    workers = f"  {record.joined} workers" if record.joined is not None and wide else ""
+    accuracy = f"  accuracy {record.accuracy:.4f}" if record.accuracy is not None and wide else ""
     return (
         f"{record.step:,}/{record.steps:,}  loss {record.loss:.4f}  "
-        f"{record.examples_per_s:,.0f} examples/s  {remaining} left{accuracy}"
+        f"{record.examples_per_s:,.0f} examples/s  {remaining} left{workers}{accuracy}"
     )

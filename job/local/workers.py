@@ -45,7 +45,7 @@ def run(config: Config) -> int:
     """Train with config.workers workers on this machine, and show their progress.
 
     Returns:
-        The exit code: rank 0's if it published, else that of the worker that failed first.
+        The exit code: rank 0's if it published, else that of the worker whose failure ended the run.
 
     Raises:
         JobError: 130 after Ctrl-C; after SIGTERM 75, or the code with which rank 0 could not save its last step.
@@ -239,6 +239,8 @@ def replace(
         return
     delay_s = controller.restart_delay(rank, code)
     if delay_s is None:
+        if code and not controller.is_ending:
+            display.lost(rank, code, controller.pop_failure(rank))
         return
     display.restarted(rank, code, controller.pop_failure(rank), delay_s)
     if not delay_s:

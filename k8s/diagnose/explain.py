@@ -211,11 +211,16 @@ def explain_exit(run: Run, ended: ContainerExit) -> Explanation:
     return Explanation(ended.reason, sentence, remedy, ended.rank, ended.code, meaning, ended.when, ended.pod)
 
 
+def failures_replaced(run: Run) -> list[ContainerExit]:
+    """The failures of workers that are replaced: not of those that failed too often."""
+    return [each for each in run.exits if each.code != Exit.OK and each.rank not in failed_ranks(run)]
+
+
 def explain_replacement(run: Run) -> Explanation | None:
     """The end of a worker that is being replaced, while the run makes no steps."""
     if run.record is not None and run.record.phase not in WITHOUT_STEPS:
         return None
-    failures = [each for each in run.exits if each.code != Exit.OK]
+    failures = failures_replaced(run)
     # The last one: after the others, the run continued.
     primary = [each for each in failures if each.reason not in SECONDARY] or failures
     if not primary:
@@ -243,9 +248,14 @@ def explain_progress(run: Run) -> Explanation:
     if record and record.phase == "restarting":
         sentence = f"worker {record.rank} restarts its trainer ({record.reason}): {record.message}"
         return Explanation(record.reason or "restarting", sentence, rank=record.rank)
-    failures = sum(each.code != Exit.OK for each in run.exits)
+    failures = len(failures_replaced(run))
     pods = "1 pod ended early and was" if failures == 1 else f"{failures} pods ended early and were"
-    return Explanation("running", f"nothing is wrong: {current}" + (f"; {pods} replaced" if failures else ""))
+    sentence = f"nothing is wrong: {current}" + (f"; {pods} replaced" if failures else "")
+    for rank in sorted(failed_ranks(run)):
+        ends = [exit_sentence(each) for each in run.exits if each.rank == rank]
+        sentence += f"; the run goes on without worker {rank}, which failed too often"
+        sentence += f"; its last failure: {ends[-1]}" if ends else ""
+    return Explanation("running", sentence)
 
 
 def explain_failed_container(run: Run) -> Explanation | None:
@@ -264,7 +274,7 @@ def explain_failed_container(run: Run) -> Explanation | None:
 
 def explain_missing_worker(run: Run) -> Explanation | None:
     """The first worker that the others wait for, if nothing is known to prevent it from starting."""
-    for rank in range(run.workers):
+    for rank in sorted(set(range(run.workers)) - failed_ranks(run)):
         pod = run.newest.get(rank)
         if pod is not None and started(pod) and not has_finished(pod):
             continue

@@ -20,7 +20,7 @@ from k8s.state.names import (
     QUEUE_LABEL,
     claim_labels,
     claims,
-    least_workers,
+    min_workers,
     trainer_of,
 )
 
@@ -131,6 +131,7 @@ def fill_job(job: Object, submission: Submission) -> Object:
     trainer["args"] += submission.arguments
     if submission.min_workers is not None:
         trainer["args"].append(f"--min-workers={submission.min_workers}")
+        config.parse(trainer["args"][1:])
     allow_missing_workers(job)
     return job
 
@@ -139,17 +140,16 @@ def allow_missing_workers(job: Object) -> None:
     """Let a Job go on, and Kueue start it, without the workers that its training can miss; it is changed in place.
 
     Raises:
-        JobError: 64, it has fewer workers than the training needs, or averages parameters.
+        JobError: 64, it has fewer workers than the training needs.
     """
-    spec, least = job["spec"], least_workers(job)
+    spec, least = job["spec"], min_workers(job)
     annotations = job["metadata"].get("annotations", {})
     annotations.pop(MIN_PARALLELISM, None)
-    args = trainer_of(spec["template"])["args"]
-    if not any(arg.startswith("--min-workers=") for arg in args):
+    if not least:
         return
-    config.check_min_workers(config.parse(args[1:]), spec["completions"])
+    config.check_min_workers(least, spec["completions"])
     spec["maxFailedIndexes"] = spec["completions"] - least
-    if QUEUE_LABEL in job["metadata"]["labels"]:
+    if QUEUE_LABEL in job["metadata"]["labels"] and least < spec["completions"]:  # Kueue refuses all of them
         job["metadata"]["annotations"] = annotations | {MIN_PARALLELISM: str(least)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,10 +79,15 @@ def trainer_of(template_or_pod: Mapping[str, Any]) -> Object:
 
 def least_workers(job: Mapping[str, Any]) -> int:
     """How many workers of a Job can train without the others: its --min-workers, by default all."""
-    flag = "--min-workers="
-    given = [arg for arg in trainer_of(job["spec"]["template"]).get("args", []) if arg.startswith(flag)]
-    least = given[-1].removeprefix(flag) if given else ""
-    return int(least) if least.isdecimal() and int(least) else int(job["spec"]["completions"])
+    return min_workers(job) or int(job["spec"]["completions"])
+
+
+def min_workers(job: Mapping[str, Any]) -> int:
+    """The number in a Job's flag --min-workers, which may be one argument or two; 0 without one."""
+    args = trainer_of(job["spec"]["template"]).get("args", [])
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--min-workers=") else [arg])]
+    given = [number for flag, number in itertools.pairwise(words) if flag == "--min-workers" and number.isdecimal()]
+    return int(given[-1]) if given else 0
 
 
 def claim_of(template_or_pod: Mapping[str, Any]) -> str | None:

@@ -137,6 +137,8 @@ def state(run: Run) -> State:
         if CANCELLED in metadata.get("annotations", {}):
             return State("cancelled")
         return State(suspended, run.evicted if suspended == "queued" else "")
+    if 0 in failed_ranks(run):
+        return State("stuck", "worker 0 failed too often")
     start = None if trains_with_fewer(run) else state_from_pods(run)
     return state_of_end(run) or start or state_from_record(run.record, run.workers)
 

@@ -34,7 +34,7 @@ LAST_RECORDS_S = 5.0  # how long to wait for rank 0's last records after the Job
 RETRY_S = 0.5
 NOT_STARTED = ("Pending", "Unknown")  # phases of a pod
 # States in which no worker writes records.
-WITHOUT_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting", "out of reach", "ending"}
+WITHOUT_RECORDS = {"queued", "suspended", "waiting for nodes", "pulling", "starting", "out of reach", "ending", "stuck"}
 
 
 class Follower:

@@ -159,9 +159,9 @@ def test_fewer_workers_are_refused_with_local_sgd() -> None:
 
 def test_a_run_cannot_need_more_workers_than_it_has() -> None:
     """The number is that of the run, which the flags do not say in a cluster."""
-    configs.check_min_workers(Config(min_workers=3), 3)
+    configs.check_min_workers(3, 3)
     with pytest.raises(JobError, match="--min-workers must be at most the number of workers, 2, not 3"):
-        configs.check_min_workers(Config(min_workers=3), 2)
+        configs.check_min_workers(3, 2)
 
 
 def test_argv_is_the_inverse_of_parse() -> None:

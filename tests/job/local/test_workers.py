@@ -286,6 +286,10 @@ class RecordingDisplay(Lines):
         """Keep a restart, and whether it is at once."""
         self.calls.append(("restarted" if delay_s == 0 else "restarted later", rank, code, record))
 
+    def lost(self, rank: int, code: int, record: Record | None) -> None:
+        """Keep a worker without which the run goes on."""
+        self.calls.append(("lost", rank, code, record))
+
     def failed(self, rank: int, code: int, record: Record | None) -> None:
         """Keep a failure."""
         self.calls.append(("failed", rank, code, record))
@@ -387,11 +391,21 @@ def test_a_run_that_is_decided_starts_no_worker_again(monkeypatch: pytest.Monkey
     assert workers.follow(2, events_queue, RecordingDisplay(), never) == 0
 
 
-@pytest.mark.parametrize(("lost", "code"), [([(2, 137)], 0), ([(2, 137), (1, 137)], 137), ([(2, 70)], 70)])
+@pytest.mark.parametrize(
+    ("lost", "code", "calls"),
+    [
+        ([(2, 137)], 0, [("lost", 2, 137, None)]),
+        ([(2, 137), (1, 143)], 143, [("lost", 2, 137, None), ("failed", 1, 143, None)]),
+        ([(2, 70)], 70, [("failed", 2, 70, None)]),
+    ],
+)
 def test_a_run_that_can_miss_a_worker_ends_for_lack_of_two(
-    lost: list[tuple[int, int]], code: int, monkeypatch: pytest.MonkeyPatch
+    lost: list[tuple[int, int]], code: int, calls: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three workers, two are enough; a failure that a replacement would repeat ends the run in any case."""
+    """Of three workers, two are enough; a failure that a replacement would repeat ends the run in any case.
+
+    The failure that ends the run determines its code, not the one before it.
+    """
     monkeypatch.setattr(workers, "END_S", 0.0)
     monkeypatch.setattr(restart_policy, "BACKOFF_S", (0.0, 0.0, 0.0))
     events_queue: workers.Events = queue.SimpleQueue()
@@ -401,7 +415,9 @@ def test_a_run_that_can_miss_a_worker_ends_for_lack_of_two(
         events_queue.put((0, 0))
         events_queue.put((1, 0))
     restarted: list[int] = []
-    assert workers.follow(3, events_queue, RecordingDisplay(), restarted.append, 2) == code
+    display = RecordingDisplay()
+    assert workers.follow(3, events_queue, display, restarted.append, 2) == code
+    assert [call for call in display.calls if call[0] != "restarted"] == calls
 
 
 def test_rank_0_may_just_be_publishing() -> None:

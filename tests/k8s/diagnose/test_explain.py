@@ -301,7 +301,14 @@ def test_a_worker_that_failed_for_good_does_not_end_the_run() -> None:
     """Its Job allows that, but the others cannot train without rank 0."""
     trains = record("training", step=45, steps=100, joined=2)
     run = Run(elastic(3, 2, failedIndexes="2"), (*BOTH, ended(2, 137)), record=trains)
-    assert why(run)[0].startswith("nothing is wrong: training 45% with 2 of 3 workers")
+    assert why(run) == [
+        (
+            "nothing is wrong: training 45% with 2 of 3 workers; the run goes on without worker 2, which failed too "
+            "often; its last failure: worker 2 exited with 137 (killed): it left no message"
+        )
+    ]
+    waits = Run(elastic(3, 1, failedIndexes="1"), (running(0), ended(1, 137)), record=record("waiting", joined=1))
+    assert why(waits) == ["the run waits for worker 2, which has no pod yet"]
     lost = Run(elastic(3, 2, failedIndexes="0"), (ended(0, 137), running(1), running(2)))
     assert why(lost) == [
         "worker 0 failed 4 times, the most that the Job allows, and the others cannot train without it",

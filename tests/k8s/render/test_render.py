@@ -256,6 +256,18 @@ def test_a_job_that_goes_on_with_fewer_workers() -> None:
     again = render.fill_job(queued, Submission("digits", workers=5, min_workers=2))
     assert (again["spec"]["maxFailedIndexes"], least_workers(again)) == (3, 2)
     assert again["metadata"]["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "2"}
+    needs_all = render.fill_job(again, Submission("digits", workers=2))
+    assert (needs_all["spec"]["maxFailedIndexes"], needs_all["metadata"]["annotations"]) == (0, {})
+
+
+def test_an_overlay_may_give_the_flag_as_two_arguments() -> None:
+    """And flags of another version of the job, which only the worker knows."""
+    rendered = render.job(Submission("digits", workers=4))
+    trainer_of(rendered["spec"]["template"])["args"] += ["--min-workers", "2", "--new=1"]
+    again = render.fill_job(rendered, Submission("digits"))
+    assert (again["spec"]["maxFailedIndexes"], least_workers(again)) == (2, 2)
+    with pytest.raises(JobError, match="--min-workers must be at most the number of workers, 1, not 2"):
+        render.fill_job(rendered, Submission("digits", workers=1))
 
 
 @pytest.mark.parametrize(

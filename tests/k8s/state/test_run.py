@@ -10,7 +10,7 @@ import pytest
 from job.errors import Exit
 from k8s.state.find import gather, gather_every, own_pods
 from k8s.state.names import CANCELLED, JOB_NAME_LABEL, QUEUE_LABEL, RUN_LABEL, UID_LABEL
-from k8s.state.run import Run, State, state
+from k8s.state.run import Run, State, state, trains_with_fewer
 from tests.k8s import fakes
 from tests.k8s.fakes import FakeCluster
 from tests.k8s.objects import cut_off, elastic, ended, job, pod, record, running, termination, unscheduled, waiting
@@ -135,9 +135,11 @@ def test_a_run_that_trains_with_fewer_workers(third: Object | None) -> None:
     run = Run(elastic(3, 2), pods, record=trains)
     assert str(state(run)) == "training 45% with 2 of 3 workers"
     assert state(dataclasses.replace(run, record=record("publishing", step=9, steps=9, joined=2))).word == "publishing"
+    failed = dataclasses.replace(run, job=elastic(3, 2, failedIndexes="0"))
+    assert str(state(failed)) == "stuck worker 0 failed too often"
     lost = dataclasses.replace(run, pods=(ended(0, 137), *pods[1:]))
     for other in (dataclasses.replace(run, record=record("waiting", joined=1)), lost):
-        assert state(other).word != "training"
+        assert not trains_with_fewer(other)
 
 
 def test_pods_of_a_job_before_are_none_of_its_own() -> None:
