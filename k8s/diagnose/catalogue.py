@@ -225,7 +225,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "stopped-by-peer": Problem("another worker was asked to stop, and all workers stop together", CONTINUES, RESTARTED),
     "peer-lost": Problem("another worker failed: see that worker's reason", CONTINUES, RESTARTED),
-    "gathering": Problem("another worker restarted, and all workers restart together", CONTINUES, RESTARTED),
+    "gathering": Problem("another worker restarted or came, and all workers restart together", CONTINUES, RESTARTED),
     "peers-lost": Problem(
         "the other workers were lost several times without a new step",
         "check why they failed, and check that TensorFlow's port 2222 is open between all workers",
@@ -289,7 +289,7 @@ PROBLEMS: dict[str, Problem] = {
         "up, or until the run's deadline",
         "`mnist-job logs {run} --rank 0 {flags}` shows its last lines; fix the cause, then run `mnist-job cancel {run} "
         "{flags}` and `mnist-job retry {run} {flags}`",
-        FAILED_OR_REPLACED,
+        "stuck worker 0 failed too often",
     ),
     "unknown-code": Problem(
         "a process ended with an exit code that the job does not use, and left no message",

@@ -152,8 +152,9 @@ def test_workers_are_taken_in_after_the_first_checkpoint_of_a_round() -> None:
 
 def test_the_members_of_a_round_with_a_step_can_train_together() -> None:
     """Rank 0 takes note of the first step of each round, not of the trainer's other records."""
-    scene, noted = Scene(0), []
-    scene.peers.note_step = noted.append  # type: ignore[method-assign]
+    scene = Scene(0)
+    noted: list[str] = []
+    scene.peers.note_step = noted.append  # type: ignore[method-assign, assignment]
     for phase in ("joining", "restoring", "compiling"):
         scene.record(phase)
     assert not noted
