@@ -58,10 +58,11 @@ def test_a_worker_that_does_not_come_back(
     digits: Path, tmp_path: Path, undisturbed_run: Callable[..., Team], step: int
 ) -> None:
     """The others go on without it from the same step, and publish. The last rank and one between others are alike."""
+    undisturbed = undisturbed_run(WORKERS)  # before, because so many trainers at a time would take minutes
     with Team(digits, tmp_path, WORKERS, ("--min-workers=2",)).start() as team:
         team[0].wait_for_step(step)
         team[2].kill()
-        assert assert_same_to_tolerance(team, undisturbed_run(WORKERS)) == [4, 3]
+        assert assert_same_to_tolerance(team, undisturbed) == [4, 3]
         assert [team[rank].exit_code() for rank in (1, 3)] == [0, 0]
         assert messages(team, 3)[-1] == "training with 3 of 4 workers"
 
@@ -70,13 +71,14 @@ def test_a_worker_that_comes_back_is_taken_in(
     digits: Path, tmp_path: Path, undisturbed_run: Callable[..., Team]
 ) -> None:
     """Not at once, but after the next checkpoint. All stop at one step, so that none is lost."""
+    undisturbed = undisturbed_run(WORKERS, LONG)
     with Team(digits, tmp_path, WORKERS, (*LONG, "--min-workers=2")).start() as team:
         place = team[0].wait_for_step(100)
         team[3].kill()
         team[3].exit_code()
         team[0].wait_for_phase("restoring", place)
         team.start(3)
-        assert assert_same_to_tolerance(team, undisturbed_run(WORKERS, LONG)) == [4, 3, 4]
+        assert assert_same_to_tolerance(team, undisturbed) == [4, 3, 4]
         assert [worker.exit_code() for worker in team.workers.values()] == [0] * WORKERS
         assert "3 of 4 workers train; this one joins them at their next checkpoint" in messages(team, 3)
         resumed = [record for record in team[0].records if record.reason == "resumed"][-1]
@@ -88,6 +90,7 @@ def test_workers_that_come_and_go(
     digits: Path, tmp_path: Path, undisturbed_run: Callable[..., Team], least: int, point: float
 ) -> None:
     """Workers other than rank 0 are killed and replaced at random, also more of them than the run can miss."""
+    undisturbed = undisturbed_run(WORKERS, LONG)
     rng = random.Random(f"{least} {point}")  # noqa: S311 - no secret
     with Team(digits, tmp_path, WORKERS, (*LONG, f"--min-workers={least}")).start() as team:
         place = 0
@@ -99,6 +102,6 @@ def test_workers_that_come_and_go(
                 team[rank].exit_code()
             if rng.random() < 0.5 or sum(each.process.poll() is None for each in team.workers.values()) < least:
                 team.start(rank)
-        sizes = assert_same_to_tolerance(team, undisturbed_run(WORKERS, LONG))
+        sizes = assert_same_to_tolerance(team, undisturbed)
         assert sizes[0] == WORKERS
         assert min(sizes) >= least
