@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 TFJOB_S = 152.0  # the same work as Kubeflow's TFJob with tf_keras `fit` and two workers
 LONG = ("--epochs=100000", "--evaluate-every=0", "--log-every=100")
 STEP = 3000
+# How a run is submitted, the ranks whose pods are deleted, and the bar in seconds.
+DELETIONS = (((), (1, 0), 25.0), (("--min-workers=1",), (1,), 3.0))
 
 
 def main() -> int:
@@ -85,21 +87,25 @@ def runs(data: Path, rounds: int) -> Iterator[Figure]:
 
 def recovery(rounds: int) -> Iterator[Figure]:
     """Seconds from the deletion of a pod to the next training step."""
-    seconds: dict[int, list[float]] = {0: [], 1: []}
+    figures: dict[str, Figure] = {}
     for number in range(rounds):
-        namespace = opened()
-        try:
-            namespace.submit("run", *LONG)
-            for rank in (1, 0):
-                namespace.wait_for_step("run", STEP)
-                pod, killed = namespace.pod("run", rank), time.time()
-                namespace.kill(pod)
-                seconds[rank].append(first_step_after(namespace, killed) - killed)
-        finally:
-            namespace.delete()
-        print(f"round {number + 1} of {rounds}: {seconds}", flush=True)
-    for rank, values in seconds.items():
-        yield Figure(f"from the deletion of rank {rank}'s pod to the next step", "s", values, 25.0)
+        for flags, ranks, bar in DELETIONS:
+            namespace = opened()
+            try:
+                namespace.submit("run", *LONG, flags=flags)
+                for rank in ranks:
+                    namespace.wait_for_step("run", STEP)
+                    pod, killed = namespace.pod("run", rank), time.time()
+                    namespace.kill(pod)
+                    after = "".join(f", with {flag}" for flag in flags)
+                    name = f"from the deletion of rank {rank}'s pod to the next step{after}"
+                    figure = figures.setdefault(name, Figure(name, "s", [], bar))
+                    figure.values.append(first_step_after(namespace, killed) - killed)
+            finally:
+                namespace.delete()
+        times = {name: figure.values for name, figure in figures.items()}
+        print(f"round {number + 1} of {rounds}: {times}", flush=True)
+    yield from figures.values()
 
 
 def opened() -> Namespace:

@@ -57,6 +57,7 @@ def submitted(job: Object) -> Object:
         if setup_of(record) == setup_of(job):
             return {"apiVersion": "batch/v1", "kind": "Job", **record}
     spec: Object = {key: value for key, value in copy.deepcopy(job["spec"]).items() if key not in ADDED_TO_SPEC}
+    spec["parallelism"] = spec["completions"]  # Kueue may have started it with fewer workers
     template = spec["template"]
     template["metadata"] = without_kueue(without_added(template["metadata"]))
     template["spec"].pop("serviceAccount", None)  # the old name of serviceAccountName

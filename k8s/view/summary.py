@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from k8s.state.exits import ContainerExit
 
 EVENTS = 8
-PROGRESS = ("epoch", "step", "steps", "loss", "examples_per_s", "eta_s", "checkpoint")
+PROGRESS = ("epoch", "step", "steps", "loss", "examples_per_s", "eta_s", "checkpoint", "joined")
 Reasons = Counter[str]
 
 

@@ -102,6 +102,18 @@ def test_a_run_waits_and_is_preempted(team: Namespace) -> None:
     assert shown(team, "same") == ("cancelled", "")
 
 
+def test_a_run_starts_with_the_workers_that_the_quota_allows(team: Namespace) -> None:
+    """Kueue starts one of two workers where the quota has room for one; it trains alone, and the report says so."""
+    # One worker makes steps ten times as fast as two.
+    team.submit("holder", "--epochs=100000", *LONG[1:], workers=1, flags=QUEUED)
+    team.wait_for_step("holder", 1)
+    team.submit("run", *SHORT, flags=[*QUEUED, "--min-workers=1"])
+    team.wait_until_published("run")
+    spec = team.job("run")["spec"]
+    assert (spec["parallelism"], spec["completions"], team.pods("run", 1)) == (1, 2, [])
+    assert json.loads(team.read("models/run/report.json"))["sizes"] == [{"step": 0, "workers": 1}]
+
+
 def test_a_cancelled_run_stays_cancelled(team: Namespace) -> None:
     """Kueue does not start a run that is cancelled before it makes a Workload, or while it runs; `retry` does."""
     with without_workloads():

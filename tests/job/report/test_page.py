@@ -66,6 +66,12 @@ def test_page_holds_what_the_model_allows(tmp_path: Path) -> None:
     }
 
 
+def test_page_shows_each_change_of_the_number_of_workers(tmp_path: Path) -> None:
+    """With its step."""
+    page = write(tmp_path, None, sizes=((0, 4), (1200, 3), (1800, 4))).read_text()
+    assert "<dd>4; 3 from step 1,200; 4 from step 1,800</dd>" in page
+
+
 def test_page_embeds_the_weights_as_they_are(tmp_path: Path) -> None:
     """Base64 of little-endian float32, row by row."""
     page = write(tmp_path, MODELS["softmax"]).read_text()

@@ -46,6 +46,7 @@ def test_report_holds_every_figure_of_the_run() -> None:
         "settings_hash": "a" * 64,
         "model_sha256": "e" * 64,
         "workers": 2,
+        "sizes": [{"step": 0, "workers": 2}],
         "replicas": 2,
         "device": "cpu",
         "versions": run.manifest["versions"],

@@ -199,7 +199,7 @@ def test_a_run_by_rank(capsys: pytest.CaptureFixture[str]) -> None:
     run(cluster, "demo", "json")
     found = json.loads(capsys.readouterr().out)
     figures = {"epoch": 2, "step": 45, "steps": 100, "loss": 0.25, "examples_per_s": 1234.5, "eta_s": 150.0}
-    assert found["progress"] == {**figures, "checkpoint": None}
+    assert found["progress"] == {**figures, "checkpoint": None, "joined": None}
     none: dict[str, Any] = {"restarts": 0, "restarted_after": {}, "replaced_after": {}}
     again = {"restarted_after": {"killed": 1}, "replaced_after": {"out-of-memory": 1, "unknown, the pod is gone": 1}}
     assert list(found["time"]) == ["spent_s", "goodput", "core_seconds"]

@@ -51,12 +51,13 @@ def test_next_job_of_an_earlier_launcher() -> None:
 
 
 def test_next_job_without_a_record() -> None:
-    """What Kueue wrote into the template when it admitted the Job is left out: it refuses another Job that has it."""
+    """What Kueue wrote into the Job when it admitted it is left out: it refuses another Job that has it."""
     sent = render.job(Submission("digits", queue="night", arguments=("--epochs=3",)))
     sent["metadata"].get("annotations", {}).pop(SUBMITTED, None)
     asked = {"kueue.x-k8s.io/podset-preferred-topology": "rack"}
     sent["spec"]["template"]["metadata"]["annotations"] |= asked
     admitted = copy.deepcopy(sent)
+    admitted["spec"]["parallelism"] = 1
     template = admitted["spec"]["template"]
     template["metadata"]["annotations"] |= {
         "kueue.x-k8s.io/workload": "job-digits-1",
@@ -69,6 +70,7 @@ def test_next_job_without_a_record() -> None:
     }
     template["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/topology"}, {"name": "example.com/mine"}]
     new = next_job(admitted)
+    assert new["spec"]["parallelism"] == sent["spec"]["parallelism"]
     assert new["spec"]["template"]["metadata"] == sent["spec"]["template"]["metadata"]
     assert new["spec"]["template"]["spec"]["schedulingGates"] == [{"name": "example.com/mine"}]
     template["spec"]["schedulingGates"].pop()

@@ -106,7 +106,7 @@ def test_a_replaced_pod_is_followed() -> None:
     ]
     cluster = Cluster([[job()]], states, {"demo-0-a": [[line(1, 1)]], "demo-0-c": [[line(5, 1), line(6, 2)]]})
     assert received_steps(cluster, 3) == [1, 1, 2]
-    assert cluster.read == ["demo-0-a", "demo-0-c"]
+    assert list(dict.fromkeys(cluster.read)) == ["demo-0-a", "demo-0-c"]  # the end of a log may be read again
 
 
 def test_a_deleted_job_ends_it() -> None:
