@@ -126,7 +126,9 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
     free = most({name: fits(left, requested) for name, left in unused.items() if name in (beside or unused)})
     if free < workers:
         there = f" on node {', '.join(sorted(beside))}, where the claim is in use" if beside else ""
-        does = "waits for the rest" if free < least_workers(job) else "trains with fewer until there is more"
+        does = (
+            "waits for the rest" if free < least_workers(job) else "trains with fewer workers until there is more room"
+        )
         message = f"there is room for {free} of {worker_count(workers)} now{there}; the run {does}"
         return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
     return Check("nodes", "ok", f"room for {describe_workers(workers, trainer)}")

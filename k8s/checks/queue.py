@@ -69,8 +69,8 @@ def inactive(queue: Object) -> str:
 def shortages(cluster_queue: Object, job: Object) -> Iterator[str]:
     """Why a run can never fit into a ClusterQueue, even if nothing else runs: a sentence for each group of resources.
 
-    Kueue admits all workers of a run together, or as few as it can train with, and takes the resources of one group
-    from one of its flavours.
+    Kueue admits all workers of a run together, or, with --min-workers, at least that many of them. It takes the
+    resources of one group from one of its flavours.
     """
     name, workers = cluster_queue.get("metadata", {}).get("name"), least_workers(job)
     each = pod_amounts(job["spec"]["template"]["spec"], requests)

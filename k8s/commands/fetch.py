@@ -1,7 +1,7 @@
 """fetch: copy a published model and its report to this machine, checked against SHA256SUMS.
 
 The model is copied to DIR/NAME/. Files that are already there and whole are kept, and partly copied ones are resumed.
-With --run, DIR/NAME/run/ gets the run's logs, events and TensorBoard scalars as they are now, also without a model.
+With --run, DIR/NAME/run/ gets the run's logs, events and TensorBoard scalars as they are now, even without a model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the folder in which NAME is created (default: .)",
     )
     add("--report", action="store_true", help="open the report in a browser")
-    text = "also copy the run's logs, events and TensorBoard scalars to DIR/NAME/run, also if it has no model"
+    text = "also copy the run's logs, events and TensorBoard scalars to DIR/NAME/run, even if it has no model"
     add("--run", action="store_true", help=text)
     flags.add_volume(parser)
 

@@ -65,13 +65,13 @@ def add_submission(
     image = "image of the job (default: $MNIST_JOB_IMAGE, or the overlay's)"
     add("--image", default=variable("IMAGE"), help=image)
     add("--workers", type=int, metavar="N", help="number of workers (default: the overlay's)")
-    text = "number of workers that train while others are missing (default: all)"
+    text = "minimum number of workers that train while others are missing (default: all)"
     add("--min-workers", type=int, metavar="M", help=text)
     add("--deadline", metavar="TIME", help="time after which the run fails, such as 90m or 6h (default: the overlay's)")
     claim = f"claim for the output (default: $MNIST_JOB_CLAIM, or the overlay's, {CLAIM})"
     add("--claim", metavar="NAME", default=variable("CLAIM"), help=claim)
     add("--data", metavar="CLAIM", help="claim with the dataset, mounted read-only (default: the image's dataset)")
-    text = "file with the model, in place of the image's model.py; it is checked, and not run here"
+    text = "file with the model, in place of the image's model.py; it is checked here, but not run"
     add("--model", type=Path, metavar="FILE", help=text)
     add(
         "--env",

@@ -1,4 +1,4 @@
-"""logs: print the log of every rank, live until the run has ended; on the volume where pods are gone."""
+"""logs: print the log of every rank, live until the run has ended; from the volume where pods are gone."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def show_deleted(
 
 
 def selected(arguments: argparse.Namespace, workers: int) -> set[int]:
-    """The ranks to print, of a run of so many workers; says if they are not all that were asked for.
+    """The ranks to print, of a run of so many workers; a note says so if they are not all that were asked for.
 
     Raises:
         JobError: 64, there is no such rank.

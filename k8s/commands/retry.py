@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", metavar="NAME", help="the run")
     add("--workers", type=int, metavar="N", help="number of workers (default: unchanged)")
-    text = "number of workers that train while others are missing (default: unchanged)"
+    text = "minimum number of workers that train while others are missing (default: unchanged)"
     add("--min-workers", type=int, metavar="M", help=text)
     add("--image", help="image of the job (default: unchanged)")
     add("--cpu", metavar="QUANTITY", help="CPUs of each worker, as its request and its limit")

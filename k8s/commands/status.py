@@ -129,7 +129,7 @@ def selector_of(arguments: argparse.Namespace) -> str:
 
 
 def collect(cluster: Cluster, arguments: argparse.Namespace, logs: Logs | None = None) -> dict[str, Any]:
-    """Everything that is shown, as printed in JSON; logs keeps what was read from logs before."""
+    """Everything that is shown, as printed in JSON; `logs` keeps what earlier calls read from logs."""
     if arguments.name is None:
         return collect_all(cluster, arguments)
     if cronjob := schedules.find(cluster, arguments.name):

@@ -2,7 +2,7 @@
 
 It reports the first cause rather than the last symptom: what made the Job fail at once, else the first worker that
 failed, else what prevents its pods from starting. The evidence is the Job's conditions, the pods' statuses and
-termination messages, and events; where pods or the Job are gone, the logs on the volume.
+termination messages, and events. Where pods or the Job are gone, it is the logs on the volume.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
 
 
 def explain(cluster: Cluster, arguments: argparse.Namespace, name: str) -> tuple[State, Explanation]:
-    """Explain a run, by the logs on its volume where its pods are gone."""
+    """Explain a run; where its pods are gone, by the logs on its volume."""
     try:
         run = gather_evidence(cluster, name)
     except NoRunError as absent:

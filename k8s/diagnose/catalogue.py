@@ -225,7 +225,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "stopped-by-peer": Problem("another worker was asked to stop, and all workers stop together", CONTINUES, RESTARTED),
     "peer-lost": Problem("another worker failed: see that worker's reason", CONTINUES, RESTARTED),
-    "gathering": Problem("another worker restarted or came, and all workers restart together", CONTINUES, RESTARTED),
+    "gathering": Problem("another worker restarted or joined, and all workers restart together", CONTINUES, RESTARTED),
     "peers-lost": Problem(
         "the other workers were lost several times without a new step",
         "check why they failed, and check that TensorFlow's port 2222 is open between all workers",

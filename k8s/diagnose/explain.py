@@ -82,20 +82,20 @@ def explain_run(run: Run) -> Explanation:
 
 
 def explain_lost_chief(run: Run) -> Explanation:
-    """Why a run makes no step whose rank 0 failed too often: Kubernetes counts it like any other worker."""
+    """Why a run whose rank 0 failed too often makes no step: Kubernetes counts it like any other worker."""
     failures = run.job["spec"].get("backoffLimitPerIndex", 0) + 1
     sentence = f"worker 0 failed {failures} times, the most that the Job allows, and the others cannot train without it"
     return Explanation("chief-lost", sentence, remedy_for(run, "chief-lost"), 0)
 
 
 def explain_fewer(run: Run, cause: Explanation) -> Explanation:
-    """What a run is doing that trains without the workers that something prevents from starting."""
+    """What a run is doing while something prevents some of its workers from starting, and it trains without them."""
     sentence = f"nothing is wrong: {state(run)}; {cause.sentence}; once started, it joins at the next checkpoint"
     return dataclasses.replace(cause, sentence=sentence)
 
 
 def with_quota(cause: Explanation, queue: str | None) -> Explanation:
-    """The cause why a run does not start, and that the run keeps its quota meanwhile if Kueue has admitted it."""
+    """Why a run does not start, with a note that it keeps its quota meanwhile if Kueue has admitted it."""
     # Others may wait for that quota.
     held = f"; Kueue has admitted the run, so it keeps its quota of the queue {queue} meanwhile" if queue else ""
     return dataclasses.replace(cause, sentence=cause.sentence + held)
@@ -212,7 +212,7 @@ def explain_exit(run: Run, ended: ContainerExit) -> Explanation:
 
 
 def failures_replaced(run: Run) -> list[ContainerExit]:
-    """The failures of workers that are replaced: not of those that failed too often."""
+    """The failures of workers that are replaced, without those of workers that failed too often."""
     return [each for each in run.exits if each.code != Exit.OK and each.rank not in failed_ranks(run)]
 
 

@@ -1,4 +1,4 @@
-"""What a run's logs on the volume say of workers whose pods are gone. Pure."""
+"""What a run's logs on the volume say about workers whose pods are gone. Pure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pod_prefix(job: str, rank: int) -> str:
 
 
 def explain_without_job(name: str, exits: Sequence[ContainerExit], flags: str) -> Explanation:
-    """How a run ended whose Job was deleted.
+    """How a run whose Job was deleted has ended.
 
     Args:
         name: of the run.

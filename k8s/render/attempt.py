@@ -27,7 +27,7 @@ ADDED_TO_SPEC = ("selector", "manualSelector", "suspend")
 # with which a user asks for a topology. It never starts another Job whose template has them.
 KUEUE = "kueue.x-k8s.io/"
 ASKED_OF_KUEUE = re.compile(r"kueue\.x-k8s\.io/podset-(?!unconstrained)")
-# The variable from which a worker knows its pod's name, which its log on the volume bears.
+# The variable with the name of a worker's pod, which each line of its log on the volume contains.
 POD_NAME = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
 
 

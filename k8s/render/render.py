@@ -137,7 +137,7 @@ def fill_job(job: Object, submission: Submission) -> Object:
 
 
 def allow_missing_workers(job: Object) -> None:
-    """Let a Job go on, and Kueue start it, without the workers that its training can miss; it is changed in place.
+    """Let a Job continue, and Kueue start it, with only the workers that its training needs; it is changed in place.
 
     Raises:
         JobError: 64, it has fewer workers than the training needs.
@@ -149,7 +149,7 @@ def allow_missing_workers(job: Object) -> None:
         return
     config.check_min_workers(least, spec["completions"])
     spec["maxFailedIndexes"] = spec["completions"] - least
-    if QUEUE_LABEL in job["metadata"]["labels"] and least < spec["completions"]:  # Kueue refuses all of them
+    if QUEUE_LABEL in job["metadata"]["labels"] and least < spec["completions"]:  # Kueue refuses the full number
         job["metadata"]["annotations"] = annotations | {MIN_PARALLELISM: str(least)}
 
 

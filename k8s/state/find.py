@@ -33,7 +33,7 @@ LAST_LINES = 200  # of a log, in which the newest record is searched: a tracebac
 
 
 class NoRunError(LauncherError):
-    """There is no run of a name, and no Job or schedule either."""
+    """There is no run, Job or schedule of a name."""
 
 
 def gather(cluster: Cluster, name: str) -> Run:

@@ -34,7 +34,7 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 UID_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: their Job's
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-MIN_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"  # annotation of a Job: with how many pods Kueue may start it
+MIN_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"  # annotation of a Job: the fewest pods that Kueue may start
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"  # of a Workload: its Job's
 NO_QUEUE = "mnist-job-cancelled"  # the queue of a cancelled Job; no queue has this name, so Kueue starts nothing in it
 # Annotations
@@ -78,7 +78,7 @@ def trainer_of(template_or_pod: Mapping[str, Any]) -> Object:
 
 
 def least_workers(job: Mapping[str, Any]) -> int:
-    """How many workers of a Job can train without the others: its --min-workers, by default all."""
+    """The least number of a Job's workers that can train without the others: its --min-workers, by default all."""
     return min_workers(job) or int(job["spec"]["completions"])
 
 

@@ -1,4 +1,4 @@
-"""The logs of a run: first what is there, on the volume where pods are gone, by time; then new lines as they come."""
+"""The logs of a run: first the lines that exist, by time, from the volume where pods are gone; then new lines."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class RunLogs:
             self._show_past(self._read_stored(stack))
 
     def _read_stored(self, stack: ExitStack) -> list[Iterator[Line]]:
-        """The lines of pods that are gone, of each rank, to be read until stack closes; says which are missing."""
+        """The lines of pods that are gone, by rank, to be read until `stack` closes; a note says which are missing."""
         found: dict[int, Iterator[Line]] = {}
         since = clock_time(self._cluster, self._since)
         ranks = self._ranks - ranks_since(self._pods.values(), since)

@@ -103,7 +103,7 @@ def schedule_details(schedule: Schedule, now: datetime) -> dict[str, Any]:
 
 
 def template_fields(template: Object) -> dict[str, Any]:
-    """What a pod template runs, the ConfigMap of its model if it is not the image's, and on which claim it writes."""
+    """A pod template's image, the ConfigMap of its model (None for the image's own), and the claim of the output."""
     return {"image": trainer_of(template).get("image"), "model_map": model_of(template), "claim": claim_of(template)}
 
 

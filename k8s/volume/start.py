@@ -92,7 +92,7 @@ def volume_of_deleted(
     Args:
         cluster: the namespace for it.
         arguments: as for open_volume(), with the run's `name`.
-        absent: that there is no such run.
+        absent: the error that there is no such run.
 
     Yields:
         The pod, and the paths of the run's logs in runs/NAME.

@@ -85,7 +85,7 @@ def test_a_run_that_can_do_with_fewer_workers_is_not_refused(job: Object) -> Non
     for most, state in (("1", "warning"), ("0", "failed")):
         assert capacity.check_quota(CheckedCluster(quota({"pods": most})).given(), job).state == state
     cluster = CheckedCluster(node("a", "1"), pod_on("a", "500m")).given()
-    assert "the run trains with fewer until there is more" in capacity.check_nodes(cluster, job).message
+    assert "the run trains with fewer workers until there is more room" in capacity.check_nodes(cluster, job).message
 
 
 @pytest.mark.parametrize(
