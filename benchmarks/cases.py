@@ -66,7 +66,7 @@ class Settings:
 
     Attributes:
         data: folder of prepared datasets, with MNIST decoded.
-        on_disk: the same with more rows than a worker holds in memory.
+        on_disk: a folder with MNIST that has more rows than a worker holds in memory.
         epochs: of every program; the first one is its warm-up.
         learning_rate: constant.
         cores: of this machine.

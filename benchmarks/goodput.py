@@ -1,7 +1,7 @@
 """Kill a random worker or its trainer once a minute; compare the steps that count with those of an undisturbed run.
 
-The steps that count are those of the run's progress: a step that is made again after a kill counts once. The
-undisturbed rate is the mean of one just before the kills and one just after them, of the same run.
+A step that is repeated after a kill counts once. The undisturbed rate is the mean of two rates of the same run: just
+before the kills and just after them.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def parse() -> Namespace:
     """The command line."""
     flags = results.parser("benchmarks.goodput", __doc__)
     add = flags.add_argument
-    add("--minutes", type=int, default=20, help="minutes with a kill each (default: 20)")
-    add("--seconds", type=float, default=120, help="without a kill, before and after them (default: 120)")
-    add("--seed", type=int, default=0, help="of the choice of what to kill (default: 0)")
+    add("--minutes", type=int, default=20, help="number of minutes with one kill each (default: 20)")
+    add("--seconds", type=float, default=120, help="seconds without kills, before and after them (default: 120)")
+    add("--seed", type=int, default=0, help="seed of the random choice of what to kill (default: 0)")
     add("--quick", action="store_true", help="one minute, and ten seconds before and after it")
     args = results.parse(flags)
     if args.quick:

@@ -53,7 +53,7 @@ def parse() -> Namespace:
     add = flags.add_argument
     add("--rounds", type=int, default=3, help="how often to measure each value (default: 3)")
     add("--counts", type=int, nargs="+", default=COUNTS, help="numbers of workers (default: 1 2 4 8)")
-    add("--before", type=Path, metavar="FOLDER", help="another checkout, which is measured in turn")
+    add("--before", type=Path, metavar="FOLDER", help="another checkout to measure, alternating with this one")
     add("--quick", action="store_true", help="one round of one and two workers")
     args = results.parse(flags)
     if args.quick:
@@ -94,7 +94,7 @@ def measure(data: Path, counts: Sequence[int], code: Path) -> dict[tuple[str, in
 
 
 def pss_mb(pid: int) -> float:
-    """The memory of a process in 10^6 bytes; of a page that n processes share, it counts an n-th."""
+    """The memory of a process in 10^6 bytes, where a page that n processes share counts 1/n."""
     with suppress(OSError):  # it has ended
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         if found := re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""With --min-workers, a run goes on with the workers that are there, and takes in those that come.
+"""With --min-workers, a run goes on while workers are missing, and takes in those that come later.
 
 The parameters are those of an undisturbed run to float tolerance: the sums are the same, but in another order.
 """

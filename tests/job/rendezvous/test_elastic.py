@@ -31,7 +31,7 @@ def join(rendezvous: Rendezvous, *ranks: int, attempt: str = "a") -> list[Reply]
 
 
 def asking(rank: int, attempt: str) -> Request:
-    """The request of one of these four workers that waits."""
+    """The request of one of these four workers, which waits."""
     return msgspec.structs.replace(waiting(rank, attempt, WORKERS), sender=str(rank))
 
 
@@ -50,7 +50,7 @@ def members(reply: Reply) -> list[int]:
 
 
 def running_here(rank: int, round_id: str) -> Request:
-    """The request of a worker of these four whose trainer was started in a round."""
+    """The request of one of these four workers, whose trainer was started in a round."""
     return msgspec.structs.replace(running(rank, round_id), workers=WORKERS, sender=str(rank))
 
 
