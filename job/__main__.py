@@ -186,7 +186,7 @@ COMMANDS = {
             },
             "--check": {
                 "action": "store_true",
-                "help": "print what a prepared dataset is like, and how it differs from the data of `latest`",
+                "help": "describe a prepared dataset, and how it differs from the data of `latest`",
             },
         },
         data,

@@ -34,8 +34,9 @@ class Cluster:
     """One worker's view of the workers that train a run together.
 
     run and job_uid identify the run. rank is this worker's number, 0 to workers - 1; rank 0 is the chief. tensorflow
-    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor. A worker that does not train
-    now has an empty address in tensorflow. Those that do have a place each, 0 to size - 1, in the order of their ranks.
+    and supervisors hold, by rank, host:port of TensorFlow's server and of the supervisor. In tensorflow, the
+    address of a worker that does not train now is empty. Each of the others has a place, 0 to size - 1, in the order of
+    their ranks.
     """
 
     run: str

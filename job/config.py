@@ -58,7 +58,7 @@ class Config:
     model: Path | None = setting(None, "file with the model, in place of job/model.py")
     workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
     min_workers: int = setting(
-        0, "workers that go on with the training while others are missing; 0: all", at_least=0, at_most=1000
+        0, "minimum number of workers that train while others are missing; 0: all", at_least=0, at_most=1000
     )
     sync_every: int = setting(
         1, "steps between synchronisations; above 1, parameters are averaged (local SGD)", at_least=1

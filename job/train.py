@@ -258,7 +258,7 @@ def facts(training: Training, output: RunFolder, accuracy: float, parameters_sha
     examples = training.plan.count * training.config.epochs
     return RunFacts(
         manifest=output.manifest,
-        sizes=[size for size in training.sizes if size[0] < statistics.step],  # a restart after the last step is none
+        sizes=[size for size in training.sizes if size[0] < statistics.step],  # not a restart after the last step
         replicas=training.worker.strategy.num_replicas_in_sync,
         curve=curve,
         timing={

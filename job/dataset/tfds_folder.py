@@ -211,7 +211,7 @@ def _read_array_record(builder: Any, split: str) -> Iterator[tuple[Bytes, int]]:
 
 
 def _read_other_format(builder: Any, split: str) -> Iterator[tuple[Bytes, int]]:
-    """The rows of a split, as TensorFlow reads them, which this imports: one shard after another."""
+    """The rows of a split, one shard after another. This imports TensorFlow, which reads them."""
     import tensorflow_datasets as tfds
 
     config = tfds.ReadConfig(interleave_cycle_length=1)

@@ -16,7 +16,7 @@ class Controller:
 
     Args:
         workers: how many there are.
-        least: how many of them can train without the others; 0 for all.
+        least: the fewest of them that can train without the others; 0 for all.
     """
 
     def __init__(self, workers: int, least: int = 0) -> None:
@@ -35,7 +35,7 @@ class Controller:
     def is_ending(self) -> bool:
         """Whether the run's result is known: rank 0 has exited for good, or too many other workers have failed.
 
-        One that could not succeed if it were started again is too many.
+        A single one is too many if it could not succeed when started again.
         """
         failed = [code for code in self._codes.values() if code]
         return 0 in self._codes or len(failed) > self._may_fail or not all(map(_may_succeed, failed))

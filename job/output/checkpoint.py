@@ -52,8 +52,8 @@ class Checkpoint:
     step is the number of steps made, workers the number of workers that made them, threads the number of CPU threads of
     rank 0's steps (None in a checkpoint of an earlier version); settings are those of must_match.settings_to_match();
     seconds is the time of training so far; params are the model's parameters. A checkpoint of an earlier version has no
-    sums since the last record. sizes holds (step, workers) for each change of the number of workers: so many trained
-    from this step on. It begins with step 0, and a checkpoint of an earlier version has only that.
+    sums since the last record. sizes holds (step, workers) for each change of the number of workers, from step 0
+    on: from that step on, so many workers trained. It is empty in a checkpoint of an earlier version.
     """
 
     step: int
@@ -66,7 +66,7 @@ class Checkpoint:
     sizes: tuple[tuple[int, int], ...] = ()
 
     def resumed_by(self, workers: int, threads: int) -> Checkpoint:
-        """The same state as these workers, with these threads, go on from it."""
+        """The same state, from which so many workers with so many threads continue."""
         sizes = tuple(size for size in self.sizes or ((0, self.workers),) if size[0] < self.step)
         if not sizes or sizes[-1][1] != workers:
             sizes += ((self.step, workers),)

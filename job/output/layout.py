@@ -3,7 +3,7 @@
     runs/<run>/lock           held by the process that trains the run
     runs/<run>/config.json    the manifest: settings, their hash, JOB_UID, start, versions, fingerprints; written once
     runs/<run>/events.jsonl   one telemetry record a line; tensorboard/ beside it has the same figures
-    runs/<run>/logs/          what each worker said; see log_file.py
+    runs/<run>/logs/          the log of each worker; see log_file.py
     runs/<run>/checkpoints/   see checkpoint.py
     runs/<run>/verdict.json   what promotion decided; written once, before `latest` moves
     runs/<run>/promoted       an empty file: `latest` was moved to this run and must not return to it by itself

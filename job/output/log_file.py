@@ -1,4 +1,4 @@
-"""runs/<run>/logs/rank-<rank>.log: what a worker said. Each line has its time, the pod's name and the text.
+"""runs/<run>/logs/rank-<rank>.log: a worker's log. Each line has its time, the pod's name and the text.
 
 The file is opened for each write, so that it may be renamed, removed or replaced at any time.
 """

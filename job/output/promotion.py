@@ -19,7 +19,7 @@ class Candidate:
     """What promotion needs to know about a published model.
 
     started is the time at which the run began; test is the SHA-256 of the test set; low and high are the ends of the
-    accuracy's 95% interval; classes are the names of the classes, and recalls the recall of each that has
+    accuracy's 95% interval; classes are the names of the classes, and recalls gives the recall of each that has
     test examples; policy, min_accuracy and min_class_accuracy are --promote, --min-accuracy and --min-class-accuracy.
     """
 

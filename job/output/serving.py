@@ -1,7 +1,7 @@
 """serving/N, the promoted models as TensorFlow Serving loads them: the greatest N is the model of `latest`.
 
 TensorFlow Serving lists the folder once a second and loads a number that it does not hold, so every promotion adds a
-number, also one back to an earlier model. Names that are no numbers are ignored: .N is the temporary name of a version.
+number, even a promotion of an earlier model. Names that are not numbers are ignored: .N is a version's temporary name.
 
 A version is a folder with hard links to the files of models/<run>/saved_model/1, which never change. A symbolic link
 would lead out of serving/, and a server that mounts only serving/ could not follow it; KServe mounts the path of a pvc://
@@ -87,7 +87,7 @@ def catch_up(root: Path, run: str | None) -> None:
 def remove_old_versions(root: Path) -> None:
     """Remove all versions but the newest KEEP, and those that have a temporary name.
 
-    A version that goes gets a temporary name first, so that a server finds all of it or nothing.
+    A version gets a temporary name before it is removed, so that a server finds all of it or nothing.
     """
     for path in list(_versions(root).values())[:-KEEP]:
         path.rename(path.with_name(f".{path.name}"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from job.rendezvous.server import Rendezvous
 
 RECEIVE_S = 5.0  # for the whole header of a request, and again for its body
-HOLD_S = 2.0  # for a reply while there is no news; well below ANSWER_S and FRESH_S
+HOLD_S = 2.0  # for which a reply is held back at most; well below ANSWER_S and FRESH_S
 HEADER_BYTES = 8192
 BODY_BYTES = 4096
 

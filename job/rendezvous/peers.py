@@ -100,7 +100,7 @@ class Peers:
         Args:
             settings: the settings hash.
             model: SHA-256 of model.py.
-            least: how many workers can train without the others; 0 for all.
+            least: the fewest workers that can train without the others; 0 for all.
             first_s: how many seconds they wait for the others at first.
         """
         run, uid, workers, rank = self._cluster.run, self._cluster.job_uid, self._cluster.workers, self.rank

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
-ALIVE_S = 3.0  # the requests of a worker that lives are 2 s apart at most, or little more on a busy machine
-# How long a round that has enough workers stays open for the others, from when the last one joined: the first round,
-# and a later one.
+ALIVE_S = 3.0  # the requests of a live worker are 2 s apart at most, or a little more on a busy machine
+# How long a round that has enough workers stays open for the others after the last one joined: the first round, and
+# each later one.
 FIRST_S, LOSS_S = 30.0, 1.0
-ON_THE_WAY_S = 6.0  # from when a round opens until a member of the one before has stopped its trainer, and joins
+ON_THE_WAY_S = 6.0  # from when a round opens until a member of the previous one has stopped its trainer and joins
 RETRY_S = 60.0  # until workers with which the others could not train are taken in again; twice as long each time
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
@@ -37,13 +37,15 @@ OTHER_SETTINGS = "other settings: the flags or the dataset differ (hash {} there
 class Rendezvous:
     """The rounds of a run, as rank 0 counts them.
 
-    A round is complete when every rank has joined and none has been silent for more than FRESH_S, or when at least
-    `least` have joined, rank 0 among them, and no other has come for a while. After that it does not change: those that
-    are in it are its members. A member that then joins with another attempt opens the next round. Another worker waits
-    until take_in() opens it. A worker whose trainer is running sees the new id, stops its trainer and joins again.
+    A round is complete when every rank has joined and none has been silent for more than FRESH_S. It is also complete
+    when at least `least` workers have joined, rank 0 among them, and no other has joined for a while. A complete round
+    does not change: the workers in it are its members. A member that then joins with another attempt opens the next
+    round. A worker that is no member waits until take_in() opens the next round. A worker whose trainer is running sees
+    the new id, stops its trainer and joins again.
 
-    A round that ends before its first step may have failed because of those that were not in the last one with a step.
-    If the others are enough, these wait outside until take_in() lets them in again, or until they are needed.
+    A round that ends before its first step may have failed because of its newcomers: the members that were not in the
+    last round that made a step. If the other members are enough, the newcomers wait outside until take_in() lets them
+    in again, or until they are needed.
 
     All methods are thread-safe, except that join_and_wait() needs one event loop for all its calls.
 
@@ -54,7 +56,7 @@ class Rendezvous:
         model: SHA-256 of model.py, which is part of the settings hash too.
         workers: the number of workers.
         clock: monotonic seconds.
-        least: how many of them can train without the others; 0 for all.
+        least: the fewest of them that can train without the others; 0 for all.
 
     Attributes:
         patience_s: how many seconds a round that has enough workers stays open for the others.

@@ -44,7 +44,7 @@ def beside_latest(
 def _beside(
     model: Path, fingerprint: Mapping[str, Any], data: Mapping[str, Any] | None, predictions: Predictions
 ) -> dict[str, Any]:
-    """The same beside a published model; one of DAMAGED if that cannot be read."""
+    """The same for a published model; raises one of DAMAGED if its files cannot be read."""
     report = read_json(model / "report.json") or {}
     same = {split: report["dataset"][split]["sha256"] == fingerprint[split]["sha256"] for split in SPLITS}
     beside: dict[str, Any] = {"run": model.name, "worse_classes": None, "data_changes": None, "data": None}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from job.output.significance import WorseClass
     from job.report.published_run import PublishedRun, PublishedRuns
 
-# What is no part of the JSON: the source of the model, and a value for each test example or class.
+# What is not part of the JSON: the source of the model, and a value for each test example or class.
 NOT_IN_JSON = {"source", "classes", "predictions", "correct"}
 # Settings that do not change what is trained, but where a run is made, how it is watched, or what becomes of its model.
 NOT_COMPARED = (

@@ -1,4 +1,4 @@
-"""What is out of the ordinary in a dataset, by itself and beside the data of an earlier model."""
+"""What is unusual in a dataset, by itself and compared with the data of an earlier model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from job.report.rendering import percent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What is in the ordinary, chosen so that MNIST and random halves of it have no finding.
+# The limits of what is usual, chosen so that MNIST and random halves of it have no finding.
 COUNT = 0.1  # change of the number of examples, as a share of the number before
 SHARE = 0.2  # change of a class's share of the examples, as a share of the share before,
 POINTS = 0.01  # if it is also a change of at least so much
@@ -22,7 +22,7 @@ NAMES = {"train": "the training set", "test": "the test set"}
 
 
 def findings(data: Mapping[str, Any]) -> list[str]:
-    """What is out of the ordinary in a dataset, a sentence each.
+    """What is unusual in a dataset, a sentence each.
 
     Args:
         data: what description.describe() returned.
@@ -43,7 +43,7 @@ def findings(data: Mapping[str, Any]) -> list[str]:
 
 
 def changes(data: Mapping[str, Any], before: Mapping[str, Any], run: str) -> list[str]:
-    """How a dataset differs from that of an earlier run, as far as it is out of the ordinary, a sentence each.
+    """The unusual differences of a dataset from that of an earlier run, a sentence each.
 
     Args:
         data: what description.describe() returned.

@@ -1,4 +1,4 @@
-"""`python -m job data --check`: what a prepared dataset is like, and what in it is out of the ordinary."""
+"""`python -m job data --check`: what a prepared dataset is like, and what is unusual in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(config: Config, show: Callable[[str], None]) -> None:
         show(f"{word:<18}" + "".join(f"{split_value(data[split]):>12}" for split in SPLITS))
     show(f"test images that are in the training set too: {data['shared']:,}")
     for sentence in findings(data):
-        show(f"out of the ordinary: {sentence}")
+        show(f"unusual: {sentence}")
     with errors_from("output", config.output):
         run = linked_run(config.output)
     if run:
@@ -65,13 +65,13 @@ def _rows(data: Mapping[str, Any]) -> list[tuple[str, Callable[[Mapping[str, Any
 
 
 def _beside(config: Config, data: Mapping[str, Any], fingerprint: Mapping[str, Any], run: str) -> list[str]:
-    """Lines about the data beside those of the run that is latest; one of DAMAGED if its report cannot be read."""
+    """Lines that compare the data with those of the latest run; raises one of DAMAGED if its report is not readable."""
     report = read_json(config.output / "models" / run / "report.json") or {}
     if all(report["dataset"][split]["sha256"] == fingerprint[split]["sha256"] for split in SPLITS):
         return [f"the current latest, {run}, was trained and tested on the same data"]
     if "data" not in report:
         return [f"the report of the current latest, {run}, does not describe its data"]
     found = changes(data, report["data"], run)
-    return [f"beside the current latest: {sentence}" for sentence in found] or [
-        f"nothing is out of the ordinary beside the data of the current latest, {run}"
+    return [f"compared with the current latest: {sentence}" for sentence in found] or [
+        f"nothing is unusual compared with the data of the current latest, {run}"
     ]

@@ -33,7 +33,7 @@ _SPLIT = _object(
 )
 
 _DESCRIBED = _object(
-    "what a split is like",
+    "a description of a split",
     {
         "count": _COUNT,
         "classes": {"type": "array", "items": _COUNT, "description": "examples of each class"},
@@ -42,7 +42,7 @@ _DESCRIBED = _object(
     },
 )
 _DATA = _object(
-    "what the data are like; reports of earlier versions, and of data that are read from disk, have none",
+    "a description of the data; reports of earlier versions, and on data that are read from disk, have none",
     {
         "classes": {"type": "array", "items": _TEXT},
         "train": _DESCRIBED,
@@ -84,7 +84,7 @@ SCHEMA: dict[str, Any] = {
             "sizes": {
                 "type": "array",
                 "description": "each change of the number of workers; reports of earlier versions have none",
-                "items": _object("so many workers trained from this step on", {"step": _COUNT, "workers": _COUNT}),
+                "items": _object("how many workers trained from this step on", {"step": _COUNT, "workers": _COUNT}),
             },
             "replicas": {"type": "integer", "minimum": 1, "description": "replicas in sync, over all workers"},
             "device": {"type": "string", "description": "cpu or gpu"},
@@ -163,14 +163,14 @@ SCHEMA: dict[str, Any] = {
                     },
                     "goodput": _SHARE | {"description": "the share of these seconds that was spent on training"},
                     "core_seconds": _AMOUNT
-                    | {"description": "the seconds but replacing, times the CPUs that a worker may use, times workers"},
+                    | {"description": "these seconds without replacing, times CPUs per worker, times workers"},
                 },
                 optional=("spent_s", "goodput", "core_seconds"),
             ),
             "parameters_sha256": _SHA256 | {"description": "over name, dtype, shape and bytes of each, by sorted name"},
             "data": _DATA,
             "beside_latest": _object(
-                "the model beside the one that was latest when it was published",
+                "a comparison with the model that was latest when this one was published",
                 {
                     "run": _TEXT,
                     "worse_classes": {
@@ -182,13 +182,13 @@ SCHEMA: dict[str, Any] = {
                         ),
                     },
                     "data": {
-                        "description": "of latest; null if its data are the same, or it does not describe them",
+                        "description": "of latest; null if they are the same, or its report does not describe them",
                         "anyOf": [_DATA, {"type": "null"}],
                     },
                     "data_changes": {
                         "type": ["array", "null"],
                         "items": _TEXT,
-                        "description": "how the data differ, where that is out of the ordinary, a sentence each",
+                        "description": "unusual differences of the data, a sentence each",
                     },
                 },
             ),

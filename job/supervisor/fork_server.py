@@ -1,8 +1,8 @@
 """The fork server: a process that imports TensorFlow, loads the dataset, and forks trainers from itself.
 
 Its children share the pages of its memory until they write to them. When it forks, it must have only its first thread,
-no context of TensorFlow and no CUDA: a fork copies the locks that other threads hold, but not these threads. So the
-server never imports the model, whose code could create any of these.
+no TensorFlow context and no CUDA context: a fork copies the locks that other threads hold, but not these threads. So
+the server never imports the model, whose code could create a thread or a context.
 
 To ask for a child, another process sends a byte and one end of a socket pair (the connection) over the channel. On the
 connection, the server sends one line with the child's process id and, when it exits, one with its return code. The
@@ -37,7 +37,7 @@ from job.supervisor.forking import CHANNEL
 from job.system import process
 from job.training.internals import without_keras
 
-# All that a trainer imports and that takes long, without the model and what imports it.
+# What every trainer imports and what takes long, without the model and the modules that import it.
 MODULES = (
     "job.training.strategy",
     "job.training.collectives",

@@ -1,7 +1,7 @@
 """Starts processes by the fork server, which has imported TensorFlow already: a fork takes milliseconds, not seconds.
 
-multiprocessing's own fork server has no use here: its children outlive whoever asked for them, and they, or their exit
-codes, are lost with the server.
+multiprocessing's own fork server does not help here: its children outlive whoever asked for them, and they, or their
+exit codes, are lost with the server.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ForkServer(AbstractContextManager["ForkServer"]):
 
     Args:
         config: the run's settings.
-        new_session: whether it is to get no signals from this process's terminal.
+        new_session: whether the server gets a session of its own, and so no signals from this process's terminal.
 
     Attributes:
         channel: what Forked takes.
@@ -122,7 +122,7 @@ class Forked:
     Attributes:
         stderr: its standard error.
         pid: its process id; 0 before its start, and if there is no server that could start it.
-        returncode: as Popen's; also -SIGKILL if the fork server ended, for the process then ends with it.
+        returncode: as Popen's; also -SIGKILL if the fork server ended, because the process then ends with it.
 
     Raises:
         OSError: there is no fork server, or no room for more files.

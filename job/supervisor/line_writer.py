@@ -19,7 +19,7 @@ class LineWriter:
     """Writes lines to standard output, in their order, and to a log.
 
     Args:
-        log: the log. Why it misses lines is written to standard error.
+        log: the log; if lines are missing from it, a message on standard error says why.
     """
 
     def __init__(self, log: LogProcess | None = None) -> None:

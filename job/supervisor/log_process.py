@@ -1,7 +1,7 @@
 """The process that writes a worker's log to the volume, and the pipe that feeds it.
 
 A volume can hang for ever, so the supervisor never waits for this process. It keeps the lines that the pipe does not
-take yet, and loses further ones where these are too many.
+take yet, up to MOST_KEPT bytes, and loses further ones.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ HANGS = "the volume does not answer in time"
 class LogProcess:
     """The process, and the supervisor's end of its pipe.
 
-    It is a copy of this process, which takes a millisecond and little memory. Make it before any thread.
+    The process is a fork of this one, which takes a millisecond and little memory. Create it before any thread.
 
     Args:
         file: the log.
-        pod: the name of this pod, which stands in each line.
+        pod: the name of this pod, which each line contains.
     """
 
     def __init__(self, file: LogFile, pod: str) -> None:

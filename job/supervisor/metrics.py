@@ -106,7 +106,7 @@ class Metrics:
                 description = "Seconds since this worker first reported its newest checkpoint."
                 yield gauge("checkpoint_age_seconds", description, now - self._checkpoint[1])
             seconds = self.spent.at(now)
-            description = "Seconds of this worker, by what they were spent on; those in training are goodput."
+            description = "Seconds of this worker, by what they were spent on; goodput is the share of training."
             counter = CounterMetricFamily("mnist_job_spent_seconds", description, labels=[*self._labels, "part"])
             for part, value in seconds.items():
                 counter.add_metric([*self._labels.values(), part], value)

@@ -160,11 +160,11 @@ class Supervisor:
         cluster = dataclasses.replace(self._cluster, tensorflow=addresses)
         outcome = self._run_process("job.supervisor.trainer", cluster, round_id, self._channel)
         if outcome.reason in {"not-joined", "stalled"} and self._peers.tries_newcomers(round_id):
-            return dataclasses.replace(outcome, reason="peer-lost")  # the others go on without those
+            return dataclasses.replace(outcome, reason="peer-lost")  # the others go on without the newcomers
         return outcome
 
     def _meet(self) -> tuple[str, tuple[str, ...]]:
-        """Wait until the workers have met; returns the id of the round, and each worker's address, empty if missing."""
+        """Wait until the workers have met; returns the round's id, and all addresses, empty for a missing worker."""
         cluster, timeout_s = self._cluster, self._config.join_timeout
         if cluster.workers == 1:
             return "", cluster.tensorflow
@@ -237,7 +237,7 @@ class Supervisor:
                 watchdog.request_exit(STOP_S, Outcome(Exit.TRY_AGAIN, "stopped", "received SIGTERM"))
             elif isinstance(event, ReplyEvent) and not watchdog.forced and watchdog.must_rejoin(event):
                 outcome = Outcome(
-                    Exit.TRY_AGAIN, "gathering", "another worker restarted or came, so all workers restart"
+                    Exit.TRY_AGAIN, "gathering", "another worker restarted or joined, so all workers restart"
                 )
                 watchdog.request_exit(REJOIN_S, outcome)
             watchdog.check()

@@ -69,8 +69,8 @@ def recursive_doubling(vector: tf.Tensor, rank: int, workers: int) -> tf.Tensor:
     number of workers is no power of two, the workers beyond it give their vectors to others first and receive the sum
     at the end. a + b has the bits of b + a, so all workers end with the same bits.
 
-    No receive depends on a value, so TensorFlow asks the other worker for its message as soon as a step begins, and
-    the message takes one way through the network, not two.
+    No receive depends on a value, so TensorFlow asks the other worker for its message as soon as a step begins. A
+    message then takes half a round trip instead of a whole one.
     """
     bits = workers.bit_length() - 1
     sent = []

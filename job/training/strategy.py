@@ -83,7 +83,7 @@ def configure(device: str, threads: int, *, in_cluster: bool = False) -> None:
     tf.config.experimental.set_memory_growth(gpus[0], True)
     # TF32 rounds factors to 10 bits, so that results would differ from a CPU's in the third digit.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    # A GPU's threads would add in any order. TensorFlow then chooses kernels that repeat their bits, or refuses.
+    # Otherwise, a GPU's threads add in any order. TensorFlow now uses only kernels that repeat their bits, or refuses.
     tf.config.experimental.enable_op_determinism()
 
 

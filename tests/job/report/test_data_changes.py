@@ -1,4 +1,4 @@
-"""Tests of what is out of the ordinary in a dataset, of what report.json says of it, and of `data --check`."""
+"""Tests of what is unusual in a dataset, of what report.json says about it, and of `data --check`."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_description_of_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_findings_in_one_dataset(data: dict[str, Any], expected: list[str]) -> None:
-    """What is out of the ordinary, a sentence each."""
+    """What is unusual, a sentence each."""
     assert findings(data) == expected
 
 
@@ -188,7 +188,7 @@ def test_latest_that_cannot_be_read_is_left_out(latest: Path, damage: str) -> No
 
 def findings_said(data: dict[str, Any]) -> list[str]:
     """What `data --check` says of a dataset by itself, after the table."""
-    return [f"out of the ordinary: {sentence}" for sentence in findings(data)]
+    return [f"unusual: {sentence}" for sentence in findings(data)]
 
 
 def damage_report(output: Path, *keys: str, value: Any = None) -> None:
@@ -286,7 +286,7 @@ def test_check_prints_a_table_and_what_is_out_of_the_ordinary(latest: Path, monk
     ]
     assert printed[8:] == [
         *findings_said(describe(other)),
-        *(f"beside the current latest: {sentence}" for sentence in changes(describe(other), base, "base")),
+        *(f"compared with the current latest: {sentence}" for sentence in changes(describe(other), base, "base")),
     ]
     assert len(printed) > 12
     printed.clear()
