@@ -1,11 +1,8 @@
 """The time of a step on N workers as a function of latency and bandwidth: fitted to measurements, and extrapolated.
 
-This is the usual model of message passing: a message of n bytes takes alpha + n * beta. Gathering the vectors of N
-workers along a ring is N-1 messages one after the other, (N-1) * (alpha + n * beta) for each worker's n bytes, and
-recursive doubling is log2 N messages (Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication
-Operations in MPICH", section 4); the ring's all-reduce is 2 * (N-1) messages of n/N bytes (Patarasuk and Yuan 2009,
-"Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations"). job/training/collectives.py chooses between the
-last two.
+This is the usual model of message passing: a message of n bytes takes alpha + n * beta. Recursive doubling, by which
+job/training/collectives.py sums short vectors, is log2 N messages, one after the other (Thakur, Rabenseifner and Gropp
+2005, "Optimization of Collective Communication Operations in MPICH", section 4).
 """
 
 from __future__ import annotations
@@ -71,20 +68,7 @@ class Costs:
     sum_s: float
 
 
-def gather_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
-    """Seconds to sum the workers' vectors by gathering them along a ring."""
-    message_s = costs.hop_s + costs.trips * delay_s + costs.vector_bytes / bytes_per_s
-    return (workers - 1) * (message_s + costs.sum_s)
-
-
 def doubling_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
-    """Seconds to sum them by recursive doubling."""
+    """Seconds to sum the workers' vectors by recursive doubling."""
     message_s = costs.hop_s + costs.trips * delay_s + costs.vector_bytes / bytes_per_s
     return doubling_messages(workers) * (message_s + costs.sum_s)
-
-
-def all_reduce_s(costs: Costs, workers: int, delay_s: float, bytes_per_s: float) -> float:
-    """Seconds to sum them by the ring's all-reduce, in which a worker adds N-1 parts of size 1/N."""
-    part = costs.vector_bytes / workers
-    message_s = costs.hop_s + costs.trips * delay_s + part / bytes_per_s
-    return 2 * (workers - 1) * message_s + costs.sum_s * (workers - 1) / workers

@@ -6,6 +6,7 @@ The ways take turns in one run. Each worker runs in a network namespace of its o
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.measure import PROJECT
 from benchmarks.network import Network
+from job.system import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,25 +46,30 @@ def measure(workers: int, size: int, delays_s: Sequence[float]) -> Iterator[Sum]
             for rank in range(workers):
                 words = [*network.wrapper(rank), sys.executable, "-m", "benchmarks.sums", str(rank), str(size), *hosts]
                 pipe, none = subprocess.PIPE, subprocess.DEVNULL
-                processes.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=none, text=True, cwd=PROJECT))
+                environment = {**os.environ, process.PARENT: str(os.getpid())}
+                processes.append(
+                    subprocess.Popen(
+                        words, stdin=pipe, stdout=pipe, stderr=none, text=True, cwd=PROJECT, env=environment
+                    )
+                )
             for delay_s in delays_s:
                 network.shape(delay_s)
                 seconds = round_of(processes, delay_s)
                 for way in WAYS:
                     yield Sum(workers, delay_s, way, median(seconds[way]))
         finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+            for each in processes:
+                each.kill()
+                each.communicate()
 
 
 def round_of(processes: Sequence[subprocess.Popen[str]], delay_s: float) -> dict[str, list[float]]:
     """Let all workers measure on the network as it is; returns rank 0's times of each way."""
-    for process in processes:
-        if process.stdin:
-            process.stdin.write(f"{delay_s}\n")
-            process.stdin.flush()
-    answers = [process.stdout.readline() for process in processes if process.stdout]
+    for each in processes:
+        if each.stdin:
+            each.stdin.write(f"{delay_s}\n")
+            each.stdin.flush()
+    answers = [each.stdout.readline() for each in processes if each.stdout]
     if not all(answers):
         raise RuntimeError(f"{answers.count('')} of {len(answers)} workers ended")
     seconds: dict[str, list[float]] = json.loads(answers[0])
@@ -95,7 +102,10 @@ def worker(rank: int, size: int, hosts: Sequence[str]) -> None:
             # Zeros stay zeros however often they are summed.
             start = (0, tf.zeros([size]))
             return tf.while_loop(
-                lambda k, _: k < count, lambda k, vector: (k + 1, connected.run(way, args=(vector,))), start
+                lambda k, _: k < count,
+                lambda k, vector: (k + 1, connected.run(way, args=(vector,))),
+                start,
+                parallel_iterations=2,  # as in a step
             )
 
         return sums
@@ -116,4 +126,5 @@ def worker(rank: int, size: int, hosts: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    process.end_with_parent()
     worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

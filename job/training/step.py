@@ -209,7 +209,8 @@ def synchronous(
 
         # The loop is outside strategy.run, which refuses a collective in control flow inside it.
         start = (k, vector, loss, tf.zeros([vector.shape[0] + 3]))
-        k, vector, loss, summed = tf.while_loop(lambda k, *_: k < last, next_step, start)
+        # Two iterations, because each holds the buffers of its receives. The next one's are posted in time.
+        k, vector, loss, summed = tf.while_loop(lambda k, *_: k < last, next_step, start, parallel_iterations=2)
         return *update(vector, loss, summed, rates, k), summed[-2:]
 
     pace = Pace(workers)

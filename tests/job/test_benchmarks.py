@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.alphabeta import Costs, Sample, all_reduce_s, doubling_s, fit, gather_s
+from benchmarks.alphabeta import Costs, Sample, doubling_s, fit
 from benchmarks.bars import Bar, Comparison, compare
 from benchmarks.cases import RUN, Case
 from benchmarks.figures import Figure
 from benchmarks.measure import FailedError, job_result
+from benchmarks.recovery import cpu_s
 from benchmarks.rivals.common import Result
 from benchmarks.start import BEFORE, MEMORY, NOW, STEP, figures_of
 from tests.job import processes
@@ -112,12 +114,10 @@ def test_fit_separates_the_network_from_the_workers() -> None:
 
 
 def test_cost_of_a_sum_by_number_of_workers() -> None:
-    """Doubling takes log2 N messages of whole vectors, a gather N-1, the ring's all-reduce twice as many of an N-th."""
+    """Doubling takes log2 N messages of whole vectors, and two more if N is no power of two; one worker takes none."""
     costs = Costs(compute_s=1.0, hop_s=0.5, trips=2.0, vector_bytes=1000.0, sum_s=0.25)
-    assert gather_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 4 * (0.5 + 0.25 + 0.25 + 0.25)
-    assert doubling_s(costs, 8, delay_s=0.125, bytes_per_s=4000.0) == 3 * (0.5 + 0.25 + 0.25 + 0.25)
-    assert all_reduce_s(costs, 5, delay_s=0.125, bytes_per_s=4000.0) == 8 * (0.5 + 0.25 + 0.05) + 0.2
-    assert gather_s(costs, 1, 0.125, 4000.0) == all_reduce_s(costs, 1, 0.125, 4000.0) == 0.0
+    messages = [doubling_s(costs, workers, delay_s=0.125, bytes_per_s=4000.0) / 1.25 for workers in (1, 2, 5, 8)]
+    assert messages == [0, 1, 4, 3]
 
 
 # Times a rival that runs for hours.
@@ -128,6 +128,14 @@ from benchmarks.measure import measure
 words = [sys.executable, "-m", "benchmarks.rivals.numpy_loop", f"--data={sys.argv[1]}", "--epochs=100000000"]
 measure(Case("rival", tuple(words), 1))
 """
+BUSY_S = 2.0  # of CPU time, after which a process has imported NumPy
+
+
+def is_busy(descendant: tuple[int, str]) -> bool:
+    """Whether a process still runs and has used BUSY_S."""
+    with suppress(OSError):
+        return cpu_s(descendant[0]) > BUSY_S
+    return False
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,7 @@ def test_nothing_outlives_a_benchmark(
     with subprocess.Popen([sys.executable, *words, prepared], cwd=processes.ROOT, env=environment) as benchmark:
         try:
             processes.wait_until(lambda: len(processes.descendants(benchmark.pid)) >= least, "its processes")
+            processes.wait_until(lambda: any(map(is_busy, processes.descendants(benchmark.pid))), "their work")
             below = processes.descendants(benchmark.pid)
         finally:
             os.kill(benchmark.pid, number)
