@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from contextlib import suppress
@@ -16,6 +17,10 @@ from tests.fixtures import synthetic, write_idx
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+# As in a trainer. TensorFlow's threads also write after a test, where pytest does not capture what they write.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 class Mount(Protocol):
