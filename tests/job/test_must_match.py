@@ -52,6 +52,7 @@ def test_the_settings_hash_covers_exactly_what_must_match(package: Path) -> None
         "name": "other",
         "model": Path("elsewhere"),  # counts by its content
         "workers": 2,
+        "min_workers": 1,
         "sync_every": 2,
         "evaluate_every": 0,
         "log_every": 1,
