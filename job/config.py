@@ -98,10 +98,7 @@ class Config:
             raise usage_error(f"--dataset must be lower-case letters, digits and underscores, not {self.dataset!r}")
         if self.name:
             check_name(self.name, self.workers)
-        if self.min_workers and self.sync_every > 1:
-            message = f"--min-workers cannot be used with --sync-every above 1, here {self.sync_every}"
-            hint = "leave out one of them: with local SGD, another number of workers gives another model"
-            raise usage_error(message, hint)
+        check_sync_every(self.sync_every, self.min_workers)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
@@ -143,6 +140,18 @@ def check_name(name: str, workers: int, what: str = "--name", suffix: str = "") 
         raise usage_error(
             f"{what} must be at most {limit} characters with {workers} worker(s), not {len(name)}: {name!r}"
         )
+
+
+def check_sync_every(steps: int, least: int) -> None:
+    """Check that a run with this --sync-every can have this --min-workers.
+
+    Raises:
+        JobError: 64.
+    """
+    if least and steps > 1:
+        message = f"--min-workers cannot be used with --sync-every above 1, here {steps}"
+        hint = "leave out one of them: with local SGD, another number of workers gives another model"
+        raise usage_error(message, hint)
 
 
 def check_min_workers(least: int, workers: int) -> None:

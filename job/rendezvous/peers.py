@@ -15,7 +15,7 @@ from job.cluster import is_address
 from job.config import usage_error
 from job.errors import Exit, JobError
 from job.rendezvous.messages import Refused, Reply, Request
-from job.rendezvous.server import FIRST_S, Rendezvous
+from job.rendezvous.server import Rendezvous
 
 if TYPE_CHECKING:
     import queue
@@ -94,20 +94,20 @@ class Peers:
         self._request: Request | None = None  # the next one; None before connect(), and without other workers
         self._lock = threading.Lock()  # for changes of the request
 
-    def connect(self, settings: str, model: str, least: int = 0, first_s: float = FIRST_S) -> None:
+    def connect(self, settings: str, model: str, least: int = 0, limit_s: float = float("inf")) -> None:
         """Prepare to meet the other workers, if there are any; their hash of settings and model must be these.
 
         Args:
             settings: the settings hash.
             model: SHA-256 of model.py.
             least: the fewest workers that can train without the others; 0 for all.
-            first_s: how many seconds they wait for the others at first.
+            limit_s: for how many seconds at most they wait for the others.
         """
         run, uid, workers, rank = self._cluster.run, self._cluster.job_uid, self._cluster.workers, self.rank
         if workers > 1:
             if rank == 0:
                 self.rendezvous = Rendezvous(run, uid, settings, model, workers, least=least)
-                self.rendezvous.patience_s = first_s
+                self.rendezvous.limit_s = limit_s
             self.answered_at = time.monotonic()
             self._request = Request(
                 run, uid, settings, model, workers, rank, os.urandom(16).hex(), 0, "", "", "", "starting", 0

@@ -24,8 +24,9 @@ ALIVE_S = 3.0  # the requests of a live worker are 2 s apart at most, or a littl
 # How long a round that has enough workers stays open for the others after the last one joined: the first round, and
 # each later one.
 FIRST_S, LOSS_S = 30.0, 1.0
-ON_THE_WAY_S = 6.0  # from when a round opens until a member of the previous one has stopped its trainer and joins
+ON_THE_WAY_S = 11.0  # from when a round opens until a member of the previous one has stopped its trainer and joins
 RETRY_S = 60.0  # until workers with which the others could not train are taken in again; twice as long each time
+MAX_RETRY_S = 900.0  # but never longer than this
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
 
@@ -59,7 +60,7 @@ class Rendezvous:
         least: the fewest of them that can train without the others; 0 for all.
 
     Attributes:
-        patience_s: how many seconds a round that has enough workers stays open for the others.
+        limit_s: for how many seconds at most a round that has enough workers stays open for the others.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Rendezvous:
         self._own = {"run": run, "JOB_UID": job_uid, "WORKERS": workers}
         self._settings, self._model, self._workers, self._clock = settings, model, workers, clock
         self._least = least or workers
-        self.patience_s = FIRST_S
+        self._patience_s, self.limit_s = FIRST_S, float("inf")
         # By rank: when its last request came, and that request. The rank that has been silent for longest is first.
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
         self._refused: dict[int, str] = {}  # by rank: why its last request was refused
@@ -87,6 +88,7 @@ class Rendezvous:
         self._addresses: tuple[str, ...] = ()  # set when the round is complete
         self._proven: set[str] = set()  # the senders that were in the last round with a step
         self._barred: set[int] = set()  # the ranks with which the others could not train
+        self._barred_after = ""  # the id of the last round that made no step with its newcomers
         self._retry_at, self._retry_s = 0.0, RETRY_S
         self._open_round()
 
@@ -156,9 +158,12 @@ class Rendezvous:
                 self._proven = {request.sender for request in self._joined.values()}
 
     def tries_newcomers(self, round_id: str) -> bool:
-        """Whether this is the current round, without a step yet, and could do without those that it has taken in."""
+        """Whether this round has made no step, and could do without those that it has taken in.
+
+        It is the current round, or the last one that ended like this: another member may have opened the next round.
+        """
         with self._lock:
-            return round_id == self._round_id and bool(self._newcomers())
+            return round_id == self._barred_after or (round_id == self._round_id and bool(self._newcomers()))
 
     def latest_requests(self) -> dict[int, Request]:
         """By rank, the last request of each worker that sent one within FRESH_S."""
@@ -216,10 +221,11 @@ class Rendezvous:
         now = self._clock()
         if newcomers := self._addresses and self._newcomers():
             self._barred |= newcomers
-            self._retry_at, self._retry_s = now + self._retry_s, 2 * self._retry_s
+            self._barred_after = self._round_id
+            self._retry_at, self._retry_s = now + self._retry_s, min(2 * self._retry_s, MAX_RETRY_S)
         waiting = []
         if self._round_id:
-            waiting, self.patience_s = self._waiting(), LOSS_S
+            waiting, self._patience_s = self._waiting(), LOSS_S
         self._round_id, self._opened_at = os.urandom(16).hex(), now
         self._joined: dict[int, Request] = {}
         self._missing = list(range(self._workers))  # sorted
@@ -250,14 +256,22 @@ class Rendezvous:
             if member is None or member.attempt == request.attempt:
                 return
             self._open_round()
-        if request.rank not in self._barred or self._clock() >= self._opened_at + ON_THE_WAY_S:
+        if request.rank not in self._barred or self._needs_barred():
             self._add(request)
+
+    def _needs_barred(self) -> bool:
+        """Whether the others are too few without the workers that stay outside."""
+        if self._clock() < self._opened_at + ON_THE_WAY_S:
+            return False
+        since = self._clock() - ALIVE_S
+        coming = {rank for rank, (when, each) in self._latest.items() if each.round_id and when >= since}
+        return len((self._joined.keys() | coming) - self._barred) < self._least
 
     def _add(self, request: Request) -> None:
         rank = request.rank
         if rank not in self._joined:
             del self._missing[bisect_left(self._missing, rank)]
-            self._closes_at = self._clock() + self.patience_s
+            self._closes_at = min(self._clock() + self._patience_s, self._opened_at + self.limit_s)
         self._joined[rank] = request
 
     def _close_if_due(self) -> None:
@@ -274,7 +288,7 @@ class Rendezvous:
         if self._addresses or len(self._joined) < self._least or 0 not in self._joined:
             return float("inf")
         latest = [when for rank, (when, each) in self._latest.items() if each.round_id and rank not in self._joined]
-        last = self._opened_at + ON_THE_WAY_S
+        last = self._opened_at + min(ON_THE_WAY_S, self.limit_s)
         return max(self._closes_at, *(min(when + ALIVE_S, last) for when in latest), 0.0) - self._clock()
 
     def _drop_silent(self) -> None:

@@ -24,7 +24,6 @@ from job.must_match import model_changed, model_sha256, settings_hash, settings_
 from job.output.log_file import LogFile
 from job.rendezvous.listener import serve
 from job.rendezvous.peers import EVERY_S, Attendance, Peers, ReplyEvent, check_distinct
-from job.rendezvous.server import FIRST_S
 from job.supervisor.forking import fork_channel
 from job.supervisor.log_process import LogProcess
 from job.supervisor.outcome import EXPLAINED_CODES, FINAL_CODES, Outcome, is_published, judge
@@ -49,7 +48,9 @@ if TYPE_CHECKING:
     from job.config import Config
 
 STOP_S = 10.0  # from SIGTERM to SIGKILL when this worker has to stop
-REJOIN_S = 5.0  # the same when it has to meet the others in a new round
+# The same when it has to meet the others in a new round. With --min-workers it is STOP_S, because they may meet to take
+# a worker in, and then save a checkpoint first.
+REJOIN_S = 5.0
 FLUSH_S = 1.0  # for the last lines on standard output, which may have no reader
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}
 
@@ -112,8 +113,8 @@ class Supervisor:
                 return outcome
             raise
         self._model = must_match["model"]
-        first_s = min(FIRST_S, self._config.join_timeout / 2)
-        self._peers.connect(settings_hash(must_match), self._model, self._config.min_workers, first_s)
+        limit_s = self._config.join_timeout / 2  # well before this worker gives up
+        self._peers.connect(settings_hash(must_match), self._model, self._config.min_workers, limit_s)
         host, _, port = self._cluster.supervisors[self._cluster.rank].rpartition(":")
         with ExitStack() as stack:
             with errors_from("port", port):
@@ -159,7 +160,7 @@ class Supervisor:
             raise model_changed(self._model, model)
         cluster = dataclasses.replace(self._cluster, tensorflow=addresses)
         outcome = self._run_process("job.supervisor.trainer", cluster, round_id, self._channel)
-        if outcome.reason in {"not-joined", "stalled"} and self._peers.tries_newcomers(round_id):
+        if outcome.reason in {"not-joined", "stalled", "peers-missing"} and self._peers.tries_newcomers(round_id):
             return dataclasses.replace(outcome, reason="peer-lost")  # the others go on without the newcomers
         return outcome
 
@@ -184,10 +185,11 @@ class Supervisor:
                 self._report_joined(reply.joined, complete=True)
                 return reply.round_id, reply.addresses
             if not isinstance(reply, str) and reply.outside:
-                # The others train, and take this worker in at their next checkpoint.
+                # The others go on, and take this worker in at one of their checkpoints.
                 deadline = time.monotonic() + timeout_s
                 if not waits_outside:
-                    self._report_outside(reply.joined)
+                    message = "the other workers go on without this one, and take it in at a later checkpoint"
+                    self._status.report("waiting", message=message)
                 waits_outside = True
                 continue
             waits_outside = False
@@ -206,10 +208,6 @@ class Supervisor:
         if complete and joined < self._cluster.workers:
             message = f"training with {joined} of {self._cluster.workers} workers"
         self._status.report("waiting", joined=joined, message=message)
-
-    def _report_outside(self, others: int) -> None:
-        message = f"{others} of {self._cluster.workers} workers train; this one joins them at their next checkpoint"
-        self._status.report("waiting", message=message)
 
     def _run_process(self, module: str, cluster: Cluster, round_id: str, channel: socket.socket | None) -> Outcome:
         """Run a process to its exit; end it on SIGTERM, if it hangs, or if the workers meet in a new round."""
@@ -239,7 +237,7 @@ class Supervisor:
                 outcome = Outcome(
                     Exit.TRY_AGAIN, "gathering", "another worker restarted or joined, so all workers restart"
                 )
-                watchdog.request_exit(REJOIN_S, outcome)
+                watchdog.request_exit(STOP_S if self._config.min_workers else REJOIN_S, outcome)
             watchdog.check()
 
     def _restart_after(self, outcome: Outcome) -> bool:

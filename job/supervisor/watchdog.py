@@ -26,6 +26,9 @@ GOODBYE_S = 10.0  # for the last all-reduce, which a disconnected peer would pro
 # TensorFlow's own heartbeats allow as much. On a fifth of a CPU no two were more than 1.3 s apart.
 SILENT_S = 10.0
 JOIN_S = 60.0  # TensorFlow takes a second or two to connect workers that have all started to join
+NEWCOMERS_S = (
+    120.0  # for workers that the others have taken in, from when rank 0 joins until TensorFlow has connected all
+)
 PAUSED_S = 3.0  # between two calls of check(), due every second; longer if this process itself was stopped
 # From SIGKILL to the exit, by --device. A hung volume can prevent it, and a GPU's driver first frees what the process
 # had there.
@@ -186,8 +189,10 @@ class Watchdog:
 
     def _all_joining(self) -> bool:
         """Whether this is rank 0 and its trainer waits for TensorFlow to connect workers that have all started."""
-        joining = self._status.phase == "joining" and self._process.pulse_at == NEVER
-        return joining and self._peers.all_started(self._round_id)
+        return self._is_joining() and self._peers.all_started(self._round_id)
+
+    def _is_joining(self) -> bool:
+        return self._status.phase == "joining" and self._process.pulse_at == NEVER
 
     def _patience_s(self) -> float:
         """How long the process may send no record."""
@@ -196,4 +201,7 @@ class Watchdog:
             return float(self._config.stall_timeout)
         if phase == "published":
             return GOODBYE_S
+        if self._is_joining() and self._peers.tries_newcomers(self._round_id):
+            # The others are enough. The trainers must not give up first, because each would count a restart.
+            return min(NEWCOMERS_S, self._config.join_timeout / 2)
         return PATIENCE_S + (self._config.join_timeout if phase == "joining" else 0)

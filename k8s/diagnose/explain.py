@@ -90,8 +90,9 @@ def explain_lost_chief(run: Run) -> Explanation:
 
 def explain_fewer(run: Run, cause: Explanation) -> Explanation:
     """What a run is doing while something prevents some of its workers from starting, and it trains without them."""
-    sentence = f"nothing is wrong: {state(run)}; {cause.sentence}; once started, it joins at the next checkpoint"
-    return dataclasses.replace(cause, sentence=sentence)
+    current = state(run)
+    joins = "" if current.done == 1 else "; once started, it joins at the next checkpoint"
+    return dataclasses.replace(cause, sentence=f"nothing is wrong: {current}; {cause.sentence}{joins}")
 
 
 def with_quota(cause: Explanation, queue: str | None) -> Explanation:

@@ -21,6 +21,7 @@ from k8s.state.names import (
     claim_labels,
     claims,
     min_workers,
+    number_of,
     trainer_of,
 )
 
@@ -131,7 +132,6 @@ def fill_job(job: Object, submission: Submission) -> Object:
     trainer["args"] += submission.arguments
     if submission.min_workers is not None:
         trainer["args"].append(f"--min-workers={submission.min_workers}")
-        config.parse(trainer["args"][1:])
     allow_missing_workers(job)
     return job
 
@@ -140,7 +140,7 @@ def allow_missing_workers(job: Object) -> None:
     """Let a Job continue, and Kueue start it, with only the workers that its training needs; it is changed in place.
 
     Raises:
-        JobError: 64, it has fewer workers than the training needs.
+        JobError: 64, it has fewer workers than the training needs, or --sync-every above 1.
     """
     spec, least = job["spec"], min_workers(job)
     annotations = job["metadata"].get("annotations", {})
@@ -148,6 +148,7 @@ def allow_missing_workers(job: Object) -> None:
     if not least:
         return
     config.check_min_workers(least, spec["completions"])
+    config.check_sync_every(number_of(job, "--sync-every"), least)
     spec["maxFailedIndexes"] = spec["completions"] - least
     if QUEUE_LABEL in job["metadata"]["labels"] and least < spec["completions"]:  # Kueue refuses the full number
         job["metadata"]["annotations"] = annotations | {MIN_PARALLELISM: str(least)}

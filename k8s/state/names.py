@@ -83,10 +83,15 @@ def least_workers(job: Mapping[str, Any]) -> int:
 
 
 def min_workers(job: Mapping[str, Any]) -> int:
-    """The number in a Job's flag --min-workers, which may be one argument or two; 0 without one."""
+    """The number in a Job's flag --min-workers; 0 without one."""
+    return number_of(job, "--min-workers")
+
+
+def number_of(job: Mapping[str, Any], flag: str) -> int:
+    """The number in a flag of a Job's trainer, which may be one argument or two; 0 without the flag."""
     args = trainer_of(job["spec"]["template"]).get("args", [])
-    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--min-workers=") else [arg])]
-    given = [number for flag, number in itertools.pairwise(words) if flag == "--min-workers" and number.isdecimal()]
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(f"{flag}=") else [arg])]
+    given = [number for word, number in itertools.pairwise(words) if word == flag and number.isdecimal()]
     return int(given[-1]) if given else 0
 
 

@@ -146,9 +146,11 @@ def state(run: Run) -> State:
 def trains_with_fewer(run: Run) -> bool:
     """Whether a run goes on although workers are missing, as its rank 0 last reported."""
     record, chief = run.record, run.newest.get(0)
-    if record is None or chief is None or has_finished(chief) or least_workers(run.job) == run.workers:
+    if record is None or chief is None or least_workers(run.job) == run.workers:
         return False
-    return record.phase in ("training", "evaluating", "publishing") and (record.joined or run.workers) < run.workers
+    if record.phase == "waiting" or (record.phase != "published" and has_finished(chief)):
+        return False
+    return (record.joined or run.workers) < run.workers
 
 
 def published_exit(run: Run) -> ContainerExit | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from job.rendezvous import server
 from job.rendezvous.messages import Reply, Request
-from job.rendezvous.server import ALIVE_S, FIRST_S, FRESH_S, LOSS_S, ON_THE_WAY_S, RETRY_S, Rendezvous
+from job.rendezvous.server import ALIVE_S, FIRST_S, FRESH_S, LOSS_S, MAX_RETRY_S, ON_THE_WAY_S, RETRY_S, Rendezvous
 from tests.job.rendezvous.test_server import HASH, MODEL, Clock, running, waiting
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def failed_with_2() -> tuple[Rendezvous, Clock]:
     assert rendezvous.tries_newcomers(second.round_id)
     [reply] = join(rendezvous, 2, attempt="c")
     assert reply == Reply(reply.round_id, 0, (0, 1, 2, 3), (), outside=True)
+    assert rendezvous.tries_newcomers(second.round_id)  # rank 0's trainer may end after the next round is open
+    assert not rendezvous.tries_newcomers(first)
     join(rendezvous, 0, 1, 3, attempt="c")
     return rendezvous, clock
 
@@ -210,6 +212,38 @@ def test_a_worker_that_stays_outside_comes_in_if_it_is_needed() -> None:
     join(rendezvous, 2, attempt="c")
     clock.now += LOSS_S
     assert members(join(rendezvous, 0, attempt="c")[0]) == [0, 1, 2]
+
+
+def test_a_worker_stays_outside_however_late_enough_others_come() -> None:
+    """Rank 0 is alive, but takes long to stop its trainer."""
+    rendezvous, clock, first = trained_by_three()
+    rendezvous.note_step(first)
+    join(rendezvous, 2)
+    rendezvous.take_in()
+    second = join(rendezvous, 0, 1, 3, attempt="b")[-1].round_id
+    for _ in range(round(2 * ON_THE_WAY_S)):
+        join(rendezvous, 1, 3, attempt="c")
+        rendezvous.join(running_here(0, second))
+        assert join(rendezvous, 2, attempt="c")[0].outside
+        clock.now += 1
+    join(rendezvous, 0, 1, 3, attempt="c")
+    clock.now += LOSS_S
+    assert members(join(rendezvous, 0, attempt="c")[0]) == [0, 1, 3]
+
+
+def test_a_worker_is_taken_in_again_at_intervals_that_do_not_grow_forever() -> None:
+    """However often the others could not train with it."""
+    rendezvous, clock = failed_with_2()
+    clock.now += LOSS_S
+    join(rendezvous, 0, 1, 3, attempt="c")
+    for attempt in range(10):
+        clock.now += MAX_RETRY_S
+        join(rendezvous, 2, attempt="d")
+        rendezvous.take_in()
+        assert members(join(rendezvous, 0, 1, 3, attempt=f"with {attempt}")[-1]) == [0, 1, 2, 3]
+        join(rendezvous, 0, 1, 3, attempt="c")
+        clock.now += LOSS_S
+        assert members(join(rendezvous, 0, attempt="c")[0]) == [0, 1, 3]
 
 
 def test_without_others_that_suffice_no_worker_stays_outside() -> None:
@@ -277,16 +311,24 @@ def test_a_round_without_members_has_no_silent_one() -> None:
 def test_the_first_round_waits_no_longer_than_asked() -> None:
     """The workers give up after --join-timeout."""
     rendezvous, clock = opened()
-    rendezvous.patience_s = 5
+    rendezvous.limit_s = 5
     join(rendezvous, 0, 1)
-    assert members(keep_asking(rendezvous, clock, 5, 0, 1)[0]) == [0, 1]
+    keep_asking(rendezvous, clock, 4, 0, 1)
+    assert not join(rendezvous, 3)[0].addresses
+    assert members(keep_asking(rendezvous, clock, 1, 0, 1, 3)[0]) == [0, 1, 3]
+
+    rendezvous, clock = opened()
+    rendezvous.limit_s = 5
+    join(rendezvous, 0)
+    assert not keep_asking(rendezvous, clock, 6, 0)[0].addresses
+    assert members(join(rendezvous, 1)[0]) == [0, 1]
 
 
 def test_workers_hear_at_once_that_others_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Although another thread than the one that answers them takes them in."""
     monkeypatch.setattr(server, "HEARTBEAT_S", 1e6)
     rendezvous = Rendezvous("r", "u", HASH, MODEL, WORKERS, least=LEAST)
-    rendezvous.patience_s = 0
+    rendezvous.limit_s = 0
     first = join(rendezvous, 0, 1)[-1].round_id
     join(rendezvous, 2)
 

@@ -16,7 +16,7 @@ from job.rendezvous.server import Rendezvous
 from job.supervisor.outcome import Outcome
 from job.supervisor.restart_policy import RestartPolicy
 from job.supervisor.status import WorkerStatus
-from job.supervisor.watchdog import GOODBYE_S, JOIN_S, SILENT_S, Watchdog
+from job.supervisor.watchdog import GOODBYE_S, JOIN_S, NEWCOMERS_S, SILENT_S, Watchdog
 from job.telemetry import Record
 
 if TYPE_CHECKING:
@@ -234,6 +234,27 @@ def test_tensorflow_must_connect_the_workers_soon() -> None:
     scene.record("joining")
     scene.pass_s(JOIN_S - 1, 0, 1, 2, phase="joining")
     scene.process.pulse_at = scene.clock()  # connected; reading the volume may take long
+    scene.pass_s(600, 0, 1, 2, phase="joining")
+    assert scene.killed is None
+
+
+def test_workers_that_were_taken_in_must_join_soon() -> None:
+    """Rank 0 does not wait for one that reads its data forever, if the others can train without it."""
+    scene = Scene(0)
+    scene.peers.tries_newcomers = lambda round_id: round_id == scene.round_id  # type: ignore[method-assign]
+    scene.record("data")
+    scene.pass_s(300, 0, 1, 2, phase="data")
+    scene.record("joining")
+    for _ in range(round(NEWCOMERS_S)):
+        assert scene.killed is None
+        scene.requests("data", 2)
+        scene.pass_s(1, 0, 1, phase="joining")
+    assert scene.killed == ("stalled", "the trainer made no progress in phase joining for 120 s")
+
+    scene = Scene(0)
+    scene.peers.tries_newcomers = lambda round_id: round_id == scene.round_id  # type: ignore[method-assign]
+    scene.record("joining")
+    scene.process.pulse_at = scene.clock()  # connected
     scene.pass_s(600, 0, 1, 2, phase="joining")
     assert scene.killed is None
 

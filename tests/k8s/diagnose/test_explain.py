@@ -294,6 +294,9 @@ def test_a_run_that_trains_with_fewer_workers() -> None:
     assert why(run)[0].startswith("nothing is wrong: training 45% with 2 of 3 workers; worker 2 cannot be scheduled: ")
     assert "; once started, it joins at the next checkpoint" in why(run)[0]
     assert why(run)[-1].startswith("remedy: ")
+    publishes = dataclasses.replace(run, record=record("publishing", step=9, steps=9, joined=2))
+    assert why(publishes)[0].startswith("nothing is wrong: publishing; worker 2 cannot be scheduled: ")
+    assert "once started" not in why(publishes)[0]
     assert why(Run(run.job, BOTH, record=trains)) == ["nothing is wrong: training 45% with 2 of 3 workers"]
 
 

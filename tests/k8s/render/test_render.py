@@ -268,6 +268,10 @@ def test_an_overlay_may_give_the_flag_as_two_arguments() -> None:
     assert (again["spec"]["maxFailedIndexes"], least_workers(again)) == (2, 2)
     with pytest.raises(JobError, match="--min-workers must be at most the number of workers, 1, not 2"):
         render.fill_job(rendered, Submission("digits", workers=1))
+    again = render.fill_job(rendered, Submission("digits", workers=4, min_workers=3))
+    assert (again["spec"]["maxFailedIndexes"], least_workers(again)) == (1, 3)
+    with pytest.raises(JobError, match="--min-workers cannot be used with --sync-every above 1, here 5; "):
+        render.fill_job(rendered, Submission("digits", arguments=("--sync-every", "5")))
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,16 @@ def test_the_newest_pod_of_each_rank_counts() -> None:
 
 @pytest.mark.parametrize("third", [unscheduled(2, NO_ROOM), waiting(2), ended(2, 137), None])
 def test_a_run_that_trains_with_fewer_workers(third: Object | None) -> None:
-    """Whatever the others wait for. Before rank 0 trains, and where all workers are needed, the run waits for them."""
+    """Whatever the others wait for. Until the others have met, and where all workers are needed, the run waits."""
     pods = (*BOTH, *([third] if third else []))
     trains = record("training", step=45, steps=100, joined=2)
     run = Run(elastic(3, 2), pods, record=trains)
     assert str(state(run)) == "training 45% with 2 of 3 workers"
     assert state(dataclasses.replace(run, record=record("publishing", step=9, steps=9, joined=2))).word == "publishing"
+    for phase in ("data", "joining", "restoring", "compiling", "published"):
+        assert trains_with_fewer(dataclasses.replace(run, record=record(phase, joined=2)))
+    published = dataclasses.replace(run, pods=(ended(0, 0), *pods[1:]), record=record("published", joined=2))
+    assert state(published).word == "published"
     failed = dataclasses.replace(run, job=elastic(3, 2, failedIndexes="0"))
     assert str(state(failed)) == "stuck worker 0 failed too often"
     lost = dataclasses.replace(run, pods=(ended(0, 137), *pods[1:]))
