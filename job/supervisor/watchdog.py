@@ -26,9 +26,7 @@ GOODBYE_S = 10.0  # for the last all-reduce, which a disconnected peer would pro
 # TensorFlow's own heartbeats allow as much. On a fifth of a CPU no two were more than 1.3 s apart.
 SILENT_S = 10.0
 JOIN_S = 60.0  # TensorFlow takes a second or two to connect workers that have all started to join
-NEWCOMERS_S = (
-    120.0  # for workers that the others have taken in, from when rank 0 joins until TensorFlow has connected all
-)
+NEWCOMERS_S = 120.0  # the same with workers that the others have taken in, from when rank 0's trainer joins
 PAUSED_S = 3.0  # between two calls of check(), due every second; longer if this process itself was stopped
 # From SIGKILL to the exit, by --device. A hung volume can prevent it, and a GPU's driver first frees what the process
 # had there.
