@@ -27,7 +27,9 @@ LITTLE_MEMORY = 200_000_000
 SUPERVISOR_BYTES = 60_000_000
 # How much a process may grow between two measurements: slack of its allocator, and 400 bytes for each of 500 records.
 SLACK_BYTES = {"supervisor": 500_000, "trainer": 2_000_000}
-HELD = 2  # connections of the requests that rank 0 holds, one of each worker: now and then there is none
+HELD = 2  # connections more or less: rank 0 holds a request of each worker nearly always, but not always
+# Over many restarts: on a busy machine, more threads and requests overlap.
+RESTARTS_SLACK, RESTARTS_SLACK_BYTES = 8, 1_000_000
 KILLS = 10
 LONG = ("--epochs=100",)  # 6,000 steps, so that the kills, at most 200 steps apart, come well before the end
 
@@ -127,28 +129,24 @@ def test_nothing_grows_over_ten_thousand_steps(digits: Path, tmp_path: Path) -> 
     assert max(peaks.values()) < SUPERVISOR_BYTES
 
 
-def test_nothing_grows_over_forty_restarts(digits: Path, tmp_path: Path) -> None:
-    """A supervisor whose trainers die after a step each holds no more descriptors or memory after 40 more.
+def test_nothing_grows_over_eighty_restarts(digits: Path, tmp_path: Path) -> None:
+    """A supervisor whose trainers die after a step each holds no more descriptors or memory after 80 more.
 
     The first 20 restarts fill its buffers and the stacks of its threads.
     """
     variables = copy_with(tmp_path, "supervisor/trainer.py", SHORT_LIVED)
     with Team(digits, tmp_path / "output", 2, variables=variables).start() as team:
         for rank in team.workers:
-            team[rank].wait_for_record(lambda record: record.restarts > 65)
+            team[rank].wait_for_record(lambda record: record.restarts > 105)
         for rank in team.workers:
             held = {
                 record.restarts: [int(word) for word in (record.message or "").split()]
                 for record in team[rank].records
                 if record.phase == "training"
             }
-            early, late = ([held[number] for number in held if number in range(first, first + 5)] for first in (21, 61))
-            # The minimum of five, because a peer's request holds one while it is answered.
-            assert min(descriptors for descriptors, _ in late) <= min(descriptors for descriptors, _ in early), held
-            assert (
-                max(resident for _, resident in late)
-                <= max(resident for _, resident in early) + SLACK_BYTES["supervisor"]
-            )
+            early, late = ([held[n] for n in range(first, first + 5) if n in held] for first in (21, 101))
+            assert median(count for count, _ in late) <= median(count for count, _ in early) + RESTARTS_SLACK, held
+            assert max(size for _, size in late) <= max(size for _, size in early) + RESTARTS_SLACK_BYTES, held
             assert status_bytes(team[rank].process.pid, "VmHWM") < SUPERVISOR_BYTES
 
 
@@ -207,8 +205,8 @@ def limited_group(limit: int) -> Iterator[Callable[[int], None]]:
         group.rmdir()
 
 
-def held_between(team: Team, first: int, last: int) -> dict[tuple[str, int], tuple[int, float]]:
-    """The minimum of descriptors and the median of resident bytes, by process, while all are between two steps."""
+def held_between(team: Team, first: int, last: int) -> dict[tuple[str, int], tuple[float, float]]:
+    """The medians of descriptors and of resident bytes, by process, while all are between two steps."""
     for worker in team.workers.values():
         worker.wait_for_step(first)
     pids = {("supervisor", rank): worker.process.pid for rank, worker in team.workers.items()}
@@ -219,7 +217,7 @@ def held_between(team: Team, first: int, last: int) -> dict[tuple[str, int], tup
             samples[who].append((len(list(Path(f"/proc/{pid}/fd").iterdir())), status_bytes(pid, "VmRSS")))
         team[0].wait_for_record(lambda _: True, len(team[0].records))
     return {
-        who: (min(count for count, _ in taken), median(size for _, size in taken)) for who, taken in samples.items()
+        who: (median(count for count, _ in taken), median(size for _, size in taken)) for who, taken in samples.items()
     }
 
 
