@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 EXIT_CODES = "exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
 
 USE_TENSORFLOW = {"predict", "data"}  # each in a copy of the process: see survive()
+REPEATED_S = 2.0  # from the first signal of a Ctrl-C to its second one, on a busy machine
 
 
 class Command(NamedTuple):
@@ -96,7 +98,7 @@ def survive(run: Callable[[argparse.Namespace], Any], arguments: argparse.Namesp
     child = os.fork()
     if child == 0:
         process.end_with_parent()
-        signal.signal(signal.SIGINT, interrupt_once)
+        signal.signal(signal.SIGINT, interrupter())
         return run(arguments)
 
     def forward(number: int, _: object) -> None:
@@ -113,10 +115,20 @@ def survive(run: Callable[[argparse.Namespace], Any], arguments: argparse.Namesp
     return process.exit_code(code)
 
 
-def interrupt_once(*_: object) -> None:
-    """Handle SIGINT: a terminal sends it to a command and to its copy, which then gets it a second time."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def interrupter() -> Callable[..., None]:
+    """A handler of SIGINT: a terminal sends it to a command and to its copy, which then gets it a second time.
+
+    It interrupts again after REPEATED_S: Python drops an exception that is raised while it frees an object.
+    """
+    interrupted_at = float("-inf")
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted_at
+        before, interrupted_at = interrupted_at, time.monotonic()
+        if interrupted_at - before > REPEATED_S:
+            raise KeyboardInterrupt
+
+    return interrupt
 
 
 def settings(arguments: argparse.Namespace) -> config.Config:

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from job import __main__ as command_line
 from job.errors import Exit
 from job.system import cpu
 from tests.job import processes
@@ -86,6 +88,19 @@ def test_predict_names_another_crash(predict: list[str], environment: dict[str, 
     assert (ended.returncode, ended.stdout, ended.stderr) == (Exit.BUG, "", sentence)
 
 
+def test_an_interrupt_that_is_dropped_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second signal of one Ctrl-C is ignored, that of a later Ctrl-C is not."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    interrupt = command_line.interrupter()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    interrupt()
+    now += 10
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+
+
 @pytest.mark.parametrize(
     ("send", "number"),
     [
@@ -104,7 +119,7 @@ def test_predict_takes_no_process_along(
 ) -> None:
     """A signal to the command ends its copy too."""
     ready = tmp_path / "ready"
-    waits = f"import time; open({str(ready)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    waits = f"import pathlib, time; pathlib.Path({str(ready)!r}).write_text(str(os.getpid())); time.sleep(600)"
     command = subprocess.Popen(
         predict, cwd=processes.ROOT, env=environment | {"ON_IMPORT": waits}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
