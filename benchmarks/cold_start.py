@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import machine, results
 from benchmarks.cluster import records_of
-from benchmarks.figures import Figure, as_json, table
+from benchmarks.figures import Figure
 from tests.cluster.access import current_context, kind_name
 from tests.cluster.namespace import Namespace, wait_until
 from tests.cluster.systems.programs import run
@@ -64,9 +64,7 @@ def main() -> int:
         "settings": {"rounds": arguments.rounds},
     }
     figures = measure(arguments.before, arguments.after, arguments.rounds)
-    print(table(figures))
-    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, arguments.json, 'cold-start-')}")
-    return int(any(each.met is False for each in figures))
+    return results.report(figures, around, arguments.json, "cold-start-")
 
 
 def measure(before: str, after: str, rounds: int) -> list[Figure]:

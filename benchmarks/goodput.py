@@ -15,7 +15,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
-from benchmarks.figures import Figure, as_json, table
+from benchmarks.figures import Figure
 from benchmarks.recovery import KILLS, recovered, steps_within, team_of
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(args.data, Path(folder), WORKERS) as team:
         team.start()
         figures = measure(team, args.minutes, args.seconds, args.seed)
-    print(table(figures))
-    print(f"\n{results.keep({**context, 'figures': as_json(figures)}, args.json, 'goodput-')}")
-    return int(any(each.met is False for each in figures))
+    return results.report(figures, context, args.json, "goodput-")
 
 
 def parse() -> Namespace:

@@ -13,11 +13,11 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
 from benchmarks.crowd import Crowd
-from benchmarks.figures import Figure, as_json, table
+from benchmarks.figures import Figure
 from benchmarks.large_cluster import RUN, LargeCluster
 from benchmarks.measure import PROJECT
 
@@ -50,7 +50,7 @@ def main() -> int:
     if arguments.large:
         around["settings"] = {"nodes": arguments.nodes, "pods": arguments.pods, "rounds": arguments.rounds}
         figures = list(measure_large(arguments.nodes, arguments.pods, arguments.rounds))
-        return report(figures, around, arguments.json)
+        return results.report(figures, around, arguments.json, "launcher-")
     with Crowd() as crowd:
         began = time.monotonic()
         names = [f"run-{number:03}" for number in range(arguments.runs)]
@@ -59,14 +59,7 @@ def main() -> int:
         crowd.runs([LARGE], arguments.workers, events=True)
         print(f"{crowd.requests} requests created the objects in {time.monotonic() - began:.0f} s", flush=True)
         figures = list(measure(crowd.namespace, arguments.workers, arguments.rounds))
-    return report(figures, around, arguments.json)
-
-
-def report(figures: Sequence[Figure], around: dict[str, Any], path: Path | None) -> int:
-    """Print the table and keep the results; the exit status is 1 if a bar is not met."""
-    print(table(figures))
-    print(f"\n{results.keep({**around, 'figures': as_json(figures)}, path, 'launcher-')}")
-    return int(any(each.met is False for each in figures))
+    return results.report(figures, around, arguments.json, "launcher-")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
-from benchmarks.figures import Figure, as_json, table
+from benchmarks.figures import Figure
 from benchmarks.measure import PROJECT, environment
 from tests.faults.team import Team
 
@@ -71,9 +71,7 @@ def main() -> int:
         *checkpoints(data, args.rounds, args.epochs),
         supervisors(data, args.rounds, args.minutes * 60),
     ]
-    print(table(figures))
-    print(f"\n{results.keep({**context, 'figures': as_json(figures)}, args.json, 'recovery-')}")
-    return int(any(each.met is False for each in figures))
+    return results.report(figures, context, args.json, "recovery-")
 
 
 def parse() -> Namespace:

@@ -1,4 +1,4 @@
-"""Flags that several benchmarks share, and the JSON file that keeps their results."""
+"""Flags that several benchmarks share, and how they show and keep their results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.figures import as_json, table
 from benchmarks.measure import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.figures import Figure
 
 
 def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
@@ -35,6 +38,20 @@ def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
     if not (args.data / "mnist" / "decoded").is_dir():
         flags.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
     return args
+
+
+def report(figures: Sequence[Figure], context: Mapping[str, Any], path: Path | None, prefix: str) -> int:
+    """Print a table of figures, and keep them; returns the exit status, which is 1 if a bar is not met.
+
+    Args:
+        figures: all of them.
+        context: the time, the machine and the settings.
+        path: as in keep().
+        prefix: as in keep().
+    """
+    print(table(figures))
+    print(f"\n{keep({**context, 'figures': as_json(figures)}, path, prefix)}")
+    return int(any(each.met is False for each in figures))
 
 
 def keep(document: Mapping[str, Any], path: Path | None, prefix: str = "") -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
-from benchmarks.figures import Figure, as_json, table
+from benchmarks.figures import Figure
 from benchmarks.measure import PROJECT
 from benchmarks.recovery import ENDLESS, EPOCH
 from tests.job import processes
@@ -42,9 +42,7 @@ def main() -> int:
             values = ", ".join(f"{name_of(key)} {value:.1f}" for key, value in measured[version][-1].items())
             print(f"round {number + 1} of {args.rounds}, {version}: {values}", flush=True)
     figures = list(figures_of(measured))
-    print(table(figures))
-    print(f"\n{results.keep({**context, 'figures': as_json(figures)}, args.json, 'start-')}")
-    return int(any(each.met is False for each in figures))
+    return results.report(figures, context, args.json, "start-")
 
 
 def parse() -> Namespace:
