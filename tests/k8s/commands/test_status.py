@@ -17,6 +17,7 @@ from job.errors import JobError
 from k8s.api.errors import LauncherError
 from k8s.commands import status
 from k8s.state.names import JOB_NAME_LABEL, QUEUE_LABEL, RUN_SELECTOR, pod_selector
+from k8s.state.run import Run
 from tests.k8s.changing_cluster import ChangingCluster
 from tests.k8s.objects import ended, event, job, pod, record, running, termination, waiting
 
@@ -283,6 +284,19 @@ def test_watch(output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     else:
         assert [json.loads(line)["detail"] for line in lines] == ["0 of 2 running", "1 of 2 running", ""]
         assert json.loads(lines[-1])["ended"]
+
+
+@pytest.mark.parametrize(("lines", "whole"), [(status.TAIL - 2, True), (status.TAIL - 1, False), (status.TAIL, False)])
+def test_a_log_is_known_whole_only_if_no_line_can_be_missing(lines: int, *, whole: bool) -> None:
+    """The node counts a last line that is being written, and that is left out here."""
+
+    class Cluster(ChangingCluster):
+        def last_lines(self, name: str, container: str, count: int) -> list[str]:
+            del name, container
+            return ["a note"] * min(lines, count)
+
+    cluster = Cluster([job(2), running(0), running(1)])
+    assert status.last_records(cluster.given(), Run(job(2), (running(0), running(1))), status.Logs()) == ([], whole)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
