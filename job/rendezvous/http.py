@@ -144,6 +144,11 @@ class _Metrics(_Handler):
 class _Join(_Handler):
     def initialize(self, rendezvous: Rendezvous, places: asyncio.Semaphore, unfinished: dict[IOStream, None]) -> None:
         self._rendezvous, self._places, self._unfinished = rendezvous, places, unfinished
+        self._waiting: Request | None = None  # for its reply
+
+    def on_connection_close(self) -> None:
+        if self._waiting:
+            self._rendezvous.hang_up(self._waiting)
 
     async def post(self) -> None:
         self._unfinished.pop(cast("HTTP1Connection", self.request.connection).stream, None)
@@ -153,6 +158,7 @@ class _Join(_Handler):
                 reply = self._rendezvous.join(request)
             else:
                 async with self._places:
+                    self._waiting = request
                     reply = await self._rendezvous.join_and_wait(request, HOLD_S)
         except ValueError as error:
             self.finish_text(f"{error}\n", HTTPStatus.BAD_REQUEST)

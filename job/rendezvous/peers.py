@@ -121,6 +121,17 @@ class Peers:
         threading.Thread(target=self._ask_repeatedly, args=(attempt,), name="rendezvous", daemon=True).start()
         return attempt
 
+    def say_end(self) -> threading.Thread:
+        """Send rank 0 a last request, with the phase of the last send_status(), in the thread that is returned."""
+
+        def say() -> None:
+            if self._request and (request := self._next_request(self._request.attempt)):
+                self._ask(request)
+
+        thread = threading.Thread(target=say, name="rendezvous-end", daemon=True)
+        thread.start()
+        return thread
+
     @property
     def refusal(self) -> str:
         """At rank 0, why it refused a worker that is missing; else empty."""

@@ -23,10 +23,11 @@ FRESH_S = 5.0  # a worker that sends nothing for longer no longer counts
 ALIVE_S = 3.0  # the requests of a live worker are 2 s apart at most, or a little more on a busy machine
 # How long a round that has enough workers stays open for the others after the last one joined: the first round, and
 # each later one.
-FIRST_S, LOSS_S = 30.0, 1.0
+FIRST_S, LOSS_S = 30.0, 0.5
 ON_THE_WAY_S = 11.0  # from when a round opens until a member of the previous one has stopped its trainer and joins
 RETRY_S = 60.0  # until workers with which the others could not train are taken in again; twice as long each time
 MAX_RETRY_S = 900.0  # but never longer than this
+ENDED = "failed"  # the phase of a worker's last request
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
 
@@ -81,6 +82,7 @@ class Rendezvous:
         self._latest: OrderedDict[int, tuple[float, Request]] = OrderedDict()
         self._refused: dict[int, str] = {}  # by rank: why its last request was refused
         self._senders: dict[int, tuple[str, int]] = {}  # by rank: sender and number of the newest request
+        self._ended: set[int] = set()  # the ranks that said so, or whose connection closed before the reply
         self._lock = threading.RLock()
         self._round_id = ""
         self._news: asyncio.Event | None = None  # for those whose reply is held back; None if there are none
@@ -105,7 +107,10 @@ class Rendezvous:
             if not self._is_late(request):
                 self._latest[request.rank] = self._clock(), request
                 self._latest.move_to_end(request.rank)
-                if not request.round_id:
+                self._ended.discard(request.rank)
+                if request.phase == ENDED:
+                    self._note_end(request.rank)
+                elif not request.round_id:
                     self._register(request)
             self._close_if_due()
             return self._reply(request)
@@ -114,8 +119,9 @@ class Rendezvous:
         """Like join(), but the reply is held back until there is news, for `wait_s` seconds at most.
 
         For a waiting worker, the news is that its round is complete. For a worker whose trainer runs, the news is that
-        another round is open, and the wait is HEARTBEAT_S at most, because its next request reports its state. Replying
-        to all waiting workers whenever another one joins would cost N replies for each of N workers.
+        another round is open, and the wait is HEARTBEAT_S at most, because its next request reports its state. A worker
+        that ends gets its reply at once. Replying to all waiting workers whenever another one joins would cost N
+        replies for each of N workers.
 
         Args:
             request: what the worker sent.
@@ -128,7 +134,7 @@ class Rendezvous:
 
         with self._lock:  # no news may come between the reply and the wait
             reply = self.join(request)
-            if reply.addresses or request.round_id not in {"", reply.round_id}:
+            if reply.addresses or request.phase == ENDED or request.round_id not in {"", reply.round_id}:
                 return reply
             news = self._news = self._news or asyncio.Event()
             self._loop = asyncio.get_running_loop()
@@ -139,6 +145,12 @@ class Rendezvous:
             self._drop_silent()
             self._close_if_due()
             return self._reply(request)
+
+    def hang_up(self, request: Request) -> None:
+        """Take note that a request's connection was closed before the reply: its worker has probably ended."""
+        with self._lock:
+            if self._senders.get(request.rank) == (request.sender, request.number):
+                self._note_end(request.rank)
 
     def take_in(self) -> None:
         """Open another round if the current one is complete and a worker waits that is not in it."""
@@ -217,6 +229,13 @@ class Rendezvous:
         self._senders[request.rank] = request.sender, request.number
         return False
 
+    def _note_end(self, rank: int) -> None:
+        """A worker has ended: an open round no longer waits for it."""
+        self._ended.add(rank)
+        due_s = self._seconds_to_close()
+        if self._loop and due_s < float("inf"):
+            self._loop.call_soon_threadsafe(self._loop.call_later, due_s, self._close_if_due)
+
     def _open_round(self) -> None:
         now = self._clock()
         if newcomers := self._addresses and self._newcomers():
@@ -241,9 +260,14 @@ class Rendezvous:
 
     def _waiting(self) -> list[Request]:
         """The last requests of the workers that wait outside the round, and may join the next one."""
-        since, inside = self._clock() - ALIVE_S, self._barred | self._joined.keys()
+        inside = self._barred | self._joined.keys()
+        return [each for rank, (_, each) in self._alive().items() if not (each.round_id or rank in inside)]
+
+    def _alive(self) -> dict[int, tuple[float, Request]]:
+        """The latest requests of the workers that have probably not ended."""
+        since = self._clock() - ALIVE_S
         latest = self._latest.items()
-        return [each for rank, (when, each) in latest if when >= since and not (each.round_id or rank in inside)]
+        return {rank: each for rank, each in latest if each[0] >= since and rank not in self._ended}
 
     def _tell_news(self) -> None:
         if self._news and self._loop:
@@ -263,8 +287,7 @@ class Rendezvous:
         """Whether the others are too few without the workers that stay outside."""
         if self._clock() < self._opened_at + ON_THE_WAY_S:
             return False
-        since = self._clock() - ALIVE_S
-        coming = {rank for rank, (when, each) in self._latest.items() if each.round_id and when >= since}
+        coming = {rank for rank, (_, each) in self._alive().items() if each.round_id}
         return len((self._joined.keys() | coming) - self._barred) < self._least
 
     def _add(self, request: Request) -> None:
@@ -276,10 +299,11 @@ class Rendezvous:
 
     def _close_if_due(self) -> None:
         """Complete the round if all workers have joined it, or enough of them and it is not to wait for more."""
-        if not self._addresses and self._seconds_to_close() <= 0:
-            joined = (self._joined.get(rank) for rank in range(self._workers))
-            self._addresses = tuple(request.address if request else "" for request in joined)
-            self._tell_news()
+        with self._lock:
+            if not self._addresses and self._seconds_to_close() <= 0:
+                joined = (self._joined.get(rank) for rank in range(self._workers))
+                self._addresses = tuple(request.address if request else "" for request in joined)
+                self._tell_news()
 
     def _seconds_to_close(self) -> float:
         """How long until the round is complete if nobody else joins; infinite if more workers have to."""
@@ -287,7 +311,8 @@ class Rendezvous:
             return 0.0
         if self._addresses or len(self._joined) < self._least or 0 not in self._joined:
             return float("inf")
-        latest = [when for rank, (when, each) in self._latest.items() if each.round_id and rank not in self._joined]
+        alive = self._alive().items()
+        latest = [when for rank, (when, each) in alive if each.round_id and rank not in self._joined]
         last = self._opened_at + min(ON_THE_WAY_S, self.limit_s)
         return max(self._closes_at, *(min(when + ALIVE_S, last) for when in latest), 0.0) - self._clock()
 

@@ -51,6 +51,7 @@ STOP_S = 10.0  # from SIGTERM to SIGKILL when this worker has to stop
 # The same when it has to meet the others in a new round. With --min-workers it is STOP_S, because they may meet to take
 # a worker in, and then save a checkpoint first.
 REJOIN_S = 5.0
+END_S = 1.0  # for the message to rank 0 that this worker ends
 FLUSH_S = 1.0  # for the last lines on standard output, which may have no reader
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}
 
@@ -137,9 +138,14 @@ class Supervisor:
         if code not in PUBLISHED:
             self._status.report("failed", code=code, reason=reason, message=message, hint=hint or None)
         accuracy = {} if self._status.accuracy is None else {"accuracy": self._status.accuracy}
+        # The others then meet without this worker at once, instead of waiting for as long as it may only be slow.
+        said = self._peers.say_end() if self._config.min_workers and code not in PUBLISHED else None
         rank, step = self._cluster.rank, self._status.step
         termination.write(code, reason, message, rank=rank, step=step, hint=hint, **accuracy)
-        if not self._status.flush(FLUSH_S):
+        written = self._status.flush(FLUSH_S)
+        if said:
+            said.join(END_S)
+        if not written:
             os._exit(exit_code(code, os.environ))
 
     def _precheck(self, channel: socket.socket | None = None) -> Outcome | None:

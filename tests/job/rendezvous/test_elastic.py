@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from job.rendezvous import server
 from job.rendezvous.messages import Reply, Request
 from job.rendezvous.server import ALIVE_S, FIRST_S, FRESH_S, LOSS_S, MAX_RETRY_S, ON_THE_WAY_S, RETRY_S, Rendezvous
 from tests.job.rendezvous.test_server import HASH, MODEL, Clock, running, waiting
-
-if TYPE_CHECKING:
-    import pytest
 
 LEAST, WORKERS = 2, 4
 
@@ -98,7 +95,7 @@ def test_a_worker_that_falls_silent_does_not_count_for_the_round() -> None:
 
 
 def test_after_a_loss_the_others_go_on() -> None:
-    """A second after the last of them has joined. The lost worker's last request does not keep it in the round."""
+    """LOSS_S after the last of them has joined. The lost worker's last request does not keep it in the round."""
     rendezvous, clock = opened()
     first = join(rendezvous, 0, 1, 2, 3)[-1].round_id
     join(rendezvous, 3, 0, 1, attempt="b")
@@ -353,3 +350,54 @@ def test_a_reply_is_not_held_back_longer_than_the_round_waits() -> None:
 
     replies = asyncio.run(meet())
     assert members(replies[-1]) == [0, 1]
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_the_others_do_not_wait_for_a_worker_that_has_ended(says: bool) -> None:
+    """Its last request says so, or its connection was closed before the reply to that request."""
+    rendezvous, clock, first = trained_by_three()
+    for rank in (0, 1, 3):
+        rendezvous.join(running_here(rank, first))
+    if says:
+        rendezvous.join(msgspec.structs.replace(running_here(3, first), phase="failed"))
+    else:
+        rendezvous.hang_up(running_here(3, first))
+    join(rendezvous, 0, 1, attempt="b")
+    clock.now += LOSS_S
+    assert [members(reply) for reply in join(rendezvous, 0, 1, attempt="b")] == [[0, 1]] * 2
+    assert rendezvous.longest_silent()[0] == 0
+
+
+def test_a_worker_that_asks_again_has_not_hung_up() -> None:
+    """Neither if it gave up a request, nor if that was not its newest one."""
+    rendezvous, clock, first = trained_by_three()
+    request = running_here(3, first)
+    newer = msgspec.structs.replace(request, number=request.number + 1)
+    for hung_up, asked in ((request, newer), (request, None)):
+        rendezvous.hang_up(hung_up)
+        if asked:
+            rendezvous.join(asked)
+    join(rendezvous, 0, 1, attempt="b")
+    clock.now += LOSS_S
+    assert not join(rendezvous, 0, 1, attempt="b")[0].addresses
+    rendezvous.join(msgspec.structs.replace(asking(3, "b"), number=newer.number + 1))
+    clock.now += LOSS_S
+    assert members(join(rendezvous, 0, attempt="b")[0]) == [0, 1, 3]
+
+
+def test_workers_that_wait_hear_when_one_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their reply was to be held back for as long as the lost worker could still come."""
+    monkeypatch.setattr(server, "ALIVE_S", 1e6)
+    monkeypatch.setattr(server, "ON_THE_WAY_S", 1e6)
+    rendezvous = Rendezvous("r", "u", HASH, MODEL, WORKERS, least=LEAST)
+    lost = running_here(3, join(rendezvous, 0, 1, 2, 3)[-1].round_id)
+    rendezvous.join(lost)
+    join(rendezvous, 1, 2, attempt="b")
+
+    async def meet() -> Reply:
+        task = asyncio.create_task(rendezvous.join_and_wait(asking(0, "b"), 1e6))
+        await asyncio.sleep(0)
+        rendezvous.hang_up(lost)
+        return await task
+
+    assert members(asyncio.run(meet())) == [0, 1, 2]

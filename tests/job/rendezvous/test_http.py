@@ -118,6 +118,29 @@ def test_the_wait_for_a_reply_is_bounded(serving: Serving, monkeypatch: pytest.M
     assert ask(serving.address, REQUEST, 60).missing == (0,)
 
 
+def test_a_worker_that_ends_while_it_waits_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel closes its connection. One that gets its reply, and one that is refused, do not hang up."""
+    monkeypatch.setattr(http, "HOLD_S", 600)
+    hung_up: list[Request] = []
+    rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS)
+    monkeypatch.setattr(rendezvous, "hang_up", hung_up.append)
+    body = encode(REQUEST)
+    with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server, ThreadPoolExecutor(1) as threads:
+        serving = Serving(server, rendezvous)
+        with serving.connect() as connection:
+            connection.sendall(b"POST /join HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            wait_until(rendezvous.latest_requests, "a request")
+            assert not hung_up
+        wait_until(lambda: hung_up, "the end of the connection")
+        again = msgspec.structs.replace(REQUEST, number=2)
+        waiting = threads.submit(ask, serving.address, again, 60)
+        wait_until(lambda: rendezvous.latest_requests()[1] == again, "the next request")
+        with pytest.raises(Refused):
+            ask(serving.address, msgspec.structs.replace(FIRST, settings="0"), 60)
+        assert ask(serving.address, FIRST, 60) == waiting.result(60)
+    assert hung_up == [REQUEST]
+
+
 def test_a_waiting_worker_takes_no_place_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """If all places to wait are taken, a worker gets its reply at once."""
     monkeypatch.setattr(listener, "CONNECTIONS", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 import msgspec
 import pytest
@@ -83,6 +84,31 @@ def test_a_worker_that_got_all_addresses_waits_no_more(monkeypatch: pytest.Monke
     peers._request = None  # ends its thread
     # The last request of the first attempt may be on its way when the first one of the second is sent.
     assert sorted(request.number for request in requests) == list(range(1, len(requests) + 1))
+
+
+def test_a_worker_says_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the phase that it last had, in a request that is newer than the one that is on its way."""
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    answered = threading.Event()
+
+    def ask(request: Request) -> str:
+        requests.put(request)
+        answered.wait(60)
+        return "worker 0 does not answer"
+
+    peers = Peers(Cluster("r", "u", 1, ("h:2222", "i:2222"), ("127.0.0.1:1", "127.0.0.1:2")), queue.SimpleQueue())
+    monkeypatch.setattr(peers, "_ask", ask)
+    peers.connect("5e77", "30de1")
+    peers.start_attempt()
+    first = requests.get(timeout=60)
+    peers.send_status("failed", 2)
+    said = peers.say_end()
+    last = requests.get(timeout=60)
+    assert last == msgspec.structs.replace(first, number=first.number + 1, phase="failed", restarts=2)
+    peers._request = None  # ends its threads
+    answered.set()
+    said.join(60)
+    assert not said.is_alive()
 
 
 def test_two_workers_with_one_address_are_refused() -> None:
