@@ -1,5 +1,8 @@
 """Time a run on a cluster and the same run on this machine, the recovery on the cluster, and the launcher.
 
+With --minutes, it then evicts worker 1's pod once a minute from a run with --min-workers, and measures its goodput. The
+run trains the Keras CNN: one worker of the default model is faster than two.
+
 The cluster is that of the tests: KUBECONFIG, IMAGE and RWX_CLASS, see tests/cluster/conftest.py.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,15 +19,17 @@ import time
 import uuid
 from datetime import datetime
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from benchmarks.figures import Figure, table
+from benchmarks.goodput import MINUTE_S, rate
 from benchmarks.measure import PROJECT
 from job import telemetry
 from tests.cluster.namespace import Namespace, conditions, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from job.telemetry import Record
     from k8s.api.objects import Object
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 PUBLISHED_S = 10.0  # the bar, from the submission
 LONG = ("--epochs=100000", "--evaluate-every=0", "--log-every=100")
 STEP = 3000
+GOODPUT = 90.0  # per cent
+CNN = PROJECT / "examples" / "keras_cnn" / "model.py"
 # How a run is submitted, the ranks whose pods are deleted, and the bar in seconds.
 DELETIONS = (((), (1, 0), 25.0), (("--min-workers=1",), (1,), 3.0))
 
@@ -40,8 +48,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure each value (default: 3)")
+    parser.add_argument("--minutes", type=int, default=0, help="of the run whose goodput is measured (default: 0)")
     arguments = parser.parse_args()
     figures = [*runs(arguments.data.resolve(), arguments.rounds), *recovery(arguments.rounds)]
+    if arguments.minutes:
+        figures += goodput(arguments.minutes)
     print(table(figures))
     return int(any(each.met is False for each in figures))
 
@@ -106,6 +117,59 @@ def recovery(rounds: int) -> Iterator[Figure]:
         times = {name: figure.values for name, figure in figures.items()}
         print(f"round {number + 1} of {rounds}: {times}", flush=True)
     yield from figures.values()
+
+
+def goodput(minutes: int) -> Iterator[Figure]:
+    """Steps of a run that loses worker 1's pod once a minute, as a share of those that it makes without losses."""
+    namespace = opened()
+    try:
+        training = (*LONG, "--batch-size=256", "--log-every=10")
+        namespace.submit("run", *training, flags=("--min-workers=1", f"--model={CNN}"))
+        namespace.wait_for_step("run", 100)
+        time.sleep(30)  # until the cluster is idle again
+        began = time.time()
+        for minute in range(1, minutes + 1):
+            time.sleep(max(0.0, began + MINUTE_S * minute - time.time()))
+            evict(namespace, namespace.pod("run", 1))
+        last = began + MINUTE_S * (minutes + 1)
+        time.sleep(max(0.0, last + MINUTE_S - time.time()))
+        records = [record for record in records_of(namespace, namespace.pod("run", 0)) if record.time >= began]
+    finally:
+        namespace.delete()
+    # A minute without losses, so many minutes with one each, and another without.
+    first = began + MINUTE_S
+    rates = [rate(steps_between(records, began, first)), rate(steps_between(records, last, last + MINUTE_S))]
+    share = 100 * rate(steps_between(records, first, last)) / mean(rates)
+    stopped_s = sum(pauses(records, first, last))
+    yield Figure("steps a second without losses, before and after", "", rates)
+    yield Figure("goodput with one evicted pod a minute and --min-workers", "%", [share], GOODPUT, at_least=True)
+    yield Figure("the time in which it made steps", "%", [100 - 100 * stopped_s / (last - first)])
+
+
+def evict(namespace: Namespace, pod: Object) -> None:
+    """Evict a pod, as a drain does; a Job's limit of replacements does not count it."""
+    metadata = {"name": pod["metadata"]["name"], "namespace": namespace.name}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{namespace.name}/pods/{metadata['name']}/eviction"
+    namespace.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+
+def steps_between(records: Sequence[Record], first: float, last: float) -> list[Record]:
+    """The records of training from one time to another, in seconds since 1970."""
+    return [record for record in records if record.phase == "training" and first <= record.time < last]
+
+
+def pauses(records: Sequence[Record], first: float, last: float) -> Iterator[float]:
+    """The seconds from each last record of training before a restart to the first one after it."""
+    before: Record | None = None
+    paused = False
+    for record in records:
+        if record.phase != "training":
+            paused = True
+        elif first <= record.time < last:
+            if before and paused:
+                yield record.time - before.time
+            before, paused = record, False
 
 
 def opened() -> Namespace:

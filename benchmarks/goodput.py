@@ -1,29 +1,29 @@
 """Kill a random worker or its trainer once a minute; compare the steps that count with those of an undisturbed run.
 
-A step that is repeated after a kill counts once. The undisturbed rate is the mean of two rates of the same run: just
-before the kills and just after them.
+It measures the local command with two workers. A step that is repeated after a kill counts once. The undisturbed rate
+is the mean of two rates of the same run: just before the kills and just after them.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
 from benchmarks.figures import Figure
-from benchmarks.recovery import KILLS, recovered, steps_within, team_of
+from tests.job.processes import LocalRun, trainers, wait_until
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
     from job.telemetry import Record
-    from tests.faults.team import Team
 
 WORKERS = 2
 MINUTE_S = 60.0
@@ -35,9 +35,11 @@ def main() -> int:
     args = parse()
     settings = {"minutes": args.minutes, "seconds": args.seconds, "seed": args.seed}
     context = {**machine.context(), "settings": settings}
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, team_of(args.data, Path(folder), WORKERS) as team:
-        team.start()
-        figures = measure(team, args.minutes, args.seconds, args.seed)
+    flags = [f"--workers={WORKERS}", "--epochs=100000", f"--data={args.data}"]
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, LocalRun(*flags, f"--output={folder}") as run:
+        figures = measure(run, args.minutes, args.seconds, args.seed)
+        run.process.terminate()  # its workers end before it does
+        run.exit_code()
     return results.report(figures, context, args.json, "goodput-")
 
 
@@ -57,26 +59,64 @@ def parse() -> Namespace:
     return args
 
 
-def measure(team: Team, minutes: int, seconds: float, seed: int) -> list[Figure]:
-    """The goodput of a team that has been started, the undisturbed rates, and the time that each kill cost."""
+def measure(run: LocalRun, minutes: int, seconds: float, seed: int) -> list[Figure]:
+    """The goodput of a run that has been started, the undisturbed rates, and the time that each kill cost."""
     rng = random.Random(seed)  # noqa: S311 - no secret
-    team[0].wait_for_phase("training")
-    rates = [rate(steps_within(team, seconds))]
-    first = steps_within(team, 0)[0]
-    stopped_s: list[float] = []
+    wait_for(run, "training")
+    rates = [rate(steps_within(run, seconds))]
+    first = steps_within(run, 0)[0]
+    stopped_s: dict[str, list[float]] = {"worker": [], "trainer": []}
     for minute in range(minutes):
         time.sleep(max(0.0, first.time + MINUTE_S * (minute + 0.5) - time.time()))
-        kind = rng.choice(list(KILLS))
-        rank, whole = KILLS[kind]
-        stopped_s.append(recovered(team, rank, whole=whole))
-        print(f"kill {minute + 1} of {minutes}: {kind}, next step after {stopped_s[-1]:.2f} s", flush=True)
-    disturbed = [first, steps_within(team, first.time + MINUTE_S * minutes - time.time())[-1]]
-    rates.append(rate(steps_within(team, seconds)))
+        kind = rng.choice(list(stopped_s))
+        stopped_s[kind].append(recovered(run, kind, rng))
+        print(f"kill {minute + 1} of {minutes}: {kind}, next step after {stopped_s[kind][-1]:.2f} s", flush=True)
+    disturbed = [first, steps_within(run, first.time + MINUTE_S * minutes - time.time())[-1]]
+    rates.append(rate(steps_within(run, seconds)))
     return [
         Figure("steps a second without kills, before and after", "", rates),
-        Figure("from a kill to a step beyond the last checkpoint", "s", stopped_s),
+        *(
+            Figure(f"from the kill of a {kind} to a step beyond the last checkpoint", "s", values)
+            for kind, values in stopped_s.items()
+            if values
+        ),
         Figure("goodput with one kill a minute", "%", [100 * rate(disturbed) / mean(rates)], BAR, at_least=True),
     ]
+
+
+def recovered(run: LocalRun, kind: str, rng: random.Random) -> float:
+    """Kill a random worker or its trainer; returns the seconds to a step beyond the checkpoint."""
+    supervisor = rng.choice(run.supervisors())
+    victim = supervisor if kind == "worker" else wait_until(lambda: trainers(supervisor), "a trainer")[0]
+    place, killed = len(run.records), time.time()
+    os.kill(victim, signal.SIGKILL)
+    restored = wait_for(run, "restoring", place)
+    checkpoint = run.records[restored - 1].step or 0
+    first = run.records[wait_for(run, "training", restored) - 1]
+    if (first.step or 0) <= checkpoint or checkpoint == 0:
+        raise RuntimeError(f"step {first.step} is not beyond the checkpoint at step {checkpoint}")
+    return first.time - killed
+
+
+def wait_for(run: LocalRun, phase: str, after: int = 0, since: float = 0.0) -> int:
+    """Wait for a record of rank 0, sent in this phase and not before `since`; returns the number of records up to it.
+
+    Args:
+        run: the run.
+        phase: of the record.
+        after: how many records to skip.
+        since: seconds since 1970.
+    """
+    return run.wait_for_record(
+        lambda record: record.rank == 0 and record.phase == phase and record.time >= since, after
+    )
+
+
+def steps_within(run: LocalRun, seconds: float) -> list[Record]:
+    """Rank 0's records of training over at least `seconds`, from the next one on."""
+    place = wait_for(run, "training", len(run.records))
+    end = wait_for(run, "training", place - 1, run.records[place - 1].time + seconds)
+    return [record for record in run.records[place - 1 : end] if record.rank == 0 and record.phase == "training"]
 
 
 def rate(records: Sequence[Record]) -> float:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RECEIVE_S = 5.0  # for the whole header of a request, and again for its body
 HOLD_S = 2.0  # for which a reply is held back at most; well below ANSWER_S and FRESH_S
+AGAIN_S = 0.25  # within which a worker that only gave up a request sends the next one
 HEADER_BYTES = 8192
 BODY_BYTES = 4096
 
@@ -144,11 +145,11 @@ class _Metrics(_Handler):
 class _Join(_Handler):
     def initialize(self, rendezvous: Rendezvous, places: asyncio.Semaphore, unfinished: dict[IOStream, None]) -> None:
         self._rendezvous, self._places, self._unfinished = rendezvous, places, unfinished
-        self._waiting: Request | None = None  # for its reply
+        self._held: Request | None = None  # whose reply is held back
 
     def on_connection_close(self) -> None:
-        if self._waiting:
-            self._rendezvous.hang_up(self._waiting)
+        if self._held:
+            asyncio.get_running_loop().call_later(AGAIN_S, self._rendezvous.hang_up, self._held)
 
     async def post(self) -> None:
         self._unfinished.pop(cast("HTTP1Connection", self.request.connection).stream, None)
@@ -158,7 +159,7 @@ class _Join(_Handler):
                 reply = self._rendezvous.join(request)
             else:
                 async with self._places:
-                    self._waiting = request
+                    self._held = request
                     reply = await self._rendezvous.join_and_wait(request, HOLD_S)
         except ValueError as error:
             self.finish_text(f"{error}\n", HTTPStatus.BAD_REQUEST)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +122,19 @@ class Peers:
         threading.Thread(target=self._ask_repeatedly, args=(attempt,), name="rendezvous", daemon=True).start()
         return attempt
 
-    def say_end(self) -> threading.Thread:
-        """Send rank 0 a last request, with the phase of the last send_status(), in the thread that is returned."""
+    def say_end(self) -> threading.Thread | None:
+        """Above rank 0, send a last request, with the phase of the last send_status(); returns the thread that does it.
 
-        def say() -> None:
-            if self._request and (request := self._next_request(self._request.attempt)):
-                self._ask(request)
-
-        thread = threading.Thread(target=say, name="rendezvous-end", daemon=True)
-        thread.start()
-        return thread
+        None if this worker has not tried to join, or if there is no room for a thread.
+        """
+        attempt = self._request.attempt if self._request and self.rank > 0 else ""
+        request = self._next_request(attempt) if attempt else None
+        if request:
+            thread = threading.Thread(target=self._ask, args=(request,), name="rendezvous-end", daemon=True)
+            with suppress(RuntimeError):
+                thread.start()
+                return thread
+        return None
 
     @property
     def refusal(self) -> str:
@@ -192,8 +196,10 @@ class Peers:
             reply = self._ask(request)
             self._enter_round(request, reply)
             self._events.put(ReplyEvent(request, reply))
-            # If rank 0 held its reply back, the next request follows at once.
-            time.sleep(max(0.0, asked_at + EVERY_S - time.monotonic()))
+            # If rank 0 held its reply back, the next request follows at once. So does the first one in a round: rank 0
+            # would leave this worker out of another round that began within a second.
+            if not (isinstance(reply, Reply) and reply.addresses):
+                time.sleep(max(0.0, asked_at + EVERY_S - time.monotonic()))
 
     def _next_request(self, attempt: str) -> Request | None:
         """The next request of an attempt, with a new number; None if there is another attempt."""

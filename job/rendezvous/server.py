@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from job.cluster import is_address
 from job.must_match import SHORT
 from job.rendezvous.messages import Refused, Reply, Request
+from job.rendezvous.newcomers import Newcomers
 from job.telemetry import HEARTBEAT_S
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ ALIVE_S = 3.0  # the requests of a live worker are 2 s apart at most, or a littl
 # each later one.
 FIRST_S, LOSS_S = 30.0, 0.5
 ON_THE_WAY_S = 11.0  # from when a round opens until a member of the previous one has stopped its trainer and joins
-RETRY_S = 60.0  # until workers with which the others could not train are taken in again; twice as long each time
-MAX_RETRY_S = 900.0  # but never longer than this
 ENDED = "failed"  # the phase of a worker's last request
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
@@ -45,9 +44,8 @@ class Rendezvous:
     round. A worker that is no member waits until take_in() opens the next round. A worker whose trainer is running sees
     the new id, stops its trainer and joins again.
 
-    A round that ends before its first step may have failed because of its newcomers: the members that were not in the
-    last round that made a step. If the other members are enough, the newcomers wait outside until take_in() lets them
-    in again, or until they are needed.
+    The newcomers of a round that ends before its first step wait outside until take_in() lets them in again, or until
+    they are needed.
 
     All methods are thread-safe, except that join_and_wait() needs one event loop for all its calls.
 
@@ -88,10 +86,7 @@ class Rendezvous:
         self._news: asyncio.Event | None = None  # for those whose reply is held back; None if there are none
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the news
         self._addresses: tuple[str, ...] = ()  # set when the round is complete
-        self._proven: set[str] = set()  # the senders that were in the last round with a step
-        self._barred: set[int] = set()  # the ranks with which the others could not train
-        self._barred_after = ""  # the id of the last round that made no step with its newcomers
-        self._retry_at, self._retry_s = 0.0, RETRY_S
+        self._newcomers = Newcomers(self._least, clock)
         self._open_round()
 
     def join(self, request: Request) -> Reply:
@@ -156,8 +151,7 @@ class Rendezvous:
         """Open another round if the current one is complete and a worker waits that is not in it."""
         with self._lock:
             if self._addresses:
-                if self._clock() >= self._retry_at:
-                    self._barred.clear()
+                self._newcomers.let_in_if_due()
                 if self._waiting():
                     self._open_round()
 
@@ -165,9 +159,7 @@ class Rendezvous:
         """Take note that rank 0's trainer made a step in this round: its members can train together."""
         with self._lock:
             if round_id == self._round_id:
-                if self._newcomers():
-                    self._retry_s = RETRY_S
-                self._proven = {request.sender for request in self._joined.values()}
+                self._newcomers.prove(self._joined)
 
     def tries_newcomers(self, round_id: str) -> bool:
         """Whether this round has made no step, and could do without those that it has taken in.
@@ -175,7 +167,8 @@ class Rendezvous:
         It is the current round, or the last one that ended like this: another member may have opened the next round.
         """
         with self._lock:
-            return round_id == self._barred_after or (round_id == self._round_id and bool(self._newcomers()))
+            is_tried = round_id == self._round_id and bool(self._newcomers.among(self._joined))
+            return is_tried or self._newcomers.failed(round_id)
 
     def latest_requests(self) -> dict[int, Request]:
         """By rank, the last request of each worker that sent one within FRESH_S."""
@@ -230,22 +223,21 @@ class Rendezvous:
         return False
 
     def _note_end(self, rank: int) -> None:
-        """A worker has ended: an open round no longer waits for it."""
+        """A worker has ended: an open round no longer counts it, nor waits for it."""
         self._ended.add(rank)
+        if not self._addresses:
+            self._remove(rank)
         due_s = self._seconds_to_close()
         if self._loop and due_s < float("inf"):
             self._loop.call_soon_threadsafe(self._loop.call_later, due_s, self._close_if_due)
 
     def _open_round(self) -> None:
-        now = self._clock()
-        if newcomers := self._addresses and self._newcomers():
-            self._barred |= newcomers
-            self._barred_after = self._round_id
-            self._retry_at, self._retry_s = now + self._retry_s, min(2 * self._retry_s, MAX_RETRY_S)
+        if self._addresses:
+            self._newcomers.bar(self._joined, self._round_id)
         waiting = []
         if self._round_id:
             waiting, self._patience_s = self._waiting(), LOSS_S
-        self._round_id, self._opened_at = os.urandom(16).hex(), now
+        self._round_id, self._opened_at = os.urandom(16).hex(), self._clock()
         self._joined: dict[int, Request] = {}
         self._missing = list(range(self._workers))  # sorted
         self._addresses = ()
@@ -253,14 +245,9 @@ class Rendezvous:
             self._add(request)
         self._tell_news()
 
-    def _newcomers(self) -> set[int]:
-        """The members that were not in the last round with a step, if the round could do without them; else none."""
-        new = {rank for rank, request in self._joined.items() if request.sender not in self._proven}
-        return new if len(self._joined) - len(new) >= self._least else set()
-
     def _waiting(self) -> list[Request]:
         """The last requests of the workers that wait outside the round, and may join the next one."""
-        inside = self._barred | self._joined.keys()
+        inside = self._newcomers.barred | self._joined.keys()
         return [each for rank, (_, each) in self._alive().items() if not (each.round_id or rank in inside)]
 
     def _alive(self) -> dict[int, tuple[float, Request]]:
@@ -280,7 +267,7 @@ class Rendezvous:
             if member is None or member.attempt == request.attempt:
                 return
             self._open_round()
-        if request.rank not in self._barred or self._needs_barred():
+        if request.rank not in self._newcomers.barred or self._needs_barred():
             self._add(request)
 
     def _needs_barred(self) -> bool:
@@ -288,7 +275,7 @@ class Rendezvous:
         if self._clock() < self._opened_at + ON_THE_WAY_S:
             return False
         coming = {rank for rank, (_, each) in self._alive().items() if each.round_id}
-        return len((self._joined.keys() | coming) - self._barred) < self._least
+        return len((self._joined.keys() | coming) - self._newcomers.barred) < self._least
 
     def _add(self, request: Request) -> None:
         rank = request.rank
@@ -323,14 +310,17 @@ class Rendezvous:
             if self._clock() - when <= FRESH_S:
                 break
             del self._latest[rank]
-            if rank in self._joined:
-                del self._joined[rank]
-                insort(self._missing, rank)
+            self._remove(rank)
+
+    def _remove(self, rank: int) -> None:
+        """Remove a worker from the open round, if it has joined."""
+        if self._joined.pop(rank, None):
+            insort(self._missing, rank)
 
     def _reply(self, request: Request) -> Reply:
         joined = self._joined.get(request.rank)
         has_joined = not request.round_id and joined is not None and joined.attempt == request.attempt
         addresses = self._addresses if has_joined else ()
         missing = tuple(self._missing[:MAX_NAMED])
-        outside = joined is None and (bool(self._addresses) or request.rank in self._barred)
+        outside = joined is None and (bool(self._addresses) or request.rank in self._newcomers.barred)
         return Reply(self._round_id, len(self._joined), missing, addresses, outside)

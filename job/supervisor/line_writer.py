@@ -51,11 +51,11 @@ class LineWriter:
 
     def _queue(self, line: str, *stream: TextIO) -> None:
         with self._changed:
-            self._calls.append((line, *stream))
-            self._idle = False
-            self._changed.notify_all()
             if self._log:
                 self._log.write(line)
+            self._calls.append((line, *stream))
+            self._idle = False
+            self._changed.notify_all()  # last, because the thread that it wakes waits for this lock
 
     def _write_lines(self) -> None:
         while True:

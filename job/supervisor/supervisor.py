@@ -138,7 +138,7 @@ class Supervisor:
         if code not in PUBLISHED:
             self._status.report("failed", code=code, reason=reason, message=message, hint=hint or None)
         accuracy = {} if self._status.accuracy is None else {"accuracy": self._status.accuracy}
-        # The others then meet without this worker at once, instead of waiting for as long as it may only be slow.
+        # Otherwise, the others would wait for this worker for up to 3 s, in case it is only slow.
         said = self._peers.say_end() if self._config.min_workers and code not in PUBLISHED else None
         rank, step = self._cluster.rank, self._status.step
         termination.write(code, reason, message, rank=rank, step=step, hint=hint, **accuracy)

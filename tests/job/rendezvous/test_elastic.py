@@ -10,7 +10,8 @@ import pytest
 
 from job.rendezvous import server
 from job.rendezvous.messages import Reply, Request
-from job.rendezvous.server import ALIVE_S, FIRST_S, FRESH_S, LOSS_S, MAX_RETRY_S, ON_THE_WAY_S, RETRY_S, Rendezvous
+from job.rendezvous.newcomers import MAX_RETRY_S, RETRY_S
+from job.rendezvous.server import ALIVE_S, FIRST_S, FRESH_S, LOSS_S, ON_THE_WAY_S, Rendezvous
 from tests.job.rendezvous.test_server import HASH, MODEL, Clock, running, waiting
 
 LEAST, WORKERS = 2, 4
@@ -366,6 +367,18 @@ def test_the_others_do_not_wait_for_a_worker_that_has_ended(says: bool) -> None:
     clock.now += LOSS_S
     assert [members(reply) for reply in join(rendezvous, 0, 1, attempt="b")] == [[0, 1]] * 2
     assert rendezvous.longest_silent()[0] == 0
+
+
+def test_a_worker_that_ends_leaves_the_open_round() -> None:
+    """Those that are left are too few, until another joins. Its reply comes at once, and it joins nothing."""
+    rendezvous, clock = opened()
+    join(rendezvous, 0, 1)
+    last = msgspec.structs.replace(asking(1, "a"), phase="failed", number=2)
+    reply = asyncio.run(asyncio.wait_for(rendezvous.join_and_wait(last, 1e6), 60))
+    assert (reply.joined, reply.missing) == (1, (1, 2, 3))
+    assert not keep_asking(rendezvous, clock, 2 * FIRST_S, 0)[0].addresses
+    assert members(join(rendezvous, 0, 2)[-1]) == []
+    assert members(keep_asking(rendezvous, clock, FIRST_S, 0, 2)[0]) == [0, 2]
 
 
 def test_a_worker_that_asks_again_has_not_hung_up() -> None:

@@ -122,7 +122,7 @@ def test_a_worker_that_ends_while_it_waits_hangs_up(monkeypatch: pytest.MonkeyPa
     """The kernel closes its connection. One that gets its reply, and one that is refused, do not hang up."""
     monkeypatch.setattr(http, "HOLD_S", 600)
     hung_up: list[Request] = []
-    rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS)
+    rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS, clock=lambda: 0.0)
     monkeypatch.setattr(rendezvous, "hang_up", hung_up.append)
     body = encode(REQUEST)
     with serve("127.0.0.1", 0, lambda: b"", rendezvous) as server, ThreadPoolExecutor(1) as threads:

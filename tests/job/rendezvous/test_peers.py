@@ -103,12 +103,25 @@ def test_a_worker_says_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     first = requests.get(timeout=60)
     peers.send_status("failed", 2)
     said = peers.say_end()
+    assert said
     last = requests.get(timeout=60)
     assert last == msgspec.structs.replace(first, number=first.number + 1, phase="failed", restarts=2)
     peers._request = None  # ends its threads
     answered.set()
     said.join(60)
     assert not said.is_alive()
+
+
+@pytest.mark.parametrize(("rank", "joins"), [(0, True), (1, False)])
+def test_nobody_hears_of_these_ends(rank: int, joins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0's own server has ended too; a worker that has not tried to join is not waited for."""
+    peers = Peers(Cluster("r", "u", rank, ("h:2222", "i:2222"), ("127.0.0.1:1", "127.0.0.1:2")), queue.SimpleQueue())
+    monkeypatch.setattr(peers, "_ask", lambda _: "worker 0 does not answer")
+    peers.connect("5e77", "30de1")
+    if joins:
+        peers.start_attempt()
+    assert peers.say_end() is None
+    peers._request = None  # ends its thread
 
 
 def test_two_workers_with_one_address_are_refused() -> None:

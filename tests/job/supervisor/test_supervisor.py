@@ -19,6 +19,7 @@ from job import must_match, telemetry
 from job.cluster import Cluster
 from job.config import Config
 from job.errors import PUBLISHED, Exit
+from job.rendezvous import peers
 from job.rendezvous.server import Rendezvous
 from job.supervisor import restart_policy, supervisor, watchdog
 from job.system import cpu, termination
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from job.rendezvous.messages import Request
     from job.telemetry import Record
 
 RECORD = {"time": 1.0, "run": "r", "rank": 0}
@@ -389,6 +391,26 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     record = shown(capfd)[0][-1]
     assert record.reason == "peers-missing"
     assert str(record.message).startswith("not all of the 2 workers joined within 1 s: worker 0 does not answer at")
+
+
+@pytest.mark.parametrize(("min_workers", "phases"), [(1, ["starting", "failed"]), (0, ["starting"])])
+def test_a_worker_tells_rank_0_that_it_has_ended(
+    min_workers: int, phases: list[str], prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others then do not wait for it; without --min-workers they wait for its replacement anyway."""
+    trainer("exit 0")
+    requests: list[Request] = []
+
+    def ask(_: object, request: Request) -> str:
+        requests.append(request)
+        return "worker 0 does not answer"
+
+    monkeypatch.setattr(peers, "EVERY_S", 1e6)
+    monkeypatch.setattr(peers.Peers, "_ask", ask)
+    member = Cluster("r", "u", 1, ("127.0.0.1:1", "127.0.0.1:2"), ("127.0.0.1:3", "127.0.0.1:0"))
+    config = Config(data=prepared, join_timeout=1, min_workers=min_workers)
+    assert supervisor.supervise(config, member) == Exit.TRY_AGAIN
+    assert [request.phase for request in requests] == phases
 
 
 def test_a_run_that_needs_few_workers_begins_before_it_gives_up(
