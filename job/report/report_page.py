@@ -14,7 +14,6 @@ from PIL import Image
 from job.config import flag_word
 from job.output.promotion import classes_below
 from job.predict import digit
-from job.report import plots
 from job.report.data_changes import findings
 from job.report.rendering import duration, html_templates, interval_scale, percent
 
@@ -51,6 +50,8 @@ def render_report(
             There is no pad without layers, or if their shapes or activations do not fit. Weight images are shown if
             the first layer is [pixels, classes].
     """
+    from job.report import plots  # noqa: PLC0415 - matplotlib takes 0.4 s, which no start of a trainer needs
+
     names = report["dataset"]["classes"]
     mistakes = _mistakes(names, labels, probabilities, images)
     fits_pad = images.shape[1:] == (digit.SIDE, digit.SIDE)
