@@ -1,7 +1,7 @@
 """Time a run on a cluster and the same run on this machine, the recovery on the cluster, and the launcher.
 
 With --minutes, it then evicts worker 1's pod once a minute from a run with --min-workers, and measures its goodput. The
-run trains the Keras CNN: one worker of the default model is faster than two.
+run trains the Keras CNN, because with the default model one worker is faster than two: a loss would cost nothing.
 
 The cluster is that of the tests: KUBECONFIG, IMAGE and RWX_CLASS, see tests/cluster/conftest.py.
 """

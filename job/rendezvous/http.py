@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RECEIVE_S = 5.0  # for the whole header of a request, and again for its body
 HOLD_S = 2.0  # for which a reply is held back at most; well below ANSWER_S and FRESH_S
-AGAIN_S = 0.25  # within which a worker that only gave up a request sends the next one
+AGAIN_S = 0.25  # within which a worker that gave up a request after ANSWER_S sends the next one
 HEADER_BYTES = 8192
 BODY_BYTES = 4096
 

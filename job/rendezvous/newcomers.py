@@ -53,7 +53,7 @@ class Newcomers:
             self._retry_at, self._retry_s = self._clock() + self._retry_s, min(2 * self._retry_s, MAX_RETRY_S)
 
     def let_in_if_due(self) -> None:
-        """Bar nobody any longer, if it is time to try again."""
+        """Let all barred workers in, if it is time to try again."""
         if self._clock() >= self._retry_at:
             self.barred.clear()
 

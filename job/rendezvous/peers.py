@@ -123,9 +123,9 @@ class Peers:
         return attempt
 
     def say_end(self) -> threading.Thread | None:
-        """Above rank 0, send a last request, with the phase of the last send_status(); returns the thread that does it.
+        """Above rank 0, tell rank 0 in a last request that this worker ends, with the phase of the last send_status().
 
-        None if this worker has not tried to join, or if there is no room for a thread.
+        Returns the thread that sends it; None if this worker has not tried to join, or there is no room for a thread.
         """
         attempt = self._request.attempt if self._request and self.rank > 0 else ""
         request = self._next_request(attempt) if attempt else None

@@ -26,7 +26,7 @@ ALIVE_S = 3.0  # the requests of a live worker are 2 s apart at most, or a littl
 # each later one.
 FIRST_S, LOSS_S = 30.0, 0.5
 ON_THE_WAY_S = 11.0  # from when a round opens until a member of the previous one has stopped its trainer and joins
-ENDED = "failed"  # the phase of a worker's last request
+ENDED = "failed"  # the phase that a worker sends when it ends without a published model
 MAX_NAMED = 20  # missing ranks in a reply: with a thousand, every reply to a thousand workers would be long
 
 

@@ -50,7 +50,7 @@ def render_report(
             There is no pad without layers, or if their shapes or activations do not fit. Weight images are shown if
             the first layer is [pixels, classes].
     """
-    from job.report import plots  # noqa: PLC0415 - matplotlib takes 0.4 s, which no start of a trainer needs
+    from job.report import plots  # noqa: PLC0415 - matplotlib takes 0.4 s, and a trainer needs it only here
 
     names = report["dataset"]["classes"]
     mistakes = _mistakes(names, labels, probabilities, images)

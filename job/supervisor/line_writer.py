@@ -55,7 +55,7 @@ class LineWriter:
                 self._log.write(line)
             self._calls.append((line, *stream))
             self._idle = False
-            self._changed.notify_all()  # last, because the thread that it wakes waits for this lock
+            self._changed.notify_all()  # last, because the thread that it wakes needs this lock
 
     def _write_lines(self) -> None:
         while True:

@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from job.config import Config
 
 STOP_S = 10.0  # from SIGTERM to SIGKILL when this worker has to stop
-# The same when it has to meet the others in a new round. With --min-workers it is STOP_S, because they may meet to take
-# a worker in, and then save a checkpoint first.
-REJOIN_S = 5.0
+# The same when it has to meet the others in a new round: a trainer that loses a peer between steps may not notice.
+# With --min-workers it is STOP_S, because they may meet to take a worker in, and then save a checkpoint first.
+REJOIN_S = 2.0
 END_S = 1.0  # for the message to rank 0 that this worker ends
 FLUSH_S = 1.0  # for the last lines on standard output, which may have no reader
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "[::1]": "::1"}

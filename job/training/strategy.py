@@ -90,13 +90,14 @@ def configure(device: str, threads: int, *, in_cluster: bool = False) -> None:
 
 
 def prefer_throughput() -> None:
-    """Let the threads that this thread starts from now on run until they wait, where the system can do that.
+    """Let this thread, and those that it starts from now on, not interrupt another when they are woken.
 
     A message passes through several threads of TensorFlow. By default, the kernel lets each thread that is woken
     interrupt the one that woke it, which then has to finish later: with two workers, a step takes a sixth longer.
     """
     with suppress(AttributeError, OSError):  # not Linux, or a sandbox forbids it
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # not if the user has chosen another policy
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _nvidia_driver() -> str:

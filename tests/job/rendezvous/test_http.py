@@ -121,6 +121,7 @@ def test_the_wait_for_a_reply_is_bounded(serving: Serving, monkeypatch: pytest.M
 def test_a_worker_that_ends_while_it_waits_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel closes its connection. One that gets its reply, and one that is refused, do not hang up."""
     monkeypatch.setattr(http, "HOLD_S", 600)
+    monkeypatch.setattr(http, "AGAIN_S", 0)
     hung_up: list[Request] = []
     rendezvous = Rendezvous("r", "u", "5e77", "30de1", WORKERS, clock=lambda: 0.0)
     monkeypatch.setattr(rendezvous, "hang_up", hung_up.append)
@@ -138,6 +139,8 @@ def test_a_worker_that_ends_while_it_waits_hangs_up(monkeypatch: pytest.MonkeyPa
         with pytest.raises(Refused):
             ask(serving.address, msgspec.structs.replace(FIRST, settings="0"), 60)
         assert ask(serving.address, FIRST, 60) == waiting.result(60)
+        for _ in range(2):  # the server has seen the ends of the connections by now
+            assert serving.exchange(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")[0] == 200
     assert hung_up == [REQUEST]
 
 

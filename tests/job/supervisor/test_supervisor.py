@@ -393,7 +393,7 @@ def test_missing_peers_are_named(prepared: Path, capfd: pytest.CaptureFixture[st
     assert str(record.message).startswith("not all of the 2 workers joined within 1 s: worker 0 does not answer at")
 
 
-@pytest.mark.parametrize(("min_workers", "phases"), [(1, ["starting", "failed"]), (0, ["starting"])])
+@pytest.mark.parametrize(("min_workers", "phases"), [(1, ["waiting", "failed"]), (0, ["waiting"])])
 def test_a_worker_tells_rank_0_that_it_has_ended(
     min_workers: int, phases: list[str], prepared: Path, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

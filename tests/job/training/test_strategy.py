@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,10 +105,38 @@ def test_no_gpu_without_a_cluster_is_final(workers: int, calls: Calls, monkeypat
     assert calls == [("set_intra_op_parallelism_threads", 4)]
 
 
-def test_no_gpu_is_visible_with_device_cpu(calls: Calls) -> None:
+def test_no_gpu_is_visible_with_device_cpu(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker on CPUs leaves GPUs to others."""
+    monkeypatch.setattr(strategy, "prefer_throughput", lambda: calls.append(("throughput", None)))
     strategy.configure("cpu", 2)
-    assert calls[1:] == [("set_inter_op_parallelism_threads", 1), ("visible", [], "GPU")]
+    assert calls[1:] == [("set_inter_op_parallelism_threads", 1), ("visible", [], "GPU"), ("throughput", None)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this scheduling policy")
+@pytest.mark.parametrize(("before", "after"), [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")])
+def test_later_threads_do_not_interrupt_each_other(before: str, after: str) -> None:
+    """They inherit the policy of the thread that configures TensorFlow. A policy that the user chose is kept."""
+
+    def configure() -> int:
+        os.sched_setscheduler(0, getattr(os, before), os.sched_param(0))
+        strategy.prefer_throughput()
+        with ThreadPoolExecutor(1) as later:
+            return later.submit(os.sched_getscheduler, 0).result()
+
+    own = os.sched_getscheduler(0)
+    with ThreadPoolExecutor(1) as configuring:
+        assert configuring.submit(configure).result() == getattr(os, after)
+    assert os.sched_getscheduler(0) == own
+
+
+def test_a_sandbox_may_forbid_the_scheduling_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker then trains without it."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    strategy.prefer_throughput()
 
 
 @pytest.mark.parametrize(("device", "implementation"), [("gpu", NCCL), ("cpu", RING)])
