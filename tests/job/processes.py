@@ -171,8 +171,10 @@ class LocalRun(RunningCommand):
         return self.exit_code(), "".join(self.errors), seconds
 
     def supervisors(self) -> list[int]:
-        """The process ids of the supervisors, in the order of their ranks."""
-        return sorted(set(self._children()) - set(self.fork_servers()))
+        """The process ids of the supervisors, in the order of their starts, which is at first that of their ranks."""
+        own = set(self._children()) - set(self.fork_servers())
+        # Not in the order of the process ids, which begin again after the highest one.
+        return [pid for _, pid in sorted((int(start), pid) for pid, (_, start) in processes().items() if pid in own)]
 
     def fork_servers(self) -> list[int]:
         """The process id of the fork server, if there is one."""
