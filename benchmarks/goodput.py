@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import machine, results
 from benchmarks.figures import Figure
+from benchmarks.recovery import ENDLESS, first_step_beyond_checkpoint, steps_within, wait_for
 from tests.job.processes import LocalRun, trainers, wait_until
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main() -> int:
     args = parse()
     settings = {"minutes": args.minutes, "seconds": args.seconds, "seed": args.seed}
     context = {**machine.context(), "settings": settings}
-    flags = [f"--workers={WORKERS}", "--epochs=100000", f"--data={args.data}"]
+    flags = [f"--workers={WORKERS}", ENDLESS, f"--data={args.data}"]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, LocalRun(*flags, f"--output={folder}") as run:
         figures = measure(run, args.minutes, args.seconds, args.seed)
         run.process.terminate()  # its workers end before it does
@@ -90,33 +91,7 @@ def recovered(run: LocalRun, kind: str, rng: random.Random) -> float:
     victim = supervisor if kind == "worker" else wait_until(lambda: trainers(supervisor), "a trainer")[0]
     place, killed = len(run.records), time.time()
     os.kill(victim, signal.SIGKILL)
-    restored = wait_for(run, "restoring", place)
-    checkpoint = run.records[restored - 1].step or 0
-    first = run.records[wait_for(run, "training", restored) - 1]
-    if (first.step or 0) <= checkpoint or checkpoint == 0:
-        raise RuntimeError(f"step {first.step} is not beyond the checkpoint at step {checkpoint}")
-    return first.time - killed
-
-
-def wait_for(run: LocalRun, phase: str, after: int = 0, since: float = 0.0) -> int:
-    """Wait for a record of rank 0, sent in this phase and not before `since`; returns the number of records up to it.
-
-    Args:
-        run: the run.
-        phase: of the record.
-        after: how many records to skip.
-        since: seconds since 1970.
-    """
-    return run.wait_for_record(
-        lambda record: record.rank == 0 and record.phase == phase and record.time >= since, after
-    )
-
-
-def steps_within(run: LocalRun, seconds: float) -> list[Record]:
-    """Rank 0's records of training over at least `seconds`, from the next one on."""
-    place = wait_for(run, "training", len(run.records))
-    end = wait_for(run, "training", place - 1, run.records[place - 1].time + seconds)
-    return [record for record in run.records[place - 1 : end] if record.rank == 0 and record.phase == "training"]
+    return first_step_beyond_checkpoint(run, place).time - killed
 
 
 def rate(records: Sequence[Record]) -> float:

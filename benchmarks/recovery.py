@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from job.telemetry import Record
+    from tests.job.processes import RunningCommand
 
 # The job's defaults, where a Team has others.
 DEFAULTS = ("--log-every=200", "--evaluate-every=1", "--learning-rate=1.25")
@@ -130,13 +131,18 @@ def recovered(team: Team, rank: int, *, whole: bool) -> float:
         team.start(rank)
     else:
         team[rank].kill_trainer()
-    zero = team[0]  # a new worker if it was killed
-    place = zero.wait_for_phase("restoring", 0 if rank == 0 and whole else place)
-    checkpoint = zero.records[place - 1].step or 0
-    first = zero.records[zero.wait_for_phase("training", place) - 1]
+    # team[0] is a new worker if it was killed.
+    return first_step_beyond_checkpoint(team[0], 0 if rank == 0 and whole else place).time - killed
+
+
+def first_step_beyond_checkpoint(run: RunningCommand, after: int) -> Record:
+    """Rank 0's first record of training after it has restored a checkpoint, beyond the first `after` records."""
+    restored = wait_for(run, "restoring", after)
+    checkpoint = run.records[restored - 1].step or 0
+    first = run.records[wait_for(run, "training", restored) - 1]
     if (first.step or 0) <= checkpoint or checkpoint == 0:
         raise RuntimeError(f"step {first.step} is not beyond the checkpoint at step {checkpoint}")
-    return first.time - killed
+    return first
 
 
 def checkpoints(data: Path, rounds: int, epochs: int) -> list[Figure]:
@@ -192,13 +198,25 @@ def team_of(
     return Team(data, folder / "output", count, (*DEFAULTS, epochs), limits | (variables or {}))
 
 
-def steps_within(team: Team, seconds: float) -> list[Record]:
-    """Rank 0's records of training over at least `seconds`."""
-    place = len(team[0].records)
-    place = team[0].wait_for_phase("training", place)
-    first = team[0].records[place - 1]
-    team[0].wait_for_record(lambda record: record.phase == "training" and record.time >= first.time + seconds, place)
-    return [record for record in team[0].records[place - 1 :] if record.phase == "training"]
+def wait_for(run: RunningCommand, phase: str, after: int = 0, since: float = 0.0) -> int:
+    """Wait for a record of rank 0, sent in this phase and not before `since`; returns the number of records up to it.
+
+    Args:
+        run: the run.
+        phase: of the record.
+        after: how many records to skip.
+        since: seconds since 1970.
+    """
+    return run.wait_for_record(
+        lambda record: record.rank == 0 and record.phase == phase and record.time >= since, after
+    )
+
+
+def steps_within(run: RunningCommand, seconds: float) -> list[Record]:
+    """Rank 0's records of training over at least `seconds`, from the next one on."""
+    place = wait_for(run, "training", len(run.records))
+    end = wait_for(run, "training", place - 1, run.records[place - 1].time + seconds)
+    return [record for record in run.records[place - 1 : end] if record.rank == 0 and record.phase == "training"]
 
 
 def cpu_s(pid: int) -> float:

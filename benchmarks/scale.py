@@ -165,7 +165,7 @@ def on_networks(data: Path, counts: Sequence[int], seconds: float) -> tuple[list
                 network.shape(delay_s, bytes_per_s)
                 time.sleep(SETTLE_S)
                 before = network.sent(0)
-                steps = steps_within(team, seconds)
+                steps = steps_within(team[0], seconds)
                 parts = [(now.time - then.time) / LOG_EVERY for then, now in pairwise(steps)]
                 packets, octets = (now - then for now, then in zip(network.sent(0), before, strict=True))
                 count_made = (steps[-1].step or 0) - (steps[0].step or 0)
