@@ -91,7 +91,9 @@ def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Pa
     records = [telemetry.parse(line) for line in events]
     assert all(records)
     assert records[-1]
-    assert (records[-1].phase, records[-1].reason) == ("failed", "stopped")  # it received SIGTERM, and exited by itself
+    # The trainer exited by itself: for its own SIGTERM, or for its peer's, if that worker received it a step earlier.
+    assert records[-1].phase == "failed"
+    assert records[-1].reason in ("stopped", "stopped-by-peer")
 
 
 def stop_processes(pids: list[int]) -> None:
