@@ -50,7 +50,7 @@ def loss_and_gradient(
         The cross-entropy in nats, float32 [], and a dict with the names and shapes of `params`.
     """
     pixels = _pixels(images)
-    log_probabilities = tf.nn.log_softmax(pixels @ params["W"] + params["b"])
+    log_probabilities = tf.math.log_softmax(pixels @ params["W"] + params["b"])
     targets = tf.one_hot(labels, CLASSES)
     loss = -tf.reduce_sum(log_probabilities * targets * weights[:, None])
     # d(loss)/d(logits) of softmax and cross-entropy together is the probability minus the target.
@@ -60,7 +60,7 @@ def loss_and_gradient(
 
 def predict(params: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
     """The probability of each class, float32 [n, 10], for images uint8 [n, 28, 28]."""
-    return tf.nn.softmax(_pixels(images) @ params["W"] + params["b"])
+    return tf.math.softmax(_pixels(images) @ params["W"] + params["b"])
 
 
 def layers(

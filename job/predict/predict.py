@@ -16,6 +16,7 @@ from rich.table import Table
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.system.console import table_console
+from job.training.internals import light_import
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,7 +105,9 @@ def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The model's probabilities, float32 [n, classes], for pixels [n, 28, 28]."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a few pictures do not need a GPU
     with _silent_stderr():
-        from job.training import export  # noqa: PLC0415 - importing TensorFlow takes seconds; check the pictures first
+        with light_import():
+            # Importing TensorFlow takes seconds; check the pictures first.
+            from job.training import export  # noqa: PLC0415
 
         try:
             return export.classify(model / "saved_model" / "1", pixels)

@@ -35,7 +35,7 @@ from job.config import parse
 from job.dataset.rows import hold_dataset
 from job.supervisor.forking import CHANNEL
 from job.system import process
-from job.training.internals import without_keras
+from job.training.internals import light_import, run_public_modules
 
 # What every trainer imports and what takes long, without the model and the modules that import it.
 MODULES = (
@@ -52,6 +52,17 @@ MODULES = (
     "job.report.report",
     "job.supervisor.child",
 )
+PUBLIC_MODULES = (
+    "autograph.experimental",
+    "config.threading",
+    "data",
+    "errors",
+    "io",
+    "math",
+    "saved_model",
+)
+# What other models probably use: tf.nn, and Keras's own code tf.compat.v1.
+FOR_OTHER_MODELS = ("nn", "compat.v1")
 THREADS = Path("/proc/self/task")
 SETTLE_S = 10.0  # for threads that have finished their work to end
 
@@ -76,9 +87,10 @@ def main() -> None:
     with ThreadPoolExecutor(1) as pool:
         # A dataset that cannot be loaded ends the server at once. A trainer then reports why.
         pool.submit(hold_dataset, config.data, config.dataset).add_done_callback(end_if_failed)
-        with without_keras():
+        with light_import():
             for module in MODULES:
                 importlib.import_module(module)
+        run_public_modules(*PUBLIC_MODULES, *(FOR_OTHER_MODELS if config.model else ()))
     end_if_threaded()
     os.register_at_fork(after_in_child=np.random.seed)  # or all children would draw the same numbers
     gc.collect()

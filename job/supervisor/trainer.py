@@ -20,7 +20,7 @@ from job.output.run_folder import RunFolder
 from job.supervisor.child import run_child
 from job.supervisor.precheck import report_published
 from job.system import cgroup, process
-from job.training.internals import without_keras
+from job.training.internals import light_import
 
 if TYPE_CHECKING:
     from job.cluster import Cluster
@@ -41,7 +41,7 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
         loading = pool.submit(load_dataset, config.data, config.dataset)
         if wait([loading], DATA_FAULT_S).done:
             loading.result()
-        with without_keras():
+        with light_import():
             from job.training import strategy  # noqa: PLC0415 - TensorFlow's import takes seconds
         from job import train  # noqa: PLC0415 - it imports model.py, which may use Keras
         from job.training.scalars import Scalars  # noqa: PLC0415

@@ -9,12 +9,21 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import PathFinder
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
     import tensorflow as tf
+
+# tf.compat replaces modules within it while it runs, and importing tf.distribute replaces itself if it runs later.
+# TensorFlow imports requests for Google's machines.
+ON_FIRST_USE = re.compile(r"tensorflow\._api\.v2\.(?!compat\.|distribute\b)|requests$")
 
 # Names of the errors with which a collective ends when a peer has left or, the last one, hangs.
 LOST_PEER_ERRORS = {"AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
@@ -33,18 +42,68 @@ HEARTBEAT_TIMEOUT_MS = 365 * 86_400_000  # a year
 COLLECTIVE_KEY = 1 << 20
 
 
-@contextmanager
-def without_keras() -> Iterator[None]:
-    """Hide Keras while TensorFlow is imported.
+class OnFirstUse(MetaPathFinder, Loader):
+    """Finds and loads modules that run when a name in them is first used.
 
-    TensorFlow works without Keras, whose import, with matplotlib's, is a quarter of TensorFlow's: 0.6 s of 2.3 s.
+    TensorFlow's public modules are lists of imports. Those of tf.compat, tf.lite and a few others take longer than all
+    that this job uses. importlib.util.LazyLoader is not enough: inspect, which TensorFlow uses when it saves a model,
+    asks all modules for their file, and so would run them.
     """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's specification; None if the next finder is to find it."""
+        spec = PathFinder.find_spec(fullname, path, target) if ON_FIRST_USE.match(fullname) else None
+        if spec:
+            spec.loader_state, spec.loader = spec.loader, self
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module a function that Python calls for a name that is not there."""
+        loader: Loader = cast("ModuleSpec", module.__spec__).loader_state
+
+        def run(name: str) -> Any:
+            if vars(module).pop("__getattr__", None):
+                loader.exec_module(module)
+            return getattr(module, name)
+
+        vars(module)["__getattr__"] = run
+
+
+@contextmanager
+def light_import() -> Iterator[None]:
+    """Import TensorFlow, unless it is imported already, in two thirds of the time.
+
+    Its public modules run on first use, and it does not find Keras, without which it works. A model that needs Keras
+    can import it later.
+    """
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.meta_path.insert(0, OnFirstUse())  # it stays, for the modules within those modules
     modules: dict[str, Any] = sys.modules
     modules["keras"] = None  # Python then raises ImportError for it
     try:
         yield
     finally:
         del modules["keras"]
+    # The package tensorflow.lite is not the public module tf.lite, but would take its place when it is first imported.
+    import tensorflow as tf  # noqa: PLC0415 - see the module
+
+    public = tf.lite
+    import_module("tensorflow.lite")
+    tf.lite = public
+
+
+def run_public_modules(*names: str) -> None:
+    """Run now what light_import() has put off, so that no child of this process has to.
+
+    Args:
+        names: of TensorFlow's public modules, such as "config.threading".
+    """
+    for name in names:
+        getattr(import_module(f"tensorflow._api.v2.{name}"), "any name that is not there", None)
 
 
 def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
@@ -64,6 +123,14 @@ def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
     )
 
 
+def event_messages() -> tuple[Any, Any]:
+    """TensorBoard's Event and Summary. tf.compat.v1 has them too, but running it takes as long as all of TensorFlow."""
+    from tensorflow.core.framework.summary_pb2 import Summary  # noqa: PLC0415 - see the module
+    from tensorflow.core.util.event_pb2 import Event  # noqa: PLC0415
+
+    return Event, Summary
+
+
 def send(vector: tf.Tensor, group: int, instance: int) -> tf.Tensor:
     """Send a vector to another worker, which receives it; call both within strategy.run.
 
@@ -77,16 +144,16 @@ def send(vector: tf.Tensor, group: int, instance: int) -> tf.Tensor:
     Returns:
         The vector, once the other worker has it. TensorFlow removes the operation if nothing depends on this.
     """
-    import tensorflow as tf  # noqa: PLC0415 - see the module
+    from tensorflow.python.ops import gen_collective_ops  # noqa: PLC0415 - see the module
 
-    return tf.raw_ops.CollectiveBcastSendV2(input=vector, **_pair(group, instance))
+    return gen_collective_ops.collective_bcast_send_v2(input=vector, **_pair(group, instance))
 
 
 def receive(shape: tf.TensorShape, dtype: tf.DType, group: int, instance: int) -> tf.Tensor:
     """The vector of this shape that another worker sends with the same numbers."""
-    import tensorflow as tf  # noqa: PLC0415 - see the module
+    from tensorflow.python.ops import gen_collective_ops  # noqa: PLC0415 - see the module
 
-    return tf.raw_ops.CollectiveBcastRecvV2(shape=shape, T=dtype, **_pair(group, instance))
+    return gen_collective_ops.collective_bcast_recv_v2(shape=shape, T=dtype, **_pair(group, instance))
 
 
 def _pair(group: int, instance: int) -> dict[str, int]:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from job.training.internals import event_messages
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from job.telemetry import Record
 
+Event, Summary = event_messages()
 TAGS = ("loss", "accuracy", "examples_per_s")
 
 
@@ -33,15 +36,15 @@ class Scalars:
         now = time.time()
         path = folder / "tensorboard" / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}"
         self._file = tf.io.TFRecordWriter(str(path))
-        self._file.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        self._file.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
 
     def write(self, record: Record) -> None:
         """Append the figures of a record, if it has any."""
-        value = tf.compat.v1.Summary.Value
+        value = Summary.Value
         figures = [value(tag=tag, simple_value=figure) for tag in TAGS if (figure := getattr(record, tag)) is not None]
         if not figures or record.step is None:
             return
-        summary = tf.compat.v1.Summary(value=figures)
-        event = tf.compat.v1.Event(wall_time=record.time, step=record.step, summary=summary)
+        summary = Summary(value=figures)
+        event = Event(wall_time=record.time, step=record.step, summary=summary)
         self._file.write(event.SerializeToString())
         self._file.flush()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 import tensorflow as tf
 
 from job.training import internals
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CHECKED = "2.21"
 
@@ -72,17 +76,68 @@ def test_send_and_receive() -> None:
     assert (kinds.count("CollectiveBcastSendV2"), kinds.count("CollectiveBcastRecvV2")) == (1, 1)
 
 
-def test_keras_stays_hidden_and_the_module_alone_is_light() -> None:
-    """TensorFlow and the job are imported without Keras, which is not missed; internals itself imports neither."""
+def python(code: str, *arguments: object) -> str:
+    """Run code in a new Python, with arguments in sys.argv[1:]; what it prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+
+
+def test_a_run_needs_nothing_of_what_was_put_off(prepared: Path, tmp_path: Path) -> None:
+    """It trains and publishes without Keras, TensorFlow's own old Keras, and version 1 of TensorFlow's interface."""
     code = """
 import sys
+from pathlib import Path
 from job.training import internals
 assert "tensorflow" not in sys.modules
-with internals.without_keras():
-    from job.training import strategy
-import tensorflow as tf
-from job import train
-assert "keras" not in sys.modules
-assert float(tf.reduce_sum(tf.constant([1.0, 2.0]))) == 3
+from job.cluster import Cluster
+from job.config import Config
+from job.supervisor.trainer import run_trainer
+from job.telemetry import Reporter
+config = Config(data=Path(sys.argv[1]), output=Path(sys.argv[2]), epochs=1)
+cluster = Cluster("run", "local", 0, ("127.0.0.1:1",), ("127.0.0.1:2",))
+assert run_trainer(config, cluster, Reporter("run", 0, sys.stderr, 0)) == 0
+print(*sorted({"keras", "requests", "tensorflow.python.keras", "tensorflow._api.v2.compat.v1"} & sys.modules.keys()))
+print("__getattr__" in vars(sys.modules["requests"]))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert python(code, prepared, tmp_path / "output") == "requests\nTrue\n"
+    assert (tmp_path / "output" / "models" / "run" / "report.html").exists()
+
+
+def test_a_light_import_has_every_public_name() -> None:
+    """The public modules have the same names as after the usual import, also tf.lite, which is a package's name too."""
+    code = """
+import sys, types
+from contextlib import nullcontext
+from job.training.internals import light_import
+with light_import() if sys.argv[1] == "light" else nullcontext():
+    import tensorflow as tf
+
+seen = set()
+
+def print_names(module, path):
+    seen.add(module)
+    getattr(module, "runs", None)
+    for name in sorted(set(dir(module))):
+        value = getattr(module, name) if not name.startswith("_") or name == "__internal__" else None
+        if getattr(value, "__module__", None) or isinstance(value, types.ModuleType):
+            print(path, name, getattr(value, "__name__", ""))
+        if isinstance(value, types.ModuleType) and value.__name__.startswith("tensorflow._api") and value not in seen:
+            print_names(value, f"{path}.{name}")
+
+print_names(tf, "tf")
+"""
+    light, usual = (python(code, kind) for kind in ("light", "usual"))
+    assert len(usual.splitlines()) > 5000
+    assert light == usual
+
+
+def test_keras_can_be_imported_later() -> None:
+    """A model of Keras computes the same as without a light import."""
+    code = """
+from job.training.internals import light_import
+with light_import():
+    import tensorflow as tf
+import keras
+print(keras.Sequential([keras.layers.Dense(1, kernel_initializer="ones")])(tf.ones([1, 3])).numpy())
+"""
+    assert python(code) == "[[3.]]\n"
