@@ -52,7 +52,7 @@ def main(device: str) -> None:
     on_cpu = train(step.on_device(functions(device)["alone"], "CPU:0"), block_on_the_cpu(), "CPU:0")
     for name, run_steps in functions(device).items():
         vector = check_steps(name, step.on_device(run_steps, device), device)
-        np.testing.assert_allclose(vector, on_cpu.vector, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(vector, on_cpu.vector, atol=1e-6, err_msg=name)
 
 
 def functions(device: str) -> dict[str, RunSteps]:
@@ -77,7 +77,8 @@ def block_on_the_cpu() -> BlockInput:
         images = tf.constant(random.integers(0, 256, (STEPS, BATCH, 28, 28), np.uint8))
         labels = tf.constant(random.integers(0, 10, (STEPS, BATCH)), tf.int32)
         weights = tf.ones([STEPS, BATCH])
-    sizes, rates = np.full(STEPS, BATCH, np.float32), np.full(STEPS, 0.1, np.float32)
+    # With a rate above 0.02, steps on these images go too far, and each multiplies the rounding errors before it.
+    sizes, rates = np.full(STEPS, BATCH, np.float32), np.full(STEPS, 0.01, np.float32)
     return BlockInput(images, labels, weights, sizes, rates, np.int32(STEPS))
 
 
