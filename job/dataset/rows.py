@@ -40,6 +40,9 @@ MEMORY_LIMIT = 1 << 30
 # Bytes that are read and hashed at a time: they are still in the processor's cache.
 BLOCK = 1 << 20
 
+# TensorFlow uses an array's memory as its own only if the address is a multiple of this, in bytes.
+TENSOR_ALIGNMENT = 64
+
 Images: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.int32]
 Indices: TypeAlias = NDArray[np.integer[Any]]
@@ -203,11 +206,18 @@ def _load_rows(folder: Path, name: str, fingerprint: Mapping[str, Any], split: s
 
 def _read_npy(path: Path, shape: tuple[int, ...], update_digest: Callable[[memoryview], None]) -> Images:
     """The array of a .npy file, uint8 of that shape; update_digest is called with each block as it is read."""
-    array = np.empty(math.prod(shape), np.uint8)
+    array = aligned(math.prod(shape))
     with _open_npy(path, shape) as stream:
         for first in range(0, array.size, BLOCK):
             _read_block(stream, array[first : first + BLOCK].data, update_digest)
     return array.reshape(shape)
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """An array of bytes that TensorFlow can use without a copy."""
+    room = np.empty(size + TENSOR_ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % TENSOR_ALIGNMENT
+    return room[start : start + size]
 
 
 def _open_images(path: Path, shape: tuple[int, ...], update_digest: Callable[[memoryview], None]) -> ImagesOnDisk:

@@ -57,6 +57,7 @@ PUBLIC_MODULES = (
     "config.threading",
     "data",
     "errors",
+    "experimental.dlpack",
     "io",
     "math",
     "saved_model",
@@ -93,7 +94,6 @@ def main() -> None:
         run_public_modules(*PUBLIC_MODULES, *(FOR_OTHER_MODELS if config.model else ()))
     end_if_threaded()
     os.register_at_fork(after_in_child=np.random.seed)  # or all children would draw the same numbers
-    gc.collect()
     gc.freeze()  # a collection in a child would write to all of these objects, and so copy them
     print("ready", flush=True)  # noqa: T201 - the parent reads it
     server = str(os.getpid())

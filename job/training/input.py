@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from job.dataset.rows import ImagesOnDisk
+from job.training.internals import shared_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,5 +103,4 @@ class Stream:
 
 
 def _from_memory(array: NDArray[Any]) -> Callable[[tf.Tensor], tf.Tensor]:
-    with tf.device("CPU:0"):  # otherwise all rows would be in the GPU's memory, although the pipeline runs on the CPU
-        return partial(tf.gather, tf.constant(array))
+    return partial(tf.gather, shared_tensor(array))

@@ -6,6 +6,7 @@ classifies its errors, and loads its data, before that import.
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     import tensorflow as tf
+    from numpy.typing import NDArray
 
 # tf.compat replaces modules within it while it runs, and importing tf.distribute replaces itself if it runs later.
 # TensorFlow imports requests for Google's machines.
@@ -84,9 +86,12 @@ def light_import() -> Iterator[None]:
     sys.meta_path.insert(0, OnFirstUse())  # it stays, for the modules within those modules
     modules: dict[str, Any] = sys.modules
     modules["keras"] = None  # Python then raises ImportError for it
+    gc.disable()  # an import leaves little garbage: looking for it took a sixth of the time
     try:
         yield
     finally:
+        gc.freeze()  # no later collection looks at these objects
+        gc.enable()
         del modules["keras"]
     # The package tensorflow.lite is not the public module tf.lite, but would take its place when it is first imported.
     import tensorflow as tf  # noqa: PLC0415 - see the module
@@ -121,6 +126,25 @@ def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
         heartbeat_timeout_in_ms=HEARTBEAT_TIMEOUT_MS,
         coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)],
     )
+
+
+def shared_tensor(array: NDArray[Any]) -> tf.Tensor:
+    """A tensor in the host's memory that has the array's elements without a copy, so that processes can share them.
+
+    TensorFlow ends the process if the array of such a tensor does not begin at a multiple of TENSOR_ALIGNMENT bytes.
+    Another array is therefore copied. tf.constant(), which always copies, needs twice the memory for it.
+
+    Args:
+        array: contiguous, writable, and not changed afterwards.
+    """
+    import tensorflow as tf  # noqa: PLC0415 - see the module
+
+    from job.dataset.rows import TENSOR_ALIGNMENT  # noqa: PLC0415 - with NumPy
+
+    if array.ctypes.data % TENSOR_ALIGNMENT:
+        with tf.device("CPU:0"):
+            return tf.constant(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def event_messages() -> tuple[Any, Any]:

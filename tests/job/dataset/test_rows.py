@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from job.dataset.rows import ImagesOnDisk, decoded_bytes, load_dataset
+from job.dataset.rows import TENSOR_ALIGNMENT, ImagesOnDisk, decoded_bytes, load_dataset
 from job.errors import Exit, JobError
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ def test_the_limit_decides_where_rows_come_from(prepared: Path, limit: int, in_m
     found = load_dataset(prepared, "mnist", memory_limit=limit)
     assert decoded_bytes(found.fingerprint) == SIZE
     assert [isinstance(rows.images, np.ndarray) for rows in (found.train, found.test)] == [in_memory] * 2
+
+
+def test_images_in_memory_can_be_shared_with_tensorflow(prepared: Path) -> None:
+    """They begin where TensorFlow can use them without a copy."""
+    found = load_dataset(prepared, "mnist")
+    for rows in (found.train, found.test):
+        assert isinstance(rows.images, np.ndarray)
+        assert rows.images.ctypes.data % TENSOR_ALIGNMENT == 0
 
 
 def test_a_dataset_without_decoded_arrays_is_65_with_the_remedy(copy: Path) -> None:

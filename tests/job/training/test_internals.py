@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import tensorflow as tf
 
+from job.dataset.rows import aligned
 from job.training import internals
 
 if TYPE_CHECKING:
@@ -74,6 +75,18 @@ def test_send_and_receive() -> None:
     assert [(output.shape, output.dtype) for output in build.structured_outputs] == [([3], tf.float32)] * 2
     kinds = [op.type for op in build.graph.get_operations()]
     assert (kinds.count("CollectiveBcastSendV2"), kinds.count("CollectiveBcastRecvV2")) == (1, 1)
+
+
+@pytest.mark.parametrize(("start", "shared"), [(0, True), (16, False)])
+def test_an_aligned_array_is_shared_with_tensorflow(start: int, shared: bool) -> None:
+    """An array that begins at a multiple of the alignment is not copied; TensorFlow can compute with both."""
+    room = aligned(1000)
+    array = room[start : start + 900].reshape(30, 30)
+    array[:] = 1
+    tensor = internals.shared_tensor(array)
+    array[0, 0] = 2
+    assert int(tf.reduce_sum(tf.cast(tensor[:2], tf.int32))) == 60 + shared
+    assert (tensor.shape, tensor.dtype) == ([30, 30], tf.uint8)
 
 
 def python(code: str, *arguments: object) -> str:
