@@ -101,7 +101,9 @@ class RunningCommand:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
+            below = descendants(self.process.pid)
             self.kill()
+            surviving(below)  # until they have ended, they write to folders that the caller may remove next
         self.exit_code()
         cast("TextIO", self.process.stdout).close()
         cast("TextIO", self.process.stderr).close()
