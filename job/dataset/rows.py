@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 DECODED = "decoded"
 
-# Both splits' rows, in bytes: MNIST's are 55 MB. Each worker holds them in its own memory. Images of a larger dataset
-# stay on disk.
+# Both splits' rows, in bytes: MNIST's are 55 MB. All trainers of a fork server share them in memory. Images of a larger
+# dataset stay on disk.
 MEMORY_LIMIT = 1 << 30
 
 # Bytes that are read and hashed at a time: they are still in the processor's cache.
 BLOCK = 1 << 20
 
-# TensorFlow uses an array's memory as its own only if the address is a multiple of this, in bytes.
+# TensorFlow can use an array without a copy only if the array's address is a multiple of this number of bytes.
 TENSOR_ALIGNMENT = 64
 
 Images: TypeAlias = NDArray[np.uint8]
@@ -214,7 +214,7 @@ def _read_npy(path: Path, shape: tuple[int, ...], update_digest: Callable[[memor
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
-    """An array of bytes that TensorFlow can use without a copy."""
+    """A new array of this many bytes, not initialised, that TensorFlow can use without a copy."""
     room = np.empty(size + TENSOR_ALIGNMENT, np.uint8)
     start = -room.ctypes.data % TENSOR_ALIGNMENT
     return room[start : start + size]

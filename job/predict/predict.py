@@ -16,7 +16,7 @@ from rich.table import Table
 from job.error_table import errors_from
 from job.errors import Exit, JobError
 from job.system.console import table_console
-from job.training.internals import light_import
+from job.training.internals import light_import, run_public_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,6 +108,7 @@ def _classify(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with light_import():
             # Importing TensorFlow takes seconds; check the pictures first.
             from job.training import export  # noqa: PLC0415
+        run_public_modules("saved_model")  # before the model is read, or a fault of this import would be the model's
 
         try:
             return export.classify(model / "saved_model" / "1", pixels)

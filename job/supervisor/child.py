@@ -69,12 +69,14 @@ def failure_of(error: Exception, workers: int) -> JobError:
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {cause}", "start the run again")
     if failure := job_error(error, "system", "the program"):
         return failure
-    # The innermost line of this project or of the model: the frames below it are TensorFlow's or generated code.
+    # The innermost line of this project or of the model: frames below it are TensorFlow's or generated code. Those of
+    # internals are passed over: it looks up names in TensorFlow's modules for the line that uses them.
     frames, model = traceback.extract_tb(error.__traceback__), str(model_file())
     if isinstance(error, SyntaxError) and error.filename == model:  # another version of Python checked it
         version = platform.python_version()
         return usage_error(f"the model {model} is not Python {version}: line {error.lineno}: {error.msg}")
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE) or frame.filename == model]
+    ours = [frame for frame in ours if frame.filename != internals.__file__] or ours
     place = (ours or frames)[-1]
     message = f"{name} at {place.filename}:{place.lineno}: {first_line}"
     return JobError(Exit.BUG, "bug", message, "please report it with the lines above")

@@ -52,8 +52,11 @@ MODULES = (
     "job.report.report",
     "job.supervisor.child",
 )
+# TensorFlow's public modules that trainers use. They run before the fork, so that no trainer has to run them.
 PUBLIC_MODULES = (
     "autograph.experimental",
+    "config",
+    "config.experimental",
     "config.threading",
     "data",
     "errors",
@@ -62,7 +65,7 @@ PUBLIC_MODULES = (
     "math",
     "saved_model",
 )
-# What other models probably use: tf.nn, and Keras's own code tf.compat.v1.
+# If a run has a model of its own: the model probably uses tf.nn, and Keras uses tf.compat.v1.
 FOR_OTHER_MODELS = ("nn", "compat.v1")
 THREADS = Path("/proc/self/task")
 SETTLE_S = 10.0  # for threads that have finished their work to end

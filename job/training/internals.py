@@ -9,23 +9,25 @@ from __future__ import annotations
 import gc
 import re
 import sys
+import threading
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
 
     import tensorflow as tf
     from numpy.typing import NDArray
 
-# tf.compat replaces modules within it while it runs, and importing tf.distribute replaces itself if it runs later.
-# TensorFlow imports requests for Google's machines.
-ON_FIRST_USE = re.compile(r"tensorflow\._api\.v2\.(?!compat\.|distribute\b)|requests$")
+# Modules that run on first use. There are two exceptions: modules within tf.compat replace themselves in sys.modules,
+# so they run with tf.compat. Running tf.distribute imports the package tensorflow.distribute, which would take the
+# place of the public module.
+ON_FIRST_USE = re.compile(r"tensorflow\._api\.v2\.(?!compat\.|distribute\b)")
 
 # Names of the errors with which a collective ends when a peer has left or, the last one, hangs.
 LOST_PEER_ERRORS = {"AbortedError", "CancelledError", "UnavailableError", "DeadlineExceededError"}
@@ -47,9 +49,9 @@ COLLECTIVE_KEY = 1 << 20
 class OnFirstUse(MetaPathFinder, Loader):
     """Finds and loads modules that run when a name in them is first used.
 
-    TensorFlow's public modules are lists of imports. Those of tf.compat, tf.lite and a few others take longer than all
-    that this job uses. importlib.util.LazyLoader is not enough: inspect, which TensorFlow uses when it saves a model,
-    asks all modules for their file, and so would run them.
+    A public module of TensorFlow only imports other modules. What tf.compat, tf.lite and tf.nn import is a third of
+    TensorFlow's import, and a run of the default model uses none of it. importlib.util.LazyLoader is not enough:
+    inspect, which TensorFlow uses when it saves a model, asks each module for its file, and so would run all of them.
     """
 
     def find_spec(
@@ -62,52 +64,85 @@ class OnFirstUse(MetaPathFinder, Loader):
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module a function that Python calls for a name that is not there."""
+        """Give the module the functions that Python calls for a name that is not there, and for all names."""
         loader: Loader = cast("ModuleSpec", module.__spec__).loader_state
+        lock, ran = threading.RLock(), False
 
-        def run(name: str) -> Any:
-            if vars(module).pop("__getattr__", None):
-                loader.exec_module(module)
-            return getattr(module, name)
+        def run() -> None:
+            nonlocal ran
+            with lock:
+                if ran:
+                    return
+                ran = True  # already now: while it runs, the module may ask for its own names
+                try:
+                    loader.exec_module(module)
+                except BaseException:
+                    ran = False
+                    raise
 
-        vars(module)["__getattr__"] = run
+        def find(name: str) -> Any:
+            run()
+            if name in vars(module):
+                return vars(module)[name]
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+        def names() -> list[str]:
+            run()
+            return list(vars(module))
+
+        vars(module).update(__getattr__=find, __dir__=names)
 
 
 @contextmanager
 def light_import() -> Iterator[None]:
-    """Import TensorFlow, unless it is imported already, in two thirds of the time.
+    """Make the first import of TensorFlow, within this block, faster.
 
-    Its public modules run on first use, and it does not find Keras, without which it works. A model that needs Keras
-    can import it later.
+    TensorFlow's public modules run on first use. Keras is hidden, because TensorFlow works without Keras; a model that
+    needs Keras can import it after the block.
     """
     if "tensorflow" in sys.modules:
         yield
         return
     sys.meta_path.insert(0, OnFirstUse())  # it stays, for the modules within those modules
     modules: dict[str, Any] = sys.modules
-    modules["keras"] = None  # Python then raises ImportError for it
+    hidden = {
+        "keras": None,  # Python then raises ImportError for it
+        "requests": ModuleType("requests"),  # TensorFlow needs it only to ask Google's machines about themselves
+    }
+    modules.update(hidden)
     gc.disable()  # an import leaves little garbage: looking for it took a sixth of the time
     try:
         yield
     finally:
         gc.freeze()  # no later collection looks at these objects
         gc.enable()
-        del modules["keras"]
-    # The package tensorflow.lite is not the public module tf.lite, but would take its place when it is first imported.
-    import tensorflow as tf  # noqa: PLC0415 - see the module
+        for name in hidden:
+            del modules[name]
+    complete()
 
+
+def complete() -> None:
+    """Set what TensorFlow would have set if its import had been the usual one."""
+    import tensorflow as tf  # noqa: PLC0415 - see the module
+    from tensorflow.python.tools import module_util  # noqa: PLC0415
+
+    # TensorFlow has a public module tf.lite and a package tensorflow.lite. When the package is first imported, Python
+    # sets tf.lite to the package. So import it now, and set tf.lite to the public module again.
     public = tf.lite
     import_module("tensorflow.lite")
     tf.lite = public
+    # For `from tensorflow.keras import layers`. TensorFlow did not find this folder because Keras was hidden.
+    keras = module_util.get_parent_dir_for_name("keras._tf_keras.keras")
+    tf.__path__ = [path for path in (*tf.__path__, keras) if path]
 
 
 def run_public_modules(*names: str) -> None:
-    """Run now what light_import() has put off, so that no child of this process has to.
+    """Run these public modules of TensorFlow now, so that no child of this process has to run them.
 
     Args:
-        names: of TensorFlow's public modules, such as "config.threading".
+        names: names below tf, such as "config.threading".
     """
-    for name in names:
+    for name in names:  # asking for a name that is not there runs a module
         getattr(import_module(f"tensorflow._api.v2.{name}"), "any name that is not there", None)
 
 
@@ -131,24 +166,24 @@ def limit_wait_for_peers(workers: int, timeout_s: int) -> None:
 def shared_tensor(array: NDArray[Any]) -> tf.Tensor:
     """A tensor in the host's memory that has the array's elements without a copy, so that processes can share them.
 
-    TensorFlow ends the process if the array of such a tensor does not begin at a multiple of TENSOR_ALIGNMENT bytes.
-    Another array is therefore copied. tf.constant(), which always copies, needs twice the memory for it.
+    TensorFlow ends the process if it shares an array whose address is not a multiple of TENSOR_ALIGNMENT. Such an
+    array, or one that is read-only or not contiguous, is copied instead, which for a moment needs twice its memory.
 
     Args:
-        array: contiguous, writable, and not changed afterwards.
+        array: not changed afterwards.
     """
     import tensorflow as tf  # noqa: PLC0415 - see the module
 
     from job.dataset.rows import TENSOR_ALIGNMENT  # noqa: PLC0415 - with NumPy
 
-    if array.ctypes.data % TENSOR_ALIGNMENT:
+    if array.ctypes.data % TENSOR_ALIGNMENT or not (array.flags.c_contiguous and array.flags.writeable):
         with tf.device("CPU:0"):
             return tf.constant(array)
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def event_messages() -> tuple[Any, Any]:
-    """TensorBoard's Event and Summary. tf.compat.v1 has them too, but running it takes as long as all of TensorFlow."""
+    """TensorBoard's Event and Summary. tf.compat.v1 has them too, but light_import() avoids running it."""
     from tensorflow.core.framework.summary_pb2 import Summary  # noqa: PLC0415 - see the module
     from tensorflow.core.util.event_pb2 import Event  # noqa: PLC0415
 

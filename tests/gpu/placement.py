@@ -77,7 +77,7 @@ def block_on_the_cpu() -> BlockInput:
         images = tf.constant(random.integers(0, 256, (STEPS, BATCH, 28, 28), np.uint8))
         labels = tf.constant(random.integers(0, 10, (STEPS, BATCH)), tf.int32)
         weights = tf.ones([STEPS, BATCH])
-    # With a rate above 0.02, steps on these images go too far, and each multiplies the rounding errors before it.
+    # With a rate above 0.02, training on these images diverges, and each step multiplies the earlier rounding errors.
     sizes, rates = np.full(STEPS, BATCH, np.float32), np.full(STEPS, 0.01, np.float32)
     return BlockInput(images, labels, weights, sizes, rates, np.int32(STEPS))
 

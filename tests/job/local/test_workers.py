@@ -91,7 +91,7 @@ def test_ctrl_c_in_training_ends_all_workers(endless: list[object], tmp_path: Pa
     records = [telemetry.parse(line) for line in events]
     assert all(records)
     assert records[-1]
-    # The trainer exited by itself: for its own SIGTERM, or for its peer's, if that worker received it a step earlier.
+    # The trainer was not killed. It stopped because of its own SIGTERM, or because of its peer's, a step earlier.
     assert records[-1].phase == "failed"
     assert records[-1].reason in ("stopped", "stopped-by-peer")
 

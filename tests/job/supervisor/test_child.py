@@ -10,6 +10,7 @@ import tensorflow as tf
 from job import telemetry
 from job.errors import Exit
 from job.supervisor.child import failure_of
+from job.training import internals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,20 @@ def raised(error: Exception) -> Exception:
     with pytest.raises(type(error)) as caught:
         list(telemetry.read_records(lines()))
     return caught.value
+
+
+def test_a_bug_is_where_a_name_of_tensorflow_is_used() -> None:
+    """It is not in internals, which looks up the name."""
+
+    def lines() -> Iterator[str]:
+        yield ""
+        internals.run_public_modules("no_such_module")
+
+    with pytest.raises(ModuleNotFoundError) as caught:
+        list(telemetry.read_records(lines()))
+    failure = failure_of(caught.value, 1)
+    assert failure.code == Exit.BUG
+    assert failure.message.startswith(f"ModuleNotFoundError at {telemetry.__file__}:")
 
 
 @pytest.mark.parametrize("message", [REMOTE, SYSTEM])
