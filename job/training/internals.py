@@ -105,10 +105,9 @@ def light_import() -> Iterator[None]:
         return
     sys.meta_path.insert(0, OnFirstUse())  # it stays, for the modules within those modules
     modules: dict[str, Any] = sys.modules
-    hidden = {
-        "keras": None,  # Python then raises ImportError for it
-        "requests": ModuleType("requests"),  # TensorFlow needs it only to ask Google's machines about themselves
-    }
+    # Python raises ImportError for None. TensorFlow uses requests only to ask Google's machines about themselves.
+    hidden = {"keras": None, "requests": ModuleType("requests")}
+    hidden = {name: module for name, module in hidden.items() if name not in modules}
     modules.update(hidden)
     gc.disable()  # an import leaves little garbage: looking for it took a sixth of the time
     try:
