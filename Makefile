@@ -64,7 +64,7 @@ build/gpu/installed: requirements/dev.txt requirements/gpu.txt
 	@touch $@
 
 test-cluster: setup  ## run the tests on the cluster that KUBECONFIG names: see tests/cluster/conftest.py
-	$(RUN) -m pytest tests/cluster --ignore=tests/cluster/systems $(ARGS)
+	$(RUN) -m pytest tests/cluster --ignore=tests/cluster/systems $(PARALLEL) $(ARGS)
 
 test-systems: setup  ## run the tests with real systems around the job, such as Kueue: see tests/cluster/systems/conftest.py
 	$(RUN) -m pytest tests/cluster/systems $(ARGS)

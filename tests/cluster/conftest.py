@@ -11,6 +11,7 @@ CLUSTER_TOOL  a program that breaks the cluster: `net cut|join NODE`, `daemon st
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -75,6 +76,18 @@ def skipped_all(config: pytest.Config) -> set[str]:
 
 
 FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Wait until the test may use the cluster: tests run side by side, but one that disturbs others runs alone."""
+    alone = "breaker" in request.fixturenames or request.node.get_closest_marker("alone")
+    folder = tmp_path_factory.getbasetemp().parent  # all processes of pytest-xdist have it in common
+    with (folder / "queue").open("w") as queue, (folder / "cluster").open("w") as cluster:
+        fcntl.flock(queue, fcntl.LOCK_EX)  # or tests side by side could keep one waiting that runs alone
+        fcntl.flock(cluster, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session")

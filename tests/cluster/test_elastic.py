@@ -116,6 +116,7 @@ def test_a_deleted_pod(training: Namespace, undisturbed: Undisturbed) -> None:
     assert [pod["metadata"]["uid"] for pod in training.pods("run", 0)] == [other["metadata"]["uid"]]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_drained_node_and_no_room_elsewhere(training: Namespace, undisturbed: Undisturbed, comes_back: bool) -> None:
     """The other worker goes on while the replacement waits for a node, and ends without it if there is none."""

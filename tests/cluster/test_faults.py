@@ -45,6 +45,7 @@ def test_a_deleted_pod_is_replaced(shared: Namespace, undisturbed: Undisturbed, 
     assert [pod["metadata"]["uid"] for pod in shared.pods("run", 1 - rank)] == [other["metadata"]["uid"]]
 
 
+@pytest.mark.alone
 def test_a_drained_node_is_not_counted(spread: Namespace, undisturbed: Undisturbed) -> None:
     """A worker on a drained node moves to another one; no failure is counted, and the other rank keeps its pod."""
     spread.submit("run", *TRAINING)
