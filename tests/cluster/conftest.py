@@ -7,6 +7,7 @@ RWX_CLASS     a storage class for ReadWriteMany volumes, which workers on severa
 RWO_CLASS     a storage class for ReadWriteOnce volumes; default: the cluster's default class
 CLUSTER_TOOL  a program that breaks the cluster: `net cut|join NODE`, `daemon stop|start NAME`, `gpus NODE NUMBER`;
               default: kind.sh in this folder for kind with docker
+UNTIL         the time, in seconds since 1970, after which no test begins: the tests that are left are skipped
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +89,8 @@ def turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         fcntl.flock(queue, fcntl.LOCK_EX)  # or tests side by side could keep one waiting that runs alone
         fcntl.flock(cluster, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(queue, fcntl.LOCK_UN)
+        if time.time() > float(os.environ.get("UNTIL", "inf")):
+            pytest.skip("no test begins after UNTIL: this machine is too slow for all tests in that time")
         yield
 
 
