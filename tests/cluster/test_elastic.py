@@ -76,9 +76,9 @@ def wait_for_a_step(namespace: Namespace) -> None:
     """Wait until the run has made another step."""
 
     def step() -> int:
-        return int(namespace.told("status", "run")["progress"]["step"])
+        return namespace.told("status", "run")["progress"]["step"] or 0  # none while the workers start again
 
-    before = step()
+    before = wait_until(step, "a step")
     wait_until(lambda: step() > before, "another step")
 
 
