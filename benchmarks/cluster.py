@@ -8,7 +8,6 @@ The cluster is that of the tests: KUBECONFIG, IMAGE and RWX_CLASS, see tests/clu
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -18,11 +17,11 @@ import tempfile
 import time
 import uuid
 from datetime import datetime
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import Figure, table
+from benchmarks import machine, results
+from benchmarks.figures import Figure
 from benchmarks.goodput import MINUTE_S, rate
 from benchmarks.measure import PROJECT
 from job import telemetry
@@ -30,6 +29,7 @@ from tests.cluster.namespace import Namespace, conditions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from job.telemetry import Record
     from k8s.api.objects import Object
@@ -44,17 +44,16 @@ DELETIONS = (((), (1, 0), 25.0), (("--min-workers=1",), (1,), 3.0))
 
 
 def main() -> int:
-    """Measure everything and print the table. Exit status 1 if a bar is not met."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often to measure each value (default: 3)")
-    parser.add_argument("--minutes", type=int, default=0, help="of the run whose goodput is measured (default: 0)")
-    arguments = parser.parse_args()
-    figures = [*runs(arguments.data.resolve(), arguments.rounds), *recovery(arguments.rounds)]
-    if arguments.minutes:
-        figures += goodput(arguments.minutes)
-    print(table(figures))
-    return int(any(each.met is False for each in figures))
+    """Measure everything, print the table, write the JSON. Exit status 1 if a bar is not met."""
+    flags = results.parser("benchmarks.cluster", __doc__)
+    flags.add_argument("--rounds", type=int, default=3, help="how often to measure each value (default: 3)")
+    flags.add_argument("--minutes", type=int, default=0, help="of the run whose goodput is measured (default: 0)")
+    args = results.parse(flags)
+    context = {**machine.context(), "settings": {"rounds": args.rounds, "minutes": args.minutes}}
+    figures = [*runs(args.data, args.rounds), *recovery(args.rounds)]
+    if args.minutes:
+        figures += goodput(args.minutes)
+    return results.report(figures, context, args.json, "cluster-")
 
 
 def runs(data: Path, rounds: int) -> Iterator[Figure]:

@@ -10,7 +10,6 @@ Needs docker, kind, skopeo, Debian's docker-registry, and root, which may let do
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import tempfile
@@ -50,21 +49,14 @@ class Start(NamedTuple):
 
 def main() -> int:
     """Push, measure in turn, print the table. Exit status 1 if a bar is not met."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cold_start", description=__doc__)
-    parser.add_argument("before", help="an image of docker's")
-    parser.add_argument("after", help="another one, which is compared with it")
-    parser.add_argument("--rounds", type=int, default=3, help="how often to start each image (default: 3)")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="file for the results (default: a new one in output/benchmarks)"
-    )
-    arguments = parser.parse_args()
-    around = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine.describe(None),
-        "settings": {"rounds": arguments.rounds},
-    }
-    figures = measure(arguments.before, arguments.after, arguments.rounds)
-    return results.report(figures, around, arguments.json, "cold-start-")
+    flags = results.parser("benchmarks.cold_start", __doc__, data=False)
+    flags.add_argument("before", help="an image of docker's")
+    flags.add_argument("after", help="another one, which is compared with it")
+    flags.add_argument("--rounds", type=int, default=3, help="how often to start each image (default: 3)")
+    args = results.parse(flags)
+    context = {**machine.context(), "settings": {"rounds": args.rounds}}
+    figures = measure(args.before, args.after, args.rounds)
+    return results.report(figures, context, args.json, "cold-start-")
 
 
 def measure(before: str, after: str, rounds: int) -> list[Figure]:

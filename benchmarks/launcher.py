@@ -6,7 +6,6 @@ uses no cluster, but plays one of 1,000 nodes and 20,000 pods.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from benchmarks.large_cluster import RUN, LargeCluster
 from benchmarks.measure import PROJECT
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
 LARGE = "large"
@@ -41,47 +41,34 @@ sys.exit(code)
 
 def main() -> int:
     """Create the objects, time the commands, print the table. Exit status 1 if a bar is not met."""
-    arguments = parse_arguments()
-    around = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine.describe(None),
-        "settings": {"runs": arguments.runs, "workers": arguments.workers, "rounds": arguments.rounds},
-    }
-    if arguments.large:
-        around["settings"] = {"nodes": arguments.nodes, "pods": arguments.pods, "rounds": arguments.rounds}
-        figures = list(measure_large(arguments.nodes, arguments.pods, arguments.rounds))
-        return results.report(figures, around, arguments.json, "launcher-")
-    with Crowd() as crowd:
-        began = time.monotonic()
-        names = [f"run-{number:03}" for number in range(arguments.runs)]
-        crowd.runs(names[:TRAINING], 2)
-        crowd.runs(names[TRAINING:], 2, published=True)
-        crowd.runs([LARGE], arguments.workers, events=True)
-        print(f"{crowd.requests} requests created the objects in {time.monotonic() - began:.0f} s", flush=True)
-        figures = list(measure(crowd.namespace, arguments.workers, arguments.rounds))
-    return results.report(figures, around, arguments.json, "launcher-")
+    args = parse()
+    names = ("nodes", "pods", "rounds") if args.large else ("runs", "workers", "rounds")
+    context = {**machine.context(), "settings": {name: getattr(args, name) for name in names}}
+    if args.large:
+        figures = list(measure_large(args.nodes, args.pods, args.rounds))
+    else:
+        figures = list(measure(args.runs, args.workers, args.rounds))
+    return results.report(figures, context, args.json, "launcher-")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.launcher", description=__doc__)
-    parser.add_argument("--runs", type=int, default=500, help="number of runs with two workers (default: 500)")
-    parser.add_argument("--workers", type=int, default=1000, help="workers of the large run (default: 1000)")
-    parser.add_argument("--large", action="store_true", help="play a large cluster in place of these runs")
-    parser.add_argument("--nodes", type=int, default=1000, help="nodes of the large cluster (default: 1000)")
-    parser.add_argument("--pods", type=int, default=20_000, help="pods of the large cluster (default: 20000)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often to time each command (default: 5)")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="file for the results (default: a new one in output/benchmarks)"
-    )
-    arguments = parser.parse_args()
-    if arguments.runs <= TRAINING or min(arguments.rounds, arguments.nodes, arguments.pods) < 1:
-        parser.error(f"--runs must be above {TRAINING}, and --rounds, --nodes and --pods above 0")
-    return arguments
+    flags = results.parser("benchmarks.launcher", __doc__, data=False)
+    add = flags.add_argument
+    add("--runs", type=int, default=500, help="number of runs with two workers (default: 500)")
+    add("--workers", type=int, default=1000, help="workers of the large run (default: 1000)")
+    add("--large", action="store_true", help="play a large cluster in place of these runs")
+    add("--nodes", type=int, default=1000, help="nodes of the large cluster (default: 1000)")
+    add("--pods", type=int, default=20_000, help="pods of the large cluster (default: 20000)")
+    add("--rounds", type=int, default=5, help="how often to time each command (default: 5)")
+    args = results.parse(flags)
+    if args.runs <= TRAINING or min(args.rounds, args.nodes, args.pods) < 1:
+        flags.error(f"--runs must be above {TRAINING}, and --rounds, --nodes and --pods above 0")
+    return args
 
 
-def measure(namespace: str, workers: int, rounds: int) -> Iterator[Figure]:
-    """The time and the peak memory of each command."""
+def measure(runs: int, workers: int, rounds: int) -> Iterator[Figure]:
+    """The time and the peak memory of each command beside so many runs, and one of so many workers."""
     commands = {
         "status": ("status",),
         "status NAME": ("status", LARGE),
@@ -89,9 +76,16 @@ def measure(namespace: str, workers: int, rounds: int) -> Iterator[Figure]:
         "logs NAME --rank N --no-follow": ("logs", LARGE, f"--rank={workers - 1}", "--no-follow"),
         "logs NAME --no-follow": ("logs", LARGE, "--no-follow"),
     }
-    for name, words in commands.items():
-        ran = [run_timed([words[0], f"--namespace={namespace}", *words[1:]]) for _ in range(rounds)]
-        yield from figures_of(name, ran, SECONDS)
+    with Crowd() as crowd:
+        began = time.monotonic()
+        names = [f"run-{number:03}" for number in range(runs)]
+        crowd.runs(names[:TRAINING], 2)
+        crowd.runs(names[TRAINING:], 2, published=True)
+        crowd.runs([LARGE], workers, events=True)
+        print(f"{crowd.requests} requests created the objects in {time.monotonic() - began:.0f} s", flush=True)
+        for name, words in commands.items():
+            ran = [run_timed([words[0], f"--namespace={crowd.namespace}", *words[1:]]) for _ in range(rounds)]
+            yield from figures_of(name, ran, SECONDS)
 
 
 def measure_large(nodes: int, pods: int, rounds: int) -> Iterator[Figure]:

@@ -19,24 +19,27 @@ if TYPE_CHECKING:
     from benchmarks.figures import Figure
 
 
-def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with --data and --json."""
+def parser(prog: str, description: str | None, *, data: bool = True) -> argparse.ArgumentParser:
+    """A parser with --json, and --data if the benchmark needs a dataset."""
     flags = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
-    flags.add_argument("--data", type=Path, default=Path("data"), help="folder of prepared datasets (default: data)")
+    if data:
+        help_ = "folder of prepared datasets (default: data)"
+        flags.add_argument("--data", type=Path, default=Path("data"), help=help_)
     flags.add_argument("--json", type=Path, metavar="PATH", help="file for the results (default: in output/benchmarks)")
     return flags
 
 
 def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; exits with 2 unless MNIST is in --data, which becomes an absolute path.
+    """The command line; if it has --data, that becomes an absolute path, and exits with 2 if MNIST is not in it.
 
-    From then on, SIGTERM raises SystemExit, so that the benchmark removes its folders and networks.
+    From then on, SIGTERM raises SystemExit, so that the benchmark removes its folders, networks and namespaces.
     """
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    args.data = args.data.resolve()
-    if not (args.data / "mnist" / "decoded").is_dir():
-        flags.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
+    if "data" in args:
+        args.data = args.data.resolve()
+        if not (args.data / "mnist" / "decoded").is_dir():
+            flags.error(f"no MNIST in {args.data}: run `python -m job data --data {args.data}`")
     return args
 
 
