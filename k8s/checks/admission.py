@@ -10,7 +10,7 @@ from k8s.checks.check import Check
 from k8s.checks.setup import account_name, is_missing
 from k8s.checks.trial import ALL_FIELDS, NEW_NAMESPACE, SAID, TERMINATING, check_creation, tried
 from k8s.diagnose import catalogue
-from k8s.state.find import find_job, get_if_allowed
+from k8s.state.find import find_job, get_if_allowed, is_ours
 from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL, run_name
 
 if TYPE_CHECKING:
@@ -67,12 +67,15 @@ def check_permissions(cluster: Cluster) -> Check:
 def check_name(cluster: Cluster, job: Object) -> Check:
     """Whether the run's name is free."""
     run = job["metadata"]["name"]
+    remedy = "choose another --name"
     if existing := find_job(cluster, run) or cluster.get("Job", run):
-        remedy = f"choose another --name, or run `mnist-job retry {run_name(existing)} {cluster.flags}`"
+        if is_ours(existing):
+            remedy += f", or run `mnist-job retry {run_name(existing)} {cluster.flags}`"
         return Check("name", "failed", f"a Job named {existing['metadata']['name']} already exists", remedy)
-    if get_if_allowed(cluster, "CronJob", run):
-        remedy = f"choose another --name, or run `mnist-job trigger {run} {cluster.flags}`"
-        return Check("name", "failed", f"a schedule named {run} already exists", remedy)
+    if existing := get_if_allowed(cluster, "CronJob", run):
+        if is_ours(existing):
+            remedy += f", or run `mnist-job trigger {run} {cluster.flags}`"
+        return Check("name", "failed", f"a CronJob named {run} already exists", remedy)
     return Check("name", "ok", run)
 
 
@@ -84,7 +87,7 @@ def check_service_account(cluster: Cluster, job: Object) -> Check:
     if account == APP:
         return Check("service account", "ok", f"submit creates the service account {account}")
     message = f"service account {account} does not exist in namespace {cluster.namespace}"
-    command = f"kubectl create serviceaccount {account} -n {cluster.namespace}"
+    command = f"kubectl create serviceaccount {account} {cluster.flags}"
     return Check(
         "service account", "failed", message, f"create it with `{command}`, or choose another --service-account"
     )

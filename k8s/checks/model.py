@@ -29,11 +29,11 @@ def check_model(cluster: Cluster, job: Object, model: Object | None) -> Check:
     existing = cluster.get("ConfigMap", name)
     if existing is None and model is None:
         message = f"the ConfigMap {name}, which holds the run's model, does not exist in namespace {cluster.namespace}"
-        command = f"kubectl create configmap {name} -n {cluster.namespace} --from-file={MODEL_FILE}=FILE"
+        command = f"kubectl create configmap {name} {cluster.flags} --from-file={MODEL_FILE}=FILE"
         return Check("model", "failed", message, f"create it from the original file: `{command}`")
     if existing and model and existing.get("data") != model["data"]:
         message = f"the ConfigMap {name} exists and holds another model than --model"
-        return Check("model", "failed", message, f"delete it: `kubectl delete configmap {name} -n {cluster.namespace}`")
+        return Check("model", "failed", message, f"delete it: `kubectl delete configmap {name} {cluster.flags}`")
     # After the run has started, it becomes an owner of the model: see commands/model.py.
     needed = [("create", "ConfigMap", "")] if existing is None else []
     needed += [(verb, "ConfigMap", "") for verb in ("get", "update", "delete")]

@@ -59,7 +59,7 @@ def check_service(cluster: Cluster, job: Object) -> Check:
     if not problem:
         return Check("service", "ok", name)
     message = f"the Service {name} {problem}, so the workers {effect}"
-    remedy = f"delete it, and submit creates it again: `kubectl delete service {name} -n {cluster.namespace}`"
+    remedy = f"delete it, and submit creates it again: `kubectl delete service {name} {cluster.flags}`"
     other = f"correct it, or use an overlay that names the Service {APP}"
     return Check("service", state, message, remedy if name == APP else other)
 

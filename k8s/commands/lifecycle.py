@@ -13,8 +13,8 @@ from k8s.commands import queueing, replace
 from k8s.commands.model import settle_owners
 from k8s.render import attempt
 from k8s.state import schedule as schedules
-from k8s.state.find import gather
-from k8s.state.names import CANCELLED, NO_QUEUE, QUEUE_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE, schedule_of
+from k8s.state.find import gather, is_ours
+from k8s.state.names import CANCELLED, NO_QUEUE, QUEUE_LABEL, RUN_SELECTOR, SINCE, schedule_of
 from k8s.state.run import Run, state
 from k8s.state.schedule import Schedule, is_made_by_cronjob, is_unfinished, next_start, rfc3339
 from k8s.view.output import print_result
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 OUTPUTS = ("text", "json", "yaml", "name")
+DEFAULT_GRACE_S = 30  # Kubernetes' default
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Rule:
 
 RETRY = "`mnist-job retry {name} {flags}` continues from its newest checkpoint"
 RESUME = "`mnist-job resume {name} {flags}` continues it"
-STOP = "its workers write a checkpoint and stop within 20 s"
+STOP = "its workers write a checkpoint and stop within {grace} s"
 QUEUED = Rule(
     "Kueue decides when {name} runs: it is in the queue {queue}",
     hint="`mnist-job cancel {name} {flags}` takes it out of the queue",
@@ -61,9 +62,7 @@ RUN_RULES = {
     ("suspend", "cancelled"): Rule(f"{{name}} is cancelled, so it does not run; {RETRY}", "cancelled"),
     ("suspend", "suspended"): Rule(f"{{name}} is already suspended; {RESUME}", "suspended"),
     ("suspend", "queued"): QUEUED,
-    ("suspend", "active"): Rule(
-        f"{{name}} is suspended: {STOP}, and their logs are deleted; {RESUME}", "suspended", suspend=True
-    ),
+    ("suspend", "active"): Rule(f"{{name}} is suspended: {STOP}; {RESUME}", "suspended", suspend=True),
     ("resume", "cancelled"): Rule("{name} is cancelled, which `resume` does not undo", hint=RETRY),
     ("resume", "suspended"): Rule(
         "{name} continues from its newest checkpoint; `mnist-job logs {name} {flags}` follows it",
@@ -129,7 +128,8 @@ def rule_for_run(command: str, run: Run, flags: str) -> Rule:
     queue = run.job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
     word = current.word if current.word in ("cancelled", "suspended") else "queued" if queue else "active"
     rule = RUN_RULES[command, word]
-    words = {"name": name, "queue": queue, "flags": flags}
+    grace = run.job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_S)
+    words = {"name": name, "queue": queue, "flags": flags, "grace": grace}
     if rule.hint:
         raise refused(rule.text.format(**words), rule.hint.format(**words))
     return Rule(rule.text.format(**words), rule.state, rule.suspend)
@@ -140,7 +140,8 @@ def rule_for_schedule(command: str, schedule: Schedule, now: datetime, flags: st
     name = schedule.name
     rule = SCHEDULE_RULES[command, schedule.suspended]
     text = rule.text.format(name=name, flags=flags)
-    if rule.suspend and (active := schedule.active_run):
+    active = schedule.active_run
+    if rule.suspend and active and (command == "cancel" or state(active).word not in ("suspended", "queued")):
         text += (
             f"; its run {active.name} is not affected: `mnist-job {command} {active.name} {flags}` {command}s it too"
         )
@@ -159,6 +160,8 @@ def change_run(cluster: Cluster, command: str, run: Run, now: datetime) -> Rule:
     """
     rule = rule_for_run(command, run, cluster.flags)
     if rule.suspend is None:
+        if command == "cancel":  # the command that cancelled it may have ended before it deleted the running Job
+            replace.delete_replaced(cluster, run.name, run.job)
         return rule
     change: Object = {"spec": {"suspend": rule.suspend}}
     if command == "resume":
@@ -219,9 +222,9 @@ def refuse_second_run(cluster: Cluster, schedule: str, run: Run | None = None) -
     Raises:
         LauncherError: 2, naming the other run.
     """
-    jobs = cluster.select("Job", f"{RUN_SELECTOR},{SCHEDULE_LABEL}={schedule}") if schedule else []
+    jobs = filter(is_ours, cluster.select("Job", RUN_SELECTOR)) if schedule else ()
     for other in map(Run, jobs):
-        if (run and other.name == run.name) or not is_unfinished(other):
+        if schedule_of(other.job) != schedule or (run and other.name == run.name) or not is_unfinished(other):
             continue
         detail = f" ({word})" if (word := state(other).word) in ("suspended", "queued") else ""
         message = f"{other.name}, another run of {schedule}, has not ended{detail}"

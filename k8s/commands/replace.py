@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import LauncherError, refused
 from k8s.commands.model import settle_owners
+from k8s.diagnose.catalogue import remedy
 from k8s.render import attempt
 from k8s.state.find import is_ours, jobs_of
 from k8s.state.names import pod_selector, run_name
+from k8s.state.pods import is_cut_off
 from k8s.view.output import note
 
 if TYPE_CHECKING:
@@ -45,17 +47,22 @@ def conflicting_job(cluster: Cluster, name: str) -> Object | None:
 def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:
     """Create the next Job of a run, then delete the ones before it; returns the new Job as the API server made it."""
     made = cluster.create(new)
-    if not settle_owners(cluster, new["spec"]["template"]):  # the model would be deleted with the Job that owns it
-        return made
-    for job in jobs_of(cluster, run.name):
+    delete_replaced(cluster, run.name, made)
+    return made
+
+
+def delete_replaced(cluster: Cluster, run: str, newest: Object) -> None:
+    """Delete the Jobs of a run before its newest one."""
+    jobs = [job for job in jobs_of(cluster, run) if job["metadata"]["uid"] != newest["metadata"]["uid"]]
+    # The model would be deleted with the Job that owns it.
+    if not jobs or not settle_owners(cluster, newest["spec"]["template"]):
+        return
+    for job in jobs:
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-        if uid == made["metadata"]["uid"]:
-            continue
         try:
             cluster.delete("Job", name, uid=uid)
         except LauncherError as error:  # the new Job runs in any case
-            note(f"Job {name} was replaced by {made['metadata']['name']} but not deleted: {error}")
-    return made
+            note(f"Job {name} was replaced by {newest['metadata']['name']} but not deleted: {error}")
 
 
 def until_pods_ended(cluster: Cluster, job: Object) -> None:
@@ -69,9 +76,13 @@ def until_pods_ended(cluster: Cluster, job: Object) -> None:
     while running := [pod for pod in cluster.select("Pod", pods) if pod["status"]["phase"] in ("Pending", "Running")]:
         if time.monotonic() > deadline:
             pod = running[0]
-            where = pod["spec"].get("nodeName", "no node yet")
-            message = f"pod {pod['metadata']['name']} has not ended within {GONE_S:.0f} s (on {where})"
-            raise refused(message, f"`mnist-job why {run_name(job)} {cluster.flags}` explains why")
+            name, node = pod["metadata"]["name"], pod["spec"].get("nodeName", "")
+            where = f"on {node}" if node else "on no node yet"
+            message = f"pod {name} has not ended within {GONE_S:.0f} s ({where})"
+            hint = f"`kubectl describe pod {name} {cluster.flags}` shows why; then run the same command again"
+            if is_cut_off(pod):
+                hint = remedy("dead-node", node=node, pod=name, flags=cluster.flags)
+            raise refused(message, hint)
         time.sleep(POLL_S)
 
 
@@ -85,6 +96,6 @@ def until_deleted(cluster: Cluster, kind: str, name: str, uid: str) -> None:
     while (existing := cluster.get(kind, name)) and existing["metadata"]["uid"] == uid:
         if time.monotonic() > deadline:
             message = f"the {kind} {name} still exists {GONE_S:.0f} s after its deletion"
-            hint = f"`kubectl get {kind.lower()} {name} -n {cluster.namespace} -o yaml` shows its finalizers"
+            hint = f"`kubectl get {kind.lower()} {name} {cluster.flags} -o yaml` shows its finalizers"
             raise refused(message, hint)
         time.sleep(POLL_S)

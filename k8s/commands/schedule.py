@@ -20,7 +20,7 @@ from k8s.commands.replace import until_deleted
 from k8s.render.attempt import record_submission
 from k8s.render.submission import training_settings
 from k8s.state import cron
-from k8s.state.find import is_being_deleted, is_ours
+from k8s.state.find import find_job, is_being_deleted, is_ours
 from k8s.state.names import APP, QUEUE_LABEL, SCHEDULE_LABEL, SINCE, SUBMITTED
 from k8s.state.schedule import Schedule, next_start, rfc3339
 from k8s.view.output import print_result
@@ -135,8 +135,8 @@ def existing(cluster: Cluster, name: str) -> Object | None:
     Raises:
         LauncherError: 2, the name is that of a Job or of somebody else's CronJob, or a deletion does not finish.
     """
-    if cluster.get("Job", name):
-        raise refused(f"a Job named {name} already exists", "choose another --name")
+    if job := find_job(cluster, name) or cluster.get("Job", name):
+        raise refused(f"a Job named {job['metadata']['name']} already exists", "choose another --name")
     cronjob = cluster.get("CronJob", name)
     if cronjob and is_being_deleted(cronjob):  # for a moment after `cancel`
         until_deleted(cluster, "CronJob", name, cronjob["metadata"]["uid"])

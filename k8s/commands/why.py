@@ -16,7 +16,7 @@ from k8s.commands import flags
 from k8s.diagnose.evidence import gather_evidence, read_log, with_lines
 from k8s.diagnose.explain import explain_run
 from k8s.diagnose.logged import exits_of_gone_pods, explain_without_job, logged_exits
-from k8s.diagnose.schedules import explain_healthy, explain_last_run, explain_no_start
+from k8s.diagnose.schedules import explain_active_run, explain_healthy, explain_last_run, explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.find import NoRunError
 from k8s.state.run import State, lacks_cause, state
@@ -88,7 +88,7 @@ def explain_deleted(
     """
     name = arguments.name
     with volume_of_deleted(cluster, arguments, absent) as (pod, _):
-        explanation = explain_without_job(name, logged_exits(ends_in_log(pod, name)), cluster.flags)
+        explanation = explain_without_job(name, logged_exits(ends_in_log(pod, name)), cluster.flags, pod.claim)
         code, rank = explanation.code, explanation.rank
         if code not in PUBLISHED and rank is not None:
             explanation = with_lines(explanation, lines_of_pod(pod, name, rank, explanation.pod))
@@ -100,10 +100,15 @@ def explain_deleted(
 
 
 def explain_schedule(cluster: Cluster, arguments: argparse.Namespace, schedule: Schedule) -> Explanation:
-    """Explain why a schedule starts no runs, or else why its last run failed."""
+    """Explain what is wrong with a schedule's unfinished run, or why it starts no runs, or why its last run failed."""
     now = cluster.now()
-    if explanation := explain_no_start(schedule, now, cluster.flags):
-        return explanation
+    no_start, run = explain_no_start(schedule, now, cluster.flags), schedule.active_run
+    if run and not run.job["spec"].get("suspend"):
+        why = explain(cluster, arguments, run.name)[1]
+        if why.remedy:  # something is to be done
+            return explain_active_run(run, why, no_start)
+    if no_start:
+        return no_start
     last = schedule.last
     if last and state(last).code != Exit.OK:
         return explain_last_run(schedule, last, explain(cluster, arguments, last.name)[1])

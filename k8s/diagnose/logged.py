@@ -50,13 +50,14 @@ def pod_prefix(job: str, rank: int) -> str:
     return job[: PREFIX_LIMIT - len(suffix)] + suffix
 
 
-def explain_without_job(name: str, exits: Sequence[ContainerExit], flags: str) -> Explanation:
+def explain_without_job(name: str, exits: Sequence[ContainerExit], flags: str, claim: str) -> Explanation:
     """How a run whose Job was deleted has ended.
 
     Args:
         name: of the run.
         exits: of logged_exits().
         flags: those that select the namespace.
+        claim: on which the run's logs are.
     """
     gone = "its Job was deleted"
     published = [ended for ended in exits if ended.rank == 0 and ended.code in PUBLISHED]
@@ -67,7 +68,10 @@ def explain_without_job(name: str, exits: Sequence[ContainerExit], flags: str) -
         sentence = f"{rejected or f'nothing is wrong: the model is published{accuracy}'}; {gone}"
         meaning = describe_code(last.code) if rejected else ""
         return Explanation(last.reason or "published", sentence, "", 0, last.code, meaning, last.when, last.pod)
-    remedy = f"`mnist-job submit --name {name} {flags} -- --continue` continues it from its last checkpoint"
+    remedy = (
+        f"to continue it from its last checkpoint, submit it again with its image and its other flags: "
+        f"`mnist-job submit --name {name} --claim {claim} {flags} -- --continue`"
+    )
     primary = [ended for ended in exits if ended.reason not in SECONDARY] or exits
     if not primary:
         return Explanation("deleted", f"the run had not ended when {gone}", remedy)

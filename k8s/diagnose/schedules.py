@@ -66,6 +66,12 @@ def explain_healthy(schedule: Schedule, now: datetime) -> Explanation:
     return Explanation("published", f"nothing is wrong: its last run {schedule.last.name} published a model; {coming}")
 
 
+def explain_active_run(run: Run, why: Explanation, no_start: Explanation | None) -> Explanation:
+    """What is wrong with a schedule's unfinished run, after why the schedule starts no other run, if it does not."""
+    before = f"{no_start.sentence}; " if no_start else ""
+    return replace(why, sentence=f"{before}its run {run.name} has not ended: {why.sentence}")
+
+
 def explain_last_run(schedule: Schedule, run: Run, why: Explanation) -> Explanation:
     """Why the last run of a schedule failed.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
+FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")  # the names that kustomize knows
 
 
 def folder(kind: str, name: str) -> Path:
@@ -29,7 +30,7 @@ def folder(kind: str, name: str) -> Path:
     known = sorted(path.name for path in (MANIFESTS / kind).iterdir())
     if name in known:
         return MANIFESTS / kind / name
-    if "/" in name and (Path(name) / "kustomization.yaml").is_file():
+    if "/" in name and any((Path(name) / file).is_file() for file in FILES):
         return Path(name)
     one = kind.removesuffix("s")
     raise usage_error(

@@ -68,7 +68,7 @@ def jobs_of(cluster: Cluster, run: str) -> list[Object]:
     """The Jobs of a run: while `retry` replaces one there are two. Empty if there is no run of that name."""
     named = cluster.get("Job", run)
     first = [named] if named and is_ours(named) and run_name(named) == run else []
-    return [*first, *cluster.select("Job", f"{RUN_SELECTOR},{RUN_LABEL}={run}")]
+    return [*first, *filter(is_ours, cluster.select("Job", f"{RUN_SELECTOR},{RUN_LABEL}={run}"))]
 
 
 def workloads_of(cluster: Cluster, job: Object) -> list[Object]:
@@ -85,7 +85,7 @@ def newest_jobs(jobs: Iterable[Object]) -> dict[tuple[str, str], Object]:
 
     A Job that is being deleted counts only if its run has no other.
     """
-    ordered = sorted(jobs, key=by_age)
+    ordered = sorted(filter(is_ours, jobs), key=by_age)
     return {(job["metadata"].get("namespace", ""), run_name(job)): job for job in ordered}
 
 
@@ -113,20 +113,26 @@ def job_of(cluster: Cluster, name: str) -> Object:
         return job
     if cluster.get("Job", name):
         message = f"the Job {name} in namespace {cluster.namespace} does not belong to {APP}"
-        raise refused(message, f"it lacks the label {RUN_SELECTOR}")
+        raise refused(message, f"it lacks the label {RUN_SELECTOR} or the container {CONTAINER}")
     if (cronjob := get_if_allowed(cluster, "CronJob", name)) and not is_being_deleted(cronjob):
         raise refused(f"{name} is a schedule, not a run", f"`mnist-job status {name} {cluster.flags}` lists its runs")
     raise NoRunError(
         Status.REFUSED,
         f"there is no run {name} in namespace {cluster.namespace}",
-        f"`mnist-job status {cluster.flags}` lists the runs; "
-        f"`mnist-job submit --name {name} {cluster.flags} -- --continue` continues one whose Job was deleted",
+        f"`mnist-job status {cluster.flags}` lists the runs; to continue one whose Job was deleted, submit it again "
+        "with the same flags, and with `-- --continue`",
     )
 
 
 def is_ours(thing: Object) -> bool:
-    """Whether a Job or a CronJob bears this application's label."""
-    return bool(thing["metadata"].get("labels", {}).get(NAME_LABEL) == APP)
+    """Whether a Job is a run's or a CronJob a schedule's: with this application's label, and a trainer.
+
+    The label alone may also be that of something else that was deployed together with a schedule.
+    """
+    if thing["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
+        return False
+    job = thing["spec"].get("jobTemplate", thing)["spec"]
+    return any(container["name"] == CONTAINER for container in job["template"]["spec"]["containers"])
 
 
 def is_being_deleted(thing: Object) -> bool:

@@ -56,8 +56,13 @@ def run_name(job: Mapping[str, Any]) -> str:
 
 
 def schedule_of(job: Mapping[str, Any]) -> str:
-    """The name of the schedule that a run belongs to; empty if it belongs to none."""
-    return str(job["metadata"].get("labels", {}).get(SCHEDULE_LABEL, ""))
+    """The name of the schedule that a run belongs to; empty if it belongs to none.
+
+    The CronJob that owns the Job counts first: kustomize renames a CronJob, but not the label in its jobTemplate.
+    """
+    metadata = job["metadata"]
+    owners = [owner["name"] for owner in metadata.get("ownerReferences", []) if owner["kind"] == "CronJob"]
+    return str(next(iter(owners), metadata.get("labels", {}).get(SCHEDULE_LABEL, "")))
 
 
 def pod_selector(job_name: str) -> str:

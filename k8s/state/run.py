@@ -41,7 +41,6 @@ OUTCOMES = {"published", "rejected", "failed"}  # the words of runs that have en
 TOO_OFTEN = {"MaxFailedIndexesExceeded", "FailedIndexes"}
 # The Job controller's message about an exit code that fails a Job at once.
 BY_CODE = re.compile(r"pod \S*?/?([^/\s]+) failed with exit code (\d+)")
-LAST_LINES = 200  # a traceback may stand behind the last record
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from job.errors import JobError
 from k8s.api.errors import ApiError, refused
@@ -141,16 +141,22 @@ def find(cluster: Cluster, name: str) -> Object | None:
         if error.code != 403:
             raise
         return None
-    return cronjob if cronjob and is_ours(cronjob) and not is_being_deleted(cronjob) else None
+    return cronjob if is_schedule(cronjob) else None
+
+
+def is_schedule(cronjob: Object | None) -> TypeGuard[Object]:
+    """Whether this is the CronJob of a schedule that is not being deleted."""
+    return cronjob is not None and is_ours(cronjob) and not is_being_deleted(cronjob)
 
 
 def get(cluster: Cluster, name: str) -> Object:
     """The CronJob of a schedule.
 
     Raises:
-        LauncherError: 2, there is no such schedule.
+        LauncherError: 2, there is no such schedule, or the user may not see it.
     """
-    if cronjob := find(cluster, name):
+    cronjob = cluster.get("CronJob", name)
+    if is_schedule(cronjob):
         return cronjob
     message = f"there is no schedule {name} in namespace {cluster.namespace}"
     raise refused(message, f"`mnist-job status {cluster.flags}` lists the schedules")
@@ -191,7 +197,7 @@ def gather_every_schedule(
         runs_of[run.namespace, schedule_of(run.job)].append(run)
     schedules = [
         Schedule(cronjob, tuple(runs_of[cronjob["metadata"].get("namespace", ""), cronjob["metadata"]["name"]]))
-        for cronjob in cronjobs
+        for cronjob in filter(is_ours, cronjobs)
     ]
     return sorted(schedules, key=lambda schedule: schedule.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from k8s.state.names import OUTPUT
 from k8s.volume.template import CONTAINER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from k8s.api.cluster import Cluster
 
 RETRY_S = 1.0
+ATTEMPTS = 10  # at a command whose connection delivers data and breaks again
 
 
 class VolumePod:
@@ -47,15 +49,55 @@ class VolumePod:
         Raises:
             LauncherError: the pod is gone, or the connection keeps breaking.
         """
-        started = time.monotonic()
-        while True:
-            output = bytearray()
+        output = bytearray()
+
+        def begin() -> Callable[[bytes], Any]:
+            output.clear()
+            return output.extend
+
+        code, errors = self.run(command, begin, stdin)
+        return code, bytes(output), errors
+
+    def run(
+        self,
+        command: Sequence[str],
+        begin: Callable[[], Callable[[bytes], Any]],
+        stdin: Callable[[], Iterable[bytes]] = tuple,
+    ) -> tuple[int, str]:
+        """Run a command, and run it again if the connection breaks.
+
+        Args:
+            command: safe to run twice.
+            begin: called before each attempt; returns what receives the attempt's output.
+            stdin: returns the command's input, once for each attempt.
+
+        Returns:
+            Its exit code and standard error.
+
+        Raises:
+            LauncherError: the pod is gone, or the connection keeps breaking.
+        """
+        started = last_news = time.monotonic()
+        for attempt in itertools.count(1):
+            write = begin()
+
+            def receive(data: bytes, write: Callable[[bytes], Any] = write) -> None:
+                nonlocal last_news
+                last_news = time.monotonic()
+                write(data)
+
+            def send() -> Iterator[bytes]:
+                nonlocal last_news
+                for data in stdin():
+                    yield data
+                    last_news = time.monotonic()
+
             try:
-                code, errors = self.run_once(command, output.extend, stdin())
+                return self.run_once(command, receive, send())
             except ConnectionError as error:
-                self.wait_to_retry(started, error)
-            else:
-                return code, bytes(output), errors
+                # Each attempt starts from nothing: a long transfer over a bad connection could go on for ever.
+                self.wait_to_retry(last_news if attempt < ATTEMPTS else started, error)
+        raise AssertionError("the loop has no end")
 
     def run_once(
         self, command: Sequence[str], write: Callable[[bytes], Any], stdin: Iterable[bytes] = ()

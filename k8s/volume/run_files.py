@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from k8s.state.names import OUTPUT
 from k8s.volume.checksums import is_safe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from k8s.volume.pod import VolumePod
 
@@ -42,15 +41,13 @@ def copy_run_files(pod: VolumePod, name: str, paths: Iterable[str], folder: Path
     """
     with tempfile.TemporaryFile() as archive:
         command = ["tar", "--create", "--gzip", "--file=-", f"--directory={OUTPUT}/runs/{name}", "--", *paths]
-        started = time.monotonic()
-        while True:
+
+        def begin() -> Callable[[bytes], object]:
             archive.seek(0)
             archive.truncate()
-            try:
-                code, errors = pod.run_once(command, archive.write)
-                break
-            except ConnectionError as error:
-                pod.wait_to_retry(started, error)
+            return archive.write
+
+        code, errors = pod.run(command, begin)
         if code not in (0, CHANGED):
             raise failed(f"runs/{name} cannot be read on the claim {pod.claim}: {errors}", "check the volume")
         archive.seek(0)

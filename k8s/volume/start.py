@@ -20,9 +20,10 @@ from k8s.diagnose.images import image_problem
 from k8s.render.render import set_claim
 from k8s.state.containers import IMAGE_PROBLEMS, describe_end, failed_container, unready
 from k8s.state.events import last_seen
-from k8s.state.find import find_job
+from k8s.state.find import find_job, is_ours
 from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, trainer_of
 from k8s.state.pods import created, has_finished, pod_condition
+from k8s.view.output import note
 from k8s.volume.pod import VolumePod
 from k8s.volume.run_files import LOGS, list_run_files
 from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
@@ -107,7 +108,8 @@ def volume_of_deleted(
             cluster.say(f"there is no Job of {name}; looking for its logs on the volume")
             pod = stack.enter_context(open_volume(cluster, arguments))
             logs = [path for path in list_run_files(pod, name) if path.startswith(f"{LOGS}/")]
-        except (LauncherError, JobError):
+        except (LauncherError, JobError) as problem:
+            note(f"the logs on the volume were not read: {problem}")
             raise absent from None
         if not logs:
             raise absent
@@ -146,7 +148,7 @@ def template_for(cluster: Cluster, run: str | None, image: str | None, claim: st
         JobError: 64, no Job is left and no image is given.
     """
     job = find_job(cluster, run) if run else None
-    job = job or max(cluster.select("Job", RUN_SELECTOR), key=created, default=None)
+    job = job or max(filter(is_ours, cluster.select("Job", RUN_SELECTOR)), key=created, default=None)
     if job is None:
         if not image:
             what = f"there is no Job {run}" if run else "there is no Job"
@@ -245,7 +247,8 @@ def _signals_unwind() -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 UID_LABEL = "batch.kubernetes.io/controller-uid"
 VOLUME_POD = "mnist-job-volume-"
+TEMPLATE = {"metadata": {"labels": {}}, "spec": {"containers": [{"name": CONTAINER}]}}
 
 
 class FakeCluster:
@@ -152,19 +153,21 @@ class FakeCluster:
         pod: str,
         container: str,
         *,
-        follow: bool,
-        since_time: str,
-        tail: int | None,
-        timestamps: bool,
+        follow: bool = False,
+        since_time: str = "",
+        tail: int | None = None,
+        timestamps: bool = False,
         since_s: int | None = None,
     ) -> Iterator[str]:
         """A log's lines; since_s counts from the end of 2026-01-01T00:00."""
         if since_s is not None:
             since_time = f"{datetime(2026, 1, 1, 0, 1, tzinfo=UTC) - timedelta(seconds=since_s):%Y-%m-%dT%H:%M:%SZ}"
         assert container == CONTAINER
-        assert timestamps
         if ("Pod", pod) not in self.objects:
             raise ApiError(404, "NotFound", f"no pod {pod}", "read its log")
+        if pod not in self.texts:
+            raise ApiError(400, "BadRequest", f"container in pod {pod} is waiting to start", "read its log")
+        assert timestamps
         lines = self.texts[pod].read(since_time, follow=follow)
         return lines if tail is None else itertools.islice(lines, max(self.texts[pod].written - tail, 0), None)
 
@@ -295,7 +298,7 @@ def job(
     return {
         "kind": "Job",
         "metadata": metadata | {"creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"completions": 2, "parallelism": 2, "suspend": suspend},
+        "spec": {"completions": 2, "parallelism": 2, "suspend": suspend, "template": copy.deepcopy(TEMPLATE)},
         "status": {
             "conditions": [{"type": condition, "status": "True", "reason": "Broken"} for condition in conditions]
         },

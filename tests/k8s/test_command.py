@@ -153,6 +153,7 @@ sys.exit(status)
     ("words", "sentence"),
     [
         (["submit", "--worker=2"], "unrecognized arguments: --worker=2; see `mnist-job submit --help`"),
+        (["status", ""], "NAME is empty; see `mnist-job status --help`"),
         (["submit", "--workers=0"], "--workers must be from 1 to 1000, not 0"),
         (
             ["submit", "--workers=two"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from k8s.checks import admission, trial
 from k8s.checks.check import Check
 from k8s.diagnose import catalogue
 from k8s.render.kustomize import MANIFESTS, kustomize
-from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, UID_LABEL
+from k8s.state.names import APP, INDEX_LABEL, JOB_NAME_LABEL, NAME_LABEL, UID_LABEL
 from k8s.volume import start as volume_start
 from tests.k8s.checks.cluster import CheckedCluster, named
 
@@ -97,25 +98,25 @@ def test_a_role_allows_all_that_is_needed(role: str, needed: Sequence[Needed]) -
     assert {(verb, plural[kind] + (f"/{sub}" if sub else "")) for verb, kind, sub in needed} <= given
 
 
-def test_name_taken(job: Object) -> None:
-    """A Job of the same name fails the check."""
-    cluster = CheckedCluster(named("Job", "digits")).given()
-    message, remedy = (
-        "a Job named digits already exists",
-        "choose another --name, or run `mnist-job retry digits -n here`",
-    )
-    assert admission.check_name(cluster, job) == Check("name", "failed", message, remedy)
+@pytest.mark.parametrize(
+    ("labels", "more"), [({NAME_LABEL: APP}, ", or run `mnist-job retry digits -n here`"), ({}, "")]
+)
+def test_name_taken(job: Object, labels: dict[str, str], more: str) -> None:
+    """A Job of the same name fails the check; only a run can be started again."""
+    taken = {**copy.deepcopy(job), "metadata": {"name": "digits", "labels": labels, "creationTimestamp": ""}}
+    expected = Check("name", "failed", "a Job named digits already exists", f"choose another --name{more}")
+    assert admission.check_name(CheckedCluster(taken).given(), job) == expected
 
 
-def test_name_of_a_schedule(job: Object) -> None:
-    """A schedule of the same name fails the check."""
-    message, remedy = (
-        "a schedule named digits already exists",
-        "choose another --name, or run `mnist-job trigger digits -n here`",
-    )
-    assert admission.check_name(CheckedCluster(named("CronJob", "digits")).given(), job) == Check(
-        "name", "failed", message, remedy
-    )
+@pytest.mark.parametrize(
+    ("labels", "more"), [({NAME_LABEL: APP}, ", or run `mnist-job trigger digits -n here`"), ({}, "")]
+)
+def test_name_of_a_schedule(job: Object, labels: dict[str, str], more: str) -> None:
+    """A CronJob of the same name fails the check; only a schedule can be triggered."""
+    metadata = {"name": "digits", "labels": labels}
+    cronjob = {"kind": "CronJob", "metadata": metadata, "spec": {"jobTemplate": {"spec": job["spec"]}}}
+    expected = Check("name", "failed", "a CronJob named digits already exists", f"choose another --name{more}")
+    assert admission.check_name(CheckedCluster(cronjob).given(), job) == expected
 
 
 def test_the_pod_is_as_the_controller_makes_it(job: Object) -> None:

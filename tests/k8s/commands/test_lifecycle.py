@@ -36,10 +36,7 @@ def run(command: Any, cluster: FakeCluster, output: str = "text", name: str = "d
             suspend,
             job(),
             {"spec": {"suspend": True}},
-            (
-                "digits is suspended: its workers write a checkpoint and stop within 20 s, and their logs are deleted; "
-                + RESUME
-            ),
+            ("digits is suspended: its workers write a checkpoint and stop within 30 s; " + RESUME),
         ),
         (suspend, job(suspend=True), None, f"digits is already suspended; {RESUME}"),
         (
@@ -71,7 +68,7 @@ def test_what_is_sent_and_reported(
 @pytest.mark.parametrize(
     ("before", "detail"),
     [
-        (job(), ": its workers write a checkpoint and stop within 20 s"),
+        (job(), ": its workers write a checkpoint and stop within 30 s"),
         (job(suspend=True), ""),
         (job(suspend=True, queue="night"), " and has left the queue"),
     ],
@@ -240,14 +237,14 @@ def test_the_queue_of_a_cancelled_run_is_kept(*, recorded: bool) -> None:
             [],
             (
                 "there is no run digits in namespace here; `mnist-job status -n here` lists the runs; "
-                "`mnist-job submit --name digits -n here -- --continue` continues one whose Job was deleted"
+                "to continue one whose Job was deleted, submit it again with the same flags, and with `-- --continue`"
             ),
         ),
         (
             [{"kind": "Job", "metadata": {"name": "digits", "uid": "1"}}],
             (
                 "the Job digits in namespace here does not belong to mnist-job; "
-                "it lacks the label app.kubernetes.io/name=mnist-job"
+                "it lacks the label app.kubernetes.io/name=mnist-job or the container trainer"
             ),
         ),
     ],
@@ -291,13 +288,27 @@ def test_a_cancelled_run_makes_way_for_its_schedule(queue: str, capsys: pytest.C
     assert second.startswith("nightly-28000000 is already cancelled; `mnist-job retry nightly-28000000 -n here`")
 
 
+def test_an_interrupted_cancel_is_completed() -> None:
+    """A second `cancel` deletes the Job that still runs, and that the cancelled one was made to replace."""
+    running, copy = scheduled("nightly-28000000"), scheduled("nightly-28000000-2", suspend=True)
+    del copy["metadata"]["ownerReferences"]
+    copy["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    copy["metadata"]["labels"][RUN_LABEL] = "nightly-28000000"
+    copy["metadata"]["annotations"][CANCELLED] = "2026-01-02T00:00:00Z"
+    cluster = FakeCluster(running, copy)
+    assert run(cancel, cluster, name="nightly-28000000") == 0
+    assert [name for kind, name in cluster.objects if kind == "Job"] == ["nightly-28000000-2"]
+
+
 def test_a_cancelled_run_whose_pods_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the pod, since it may still write to the volume."""
     monkeypatch.setattr(replace, "GONE_S", 0.0)
     lost = pod("nightly-28000000-0-x", 0)
     lost["metadata"]["labels"]["batch.kubernetes.io/job-name"] = "nightly-28000000"
     lost["spec"] = {"nodeName": "n1"}
-    sentence = r"pod nightly-28000000-0-x has not ended within 0 s \(on n1\); `mnist-job why nightly-28000000 -n here` "
+    sentence = (
+        r"pod nightly-28000000-0-x has not ended within 0 s \(on n1\); `kubectl describe pod nightly-28000000-0-x "
+    )
     with pytest.raises(LauncherError, match=sentence):
         run(cancel, FakeCluster(scheduled("nightly-28000000"), lost), name="nightly-28000000")
 

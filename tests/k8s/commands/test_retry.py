@@ -255,9 +255,23 @@ def test_pod_that_does_not_end(submitted: Object) -> None:
     with pytest.raises(LauncherError) as refused:
         again(cluster)
     assert str(refused.value) == (
-        "pod digits-0-x has not ended within 0 s (on n1); `mnist-job why digits -n here` explains why"
+        "pod digits-0-x has not ended within 0 s (on n1); "
+        "`kubectl describe pod digits-0-x -n here` shows why; then run the same command again"
     )
     assert cluster.asked == []
+
+
+def test_pod_on_a_dead_node(submitted: Object) -> None:
+    """What to do about the node is said at once: `why` only knows that the run was cancelled."""
+    lost = pod("digits-0-x", 0)
+    lost["spec"] = {"nodeName": "n1"}
+    lost["status"]["conditions"] = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]
+    cluster = FakeCluster(served(submitted, "FailureTarget"), lost)
+    with pytest.raises(LauncherError) as refused:
+        again(cluster)
+    assert str(refused.value).startswith(
+        "pod digits-0-x has not ended within 0 s (on n1); bring the node back, delete it (`kubectl delete node n1 -n "
+    )
 
 
 def refuse(verb: str) -> ApiError:

@@ -97,6 +97,21 @@ def test_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.keys() - {"age_s"} <= set(re.findall("`(.*?)`", row))
 
 
+def test_other_things_with_the_label(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Job or a CronJob with this application's label but without a trainer is neither a run nor a schedule."""
+    cleanup = job(1)
+    cleanup["spec"]["template"]["spec"]["containers"][0]["name"] = "cleanup"
+    cleanup["metadata"] |= {"name": "cleanup", "uid": "cleanup"}
+    nightly = {"schedule": "0 2 * * *", "jobTemplate": {"spec": cleanup["spec"]}}
+    cronjob = {"kind": "CronJob", "metadata": {**cleanup["metadata"], "name": "nightly-cleanup"}, "spec": nightly}
+    cluster = ChangingCluster([job(2, "Complete"), cleanup, cronjob])
+    run(cluster, output="json")
+    shown = json.loads(capsys.readouterr().out)
+    assert ([each["name"] for each in shown["runs"]], shown["schedules"]) == (["demo"], [])
+    with pytest.raises(LauncherError, match="the Job cleanup in namespace here does not belong to mnist-job"):
+        run(cluster, "cleanup")
+
+
 def test_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run is one line, however long; only a terminal gets colours; wide adds columns."""
     monkeypatch.setenv("COLUMNS", "40")
@@ -261,7 +276,7 @@ def test_no_such_run() -> None:
         run(ChangingCluster([]), "demo")
     assert str(refused.value) == (
         "there is no run demo in namespace here; `mnist-job status -n here` lists the runs; "
-        "`mnist-job submit --name demo -n here -- --continue` continues one whose Job was deleted"
+        "to continue one whose Job was deleted, submit it again with the same flags, and with `-- --continue`"
     )
     assert refused.value.status == 2
 

@@ -31,7 +31,7 @@ def cronjob() -> Object:
     """The schedule `nightly`."""
     template = {
         "metadata": {"labels": {NAME_LABEL: APP}, "annotations": {"team": "vision"}},
-        "spec": {"completions": 2, "template": {"spec": {}}},
+        "spec": {"completions": 2, "template": {"spec": {"containers": [{"name": "trainer"}]}}},
     }
     metadata = {"name": "nightly", "uid": "nightly-uid", "labels": {NAME_LABEL: APP}}
     return {"kind": "CronJob", "metadata": metadata, "spec": {"schedule": "0 2 * * *", "jobTemplate": template}}
@@ -63,7 +63,11 @@ def test_triggered(capsys: pytest.CaptureFixture[str]) -> None:
             "labels": {NAME_LABEL: APP, SCHEDULE_LABEL: "nightly"},
             "annotations": {"team": "vision", "cronjob.kubernetes.io/instantiate": "manual"},
         },
-        "spec": {"completions": 2, "template": {"spec": {}}, "ttlSecondsAfterFinished": 604_800},
+        "spec": {
+            "completions": 2,
+            "template": {"spec": {"containers": [{"name": "trainer"}]}},
+            "ttlSecondsAfterFinished": 604_800,
+        },
     }
     assert cluster.asked == [("create", "Job", sent)]
 

@@ -16,12 +16,12 @@ from k8s.commands import cancel, resume, status, suspend, why
 from k8s.diagnose.schedules import explain_no_start
 from k8s.state import schedule as schedules
 from k8s.state.find import gather
-from k8s.state.names import APP, CANCELLED, NAME_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE
+from k8s.state.names import APP, CANCELLED, JOB_NAME_LABEL, NAME_LABEL, RUN_SELECTOR, SCHEDULE_LABEL, SINCE
 from k8s.state.run import Run
 from k8s.state.schedule import Schedule
 from k8s.view.summary import schedule_summary
 from tests.k8s.fakes import FakeCluster
-from tests.k8s.objects import event, job
+from tests.k8s.objects import event, job, waiting
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -70,6 +70,14 @@ def cancelled(day: int) -> Object:
     made = child(day, suspend=True)
     made["metadata"]["annotations"] = {CANCELLED: LAST}
     return made
+
+
+def pods_without_image(day: int) -> list[Object]:
+    """The pods of the run of a day, whose image is not there."""
+    pods = [waiting(rank, "ErrImagePull", "no such image") for rank in range(2)]
+    for pod in pods:
+        pod["kind"], pod["metadata"]["labels"][JOB_NAME_LABEL] = "Pod", f"nightly-{day}"
+    return pods
 
 
 def schedule_with(cronjob: Object, *jobs: Object, events: tuple[Object, ...] = ()) -> Schedule:
@@ -332,6 +340,29 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             "running",
             "nothing is wrong: its run nightly-10 has not ended; the next run starts at 2026-01-11 02:00 UTC",
         ),
+        (
+            [cronjob("nightly-10"), child(10), *pods_without_image(10)],
+            "running nightly-10",
+            "image",
+            (
+                "its run nightly-10 has not ended: workers 0 and 1 cannot pull the image "
+                "registry.example/mnist-job:1: no such image"
+            ),
+        ),
+        (
+            [
+                cronjob("nightly-9", last="2026-01-09T02:00:00Z"),
+                of("JobAlreadyActive", "Not starting job"),
+                child(9),
+                *pods_without_image(9),
+            ],
+            "running nightly-9",
+            "image",
+            (
+                "the run of 2026-01-10 02:00 UTC was not started: another run had not ended; its run nightly-9 has not "
+                "ended: workers 0 and 1 cannot pull the image registry.example/mnist-job:1: no such image"
+            ),
+        ),
     ],
     ids=[
         "suspended",
@@ -344,6 +375,8 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         "failed, all",
         "other times",
         "running",
+        "cannot start",
+        "overlap with one that cannot start",
     ],
 )
 def test_why(
@@ -354,7 +387,7 @@ def test_why(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What prevents starts comes first, then why the last run failed."""
+    """What is wrong with a run that has not ended comes first, then what prevents starts, then the last failure."""
     at_noon(monkeypatch)
     flags = argparse.Namespace(name="nightly", output="json", image=None, claim=None)
     assert why.run(flags, FakeCluster(*objects).given) == 0
@@ -446,6 +479,18 @@ def test_what_is_for_runs_alone() -> None:
     with pytest.raises(LauncherError) as refused:
         gather(FakeCluster(cronjob()).given(), "nightly")
     assert str(refused.value) == "nightly is a schedule, not a run; `mnist-job status nightly -n here` lists its runs"
+
+
+def test_a_renamed_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The runs are those of the CronJob that owns them: kustomize renames it, but not a label in its jobTemplate."""
+    at_noon(monkeypatch)
+    made = failed(10)
+    made["metadata"] |= {"ownerReferences": [{"kind": "CronJob", "name": "team-nightly", "controller": True}]}
+    renamed = cronjob()
+    renamed["metadata"]["name"] = "team-nightly"
+    flags = argparse.Namespace(name="team-nightly", output="json", image=None, claim=None)
+    assert why.run(flags, FakeCluster(renamed, made).given) == 0
+    assert json.loads(capsys.readouterr().out)["sentence"].startswith("its last run nightly-10 failed")
 
 
 def test_a_schedule_that_goes() -> None:

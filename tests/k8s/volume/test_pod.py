@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +36,31 @@ def test_output_over_a_broken_connection() -> None:
     cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
     cluster.command = command
     assert VolumePod(cluster.given(), "h", "output").output(["cat"]) == (3, b"halfwhole", "reason")
+
+
+@pytest.mark.parametrize(("long", "code"), [(True, 0), (False, None)])
+def test_patience_counts_from_the_last_data(monkeypatch: pytest.MonkeyPatch, *, long: bool, code: int | None) -> None:
+    """A transfer that takes longer than the patience is repeated if its connection breaks; a silent one is not."""
+    now, attempts = 0.0, iter([ConnectionError("cut"), None])
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def command(_: Any, write: Callable[[bytes], Any]) -> tuple[int, str]:
+        nonlocal now
+        now += 1000
+        if long:
+            write(b"data")
+        if error := next(attempts):
+            raise error
+        return 0, ""
+
+    cluster = FakeCluster({"kind": "Pod", "metadata": {"name": "h"}})
+    cluster.command = command
+    pod = VolumePod(cluster.given(), "h", "output")
+    if code is None:
+        with pytest.raises(LauncherError, match="the connection to pod h keeps breaking: cut"):
+            pod.output(["cat"])
+    else:
+        assert pod.output(["cat"]) == (code, b"data", "")
 
 
 @pytest.mark.parametrize(

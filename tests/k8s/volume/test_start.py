@@ -180,6 +180,17 @@ def test_pod_is_always_deleted(end: Callable[[], None], error: type[BaseExceptio
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_nohup() -> None:
+    """A launcher that was told to ignore the end of its terminal goes on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with start.open_volume(FakeCluster(claim("ReadWriteMany"), job()).given(), FLAGS):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_pod_that_does_not_start_is_deleted() -> None:
     """A pod that will not start is deleted too."""
     cluster = FakeCluster(claim("ReadWriteMany"), job())
