@@ -42,6 +42,7 @@ class Command(NamedTuple):
 def main() -> int:
     """Run the command that the arguments name; returns the exit code."""
     process.end_with_parent()
+    process.prepare_streams()
     try:
         arguments = parser().parse_args()
         run = COMMANDS[arguments.command].run
@@ -178,10 +179,11 @@ def data(arguments: argparse.Namespace) -> None:
 def promote(arguments: argparse.Namespace) -> None:
     """Move `latest`."""
     before = load("job.output.latest").move_latest(settings(arguments).output, arguments.name)
-    if arguments.json:
-        print(json.dumps({"latest": arguments.name, "before": before}))
-    else:
-        print(f"latest is {arguments.name}; " + (f"it was {before}" if before else "there was none before"))
+    with process.standard_output():
+        if arguments.json:
+            print(json.dumps({"latest": arguments.name, "before": before}))
+        else:
+            print(f"latest is {arguments.name}; " + (f"it was {before}" if before else "there was none before"))
 
 
 JSON = {"--json": {"action": "store_true", "help": "print JSON"}}

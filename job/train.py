@@ -100,8 +100,13 @@ class Training:
         self.plan = Plan.of(config, worker.cluster, dataset.train)
         self.sizes = checkpoint.sizes
         self.packing = Packing.of(checkpoint.params)
+        if output:
+            model.layers(checkpoint.params)  # a fault in it would otherwise end the run only after the training
         self.collectives = Collectives(worker.strategy)
-        self.evaluator = Evaluator(worker, self.collectives, dataset.test, self.plan.evaluation_batch_size)
+        self.evaluator = Evaluator(
+            worker, self.collectives, dataset.test, len(dataset.classes), self.plan.evaluation_batch_size
+        )
+        self.evaluator.check(checkpoint.params)
         self.checkpointer = Checkpointer(worker, output, self.packing, checkpoint)
         self.statistics = TrainingStatistics(self.plan.steps, step=step, training_s=checkpoint.seconds)
         if output and step:
@@ -227,7 +232,7 @@ def publish(
     """
     params = training.packing.arrays(vector)
     test = training.dataset.test
-    images, labels = test.take(np.arange(test.count))
+    labels = test.labels
     evaluation = Evaluation(labels, probabilities)
     predictions = Predictions(labels, probabilities.argmax(axis=1))
     accuracy = float((predictions.predicted == labels).mean())
@@ -241,7 +246,7 @@ def publish(
     def fill(folder: Path) -> None:
         (folder / layout.MODEL_SOURCE).write_bytes(training.model_source)
         export.save(folder / "saved_model" / "1", params, model.predict, test.shape)
-        write_report(folder, document, evaluation, images, model.layers(params))
+        write_report(folder, document, evaluation, test, model.layers(params))
 
     output.publish(fill)
     return accuracy, output.promote()

@@ -76,7 +76,11 @@ class Lines:
     def summary(self, code: int) -> None:
         """Print the published model's accuracy and where it and its report are; a rejection is an error."""
         verdict = read_json(self._config.output / "runs" / self._run / "verdict.json") or {}
-        self._show_result(read_json(self._model / "report.json") or {}, verdict)
+        try:
+            report = read_json(self._model / "report.json") or {}
+            self._show_result(report, verdict)
+        except (ValueError, KeyError, TypeError):  # the run was published before, and its exit code stands
+            telemetry.write_line(f"error: {self._model / 'report.json'} is damaged or missing", sys.stderr)
         if code == Exit.REJECTED:
             message = f"{self._run} is published, but rejected: {verdict['reason']}; `latest` did not move"
             telemetry.write_line(f"error: {message}", sys.stderr)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Events: TypeAlias = "queue.SimpleQueue[tuple[int, Record | str | int | JobError | None]]"
 
 CTRL_C_S = 1.5  # from Ctrl-C to SIGKILL: the command has to end within 2 s
-SIGTERM_S = 9.0  # the same after SIGTERM: `docker stop` kills after 10 s
+SIGTERM_S = 9.0  # the same after SIGTERM, and after the terminal was closed: `docker stop` kills after 10 s
 END_S = 1.0  # how long workers may run after another's exit decided the run; rank 0 may be about to publish
 
 
@@ -117,6 +117,8 @@ class Workers:
         self.events: Events = queue.SimpleQueue()
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores the end of the terminal
+            signal.signal(signal.SIGHUP, self._on_signal)
 
     def start(self, rank: int) -> None:
         """Start a worker's supervisor."""
@@ -142,7 +144,7 @@ class Workers:
         """Stop all workers that still run, kill those that take too long, and wait for what they sent last."""
         for worker in self._running():
             worker.terminate()
-        deadline = time.monotonic() + (SIGTERM_S if self._signal == signal.SIGTERM else CTRL_C_S)
+        deadline = time.monotonic() + (SIGTERM_S if self._signal in (signal.SIGTERM, signal.SIGHUP) else CTRL_C_S)
         for worker in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0.0, deadline - time.monotonic()))
@@ -155,6 +157,7 @@ class Workers:
             # While Python exits, its handlers are gone: another signal would end this process with a code of its own.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         # An exception from here could come after a worker was started and before its process is stored.

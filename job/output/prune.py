@@ -21,6 +21,7 @@ from job.output import inventory, layout
 from job.output.latest import promotion_lock
 from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from job.output.retention import decide_retention, reason_in_use
+from job.system import process
 from job.system.files import make_folder, open_to_lock, sync
 
 if TYPE_CHECKING:
@@ -87,17 +88,20 @@ def run(output: Path, arguments: argparse.Namespace) -> None:
         plan = plan_pruning(output, arguments.keep, older_than_s, arguments.names)
     if arguments.json:
         gone = [] if arguments.dry_run else prune(output, plan)
-        print(json.dumps(plan | {"pruned": gone}))
+        with process.standard_output():
+            print(json.dumps(plan | {"pruned": gone}))
         return
     if plan["unknown"]:
         message = f"there is no run {' or '.join(map(repr, plan['unknown']))} in {output}"
         raise usage_error(message, "nothing was pruned")
-    print("\n".join(plan_lines(plan)))
+    with process.standard_output():
+        print("\n".join(plan_lines(plan)))
     if arguments.dry_run or not (arguments.yes or not plan["prune"] or confirmed()):
         return
     gone = prune(output, plan)
     if plan["prune"]:
-        print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
+        with process.standard_output():
+            print(f"pruned {len(gone)} run{'s' * (len(gone) != 1)}")
 
 
 @contextlib.contextmanager

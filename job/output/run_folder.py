@@ -69,19 +69,25 @@ class RunFolder:
                     file.write_bytes(b"")
                     file.rename(Path(probe) / "renamed")
 
-    def promote_if_published(self) -> Verdict | None:
+    def promote_if_published(self, must_match: Mapping[str, Any] | None = None) -> Verdict | None:
         """The verdict of this run if it is published, decided now if promotion was cut short; else None.
 
+        Args:
+            must_match: the run's settings_to_match() now; None if they are unknown, because there is no dataset here.
+
         Raises:
-            JobError: 64 if another Job began it; 73 or 75 from the file system.
+            JobError: 64 if another Job began it; 65 or 78 as in begin(); 73 or 75 from the file system.
         """
         with self.errors():
             layout.refuse_symlinks(self.root, self.run)
             if not self.model.is_dir():
                 return None
-            if self._read_manifest() is None:
+            before = self._read_manifest()
+            if before is None:
                 message = f"{self.model} exists, but {self.folder / 'config.json'}, which names its Job, is missing"
                 raise JobError(Exit.USAGE, "run-taken", message, "use another --name")
+            if must_match:
+                self._check_settings(before["must_match"], must_match)
         return self.promote()
 
     @contextlib.contextmanager
@@ -104,7 +110,7 @@ class RunFolder:
                 layout.refuse_symlinks(self.root, self.run)
                 self._read_manifest()
                 held.enter_context(run_lock(self.folder, self.job_uid))
-            published = self.promote_if_published()
+            published = self.promote_if_published(manifest["must_match"])
             if published is None:
                 with self.errors():
                     self._remove_unfinished()

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from job.error_table import errors_from
 from job.errors import Exit, JobError
+from job.system import process
 from job.system.console import table_console
 from job.training.internals import light_import, run_public_modules
 
@@ -53,10 +54,11 @@ def run(model: Path, pictures: Sequence[Path], *, as_json: bool = False) -> Exit
         raise JobError(Exit.DATA_DAMAGED, "model-damaged", message)
     rows = iter(probabilities)
     answers = [one if isinstance(one, JobError) else next(rows) for one in read]
-    if as_json:
-        sys.stdout.write(_as_json(pictures, names, answers) + "\n")
-    elif pixels:
-        table_console().print(_as_table(pictures, names, answers))
+    with process.standard_output():
+        if as_json:
+            sys.stdout.write(_as_json(pictures, names, answers) + "\n")
+        elif pixels:
+            table_console().print(_as_table(pictures, names, answers))
     errors = [answer for answer in answers if isinstance(answer, JobError)]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)

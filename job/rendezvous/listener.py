@@ -49,19 +49,19 @@ class Listener(AbstractContextManager["Listener"]):
         half = min(CONNECTIONS, allow_files(2 * CONNECTIONS) // 2) // 2
         self._settled = threading.Event()  # the loop runs, or has failed
         self._stop: Callable[[], object] | None = None
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
         def started(stop: Callable[[], object]) -> None:
             self._stop = stop
             self._settled.set()
 
         def answer() -> None:
-            # Asyncio and Tornado take 0.1 s of CPU, while the supervisor starts its first process.
-            from job.rendezvous import http  # noqa: PLC0415
-
             try:
+                # Asyncio and Tornado take 0.1 s of CPU, while the supervisor starts its first process.
+                from job.rendezvous import http  # noqa: PLC0415
+
                 http.answer_requests(listening, metrics, rendezvous, half, started)
-            except OSError as error:  # an event loop needs files too
+            except Exception as error:  # noqa: BLE001 - an event loop needs files too; wait_until_ready() raises it
                 self._error = error
             finally:
                 self._settled.set()
@@ -74,6 +74,7 @@ class Listener(AbstractContextManager["Listener"]):
 
         Raises:
             OSError: the event loop cannot start.
+            ImportError: this installation is damaged.
         """
         self._settled.wait()
         if self._error:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from job.dataset.rows import Rows
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -89,7 +91,7 @@ def write_report(
     folder: Path,
     report: Mapping[str, Any],
     evaluation: Evaluation,
-    images: NDArray[np.uint8],
+    test: Rows,
     layers: Sequence[report_page.Layer] | None,
 ) -> None:
     """Write report.json, report.html and predictions.npz (labels, predicted; one byte each up to 256 classes).
@@ -98,16 +100,17 @@ def write_report(
         folder: an existing folder.
         report: what build_report() returned.
         evaluation: the evaluation of that report.
-        images: the test images, uint8 [n, height, width], in the evaluation's order.
+        test: the test set, in the evaluation's order.
         layers: see report_page.render_report().
 
     Raises:
         OSError: the folder cannot be written.
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    html = report_page.render_report(report, evaluation.labels, evaluation.probabilities, images, layers)
-    (folder / "report.html").write_text(html, encoding="utf-8")
+    # The names of files may hold bytes that are not UTF-8; in JSON, what takes their place is an escape sequence.
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    html = report_page.render_report(report, evaluation.labels, evaluation.probabilities, test, layers)
+    (folder / "report.html").write_text(html, encoding="utf-8", errors="backslashreplace")
     small = np.min_scalar_type(evaluation.probabilities.shape[1] - 1)
     np.savez(
         folder / "predictions.npz",

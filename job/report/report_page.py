@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from job.report.rendering import duration, html_templates, interval_scale, perce
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from job.dataset.rows import Rows
 
 # A dense layer: weights float32 [in, out], bias float32 [out], and the name of its activation.
 Layer = tuple[NDArray[np.float32], NDArray[np.float32], str]
@@ -35,7 +38,7 @@ def render_report(
     report: Mapping[str, Any],
     labels: NDArray[np.int32],
     probabilities: NDArray[np.float32],
-    images: NDArray[np.uint8],
+    test: Rows,
     layers: Sequence[Layer] | None,
 ) -> str:
     """The page.
@@ -45,7 +48,7 @@ def render_report(
             script may run (Content-Security-Policy with its hash).
         labels: true classes of the test set [n].
         probabilities: the model's output, float32 [n, classes].
-        images: the test images, uint8 [n, height, width].
+        test: the test set; only the images that the page shows are read.
         layers: the dense layers from pixels / 255, row by row, to the logits of the classes; the drawing pad runs them.
             There is no pad without layers, or if their shapes or activations do not fit. Weight images are shown if
             the first layer is [pixels, classes].
@@ -53,9 +56,9 @@ def render_report(
     from job.report import plots  # noqa: PLC0415 - matplotlib takes 0.4 s, and a trainer needs it only here
 
     names = report["dataset"]["classes"]
-    mistakes = _mistakes(names, labels, probabilities, images)
-    fits_pad = images.shape[1:] == (digit.SIDE, digit.SIDE)
-    drawable = layers is not None and fits_pad and _page_can_run(layers, images[0].size, len(names))
+    mistakes = _mistakes(names, labels, probabilities, test)
+    fits_pad = test.shape == (digit.SIDE, digit.SIDE)
+    drawable = layers is not None and fits_pad and _page_can_run(layers, math.prod(test.shape), len(names))
     templates = html_templates()
     script = templates.get_template("page.js").render()
     return templates.get_template("report.html").render(
@@ -70,7 +73,7 @@ def render_report(
         largest=max(_off_diagonal(report["test"]["confusion"]).max(), 1),
         confusions=_confusions(report["test"]["confusion"]),
         mistakes=mistakes,
-        weights=_weight_images(layers, images.shape[1:], len(names)),
+        weights=_weight_images(layers, test.shape, len(names)),
         model=_pad_model(layers, names, mistakes) if layers is not None and drawable else None,
         facts=_facts(report),
         below=classes_below(
@@ -158,7 +161,7 @@ def _float32(values: NDArray[np.float32]) -> str:
 
 
 def _mistakes(
-    names: Sequence[str], labels: NDArray[np.int32], probabilities: NDArray[np.float32], images: NDArray[np.uint8]
+    names: Sequence[str], labels: NDArray[np.int32], probabilities: NDArray[np.float32], test: Rows
 ) -> list[dict[str, Any]]:
     """The examples that the model misclassifies with the most confidence, the most confident first."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -170,10 +173,10 @@ def _mistakes(
             "true": names[labels[index]],
             "predicted": names[predicted[index]],
             "confidence": float(confidence[index]),
-            "png": _png(images[index]),
-            "pixels": base64.b64encode(images[index].tobytes()).decode(),
+            "png": _png(image),
+            "pixels": base64.b64encode(image.tobytes()).decode(),
         }
-        for index in worst
+        for index, image in zip(worst, test.take(worst)[0], strict=True)
     ]
 
 

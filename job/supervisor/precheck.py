@@ -8,6 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from job.dataset.fingerprint import read_fingerprint
+from job.errors import JobError
+from job.must_match import settings_to_match
 from job.output.promotion import Candidate
 from job.output.run_folder import RunFolder
 from job.supervisor.child import run_child
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 def precheck(config: Config, cluster: Cluster, report: Reporter) -> int:
     """Promote a published run and report its verdict, or else probe the folder; returns the exit code."""
     output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
-    if verdict := output.promote_if_published():
+    must_match = None
+    with suppress(JobError):  # a published run needs neither a dataset nor a model
+        must_match = settings_to_match(config, read_fingerprint(config.data, config.dataset))
+    if verdict := output.promote_if_published(must_match):
         return report_published(report, output, verdict)
     output.probe()
     return 0

@@ -49,6 +49,20 @@ def age() -> float:
     return float(uptime) - int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
+def prepare_streams() -> None:
+    """Let this process write to standard output and standard error.
+
+    What goes to a stream that was closed before the start is discarded, and names of files that are not UTF-8 are
+    escaped.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the whole process
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def standard_output() -> Iterator[None]:
     """Flush standard output at the end of the block.

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from job import model
+from job.config import usage_error
 from job.training.input import evaluation_batches
 
 if TYPE_CHECKING:
@@ -30,22 +31,36 @@ class Evaluator:
     After each batch, the workers exchange whether one of them was asked to stop. If so, all of them stop.
     """
 
-    def __init__(self, worker: Worker, collectives: Collectives, rows: Rows, batch_size: int) -> None:
+    def __init__(self, worker: Worker, collectives: Collectives, rows: Rows, classes: int, batch_size: int) -> None:
         self._worker, self._collectives = worker, collectives
-        self._count = rows.count
+        self._count, self._classes = rows.count, classes
         self._batches = evaluation_batches(rows, worker.cluster.size, worker.cluster.place, batch_size)
         # The last worker may have fewer batches than the first, but all take part in the same number of votes.
         self._votes = math.ceil(math.ceil(rows.count / worker.cluster.size) / batch_size)
         self._stopped = False
         self._predict = tf.function(model.predict, autograph=False, reduce_retracing=True)
 
+    def check(self, params: Mapping[str, NDArray[np.float32]]) -> None:
+        """Refuse a model that does not give a probability for each of the dataset's classes.
+
+        Raises:
+            JobError: 64.
+        """
+        specs = {name: tf.TensorSpec(array.shape, tf.float32) for name, array in params.items()}
+        images = tf.TensorSpec([None, *self._batches.element_spec[1].shape[1:]], tf.uint8)
+        given = self._predict.get_concrete_function(specs, images).structured_outputs
+        shape = getattr(given, "shape", None)  # a tensor has one
+        if shape is None or not shape.is_compatible_with([None, self._classes]):
+            what = type(given).__name__ if shape is None else f"an array of shape {shape}"
+            message = f"predict() of the model gives {what} for images of {self._classes} classes"
+            raise usage_error(message, f"return the probability of each class, float32 [n, {self._classes}]")
+
     def probabilities(self, params: Tensors) -> Probabilities | None:
         """The probabilities of all test examples in the dataset's order, float32 [n, classes], on each worker.
 
         None if a worker was asked to stop.
         """
-        classes = self._predict(params, tf.zeros([1, *self._batches.element_spec[1].shape[1:]], tf.uint8)).shape[1]
-        own = np.zeros([self._count, classes], np.float32)  # the rows of the other workers stay 0
+        own = np.zeros([self._count, self._classes], np.float32)  # the rows of the other workers stay 0
         for numbers, probabilities, _ in self._evaluated(params):
             own[numbers] = probabilities
         return None if self._stopped else self._collectives.sum(own)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from job.config import usage_error
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,11 +31,30 @@ class Packing:
 
     @classmethod
     def of(cls, params: Mapping[str, Array]) -> Packing:
-        """The packing of parameters with these names and shapes."""
+        """The packing of parameters with these names and shapes.
+
+        Raises:
+            JobError: 64, a parameter is not float32.
+        """
+        for name, array in params.items():
+            if array.dtype != np.float32:
+                raise usage_error(
+                    f"init() of the model gives {name} as {array.dtype}", "return float32 for every parameter"
+                )
         return cls(tuple((name, tuple(params[name].shape)) for name in sorted(params)))
 
     def pack(self, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The parameters as one float32 vector."""
+        """The parameters, or the gradient by each of them, as one float32 vector.
+
+        Raises:
+            JobError: 64, they have other names or shapes.
+        """
+        found = {name: tuple(tensor.shape) for name, tensor in params.items()}
+        if found != dict(self.shapes):
+            message = (
+                f"loss_and_gradient() of the model gives a gradient of {found} for parameters of {dict(self.shapes)}"
+            )
+            raise usage_error(message, "return the gradient by each parameter in the parameter's shape")
         return tf.concat([tf.reshape(tf.transpose(params[name]), [-1]) for name, _ in self.shapes], axis=0)
 
     def unpack(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from job.config import Config
+from job.dataset.rows import Rows
 from job.predict import digit
 from job.report import report
 
@@ -129,7 +130,7 @@ def write(
     classes = len(facts.manifest["fingerprint"]["classes"])
     evaluated = evaluation(model or layers(784, classes), pictures)
     built = report.build_report(facts, evaluated)
-    report.write_report(folder, built, evaluated, pictures, model)
+    report.write_report(folder, built, evaluated, Rows(pictures, evaluated.labels), model)
     return built
 
 

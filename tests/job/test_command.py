@@ -205,6 +205,29 @@ def test_a_published_run_ends_with_its_verdict(trained: Trained) -> None:
     assert contents(trained.output, logs=False) == before
 
 
+def test_a_published_run_is_not_taken_for_another_training(trained: Trained) -> None:
+    """With other flags than those that it was trained with, the name is refused, and nothing changes."""
+    before = contents(trained.output, logs=False)
+    ended = processes.run("--data", trained.data, "--output", trained.output, "--name=good", "--epochs=7")
+    assert ended.code == Exit.SETTINGS
+    assert ended.stderr.startswith("error: run 'good' has other settings: --epochs was ")
+    assert ended.stderr.endswith(" and is now 7; use the original flags, or another --name\n")
+    assert contents(trained.output, logs=False) == before
+
+
+@pytest.mark.parametrize("content", ["", "{}", None])
+def test_a_published_run_whose_report_is_damaged(content: str | None, trained: Trained, tmp_path: Path) -> None:
+    """The exit code stands, and one sentence names the file."""
+    output = tmp_path / "output"
+    shutil.copytree(trained.output, output, symlinks=True)
+    report = output / "models" / "good" / "report.json"
+    report.unlink()
+    if content is not None:
+        report.write_text(content)
+    ended = processes.run("--data", trained.data / "nowhere", "--output", output, "--name=good")
+    assert (ended.code, ended.stderr) == (Exit.OK, f"error: {report} is damaged or missing\n")
+
+
 def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path) -> None:
     """69 and the reason in one sentence; `latest` does not move."""
     output = tmp_path / "output"
@@ -213,7 +236,7 @@ def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path
     verdict = {"verdict": "rejected", "code": 69, "reason": "it was bad", "compared_with": None}
     (output / "runs" / "good" / "verdict.json").write_text(json.dumps(verdict))
     sentence = "good is published, but rejected: it was bad; `latest` did not move"
-    check(Exit.REJECTED, sentence, output, "--data", trained.data, "--name=good")
+    check(Exit.REJECTED, sentence, output, "--data", trained.data, "--name=good", "--epochs=2")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +302,9 @@ def test_a_worker_of_an_operator_that_may_be_started_again_ends_with_143(
     assert (message["code"], message["reason"]) == (Exit.TRY_AGAIN, "peers-missing")
 
 
-@pytest.mark.parametrize("command", ["data", "compare", "compare --json"])
+@pytest.mark.parametrize(
+    "command", ["data", "compare", "compare --json", "prune --keep=1 --dry-run --output", "promote good --output"]
+)
 @pytest.mark.parametrize("ending", ["full", "closed"])
 def test_standard_output_that_fails_is_told(ending: str, command: str, trained: Trained) -> None:
     """The sentence names standard output, and neither the data folder nor a bug."""
@@ -305,6 +330,13 @@ def test_standard_output_that_fails_is_told(ending: str, command: str, trained: 
     else:
         expected = Exit.TRY_AGAIN, "error: standard output could not be written: Broken pipe; try again\n"
     assert (ended.returncode, ended.stderr) == expected
+
+
+def test_closed_streams_are_no_fault(trained: Trained) -> None:
+    """A command without standard output and standard error ends as it would with them."""
+    flags = [f"--data={trained.data / 'nowhere'}", f"--output={trained.output}", "--name=good"]
+    command = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-m", "job", "train", *flags]
+    assert subprocess.run(command, check=False, cwd=processes.ROOT, env=processes.environment({})).returncode == 0
 
 
 def test_help_lists_the_exit_codes() -> None:

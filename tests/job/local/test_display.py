@@ -117,7 +117,7 @@ def test_a_run_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
 
 def test_a_published_run_on_a_narrow_terminal(trained: Trained) -> None:
     """The terminal says that the run was published before, and folds paths on 40 columns instead of cutting them."""
-    screen = on_terminal("--data", trained.data, "--output", trained.output, "--name=good", columns=40)
+    screen = on_terminal("--data", trained.data, "--output", trained.output, "--name=good", "--epochs=2", columns=40)
     assert (screen.code, screen.stderr) == (0, "")
     flat = re.sub(r"\s+", "", screen.text)
     assert "publishedbefore:therewasnomodelbefore" in flat
@@ -130,7 +130,7 @@ def test_brackets_in_a_path_are_shown(trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "[bold]a[" / "b]"
     output.parent.mkdir()
     output.symlink_to(trained.output)
-    screen = on_terminal("--data", trained.data, "--output", output, "--name=good", columns=300)
+    screen = on_terminal("--data", trained.data, "--output", output, "--name=good", "--epochs=2", columns=300)
     assert (screen.code, screen.stderr) == (0, "")
     assert f"{output}/models/good/report.html" in screen.text
 

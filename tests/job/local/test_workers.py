@@ -55,6 +55,11 @@ def published(output: Path) -> list[str]:
             Exit.TRY_AGAIN,
             "error: stopped early; running the same command again may succeed\n",
         ),
+        (
+            signal.SIGHUP,
+            Exit.TRY_AGAIN,
+            "error: stopped early; running the same command again may succeed\n",
+        ),
     ],
 )
 def test_a_signal_while_the_workers_start_ends_them(

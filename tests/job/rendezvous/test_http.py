@@ -317,8 +317,14 @@ def test_an_event_loop_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(http._BoundedServer, "add_socket", fail)
-    with serve("127.0.0.1", 0, lambda: b"", None) as server, pytest.raises(OSError, match="Too many open files"):
+    with monkeypatch.context() as broken, serve("127.0.0.1", 0, lambda: b"", None) as working:
+        working.wait_until_ready()
+        broken.setattr(http._BoundedServer, "add_socket", fail)
+        with serve("127.0.0.1", 0, lambda: b"", None) as server, pytest.raises(OSError, match="Too many open files"):
+            server.wait_until_ready()
+    monkeypatch.setitem(sys.modules, "job.rendezvous.http", None)
+    monkeypatch.delattr("job.rendezvous.http")
+    with serve("127.0.0.1", 0, lambda: b"", None) as server, pytest.raises(ImportError):
         server.wait_until_ready()
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from job import model
 from job.cluster import Cluster
 from job.dataset.rows import Rows
+from job.errors import Exit, JobError
 from job.training.evaluation import Evaluator
 from job.training.worker import Worker
 
@@ -42,7 +43,7 @@ class Votes:
 
 
 def evaluator(
-    rank: int, workers: int, stop_requested: Callable[[], bool] = lambda: False
+    rank: int, workers: int, stop_requested: Callable[[], bool] = lambda: False, classes: int = 10
 ) -> tuple[Evaluator, Votes, Mock]:
     """The evaluator of one of several workers, its votes, and its heartbeats."""
     random = np.random.default_rng(1)
@@ -51,13 +52,27 @@ def evaluator(
     addresses = ("a:1",) * workers
     report, votes = Mock(), Votes()
     worker = Worker(Cluster("r", "u", rank, addresses, addresses), Mock(), report, stop_requested, 1, 0.0)
-    return Evaluator(worker, cast("Collectives", votes), rows, BATCH), votes, report.heartbeat
+    return Evaluator(worker, cast("Collectives", votes), rows, classes, BATCH), votes, report.heartbeat
 
 
 def params() -> dict[str, tf.Tensor]:
     """Some parameters."""
     random = np.random.default_rng(2)
     return {name: tf.constant(random.normal(0, 0.1, v.shape), tf.float32) for name, v in model.init(0).items()}
+
+
+@pytest.mark.parametrize(("classes", "fits"), [(10, True), (9, False), (11, False)])
+def test_a_model_for_another_number_of_classes_is_refused(*, classes: int, fits: bool) -> None:
+    """Its predictions would be counted in the wrong places."""
+    made, _, _ = evaluator(0, 1, classes=classes)
+    if fits:
+        made.check(model.init(0))
+        return
+    with pytest.raises(
+        JobError, match=rf"predict\(\) of the model gives .*10\) for images of {classes} classes"
+    ) as refused:
+        made.check(model.init(0))
+    assert refused.value.code == Exit.USAGE
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, 30])

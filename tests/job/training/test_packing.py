@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from job.errors import Exit, JobError
 from job.training.packing import Packing
 
 
@@ -21,6 +25,22 @@ def test_packing_is_undone_by_unpacking() -> None:
         np.testing.assert_array_equal(unpacked[name], value)
         np.testing.assert_array_equal(packing.arrays(vector)[name], value, strict=True)
     np.testing.assert_array_equal(packing.pack(unpacked), vector)
+
+
+@pytest.mark.parametrize("found", [{"W": (2, 3)}, {"W": (3, 2), "b": (2,)}, {}])
+def test_a_gradient_that_does_not_fit_is_refused(found: dict[str, tuple[int, ...]]) -> None:
+    """A transposed one would have the right size, and train another model."""
+    packing = Packing.of({"W": np.zeros((3, 2), np.float32)})
+    with pytest.raises(JobError, match=r"gives a gradient of .* for parameters of") as refused:
+        packing.pack({name: tf.zeros(shape) for name, shape in found.items()})
+    assert refused.value.code == Exit.USAGE
+
+
+def test_parameters_that_are_not_float32_are_refused() -> None:
+    """NumPy's random numbers are float64."""
+    with pytest.raises(JobError, match=re.escape("init() of the model gives W as float64; return float32")) as refused:
+        Packing.of({"W": np.random.default_rng(0).normal(size=3)})  # type: ignore[dict-item]
+    assert refused.value.code == Exit.USAGE
 
 
 def test_packing_is_in_name_order_with_matrices_transposed() -> None:

@@ -26,11 +26,12 @@ from job import model, must_match, telemetry, train
 from job.cluster import Cluster
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
-from job.dataset.rows import Dataset, load_dataset
+from job.dataset.rows import Dataset, Images, ImagesOnDisk, Indices, load_dataset
 from job.errors import Exit, JobError
 from job.must_match import settings_hash
 from job.output import checkpoint
 from job.output.run_folder import RunFolder
+from job.report.report_page import MISTAKES
 from job.report.schema import SCHEMA
 from job.supervisor import trainer
 from job.supervisor.trainer import manifest
@@ -598,10 +599,26 @@ def test_other_parameters_are_78(tmp_path: Path, dataset: Dataset, monkeypatch: 
     )
 
 
-def test_images_on_disk_are_not_read_again_for_the_report(tmp_path: Path, prepared: Path) -> None:
-    """The report does not describe them, and `publishing` takes no longer than with a small dataset."""
+def test_images_on_disk_are_not_read_again_for_the_report(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report does not describe them, and only the images that the page shows are read."""
+    read: list[int] = []
+    images_of, publish = ImagesOnDisk.__getitem__, train.publish
+
+    def count(images: ImagesOnDisk, indices: Indices) -> Images:
+        read.append(len(indices))
+        return images_of(images, indices)
+
+    def begin(*given: Any) -> Any:
+        read.clear()
+        return publish(*given)
+
+    monkeypatch.setattr(ImagesOnDisk, "__getitem__", count)
+    monkeypatch.setattr(train, "publish", begin)
     alone = Alone(tmp_path, load_dataset(prepared, "mnist", memory_limit=0))
     assert alone.train(epochs=1) == 0
+    assert sum(read) <= MISTAKES
     report = json.loads((tmp_path / "models/here/report.json").read_bytes())
     assert "data" not in report
     jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
