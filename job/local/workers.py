@@ -50,7 +50,7 @@ def run(config: Config) -> int:
     Raises:
         JobError: 130 after Ctrl-C; after SIGTERM 75, or the code with which rank 0 could not save its last step.
     """
-    name = config.name or f"{config.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = config.name or new_name(config.dataset)
     configs.check_name(name, config.workers)
     display = choose_display(config, name)
     with reserve_addresses(config.workers) as addresses, ForkServer(config, new_session=True) as fork_server:
@@ -68,6 +68,12 @@ def run(config: Config) -> int:
     if code in PUBLISHED:
         display.summary(code)
     return code
+
+
+def new_name(dataset: str) -> str:
+    """A name for a run, with the time in milliseconds: a loop in a shell starts several runs in a second."""
+    now = datetime.now(UTC)
+    return f"{dataset.replace('_', '-')}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}"
 
 
 def with_lost_steps(error: JobError, events: Events) -> JobError:
