@@ -46,6 +46,13 @@ def published(output: Path) -> list[str]:
     return sorted(path.name for path in output.glob("*") if path.name != "runs") if output.exists() else []
 
 
+def test_runs_that_start_in_the_same_second_have_different_names() -> None:
+    """As those that a loop in a shell starts."""
+    first = workers.new_name("mnist")
+    time.sleep(0.002)
+    assert first < workers.new_name("mnist")
+
+
 @pytest.mark.parametrize(
     ("number", "code", "sentence"),
     [
