@@ -23,7 +23,6 @@ from k8s.state.events import last_seen
 from k8s.state.find import find_job, is_ours
 from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, trainer_of
 from k8s.state.pods import created, has_finished, pod_condition
-from k8s.view.output import note
 from k8s.volume.pod import VolumePod
 from k8s.volume.run_files import LOGS, list_run_files
 from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
@@ -109,7 +108,7 @@ def volume_of_deleted(
             pod = stack.enter_context(open_volume(cluster, arguments))
             logs = [path for path in list_run_files(pod, name) if path.startswith(f"{LOGS}/")]
         except (LauncherError, JobError) as problem:
-            note(f"the logs on the volume were not read: {problem}")
+            cluster.say(f"the logs on the volume were not read: {problem}")
             raise absent from None
         if not logs:
             raise absent
