@@ -49,12 +49,13 @@ class Packing:
         Raises:
             JobError: 64, they have other names or shapes.
         """
-        found = {name: tuple(tensor.shape) for name, tensor in params.items()}
-        if found != dict(self.shapes):
-            message = (
-                f"loss_and_gradient() of the model gives a gradient of {found} for parameters of {dict(self.shapes)}"
-            )
-            raise usage_error(message, "return the gradient by each parameter in the parameter's shape")
+        own = dict(self.shapes)
+        found = {name: tf.TensorShape(tensor.shape) for name, tensor in params.items()}  # while tracing, partly unknown
+        if found.keys() != own.keys() or not all(found[name].is_compatible_with(shape) for name, shape in own.items()):
+            shapes = ", ".join(f"{name} {shape}" for name, shape in sorted(found.items())) or "none"
+            expected = ", ".join(f"{name} {shape}" for name, shape in self.shapes)
+            message = f"loss_and_gradient() of the model gives gradients of other shapes ({shapes}) than the parameters"
+            raise usage_error(message, f"return a gradient for each parameter, in its shape: {expected}")
         return tf.concat([tf.reshape(tf.transpose(params[name]), [-1]) for name, _ in self.shapes], axis=0)
 
     def unpack(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
