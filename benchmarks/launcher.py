@@ -31,8 +31,10 @@ SECONDS, MEGABYTES = 2.0, 150.0
 LARGE_SECONDS, WATCHED_MEGABYTES, WATCHED_S = 3.0, 10.0, 14.0
 # A process's peak includes the memory of the parent that forked it, so the parent is a small process.
 MEASURED = """
-import resource, subprocess, sys
-code = subprocess.run([sys.executable, "-m", "k8s", *sys.argv[1:]]).returncode
+import ctypes, resource, signal, subprocess, sys
+def end_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+code = subprocess.run([sys.executable, "-m", "k8s", *sys.argv[1:]], preexec_fn=end_with_parent).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr)
 sys.exit(code)
@@ -68,7 +70,7 @@ def parse() -> Namespace:
 
 
 def measure(runs: int, workers: int, rounds: int) -> Iterator[Figure]:
-    """The time and the peak memory of each command beside so many runs, and one of so many workers."""
+    """The time and the peak memory of each command, in a namespace with these runs and one run of these workers."""
     commands = {
         "status": ("status",),
         "status NAME": ("status", LARGE),

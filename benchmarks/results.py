@@ -30,7 +30,7 @@ def parser(prog: str, description: str | None, *, data: bool = True) -> argparse
 
 
 def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; if it has --data, that becomes an absolute path, and exits with 2 if MNIST is not in it.
+    """Read the command line. --data, if there is one, becomes an absolute path; exits with 2 if MNIST is not in it.
 
     From then on, SIGTERM raises SystemExit, so that the benchmark removes its folders, networks and namespaces.
     """

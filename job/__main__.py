@@ -57,7 +57,8 @@ def main() -> int:
             load("traceback").print_exc()
             message = f"{type(error).__name__}: {error}"
             failure = JobError(Exit.BUG, "bug", message, "please report it with the lines above")
-        print(f"error: {failure}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be closed
+            print(f"error: {failure}", file=sys.stderr, flush=True)
         termination.write(failure.code, failure.reason, failure.message, hint=failure.hint)
         return exit_code(failure.code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -75,14 +76,16 @@ class Lines:
 
     def summary(self, code: int) -> None:
         """Print the published model's accuracy and where it and its report are; a rejection is an error."""
-        verdict = read_json(self._config.output / "runs" / self._run / "verdict.json") or {}
+        files = self._model / "report.json", self._config.output / "runs" / self._run / "verdict.json"
         try:
-            report = read_json(self._model / "report.json") or {}
+            report, verdict = (read_json(file) or {} for file in files)
             self._show_result(report, verdict)
-        except (ValueError, KeyError, TypeError):  # the run was published before, and its exit code stands
-            telemetry.write_line(f"error: {self._model / 'report.json'} is damaged or missing", sys.stderr)
+            reason = verdict["reason"]
+        except (ValueError, KeyError, TypeError):  # the run is published; a damaged report does not change that
+            telemetry.write_line(f"error: {files[0]} or {files[1]} is damaged or missing", sys.stderr)
+            reason = "its verdict cannot be read"
         if code == Exit.REJECTED:
-            message = f"{self._run} is published, but rejected: {verdict['reason']}; `latest` did not move"
+            message = f"{self._run} is published, but rejected: {reason}; `latest` did not move"
             telemetry.write_line(f"error: {message}", sys.stderr)
 
     def _show_result(self, report: dict[str, Any], verdict: dict[str, Any]) -> None:
@@ -144,7 +147,8 @@ class Terminal(Lines):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        with suppress(OSError):  # the terminal may be closed
+            self._progress.stop()
 
     def show(self, record: Record) -> None:
         """Show rank 0's record, and why the trainers of the others were restarted."""

@@ -71,7 +71,7 @@ def run(config: Config) -> int:
 
 
 def new_name(dataset: str) -> str:
-    """A name for a run, with the time in milliseconds: a loop in a shell starts several runs in a second."""
+    """A name for a run: the time to the millisecond, because a loop in a shell may start several runs in a second."""
     now = datetime.now(UTC)
     return f"{dataset.replace('_', '-')}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}"
 

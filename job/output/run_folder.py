@@ -73,7 +73,7 @@ class RunFolder:
         """The verdict of this run if it is published, decided now if promotion was cut short; else None.
 
         Args:
-            must_match: the run's settings_to_match() now; None if they are unknown, because there is no dataset here.
+            must_match: the run's settings_to_match() now; None if the dataset or the model cannot be read.
 
         Raises:
             JobError: 64 if another Job began it; 65 or 78 as in begin(); 73 or 75 from the file system.

@@ -61,8 +61,10 @@ class Listener(AbstractContextManager["Listener"]):
                 from job.rendezvous import http  # noqa: PLC0415
 
                 http.answer_requests(listening, metrics, rendezvous, half, started)
-            except Exception as error:  # noqa: BLE001 - an event loop needs files too; wait_until_ready() raises it
-                self._error = error
+            except Exception as error:
+                if self._stop:  # it had started
+                    raise
+                self._error = error  # such as no room for more open files; wait_until_ready() raises it
             finally:
                 self._settled.set()
 

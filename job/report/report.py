@@ -107,7 +107,7 @@ def write_report(
         OSError: the folder cannot be written.
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    # The names of files may hold bytes that are not UTF-8; in JSON, what takes their place is an escape sequence.
+    # File names may contain bytes that are not UTF-8. They are written as escape sequences, which JSON allows.
     (folder / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     html = report_page.render_report(report, evaluation.labels, evaluation.probabilities, test, layers)
     (folder / "report.html").write_text(html, encoding="utf-8", errors="backslashreplace")

@@ -52,8 +52,8 @@ def age() -> float:
 def prepare_streams() -> None:
     """Let this process write to standard output and standard error.
 
-    What goes to a stream that was closed before the start is discarded, and names of files that are not UTF-8 are
-    escaped.
+    If a stream was closed before this process started, its text is discarded. Characters that a stream cannot encode
+    are escaped, such as those of file names that are not UTF-8.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

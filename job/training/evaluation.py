@@ -49,10 +49,10 @@ class Evaluator:
         specs = {name: tf.TensorSpec(array.shape, tf.float32) for name, array in params.items()}
         images = tf.TensorSpec([None, *self._batches.element_spec[1].shape[1:]], tf.uint8)
         given = self._predict.get_concrete_function(specs, images).structured_outputs
-        shape = getattr(given, "shape", None)  # a tensor has one
+        shape = getattr(given, "shape", None)  # a tensor has a shape; a dict or a tuple has none
         if shape is None or not shape.is_compatible_with([None, self._classes]):
-            what = type(given).__name__ if shape is None else f"an array of shape {shape}"
-            message = f"predict() of the model gives {what} for images of {self._classes} classes"
+            what = type(given).__name__ if shape is None else f"the shape {shape}"
+            message = f"the model's predict() returns {what}, but the dataset has {self._classes} classes"
             raise usage_error(message, f"return the probability of each class, float32 [n, {self._classes}]")
 
     def probabilities(self, params: Tensors) -> Probabilities | None:

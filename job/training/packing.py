@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Array: TypeAlias = "NDArray[np.float32]"
 
 
+def fits(tensor: tf.Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is float32 and may have this shape: while a function is traced, a part may be unknown."""
+    return bool(tensor.dtype == tf.float32 and tf.TensorShape(tensor.shape).is_compatible_with(shape))
+
+
 @dataclass(frozen=True)
 class Packing:
     """The layout of the vector: parameters in sorted name order, with their axes reversed.
@@ -49,13 +54,12 @@ class Packing:
         Raises:
             JobError: 64, they have other names or shapes.
         """
-        own = dict(self.shapes)
-        found = {name: tf.TensorShape(tensor.shape) for name, tensor in params.items()}  # while tracing, partly unknown
-        if found.keys() != own.keys() or not all(found[name].is_compatible_with(shape) for name, shape in own.items()):
-            shapes = ", ".join(f"{name} {shape}" for name, shape in sorted(found.items())) or "none"
+        given = {name: tensor for name, tensor in params.items() if tensor is not None}
+        if given.keys() != dict(self.shapes).keys() or not all(fits(given[name], shape) for name, shape in self.shapes):
+            found = ", ".join(f"{name} {each.dtype.name} {each.shape}" for name, each in given.items()) or "nothing"
             expected = ", ".join(f"{name} {shape}" for name, shape in self.shapes)
-            message = f"loss_and_gradient() of the model gives gradients of other shapes ({shapes}) than the parameters"
-            raise usage_error(message, f"return a gradient for each parameter, in its shape: {expected}")
+            message = f"the gradients of the model's loss_and_gradient() do not fit its parameters: it returns {found}"
+            raise usage_error(message, f"return a float32 gradient for each parameter, in its shape: {expected}")
         return tf.concat([tf.reshape(tf.transpose(params[name]), [-1]) for name, _ in self.shapes], axis=0)
 
     def unpack(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:

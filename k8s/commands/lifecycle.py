@@ -160,8 +160,9 @@ def change_run(cluster: Cluster, command: str, run: Run, now: datetime) -> Rule:
     """
     rule = rule_for_run(command, run, cluster.flags)
     if rule.suspend is None:
-        if command == "cancel":  # the command that cancelled it may have ended before it deleted the running Job
+        if command == "cancel":  # the command that cancelled it may have ended before the running Job and its pods
             replace.delete_replaced(cluster, run.name, run.job)
+            replace.until_pods_ended(cluster, run.job)
         return rule
     change: Object = {"spec": {"suspend": rule.suspend}}
     if command == "resume":

@@ -11,7 +11,7 @@ from k8s.diagnose.catalogue import remedy
 from k8s.render import attempt
 from k8s.state.find import is_ours, jobs_of
 from k8s.state.names import pod_selector, run_name
-from k8s.state.pods import is_cut_off
+from k8s.state.pods import created, has_finished, is_cut_off
 from k8s.view.output import note
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def replace_job(cluster: Cluster, run: Run, new: Object) -> Object:
 
 
 def delete_replaced(cluster: Cluster, run: str, newest: Object) -> None:
-    """Delete the Jobs of a run before its newest one."""
-    jobs = [job for job in jobs_of(cluster, run) if job["metadata"]["uid"] != newest["metadata"]["uid"]]
+    """Delete the Jobs of a run that are older than its newest one."""
+    jobs = [job for job in jobs_of(cluster, run) if created(job) <= created(newest)]
+    jobs = [job for job in jobs if job["metadata"]["uid"] != newest["metadata"]["uid"]]
     # The model would be deleted with the Job that owns it.
     if not jobs or not settle_owners(cluster, newest["spec"]["template"]):
         return
@@ -66,14 +67,14 @@ def delete_replaced(cluster: Cluster, run: str, newest: Object) -> None:
 
 
 def until_pods_ended(cluster: Cluster, job: Object) -> None:
-    """Wait until none of a Job's pods can write.
+    """Wait until none of the pods of a Job, and of the Jobs of its run before it, can write.
 
     Raises:
         LauncherError: 2, a pod has not ended, for example because its node does not answer.
     """
     deadline = time.monotonic() + GONE_S
-    pods = pod_selector(job["metadata"]["name"])
-    while running := [pod for pod in cluster.select("Pod", pods) if pod["status"]["phase"] in ("Pending", "Running")]:
+    selectors = [pod_selector(name) for name in attempt.names_until(job)]
+    while running := [pod for pods in selectors for pod in cluster.select("Pod", pods) if not has_finished(pod)]:
         if time.monotonic() > deadline:
             pod = running[0]
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName", "")

@@ -16,7 +16,7 @@ from k8s.commands import flags
 from k8s.diagnose.evidence import gather_evidence, read_log, with_lines
 from k8s.diagnose.explain import explain_run
 from k8s.diagnose.logged import exits_of_gone_pods, explain_without_job, logged_exits
-from k8s.diagnose.schedules import explain_active_run, explain_healthy, explain_last_run, explain_no_start
+from k8s.diagnose.schedules import explain_active_run, explain_healthy, explain_last_run, explain_no_start, is_obstacle
 from k8s.state import schedule as schedules
 from k8s.state.find import NoRunError
 from k8s.state.run import State, lacks_cause, state
@@ -100,12 +100,16 @@ def explain_deleted(
 
 
 def explain_schedule(cluster: Cluster, arguments: argparse.Namespace, schedule: Schedule) -> Explanation:
-    """Explain what is wrong with a schedule's unfinished run, or why it starts no runs, or why its last run failed."""
+    """Explain a schedule.
+
+    What is wrong with its unfinished run comes first, then why the schedule starts no runs, then why its last run
+    failed.
+    """
     now = cluster.now()
     no_start, run = explain_no_start(schedule, now, cluster.flags), schedule.active_run
     if run and not run.job["spec"].get("suspend"):
         why = explain(cluster, arguments, run.name)[1]
-        if why.remedy:  # something is to be done
+        if is_obstacle(why) and (no_start is None or no_start.reason == "schedule-overlap"):
             return explain_active_run(run, why, no_start)
     if no_start:
         return no_start

@@ -336,8 +336,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "run-taken": Problem(
         "the volume holds a run of this name that another Job started",
-        "choose another --name, or continue that run with its own flags: `mnist-job submit --name {run} {flags} -- "
-        "--continue`",
+        "choose another --name, or continue that run with the flags that it had: `mnist-job submit --name {run} "
+        "{flags} -- --continue`",
     ),
     "dataset-damaged": Problem(
         "the dataset is damaged, or is not the one that the run started with",

@@ -69,8 +69,8 @@ def explain_without_job(name: str, exits: Sequence[ContainerExit], flags: str, c
         meaning = describe_code(last.code) if rejected else ""
         return Explanation(last.reason or "published", sentence, "", 0, last.code, meaning, last.when, last.pod)
     remedy = (
-        f"to continue it from its last checkpoint, submit it again with its image and its other flags: "
-        f"`mnist-job submit --name {name} --claim {claim} {flags} -- --continue`"
+        "submit the run again with its image and the flags that it had: "
+        f"`mnist-job submit --name {name} --claim {claim} {flags} -- --continue`; it continues from its last checkpoint"
     )
     primary = [ended for ended in exits if ended.reason not in SECONDARY] or exits
     if not primary:

@@ -11,6 +11,7 @@ from k8s.state import events
 from k8s.state.run import Run, state
 from k8s.state.schedule import Schedule, next_start
 
+HEALTHY = "nothing is wrong: "
 # Events of the CronJob controller about a run that it does not start.
 NOT_STARTED = ("JobAlreadyActive", "MissSchedule", "TooManyMissedTimes", "FailedCreate", "UnknownTimeZone")
 
@@ -66,8 +67,13 @@ def explain_healthy(schedule: Schedule, now: datetime) -> Explanation:
     return Explanation("published", f"nothing is wrong: its last run {schedule.last.name} published a model; {coming}")
 
 
+def is_obstacle(why: Explanation) -> bool:
+    """Whether a run that has not ended needs somebody to do something."""
+    return bool(why.remedy) and not why.remedy.startswith("none needed") and not why.sentence.startswith(HEALTHY)
+
+
 def explain_active_run(run: Run, why: Explanation, no_start: Explanation | None) -> Explanation:
-    """What is wrong with a schedule's unfinished run, after why the schedule starts no other run, if it does not."""
+    """What is wrong with a schedule's unfinished run, and which run was not started because of it."""
     before = f"{no_start.sentence}; " if no_start else ""
     return replace(why, sentence=f"{before}its run {run.name} has not ended: {why.sentence}")
 

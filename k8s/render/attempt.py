@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 
 from job.config import NAME_LIMIT
 from k8s.render.render import set_variables, variables
-from k8s.state.names import CANCELLED, LEFT_QUEUE, QUEUE_LABEL, RUN_LABEL, SUBMITTED, claims, run_name, trainer_of
+from k8s.state.names import (
+    CANCELLED,
+    LEFT_QUEUE,
+    QUEUE_LABEL,
+    RUN_LABEL,
+    SCHEDULE_LABEL,
+    SUBMITTED,
+    claims,
+    run_name,
+    schedule_of,
+    trainer_of,
+)
 
 if TYPE_CHECKING:
     from k8s.api.objects import Object
@@ -98,7 +109,10 @@ def next_job(job: Object) -> Object:
         job: the run's newest Job, as the API server has it.
     """
     new, run = submitted(job), run_name(job)
-    new["metadata"].setdefault("labels", {})[RUN_LABEL] = run
+    labels = new["metadata"].setdefault("labels", {})
+    labels[RUN_LABEL] = run
+    if schedule := schedule_of(job):  # no CronJob owns the new Job, and the label may have the name before a renaming
+        labels[SCHEDULE_LABEL] = schedule
     # In place of the Job's name, which now differs from the run's.
     trainer = trainer_of(new["spec"]["template"])
     set_variables(trainer, {"RUN": run})
@@ -111,6 +125,13 @@ def next_number(job: Object) -> int:
     """The number of the Job that comes after a run's newest: NAME is the first, then come NAME-2, NAME-3, ..."""
     run, name = run_name(job), job["metadata"]["name"]
     return 2 if name == run else int(name.rpartition("-")[2]) + 1
+
+
+def names_until(job: Object) -> list[str]:
+    """The names of a run's Jobs until this one, the first one first."""
+    run, workers = run_name(job), int(job["spec"]["completions"])
+    earlier = (job_name(run, number, workers) for number in range(2, next_number(job)))
+    return list(dict.fromkeys([run, *earlier, job["metadata"]["name"]]))
 
 
 def job_name(run: str, number: int, workers: int) -> str:

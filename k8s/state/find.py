@@ -114,20 +114,21 @@ def job_of(cluster: Cluster, name: str) -> Object:
     if cluster.get("Job", name):
         message = f"the Job {name} in namespace {cluster.namespace} does not belong to {APP}"
         raise refused(message, f"it lacks the label {RUN_SELECTOR} or the container {CONTAINER}")
-    if (cronjob := get_if_allowed(cluster, "CronJob", name)) and not is_being_deleted(cronjob):
+    cronjob = get_if_allowed(cluster, "CronJob", name)
+    if cronjob and is_ours(cronjob) and not is_being_deleted(cronjob):
         raise refused(f"{name} is a schedule, not a run", f"`mnist-job status {name} {cluster.flags}` lists its runs")
     raise NoRunError(
         Status.REFUSED,
         f"there is no run {name} in namespace {cluster.namespace}",
-        f"`mnist-job status {cluster.flags}` lists the runs; to continue one whose Job was deleted, submit it again "
-        "with the same flags, and with `-- --continue`",
+        f"`mnist-job status {cluster.flags}` lists the runs; to continue a run whose Job was deleted, submit it with "
+        "the same flags and `-- --continue`",
     )
 
 
 def is_ours(thing: Object) -> bool:
-    """Whether a Job is a run's or a CronJob a schedule's: with this application's label, and a trainer.
+    """Whether this is the Job of a run or the CronJob of a schedule.
 
-    The label alone may also be that of something else that was deployed together with a schedule.
+    It has this application's label and a container `trainer`. Other objects may have the label alone.
     """
     if thing["metadata"].get("labels", {}).get(NAME_LABEL) != APP:
         return False

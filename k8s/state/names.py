@@ -58,7 +58,8 @@ def run_name(job: Mapping[str, Any]) -> str:
 def schedule_of(job: Mapping[str, Any]) -> str:
     """The name of the schedule that a run belongs to; empty if it belongs to none.
 
-    The CronJob that owns the Job counts first: kustomize renames a CronJob, but not the label in its jobTemplate.
+    If a CronJob owns the Job, its name counts and not the label: kustomize renames a CronJob, but not the label in its
+    jobTemplate.
     """
     metadata = job["metadata"]
     owners = [owner["name"] for owner in metadata.get("ownerReferences", []) if owner["kind"] == "CronJob"]

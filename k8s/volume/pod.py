@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
 
 RETRY_S = 1.0
-ATTEMPTS = 10  # at a command whose connection delivers data and breaks again
+ATTEMPTS = 10  # after so many attempts that delivered data and broke, the patience counts from the start
 
 
 class VolumePod:
@@ -36,12 +35,14 @@ class VolumePod:
         self.name, self.claim, self.flags = name, claim, cluster.flags
         self._cluster = cluster
 
-    def output(self, command: Sequence[str], stdin: Callable[[], Iterable[bytes]] = tuple) -> tuple[int, bytes, str]:
+    def output(
+        self, command: Sequence[str], stdin: Callable[[], Iterable[bytes]] | None = None
+    ) -> tuple[int, bytes, str]:
         """Run a command, and run it again if the connection breaks.
 
         Args:
             command: safe to run twice.
-            stdin: returns the command's input, once for each attempt.
+            stdin: returns the command's input, once for each attempt; None if it reads none.
 
         Returns:
             Its exit code, standard output and standard error.
@@ -62,14 +63,14 @@ class VolumePod:
         self,
         command: Sequence[str],
         begin: Callable[[], Callable[[bytes], Any]],
-        stdin: Callable[[], Iterable[bytes]] = tuple,
+        stdin: Callable[[], Iterable[bytes]] | None = None,
     ) -> tuple[int, str]:
         """Run a command, and run it again if the connection breaks.
 
         Args:
             command: safe to run twice.
             begin: called before each attempt; returns what receives the attempt's output.
-            stdin: returns the command's input, once for each attempt.
+            stdin: returns the command's input, once for each attempt; None if it reads none.
 
         Returns:
             Its exit code and standard error.
@@ -78,26 +79,27 @@ class VolumePod:
             LauncherError: the pod is gone, or the connection keeps breaking.
         """
         started = last_news = time.monotonic()
-        for attempt in itertools.count(1):
-            write = begin()
+        delivered = 0  # how many attempts delivered data before they broke
+        while True:
+            write, attempt_at = begin(), time.monotonic()
 
             def receive(data: bytes, write: Callable[[bytes], Any] = write) -> None:
                 nonlocal last_news
                 last_news = time.monotonic()
                 write(data)
 
-            def send() -> Iterator[bytes]:
+            def send(stdin: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
                 nonlocal last_news
                 for data in stdin():
                     yield data
                     last_news = time.monotonic()
 
             try:
-                return self.run_once(command, receive, send())
+                return self.run_once(command, receive, send(stdin) if stdin else ())
             except ConnectionError as error:
-                # Each attempt starts from nothing: a long transfer over a bad connection could go on for ever.
-                self.wait_to_retry(last_news if attempt < ATTEMPTS else started, error)
-        raise AssertionError("the loop has no end")
+                delivered += last_news > attempt_at
+                # Every attempt starts again from the first byte, so that a long transfer might never end.
+                self.wait_to_retry(last_news if delivered < ATTEMPTS else started, error)
 
     def run_once(
         self, command: Sequence[str], write: Callable[[bytes], Any], stdin: Iterable[bytes] = ()

@@ -104,6 +104,9 @@ def volume_of_deleted(
     with ExitStack() as stack:
         try:
             check_name(name, 1)
+        except JobError:  # no run has such a name
+            raise absent from None
+        try:
             cluster.say(f"there is no Job of {name}; looking for its logs on the volume")
             pod = stack.enter_context(open_volume(cluster, arguments))
             logs = [path for path in list_run_files(pod, name) if path.startswith(f"{LOGS}/")]

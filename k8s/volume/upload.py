@@ -115,7 +115,7 @@ def _verify(pod: VolumePod, parent: str, name: str) -> None:
         raise failed(message, "verify the local dataset with `python -m job data`, and copy it to another claim")
 
 
-def _run_checked(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] = tuple) -> None:
+def _run_checked(pod: VolumePod, *command: str, stdin: Callable[[], Iterable[bytes]] | None = None) -> None:
     code, _, errors = pod.output(command, stdin)
     if code:
         problem = errors.partition("\n")[0]

@@ -160,7 +160,7 @@ def test_nothing_outlives_a_benchmark(
         try:
             processes.wait_until(lambda: len(processes.descendants(benchmark.pid)) >= least, "its processes")
             processes.wait_until(lambda: are_busy(processes.descendants(benchmark.pid), busy_s), "their work")
-            below = processes.descendants(benchmark.pid)
+            below = processes.wait_until(lambda: processes.descendants(benchmark.pid), "its processes")
         finally:
             os.kill(benchmark.pid, number)
         benchmark.wait(processes.DEADLINE_S)

@@ -225,7 +225,8 @@ def test_a_published_run_whose_report_is_damaged(content: str | None, trained: T
     if content is not None:
         report.write_text(content)
     ended = processes.run("--data", trained.data / "nowhere", "--output", output, "--name=good")
-    assert (ended.code, ended.stderr) == (Exit.OK, f"error: {report} is damaged or missing\n")
+    sentence = f"error: {report} or {output / 'runs' / 'good' / 'verdict.json'} is damaged or missing\n"
+    assert (ended.code, ended.stderr) == (Exit.OK, sentence)
 
 
 def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path) -> None:

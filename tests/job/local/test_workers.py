@@ -168,10 +168,10 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGHUP, Exit.TRY_AGAIN)])
 @pytest.mark.parametrize(("phases", "count"), [(BOTH_LOADING, 5), (BOTH_TRAINING, 7)])
 def test_no_worker_outlives_the_command(
-    number: int, phases: tuple[tuple[int, str], ...], count: int, endless: list[object]
+    number: int, code: int, phases: tuple[tuple[int, str], ...], count: int, endless: list[object]
 ) -> None:
     """Killed outright or by the end of its terminal, it takes all of their processes and the fork server with it."""
     with LocalRun(*endless) as run:
@@ -179,7 +179,7 @@ def test_no_worker_outlives_the_command(
         below = descendants(run.process.pid)
         assert len(below) == count
         run.process.send_signal(number)
-        assert run.wait()[0] == -number
+        assert run.wait()[0] == code
         assert surviving(below) == set()
 
 

@@ -69,7 +69,7 @@ def test_a_model_for_another_number_of_classes_is_refused(*, classes: int, fits:
         made.check(model.init(0))
         return
     with pytest.raises(
-        JobError, match=rf"predict\(\) of the model gives .*10\) for images of {classes} classes"
+        JobError, match=rf"predict\(\) returns the shape .*10\), but the dataset has {classes} classes"
     ) as refused:
         made.check(model.init(0))
     assert refused.value.code == Exit.USAGE

@@ -31,9 +31,14 @@ def test_packing_is_undone_by_unpacking() -> None:
 def test_a_gradient_that_does_not_fit_is_refused(found: dict[str, tuple[int, ...]]) -> None:
     """A transposed one would have the right size, and train another model."""
     packing = Packing.of({"W": np.zeros((3, 2), np.float32)})
-    with pytest.raises(JobError, match=r"return a gradient for each parameter, in its shape: W \(3, 2\)") as refused:
+    with pytest.raises(
+        JobError, match=r"return a float32 gradient for each parameter, in its shape: W \(3, 2\)$"
+    ) as refused:
         packing.pack({name: tf.zeros(shape) for name, shape in found.items()})
     assert refused.value.code == Exit.USAGE
+    for gradient in (None, tf.zeros((3, 2), tf.float64)):  # of a parameter that the loss does not use, and of NumPy's
+        with pytest.raises(JobError, match="the gradients of the model's loss_and_gradient"):
+            packing.pack({"W": gradient})
 
 
 def test_parameters_that_are_not_float32_are_refused() -> None:

@@ -237,7 +237,7 @@ def test_the_queue_of_a_cancelled_run_is_kept(*, recorded: bool) -> None:
             [],
             (
                 "there is no run digits in namespace here; `mnist-job status -n here` lists the runs; "
-                "to continue one whose Job was deleted, submit it again with the same flags, and with `-- --continue`"
+                "to continue a run whose Job was deleted, submit it with the same flags and `-- --continue`"
             ),
         ),
         (

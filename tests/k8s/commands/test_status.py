@@ -276,7 +276,7 @@ def test_no_such_run() -> None:
         run(ChangingCluster([]), "demo")
     assert str(refused.value) == (
         "there is no run demo in namespace here; `mnist-job status -n here` lists the runs; "
-        "to continue one whose Job was deleted, submit it again with the same flags, and with `-- --continue`"
+        "to continue a run whose Job was deleted, submit it with the same flags and `-- --continue`"
     )
     assert refused.value.status == 2
 

@@ -175,7 +175,7 @@ def test_failed_at_once() -> None:
             "run-taken",
             "use another --run, or --continue",
             (
-                "choose another --name, or continue that run with its own flags: "
+                "choose another --name, or continue that run with the flags that it had: "
                 "`mnist-job submit --name demo -n team --context kind -- --continue`"
             ),
         ),

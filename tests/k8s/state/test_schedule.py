@@ -270,6 +270,12 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     [
         ([cronjob(suspend=True)], "suspended", "schedule-suspended", "the schedule is suspended and starts no runs"),
         (
+            [cronjob("nightly-10", suspend=True), child(10), *pods_without_image(10)],
+            "suspended nightly-10 continues",
+            "schedule-suspended",
+            "the schedule is suspended and starts no runs",
+        ),
+        (
             [cronjob("nightly-10"), child(10, suspend=True)],
             "held up nightly-10",
             "schedule-held-up",
@@ -366,6 +372,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     ],
     ids=[
         "suspended",
+        "suspended beside a run that cannot start",
         "held up",
         "overlap",
         "refused",
