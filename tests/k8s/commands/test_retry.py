@@ -51,7 +51,7 @@ def served(job: Object, *conditions: str, **annotations: str) -> Object:
         "creationTimestamp": "2026-01-01T00:00:00Z",
         "resourceVersion": "7",
         "managedFields": [{"manager": "x"}],
-        "ownerReferences": [{"kind": "CronJob", "name": "nightly", "controller": True}],
+        "ownerReferences": [{"kind": "Workflow", "name": "nightly", "controller": True}],
         "annotations": {**metadata["annotations"], "batch.kubernetes.io/job-tracking": "", **annotations},
     }
     added = {"batch.kubernetes.io/controller-uid": "old", "batch.kubernetes.io/job-name": "digits"}

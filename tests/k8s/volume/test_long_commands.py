@@ -40,10 +40,12 @@ class Pod:
         """This, as the commands take it."""
         return cast("VolumePod", self)
 
-    def output(self, command: Sequence[str], stdin: Callable[[], Iterable[bytes]] = tuple) -> tuple[int, bytes, str]:
+    def output(
+        self, command: Sequence[str], stdin: Callable[[], Iterable[bytes]] | None = None
+    ) -> tuple[int, bytes, str]:
         """Run a command."""
         content = bytearray()
-        code, errors = self.run_once(command, content.extend, stdin())
+        code, errors = self.run_once(command, content.extend, (stdin() if stdin else ()))
         return code, bytes(content), errors
 
     def run_once(

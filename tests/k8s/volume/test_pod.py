@@ -38,6 +38,18 @@ def test_output_over_a_broken_connection() -> None:
     assert VolumePod(cluster.given(), "h", "output").output(["cat"]) == (3, b"halfwhole", "reason")
 
 
+def test_only_a_command_with_input_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy may forbid to send input into containers, and a command would wait for the end of an empty one."""
+    given: list[object] = []
+    cluster = FakeCluster().given()
+    monkeypatch.setattr(cluster, "run_in", lambda *words: given.append(words[-1]) or (0, ""))
+    pod = VolumePod(cluster, "h", "output")
+    pod.output(["cat"])
+    assert not given[0]
+    pod.output(["cat"], lambda: (b"data",))
+    assert given[1]
+
+
 @pytest.mark.parametrize(("long", "code"), [(True, 0), (False, None)])
 def test_patience_counts_from_the_last_data(monkeypatch: pytest.MonkeyPatch, *, long: bool, code: int | None) -> None:
     """A transfer that takes longer than the patience is repeated if its connection breaks; a silent one is not."""
