@@ -41,8 +41,13 @@ def test_output_over_a_broken_connection() -> None:
 def test_only_a_command_with_input_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy may forbid to send input into containers, and a command would wait for the end of an empty one."""
     given: list[object] = []
+
+    def run_in(*words: object) -> tuple[int, str]:
+        given.append(words[-1])
+        return 0, ""
+
     cluster = FakeCluster().given()
-    monkeypatch.setattr(cluster, "run_in", lambda *words: given.append(words[-1]) or (0, ""))
+    monkeypatch.setattr(cluster, "run_in", run_in)
     pod = VolumePod(cluster, "h", "output")
     pod.output(["cat"])
     assert not given[0]
