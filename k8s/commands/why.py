@@ -107,9 +107,11 @@ def explain_schedule(cluster: Cluster, arguments: argparse.Namespace, schedule: 
     """
     now = cluster.now()
     no_start, run = explain_no_start(schedule, now, cluster.flags), schedule.active_run
-    if run and not run.job["spec"].get("suspend"):
+    decides = no_start is None or no_start.reason == "schedule-overlap"
+    # Only where it decides: for an explanation, a run's evidence is gathered, and its volume may be read.
+    if decides and run and not run.job["spec"].get("suspend"):
         why = explain(cluster, arguments, run.name)[1]
-        if is_obstacle(why) and (no_start is None or no_start.reason == "schedule-overlap"):
+        if is_obstacle(why):
             return explain_active_run(run, why, no_start)
     if no_start:
         return no_start
