@@ -51,25 +51,22 @@ class VolumePod:
             LauncherError: the pod is gone, or the connection keeps breaking.
         """
         output = bytearray()
-
-        def begin() -> Callable[[bytes], Any]:
-            output.clear()
-            return output.extend
-
-        code, errors = self.run(command, begin, stdin)
+        code, errors = self.run(command, output.extend, output.clear, stdin)
         return code, bytes(output), errors
 
     def run(
         self,
         command: Sequence[str],
-        begin: Callable[[], Callable[[bytes], Any]],
+        write: Callable[[bytes], Any],
+        restart: Callable[[], Any],
         stdin: Callable[[], Iterable[bytes]] | None = None,
     ) -> tuple[int, str]:
         """Run a command, and run it again if the connection breaks.
 
         Args:
             command: safe to run twice.
-            begin: called before each attempt; returns what receives the attempt's output.
+            write: receives its output.
+            restart: called before each attempt, to drop what an earlier one wrote.
             stdin: returns the command's input, once for each attempt; None if it reads none.
 
         Returns:
@@ -80,22 +77,23 @@ class VolumePod:
         """
         started = last_news = time.monotonic()
         delivered = 0  # how many attempts delivered data before they broke
-        while True:
-            write, attempt_at = begin(), time.monotonic()
 
-            def receive(data: bytes, write: Callable[[bytes], Any] = write) -> None:
-                nonlocal last_news
+        def receive(data: bytes) -> None:
+            nonlocal last_news
+            last_news = time.monotonic()
+            write(data)
+
+        def send(content: Iterable[bytes]) -> Iterator[bytes]:
+            nonlocal last_news
+            for data in content:
+                yield data
                 last_news = time.monotonic()
-                write(data)
 
-            def send(stdin: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
-                nonlocal last_news
-                for data in stdin():
-                    yield data
-                    last_news = time.monotonic()
-
+        while True:
+            restart()
+            attempt_at = time.monotonic()
             try:
-                return self.run_once(command, receive, send(stdin) if stdin else ())
+                return self.run_once(command, receive, send(stdin()) if stdin else ())
             except ConnectionError as error:
                 delivered += last_news > attempt_at
                 # Every attempt starts again from the first byte, so that a long transfer might never end.

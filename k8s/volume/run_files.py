@@ -13,7 +13,7 @@ from k8s.state.names import OUTPUT
 from k8s.volume.checksums import is_safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from k8s.volume.pod import VolumePod
 
@@ -42,12 +42,11 @@ def copy_run_files(pod: VolumePod, name: str, paths: Iterable[str], folder: Path
     with tempfile.TemporaryFile() as archive:
         command = ["tar", "--create", "--gzip", "--file=-", f"--directory={OUTPUT}/runs/{name}", "--", *paths]
 
-        def begin() -> Callable[[bytes], object]:
+        def restart() -> None:
             archive.seek(0)
             archive.truncate()
-            return archive.write
 
-        code, errors = pod.run(command, begin)
+        code, errors = pod.run(command, archive.write, restart)
         if code not in (0, CHANGED):
             raise failed(f"runs/{name} cannot be read on the claim {pod.claim}: {errors}", "check the volume")
         archive.seek(0)
