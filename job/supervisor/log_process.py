@@ -42,6 +42,7 @@ class LogProcess:
         self._problem = ""
         self._say: Callable[[str], object] = lambda _: None
         self._ended, self._closed = threading.Event(), False
+        self._lock = threading.Lock()  # for the pipe, _rest, _closed and _problem; released before say() is called
         reading, self._feed = os.pipe()
         self._news, reporting = os.pipe()
         try:
@@ -64,22 +65,25 @@ class LogProcess:
 
     def write(self, line: str) -> None:
         """Pass a line on, or lose it; returns at once."""
-        if self._closed or self._ended.is_set():
-            return
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
         text = f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z {self._pod} {line}\n".encode(errors="replace")
-        self._send()
-        if len(self._rest) + len(text) > MOST_KEPT:
+        with self._lock:
+            if self._closed or self._ended.is_set():
+                return
+            self._send()
+            has_room = len(self._rest) + len(text) <= MOST_KEPT
+            if has_room:
+                self._rest += text
+                self._send()
+        if not has_room:
             self._lost(HANGS)
-            return
-        self._rest += text
-        self._send()
 
     def close(self, seconds: float = CLOSE_S) -> None:
         """Let the process write what it has, for so many seconds at most, and end it."""
-        self._closed = True
         deadline = time.monotonic() + seconds
+        with self._lock:
+            self._closed = True  # no other thread uses the pipe from here on
         self._send()
         while self._rest and (left_s := deadline - time.monotonic()) > 0:
             select.select([], [self._feed], [], left_s)
@@ -99,8 +103,9 @@ class LogProcess:
             self._rest.clear()
 
     def _lost(self, problem: str) -> None:
-        if not self._problem:
-            self._problem = problem
+        with self._lock:
+            is_first, self._problem = not self._problem, self._problem or problem
+        if is_first:
             self._say(f"lines are missing from {self._path}: {problem}; the run does not need this file")
 
     def _read_news(self) -> None:

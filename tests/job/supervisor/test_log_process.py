@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,30 @@ def test_a_volume_that_hangs_at_the_end(tmp_path: Path) -> None:
         f"lines are missing from {file.path}: the volume does not answer in time; the run does not need this file"
     ]
     os.waitpid(process._pid, 0)
+
+
+def test_a_line_written_while_the_log_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread may say that lines are missing while another closes the log: the line is written, or left out."""
+    write, writing = os.write, threading.Event()
+
+    def write_slowly(number: int, data: bytes) -> int:
+        with memoryview(data):  # as os.write() holds it
+            if b"late" in bytes(data) and not writing.is_set():
+                writing.set()
+                time.sleep(0.1)  # close() is called meanwhile
+            return write(number, data)
+
+    file = LogFile(tmp_path, "r", 0)
+    process, said = started(file)
+    process.write("early")
+    monkeypatch.setattr(os, "write", write_slowly)
+    thread = threading.Thread(target=process.write, args=("late",))
+    thread.start()
+    assert writing.wait(60)
+    process.close(60)
+    thread.join(60)
+    process.write("too late")
+    assert (texts(file), said) == (["pod-a early", "pod-a late"], [])
 
 
 def test_a_volume_that_cannot_be_written(tmp_path: Path) -> None:
