@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePath
 
 WORTH_SHARING = 500  # examples of a step
 CGROUPS = Path("/sys/fs/cgroup")
@@ -21,15 +22,16 @@ def step_threads(part: int) -> int:
     return cpu_limit() if part >= WORTH_SHARING else 1
 
 
-def cpu_limit(cgroups: Path = CGROUPS) -> int:
-    """The number of CPUs, at least 1: the affinity or the cgroup's quota, whichever is smaller, rounded up.
+def cpu_limit(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
+    """The number of CPUs, at least 1: the affinity or the smallest quota of its cgroups, rounded up.
 
     Args:
-        cgroups: where the cgroup file systems are mounted. A container sees its own group there.
+        cgroups: where the cgroup file systems are mounted.
+        own: the file that names this process's groups.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroups)
-    return max(1, min(allowed, math.ceil(quota))) if quota else allowed
+    quotas = filter(None, map(_quota, _groups("cpu", cgroups, own)))
+    return max(1, math.ceil(min([allowed, *quotas])))
 
 
 def cpu_shares(count: int) -> list[list[int]]:
@@ -49,33 +51,39 @@ def oom_kills(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
 
     Args:
         cgroups: where the cgroup file systems are mounted.
-        own: the file that names this process's groups. In a container the group itself is usually mounted as the root.
+        own: the file that names this process's groups.
     """
-    try:
-        groups = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return 0
-    version_1 = [path for _, names, path in groups if "memory" in names.split(",")]
-    version_2 = [path for _, names, path in groups if not names]
-    files = [cgroups / "memory" / path.lstrip("/") / "memory.oom_control" for path in [*version_1, ""]]
-    files += [cgroups / path.lstrip("/") / "memory.events" for path in [*version_2, ""]]
-    for file in files:
-        try:
-            if match := re.search(r"^oom_kill (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE):
-                return int(match[1])
-        except OSError:
-            continue
+    for group in _groups("memory", cgroups, own):
+        for name in ("memory.oom_control", "memory.events"):  # of version 1 and 2
+            with suppress(OSError):
+                if match := re.search(r"^oom_kill (\d+)$", (group / name).read_text(encoding="utf-8"), re.MULTILINE):
+                    return int(match[1])
     return 0
 
 
-def _quota(cgroups: Path) -> float | None:
-    """The number of CPUs that the cgroup grants, in version 2 or version 1; None if there is no limit."""
+def _groups(controller: str, cgroups: Path, own: Path) -> list[Path]:
+    """The folders of this process's cgroup and of the groups around it, the innermost first.
+
+    In a container, the group itself is usually mounted as the root, whatever its path is.
+    """
+    groups = []
+    with suppress(OSError):
+        groups = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    version_1 = [PurePath(path.lstrip("/")) for _, names, path in groups if controller in names.split(",")]
+    version_2 = [PurePath(path.lstrip("/")) for _, names, path in groups if not names]
+    folders = [cgroups / controller / each for path in version_1 for each in (path, *path.parents)]
+    folders += [cgroups / each for path in version_2 for each in (path, *path.parents)]
+    return list(dict.fromkeys([*folders, cgroups / controller, cgroups]))
+
+
+def _quota(group: Path) -> float | None:
+    """The number of CPUs that a cgroup of version 2 or 1 grants; None if it has no limit."""
     try:
-        if (cgroups / "cpu.max").exists():
-            quota, period = (cgroups / "cpu.max").read_text().split()
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
         else:
-            quota = (cgroups / "cpu/cpu.cfs_quota_us").read_text()
-            period = (cgroups / "cpu/cpu.cfs_period_us").read_text()
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
         return int(quota) / int(period) if int(quota) > 0 else None
     except (OSError, ValueError):  # `max` means no limit, and other systems have no cgroups
         return None

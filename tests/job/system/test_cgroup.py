@@ -27,18 +27,29 @@ V2 = "low 0\nhigh 0\nmax 12\noom 2\noom_kill 2\noom_group_kill 1\n"
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
         ({"cpu.max": "nonsense\n"}, 8),
+        ({"own": "0::/a/b\n", "a/b/cpu.max": "300000 100000\n", "a/cpu.max": "max 100000\n"}, 3),
+        ({"own": "0::/a/b\n", "a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"}, 2),
+        ({"own": "0::/a\n", "cpu.max": "200000 100000\n"}, 2),  # a container sees its own group as the root
+        (
+            {
+                "own": "3:cpu,cpuacct:/a\n",
+                "cpu/a/cpu.cfs_quota_us": "300000\n",
+                "cpu/a/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
         ({}, 8),
     ],
 )
 def test_limit_is_the_smaller_of_quota_and_affinity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
 ) -> None:
-    """With cgroups of both versions, without a quota, unreadable and absent, on eight CPUs."""
+    """With cgroups of both versions, nested, without a quota, unreadable and absent, on eight CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert cgroup.cpu_limit(tmp_path) == expected
+    assert cgroup.cpu_limit(tmp_path, tmp_path / "own") == expected
 
 
 def test_only_a_large_step_has_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
