@@ -74,9 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise usage_error(
                 f"unrecognized arguments: {' '.join(unknown)}", f"see `mnist-job {arguments.command} --help`"
             )
-        # An unset variable in a shell gives an empty name, for which the API server would list all objects.
-        if getattr(arguments, "name", None) == "" and not any(word.startswith("--name") for word in words[:split]):
-            raise usage_error("NAME is empty", f"see `mnist-job {arguments.command} --help`")
         arguments.training, arguments.parser = tuple(words[split + 1 :]), parser
         if arguments.training and arguments.command not in WITH_TRAINING_FLAGS:
             raise usage_error(f"{arguments.command} has no training flags", "leave out what follows --")

@@ -38,7 +38,7 @@ EXAMPLES = ("mnist-job fetch digits", "mnist-job fetch latest models --report")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fetch`."""
     add = parser.add_argument
-    add("name", metavar="NAME", help="the run, or `latest` for the model in use")
+    flags.add_name(parser, "the run, or `latest` for the model in use")
     add(
         "directory",
         metavar="DIR",

@@ -23,6 +23,24 @@ def variable(name: str) -> str | None:
     return os.environ.get(f"MNIST_JOB_{name}") or None
 
 
+def add_name(parser: argparse.ArgumentParser, text: str, nargs: str | None = None) -> None:
+    """Add the argument NAME.
+
+    Args:
+        parser: the command's.
+        text: its help.
+        nargs: "?" if it may be left out.
+    """
+    parser.add_argument("name", nargs=nargs, type=_name, metavar="NAME", help=text)
+
+
+def _name(text: str) -> str:
+    # An unset variable in a shell gives an empty name, for which the API server would list all objects.
+    if not text:
+        raise config.usage_error("NAME is empty", "`mnist-job status` lists the names")
+    return text
+
+
 def add_connection(parser: argparse.ArgumentParser, outputs: tuple[str, ...] = OUTPUTS) -> None:
     """Add the flags that every command has: which cluster, and the form of the output."""
     add = parser.add_argument_group("connection and output").add_argument

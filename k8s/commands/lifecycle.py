@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from k8s.api.errors import refused
 from k8s.commands import queueing, replace
+from k8s.commands.flags import add_name
 from k8s.commands.model import settle_owners
 from k8s.render import attempt
 from k8s.state import schedule as schedules
@@ -90,7 +91,7 @@ SCHEDULE_RULES = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all three commands."""
-    parser.add_argument("name", metavar="NAME", help="a run or a schedule")
+    add_name(parser, "a run or a schedule")
 
 
 def run(command: str, arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:

@@ -37,7 +37,7 @@ AT_A_TIME = 50  # ranks: each takes a thread, and a connection through the API s
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `logs`."""
     add = parser.add_argument
-    add("name", metavar="NAME", help="the run")
+    flags.add_name(parser, "the run")
     add("--rank", type=int, action="append", default=[], metavar="N", help="print only this rank; repeatable")
     add("--since", metavar="TIME", help="print only lines from this time on, such as 90s, 10m or 1h")
     add("--tail", type=int, metavar="N", help="begin with the last N lines of each pod")

@@ -22,7 +22,7 @@ EXAMPLES = ("mnist-job promote digits", "mnist-job promote digits --output json"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `promote`."""
-    parser.add_argument("name", metavar="NAME", help="the run")
+    flags.add_name(parser, "the run")
     flags.add_volume(parser)
 
 

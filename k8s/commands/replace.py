@@ -73,8 +73,8 @@ def until_pods_ended(cluster: Cluster, job: Object) -> None:
         LauncherError: 2, a pod has not ended, for example because its node does not answer.
     """
     deadline = time.monotonic() + GONE_S
-    selectors = [pod_selector(name) for name in attempt.names_until(job)]
-    while running := [pod for pods in selectors for pod in cluster.select("Pod", pods) if not has_finished(pod)]:
+    pods = pod_selector(*attempt.names_until(job))
+    while running := [pod for pod in cluster.select("Pod", pods) if not has_finished(pod)]:
         if time.monotonic() > deadline:
             pod = running[0]
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName", "")

@@ -44,7 +44,7 @@ CONTINUE = "--continue"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `retry`."""
     add = parser.add_argument
-    add("name", metavar="NAME", help="the run")
+    flags.add_name(parser, "the run")
     add("--workers", type=int, metavar="N", help="number of workers (default: unchanged)")
     text = "minimum number of workers that train while others are missing (default: unchanged)"
     add("--min-workers", type=int, metavar="M", help=text)

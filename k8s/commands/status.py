@@ -20,6 +20,7 @@ from rich.text import Text
 from job import telemetry
 from job.config import usage_error
 from k8s.api.errors import ApiError
+from k8s.commands import flags
 from k8s.diagnose import queueing
 from k8s.diagnose.evidence import gather_evidence
 from k8s.state import schedule as schedules
@@ -71,7 +72,7 @@ class Logs:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `status`."""
     add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="a run or a schedule (default: all of them)")
+    flags.add_name(parser, "a run or a schedule (default: all of them)", nargs="?")
     add("-A", "--all-namespaces", action="store_true", help="show the runs of all namespaces")
     add("-l", "--selector", metavar="LABELS", help="show only the runs with these labels, such as team=vision")
     add("--watch", action="store_true", help="keep showing changes until the run has ended")
@@ -189,14 +190,21 @@ def last_records(cluster: Cluster, run: Run, logs: Logs) -> tuple[Sequence[Recor
         return [], True
     wanted = (pod["metadata"]["name"], state(run).word, int(time.monotonic() / LOG_EVERY_S))
     if logs.records_of != wanted:
-        try:
-            lines = cluster.last_lines(wanted[0], CONTAINER, TAIL)
-        except (ApiError, OSError):
+        read = read_records(cluster, wanted[0])
+        if read is None:
             return [], True
-        # A last line that is being written is left out, but the node has counted it.
-        logs.records = [record for line in lines if (record := telemetry.parse(line))], len(lines) < TAIL - 1
-        logs.records_of = wanted
+        logs.records, logs.records_of = read, wanted
     return logs.records
+
+
+def read_records(cluster: Cluster, pod: str) -> tuple[Sequence[Record], bool] | None:
+    """The last records in a pod's log, and whether these are all; None if it cannot be read."""
+    try:
+        lines = cluster.last_lines(pod, CONTAINER, TAIL)
+    except (ApiError, OSError):
+        return None
+    # A last line that is being written is left out, but the node has counted it.
+    return [record for line in lines if (record := telemetry.parse(line))], len(lines) < TAIL - 1
 
 
 def restart_reasons(cluster: Cluster, run: Run, logs: Logs) -> dict[int, Counter[str]]:
@@ -211,13 +219,11 @@ def restart_reasons(cluster: Cluster, run: Run, logs: Logs) -> dict[int, Counter
     def count_reasons(rank: int) -> Counter[str]:
         pod = run.newest[rank]["metadata"]["name"]
         if (pod, restarts[rank]) not in counted:
-            try:
-                lines = cluster.last_lines(pod, CONTAINER, TAIL)
-            except (ApiError, OSError):
+            read = read_records(cluster, pod)
+            if read is None:
                 return Counter()
-            records = [record for line in lines if (record := telemetry.parse(line))]
-            reasons = Counter(record.reason or "unknown" for record in records if record.phase == "restarting")
-            counted[pod, restarts[rank]] = reasons
+            restarting = [record for record in read[0] if record.phase == "restarting"]
+            counted[pod, restarts[rank]] = Counter(record.reason or "unknown" for record in restarting)
         return counted[pod, restarts[rank]]
 
     with ThreadPoolExecutor(REQUESTS) as pool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from k8s.checks import storage
 from k8s.commands import submit
-from k8s.commands.flags import add_skip_checks
+from k8s.commands.flags import add_name, add_skip_checks
 from k8s.commands.lifecycle import refuse_second_run
 from k8s.state import schedule as schedules
 from k8s.state.names import SCHEDULE_LABEL
@@ -28,7 +28,7 @@ KEPT_S = 604_800  # a week, as for a submitted run: the history limits of a Cron
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `trigger`."""
-    parser.add_argument("name", metavar="NAME", help="the schedule")
+    add_name(parser, "the schedule")
     add_skip_checks(parser)
 
 

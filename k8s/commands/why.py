@@ -38,7 +38,7 @@ OUTPUTS = ("text", "yaml", "json")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `why`."""
-    parser.add_argument("name", metavar="NAME", help="a run or a schedule")
+    flags.add_name(parser, "a run or a schedule")
     flags.add_volume(parser)
 
 

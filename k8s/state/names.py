@@ -66,9 +66,9 @@ def schedule_of(job: Mapping[str, Any]) -> str:
     return str(next(iter(owners), metadata.get("labels", {}).get(SCHEDULE_LABEL, "")))
 
 
-def pod_selector(job_name: str) -> str:
-    """The label selector of a Job's pods. Their names would not do: Kubernetes shortens long ones."""
-    return f"{RUN_SELECTOR},{JOB_NAME_LABEL}={job_name}"
+def pod_selector(*job_names: str) -> str:
+    """The label selector of the pods of these Jobs. Their names would not do: Kubernetes shortens long ones."""
+    return f"{RUN_SELECTOR},{JOB_NAME_LABEL} in ({','.join(job_names)})"
 
 
 def rank_of(pod: Mapping[str, Any]) -> int:

@@ -153,7 +153,8 @@ sys.exit(status)
     ("words", "sentence"),
     [
         (["submit", "--worker=2"], "unrecognized arguments: --worker=2; see `mnist-job submit --help`"),
-        (["status", ""], "NAME is empty; see `mnist-job status --help`"),
+        (["status", ""], "NAME is empty; `mnist-job status` lists the names"),
+        (["cancel", ""], "NAME is empty; `mnist-job status` lists the names"),
         (["submit", "--workers=0"], "--workers must be from 1 to 1000, not 0"),
         (
             ["submit", "--workers=two"],
