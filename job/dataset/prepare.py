@@ -69,9 +69,9 @@ def prepare_dataset(config: Config, from_idx: Path | None, report: Report) -> Da
             if _is_prepared(folder, name):  # by the process that held the lock
                 return _open_prepared(folder, name, from_idx, report)
             _remove_unfinished(folder, name)
-            with tempfile.TemporaryDirectory(prefix=_prefix(name), dir=folder, ignore_cleanup_errors=True) as work:
-                if not _adopt_folder(folder, name, Path(work), report):
-                    _make_dataset(folder, name, from_idx, Path(work), report)
+            if not _adopt_folder(folder, name, report):
+                with _work_folder(folder, name) as work:
+                    _make_dataset(folder, name, from_idx, work, report)
     dataset = load_dataset(folder, name)
     report(f"{name} is prepared in {folder / name}: {_contents(dataset)}")
     return dataset
@@ -114,12 +114,18 @@ def _dataset_lock(folder: Path, name: str, waiting: Callable[[], None] | None = 
         yield
 
 
+@contextlib.contextmanager
+def _work_folder(place: Path, name: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=_prefix(name), dir=place, ignore_cleanup_errors=True) as work:
+        yield Path(work)
+
+
 def _prefix(name: str) -> str:
     return f".{name}.preparing-"
 
 
 def _unfinished(folder: Path, name: str) -> list[Path]:
-    return list(folder.glob(_prefix(name) + "*"))
+    return [path for place in (folder, folder / name) for path in place.glob(_prefix(name) + "*")]
 
 
 def _remove_unfinished(folder: Path, name: str) -> None:
@@ -128,7 +134,7 @@ def _remove_unfinished(folder: Path, name: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _adopt_folder(folder: Path, name: str, work: Path, report: Report) -> bool:
+def _adopt_folder(folder: Path, name: str, report: Report) -> bool:
     """Add a fingerprint and decoded arrays to a folder of TensorFlow Datasets, if there is one."""
     place = folder / name
     if place.is_dir() and not any(place.iterdir()):
@@ -138,13 +144,14 @@ def _adopt_folder(folder: Path, name: str, work: Path, report: Report) -> bool:
     known = read_fingerprint(folder, name) if (place / FINGERPRINT).exists() else None
     lack = "decoded arrays" if known else "fingerprint"
     report(f"{place} has no {lack}: reading it as a folder of TensorFlow Datasets")
-    found = tfds_folder.write_fingerprint(folder, name, work)
-    if known not in (None, found):
-        raise damaged_dataset(folder, name, f"the examples in {place} are not those of its {FINGERPRINT}")
-    sync_tree(work)
-    shutil.rmtree(place / DECODED, ignore_errors=True)
-    for part in (DECODED, FINGERPRINT):  # the fingerprint last: with it the dataset is complete
-        (work / part).rename(place / part)
+    with _work_folder(place, name) as work:  # `place` may be a link to another disk
+        found = tfds_folder.write_fingerprint(folder, name, work)
+        if known not in (None, found):
+            raise damaged_dataset(folder, name, f"the examples in {place} are not those of its {FINGERPRINT}")
+        sync_tree(work)
+        shutil.rmtree(place / DECODED, ignore_errors=True)
+        for part in (DECODED, FINGERPRINT):  # the fingerprint last: with it the dataset is complete
+            (work / part).rename(place / part)
     sync(place)
     return True
 

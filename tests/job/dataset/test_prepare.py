@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import tarfile
 import threading
 from functools import partial
@@ -247,6 +248,21 @@ def test_a_folder_of_tfds_is_adopted(
     for split in ("train", "test"):
         assert found.fingerprint[split]["sha256"] == expected.fingerprint[split]["sha256"]
         np.testing.assert_array_equal(getattr(found, split).images, getattr(expected, split).images)
+
+
+def test_a_folder_of_tfds_on_another_disk_is_adopted(raw: Path, data: Path) -> None:
+    """The data folder may have a link to it; what a killed adoption left there is removed."""
+    disk = Path("/dev/shm")  # noqa: S108 - the one folder that is usually on a disk of its own
+    data.mkdir()
+    if not disk.is_dir() or disk.stat().st_dev == data.stat().st_dev:
+        pytest.skip("this system has no second disk at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=disk) as other:
+        tfds_folder.write_dataset("mnist", idx.read_idx(raw), Path(other))
+        (data / "mnist").symlink_to(f"{other}/mnist")
+        (data / "mnist/.mnist.preparing-old").mkdir()
+        assert attempt(data)[0].train.count == 600
+        assert {path.name for path in Path(other, "mnist").iterdir()} == {"3.0.1", "decoded", "fingerprint.json"}
+        assert {path.name for path in data.iterdir()} == {"mnist", ".mnist.lock"}
 
 
 def test_decoded_arrays_are_added_to_a_dataset_that_has_none(prepared: Path, data: Path) -> None:
