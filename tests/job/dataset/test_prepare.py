@@ -14,8 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import tarfile
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
