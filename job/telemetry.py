@@ -125,7 +125,15 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
         stream.write(line + "\n")
         stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Discard what was not written to a stream, and all that is written later.
+
+    Python would try again to write it when it exits, and change the exit code to 120.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Reporter:

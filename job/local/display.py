@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
@@ -20,6 +20,8 @@ from job.system import process
 from job.system.files import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from job.config import Config
     from job.telemetry import Record
 
@@ -124,12 +126,40 @@ class PhaseColumn(BarColumn):
         return super().render(task) if task.description == "training" else Text(task.fields["detail"])
 
 
+class UntilClosed:
+    """Standard output. After the terminal was closed, what is written to it is discarded, and the run goes on."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+
+    def write(self, text: str) -> int:
+        """Write, or discard."""
+        with self._or_discard():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or discard."""
+        with self._or_discard():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _or_discard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            telemetry.discard(self._stream)
+
+
 class Terminal(Lines):
     """The phases below each other, with a bar for the training."""
 
     def __init__(self, config: Config, run: str) -> None:
         super().__init__(config, run)
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, file=cast("TextIO", UntilClosed()))
         columns: list[str | ProgressColumn] = [
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<10}"),
@@ -138,7 +168,7 @@ class Terminal(Lines):
         ]
         self._progress = Progress(*columns, console=self._console)
         self._task: TaskID | None = None
-        self._phase = ""
+        self._phase, self._steps = "", 1  # the current phase, and its steps
 
     def __enter__(self) -> Self:
         workers = self._config.workers
@@ -147,8 +177,7 @@ class Terminal(Lines):
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # the terminal may be closed
-            self._progress.stop()
+        self._progress.stop()
 
     def show(self, record: Record) -> None:
         """Show rank 0's record, and why the trainers of the others were restarted."""
@@ -184,11 +213,11 @@ class Terminal(Lines):
     def _start_phase(self, record: Record) -> None:
         """Tick off the previous phase and start another."""
         if self._task is not None:
-            total = self._progress.tasks[self._task].total or 1
-            self._progress.update(self._task, total=total, completed=total)
+            self._progress.update(self._task, total=self._steps, completed=self._steps)
         self._phase = record.phase
         if record.phase != "published":
             steps = record.steps if record.phase == "training" else None
+            self._steps = steps or 1
             self._task = self._progress.add_task(record.phase, total=steps, detail="", figures="")
 
     def note(self, rank: int, line: str) -> None:

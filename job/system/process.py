@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job import telemetry
 from job.error_table import errors_from
 from job.errors import JobError
 
@@ -75,8 +76,7 @@ def standard_output() -> Iterator[None]:
             yield
             sys.stdout.flush()
     except JobError:
-        # Python would try again when it exits, and change the exit code to 120.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        telemetry.discard(sys.stdout)
         raise
 
 

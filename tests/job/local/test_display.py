@@ -8,6 +8,7 @@ import pty
 import re
 import struct
 import subprocess
+import sys
 import termios
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ import pytest
 
 from job.config import Config
 from job.errors import Exit
-from job.local.display import Lines
+from job.local.display import Lines, Terminal
 from job.telemetry import Record
 from tests.job import processes
 
@@ -177,6 +178,50 @@ def test_a_restart_says_when_it_comes(delay_s: float, when: str, capsys: pytest.
     """The message gives the delay in seconds, unless there is none."""
     Lines(Config(workers=2), "r").restarted(1, 137, None, delay_s)
     assert capsys.readouterr().err == f"worker 1: the worker was killed by SIGKILL; it is started again{when}\n"
+
+
+RESTARTED = (
+    Record(0, "r", 0, "waiting", joined=1),
+    Record(0, "r", 0, "joining"),
+    Record(0, "r", 0, "training", step=5, steps=10, loss=0.5, examples_per_s=1000.0, eta_s=1.0),
+    Record(0, "r", 0, "restarting", reason="killed", message="the trainer was killed by SIGKILL"),
+    Record(0, "r", 0, "waiting", joined=2),
+    Record(0, "r", 0, "joining"),
+    Record(0, "r", 0, "training", step=10, steps=10, loss=0.25, examples_per_s=1000.0, eta_s=0.0),
+    Record(0, "r", 0, "evaluating"),
+    Record(0, "r", 0, "published"),
+)
+
+
+def test_a_restart_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The phase that it interrupts is removed, the cause is shown, and the phases start again."""
+    with Terminal(Config(workers=2), "r") as display:
+        for record in RESTARTED:
+            display.show(record)
+    lines = [re.sub("(━)+| +", r"\1 ", line).strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line] == [
+        "r with 2 workers",
+        "worker 0: the trainer was killed by SIGKILL; starting it again",
+        "✓ waiting 1 of 2",
+        "✓ joining",
+        "✓ waiting 2 of 2",
+        "✓ joining",
+        "✓ training ━  10/10 loss 0.2500 1,000 examples/s 0:00:00 left",
+        "✓ evaluating",
+    ]
+
+
+def test_a_terminal_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that does not heed the end of its terminal goes on, and writes nothing more."""
+    terminal, device = pty.openpty()
+    with os.fdopen(device, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with Terminal(Config(workers=2), "r") as display:
+            os.close(terminal)
+            for record in RESTARTED:
+                display.show(record)
+            display.note(1, "a line of TensorFlow's")
+            display.lost(1, 137, None)
 
 
 def test_lines_show_rank_0_and_the_phases_of_the_other_workers(capsys: pytest.CaptureFixture[str]) -> None:
