@@ -142,7 +142,11 @@ class Workers:
             stderr=process.PIPE,
             start_new_session=True,  # so that a terminal sends Ctrl-C to this process alone
         )
-        reader = threading.Thread(target=read_events, args=(rank, self._processes[rank], self.events), daemon=True)
+        errors = threading.Thread(target=read_errors, args=(rank, self._processes[rank], self.events), daemon=True)
+        errors.start()
+        reader = threading.Thread(
+            target=read_events, args=(rank, self._processes[rank], self.events, errors), daemon=True
+        )
         reader.start()
         self._readers.append(reader)
 
@@ -167,7 +171,7 @@ class Workers:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         # An exception from here could come after a worker was started and before its process is stored.
-        if self._signal:
+        if self._signal and number != signal.SIGHUP:  # at the end of a terminal, the shell and the kernel send one each
             self._kill()
         self._signal = number
         code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN
@@ -260,16 +264,15 @@ def replace(
     timer.start()
 
 
-def read_events(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
-    """Put a worker's records, its lines on standard error, and then its exit code into the queue."""
+def read_errors(rank: int, worker: subprocess.Popen[str], events: Events) -> None:
+    """Put a worker's lines on standard error into the queue."""
+    for line in cast("TextIO", worker.stderr):
+        events.put((rank, line.rstrip("\n")))
 
-    def read_stderr() -> None:
-        for line in cast("TextIO", worker.stderr):
-            events.put((rank, line.rstrip("\n")))
 
-    stderr_reader = threading.Thread(target=read_stderr, daemon=True)
-    stderr_reader.start()
+def read_events(rank: int, worker: subprocess.Popen[str], events: Events, errors: threading.Thread) -> None:
+    """Put a worker's records into the queue and, when `errors` has read the rest, its exit code."""
     for record in telemetry.read_records(cast("TextIO", worker.stdout)):
         events.put((rank, record))
-    stderr_reader.join()
+    errors.join()
     events.put((rank, process.exit_code(worker.wait())))

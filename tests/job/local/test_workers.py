@@ -148,13 +148,19 @@ def test_workers_that_do_not_exit_are_killed(number: int, times: int, code: Exit
     assert seconds > workers.CTRL_C_S or times == 2
 
 
-def test_sigterm_gives_workers_longer_than_ctrl_c(endless: list[object]) -> None:
-    """A service manager waits longer than a person, so that a slow worker can still write its checkpoint."""
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGHUP, 2)])
+def test_sigterm_gives_workers_longer_than_ctrl_c(number: int, times: int, endless: list[object]) -> None:
+    """A service manager waits longer than a person, so that a slow worker can still write its checkpoint.
+
+    So does the end of a terminal, for which the shell and the kernel send a signal each.
+    """
     with LocalRun(*endless) as run:
         run.wait_for(*BOTH_LOADING)
         supervisors = run.supervisors()
         stop_processes(supervisors)
-        run.process.send_signal(signal.SIGTERM)
+        for _ in range(times):
+            run.process.send_signal(number)
+            wait_until(lambda: all(pending(pid, signal.SIGTERM) for pid in supervisors), "SIGTERM to the workers")
         deadline = time.monotonic() + 2 * workers.CTRL_C_S
         while time.monotonic() < deadline:
             assert all(not pending(pid, signal.SIGKILL) for pid in supervisors)
