@@ -90,7 +90,8 @@ class LogProcess:
             self._send()
         os.close(self._feed)
         if not self._ended.wait(max(0, deadline - time.monotonic())):
-            os.kill(self._pid, signal.SIGKILL)
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)
             self._ended.set()
             self._lost(HANGS)
 

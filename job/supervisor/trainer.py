@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import platform
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from importlib import metadata
@@ -53,9 +52,9 @@ def run_trainer(config: Config, cluster: Cluster, report: Reporter) -> int:
     joined = strategy.join(cluster, config.device, threads, config.join_timeout)
     report.start_pulse()
     # TensorFlow's server has replaced Python's handler by its own, so this must come after join().
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    worker = Worker(cluster, joined, report, stop.is_set, threads, started)
+    stops: list[int] = []  # not an Event: a second signal, while its set() runs, would wait for ever
+    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+    worker = Worker(cluster, joined, report, lambda: bool(stops), threads, started)
     if cluster.rank > 0:
         return train.train_and_evaluate(config, worker, dataset, None)
     output = RunFolder(config.output, cluster.run, cluster.job_uid, take_over=config.continue_)
