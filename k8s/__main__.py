@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.request_timeout:
             arguments.request_timeout = parse_duration("--request-timeout", arguments.request_timeout)
         status: int = module(arguments.command).run(arguments, functools.cache(lambda: cluster_of(arguments)))
+        sys.stdout.flush()
     except JobError as error:
         return fail(error, error.code)
     except LauncherError as error:
@@ -87,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:  # the reader closed the pipe, for example `| head`
-        sys.stderr.close()
+        from job.telemetry import discard  # noqa: PLC0415 - nothing else here needs it
+
+        discard(sys.stdout)
         return 0
     return status
 

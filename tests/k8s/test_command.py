@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -129,6 +130,31 @@ def test_a_submission_without_docstrings() -> None:
     ]
     assert "kind: Job" in made[0]
     assert made[1] == made[0]
+
+
+def test_a_reader_that_leaves() -> None:
+    """`| head` is no error, whether the lines are flushed one by one or at the end."""
+    for flush in (True, False):
+        code = f"""
+import sys
+from k8s import __main__ as entry
+class Command:
+    EXAMPLES = ()
+    add_flags = staticmethod(lambda parser: None)
+    @staticmethod
+    def run(arguments, connect):
+        for _ in range(100):
+            print("line", flush={flush})
+        return 0
+entry.module = lambda name: Command
+sys.exit(entry.main(["status"]))
+"""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as stream:
+            command = [sys.executable, "-c", code]
+            done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_run_imports_no_tensorflow(tmp_path: Path) -> None:
