@@ -26,6 +26,13 @@ mkdir -p "$(dirname "$1")"
 rm -f "$1"
 head --bytes="$2" | { cat >"$1"; code=$?; cat >/dev/null; exit $code; }
 """
+# Removes what interrupted copies left behind. Another copy may be in progress, which then fails as a whole: if its
+# files were removed where they are, it could move what is left of them to the final place.
+REMOVE_OTHERS = """
+rm -rf "$2"
+for folder in "$1"*; do mv --no-target-directory "$folder" "$2" && rm -rf "$2"; done 2>/dev/null
+true
+"""
 # A second attempt, after a connection that broke, finds that the first one has moved it.
 MOVE_FOLDER = 'test -d "$2" || { sync --file-system "$1" && mv --no-target-directory "$1" "$2"; }'
 
@@ -72,8 +79,8 @@ def upload(
             raise failed(message, "choose another claim with --claim")
         _verify(pod, OUTPUT, name)
         return counts | {"copied": 0}
-    incoming = f"{OUTPUT}/.{name}.incoming"
-    _run_checked(pod, "rm", "-rf", incoming)  # what an interrupted copy left behind
+    incoming = f"{OUTPUT}/.{name}.incoming-{pod.name}"
+    _run_checked(pod, "sh", "-c", REMOVE_OTHERS, "sh", f"{OUTPUT}/.{name}.incoming", incoming)
     with progress(counts["bytes"]) as advance:
         for path, size in sizes.items():
             _upload_file(pod, path, size, f"{incoming}/{name}/{path.relative_to(folder).as_posix()}", advance)
@@ -107,6 +114,9 @@ def _upload_file(pod: VolumePod, path: Path, size: int, target: str, advance: Ca
 
 def _verify(pod: VolumePod, parent: str, name: str) -> None:
     """Read a dataset on the volume whole, and compare it with its fingerprint."""
+    if pod.output(["test", "-e", f"{parent}/{name}/{FINGERPRINT}"])[0]:  # `job data` would try to download it
+        message = f"another `data put` has removed what this one had copied to the claim {pod.claim}"
+        raise failed(message, "wait until that one has ended, and run this command again")
     code, _, errors = pod.output(["python", "-m", "job", "data", f"--data={parent}", f"--dataset={name}"])
     if code:
         sentence = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit code {code}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,8 @@ from job.dataset.rows import load_dataset
 from k8s.api.errors import ApiError
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.volume import pod as volume_pod
+from k8s.volume import upload
+from k8s.volume.pod import VolumePod
 from tests.k8s.fakes import VolumeCluster, volume_job
 
 if TYPE_CHECKING:
@@ -59,8 +62,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_whole(cluster: VolumeCluster, put: Put, folder: Path) -> None:
     """The dataset is on the claim afterwards, and nothing else; a second time nothing is copied."""
-    (cluster.root / ".mnist.incoming/mnist").mkdir(parents=True)
-    (cluster.root / ".mnist.incoming/mnist/stale").touch()
+    for left in (".mnist.incoming-one/mnist", ".mnist.incoming-two"):
+        (cluster.root / left).mkdir(parents=True)
+        (cluster.root / left / "stale").touch()
     status, out, err = put(folder, "--claim=output")
     assert (status, err) == (0, "")
     assert re.fullmatch(
@@ -86,6 +90,32 @@ def test_broken_connections(seed: int, put: Put, folder: Path, tmp_path: Path, m
     assert put(folder, "--claim=output")[0] == 0
     assert broken.cuts > 0
     assert content(broken.root / "mnist") == content(folder)
+
+
+def test_another_copy_at_the_same_time(
+    cluster: VolumeCluster, put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that begins while another one verifies what it copied takes its files away; the dataset is whole."""
+    verify = upload._verify
+
+    def verify_late(pod: VolumePod, parent: str, name: str) -> None:
+        monkeypatch.setattr(upload, "_verify", verify)
+        cluster.objects["Pod", "other"] = {"metadata": {"name": "other"}}
+        other = VolumePod(cluster.given(), "other", "output")
+        upload.upload(other, folder, "mnist", lambda _: nullcontext(lambda _: None))
+        del cluster.objects["Pod", "other"]
+        verify(pod, parent, name)
+
+    monkeypatch.setattr(upload, "_verify", verify_late)
+    assert put(folder, "--claim=output") == (
+        1,
+        "",
+        (
+            "error: another `data put` has removed what this one had copied to the claim output; "
+            "wait until that one has ended, and run this command again\n"
+        ),
+    )
+    assert content(cluster.root) == {f"mnist/{path}": data for path, data in content(folder).items()}
 
 
 def test_damaged_here(cluster: VolumeCluster, put: Put, folder: Path) -> None:
