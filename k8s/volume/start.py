@@ -29,7 +29,7 @@ from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, v
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -73,14 +73,14 @@ def open_volume(
     for pod in cluster.select("Pod", VOLUME_POD_SELECTOR):  # those that ended by themselves
         if has_finished(pod):
             cluster.delete("Pod", pod["metadata"]["name"])
-    with _signals_unwind():
+    with _handlers({signal.SIGTERM: _leave, signal.SIGHUP: _leave}):
         name = f"mnist-job-volume-{secrets.token_hex(4)}"  # known before it exists, so that it is deleted in any case
         try:
             create(cluster, volume_pod(template, name, writes=writes, node=node), absent)
             _wait_until_running(cluster, name)
             yield VolumePod(cluster, name, claim)
         finally:
-            cluster.delete("Pod", name, grace_s=0)
+            _delete(cluster, name)
 
 
 @contextmanager
@@ -239,18 +239,31 @@ def _wait_until_running(cluster: Cluster, name: str) -> None:
         time.sleep(POLL_S)
 
 
+def _delete(cluster: Cluster, name: str) -> None:
+    """Delete the pod, whatever signals come meanwhile; only a second Ctrl-C leaves it behind."""
+
+    def keep_on(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            cluster.say(f"deleting the pod {name}, which mounts the volume; another Ctrl-C leaves it there")
+
+    with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), keep_on)):
+        cluster.delete("Pod", name, grace_s=0)
+
+
+def _leave(number: int, _: object) -> None:
+    """Unwind the stack, as Ctrl-C does, so that the pod is deleted."""
+    raise SystemExit(128 + number)
+
+
 @contextmanager
-def _signals_unwind() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack like Ctrl-C, so that the pod is deleted."""
+def _handlers(wanted: Mapping[signal.Signals, Callable[[int, object], None]]) -> Iterator[None]:
+    """Handle these signals like this in the block, unless they are ignored, as under nohup."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, leave) for number in heeded}
+    heeded = {number: handler for number, handler in wanted.items() if signal.getsignal(number) != signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in heeded.items()}
     try:
         yield
     finally:

@@ -180,6 +180,36 @@ def test_pod_is_always_deleted(end: Callable[[], None], error: type[BaseExceptio
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+class InterruptedCluster(FakeCluster):
+    """Its user presses Ctrl-C while the pod is deleted, and the terminal is closed."""
+
+    def __init__(self, *objects: Object, times: int) -> None:
+        super().__init__(*objects)
+        self._times = times
+
+    def delete(self, kind: str, name: str, **options: Any) -> None:
+        """Delete, after the signals."""
+        os.kill(os.getpid(), signal.SIGHUP)
+        for _ in range(self._times):
+            os.kill(os.getpid(), signal.SIGINT)
+        super().delete(kind, name, **options)
+
+
+def test_ctrl_c_while_the_pod_is_deleted() -> None:
+    """The pod is deleted, and a note says how to give up; a second Ctrl-C does."""
+    said: list[str] = []
+    once, twice = (InterruptedCluster(claim("ReadWriteMany"), job(), times=times) for times in (1, 2))
+    once.say = said.append
+    with pytest.raises(ZeroDivisionError), start.open_volume(once.given(), FLAGS) as pod:
+        raise ZeroDivisionError
+    assert said == [f"deleting the pod {pod.name}, which mounts the volume; another Ctrl-C leaves it there"]
+    assert not [name for kind, name in once.objects if kind == "Pod"]
+    with pytest.raises(KeyboardInterrupt), start.open_volume(twice.given(), FLAGS) as pod:
+        pass
+    assert ("Pod", pod.name) in twice.objects
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_nohup() -> None:
     """A launcher that was told to ignore the end of its terminal goes on."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
