@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import refused
+from k8s.api.threads import ask_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from k8s.api.cluster import Cluster
 
-AT_A_TIME = 10
 Needed = tuple[str, str, str]  # verb, kind, and subresource or an empty string
 
 
 def denied(cluster: Cluster, needed: Sequence[Needed]) -> list[Needed]:
     """The needed permissions that this user does not have."""
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        allowed = pool.map(lambda each: cluster.may(*each), needed)
-        return [each for each, may in zip(needed, allowed, strict=True) if not may]
+    allowed = ask_all(lambda each: cluster.may(*each), needed)
+    return [each for each, may in zip(needed, allowed, strict=True) if not may]
 
 
 def require(cluster: Cluster, needed: Sequence[Needed], role: str, purpose: str = "") -> None:

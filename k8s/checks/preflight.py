@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import ApiError
+from k8s.api.threads import ask_all
 from k8s.checks import admission, capacity, image, model, queue, setup, storage
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, shared_labels
@@ -51,12 +51,9 @@ def check_all(cluster: Cluster, job: Object, claim: Object | None, model_map: Ob
         "nodes": lambda: capacity.check_nodes(cluster, job, together, storage.volumes(cluster, job)),
         "gpus": lambda: capacity.check_gpus(cluster, job),
         "queue": lambda: queue.check_queue(cluster, job),
+        "image": lambda: image.check_image(cluster, job),
     }
-    with ThreadPoolExecutor(len(checks)) as pool:
-        results = pool.map(result_of, checks, checks.values())
-        # In this thread, because it may wait, and Ctrl-C ends only this thread's wait.
-        last = result_of("image", lambda: image.check_image(cluster, job))
-        return [*results, last]
+    return ask_all(lambda item: result_of(*item), checks.items(), len(checks))
 
 
 def passed_over(check: Check) -> Check:

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from rich.text import Text
 from job import telemetry
 from job.config import usage_error
 from k8s.api.errors import ApiError
+from k8s.api.threads import ask_all
 from k8s.commands import flags
 from k8s.diagnose import queueing
 from k8s.diagnose.evidence import gather_evidence
@@ -48,7 +48,7 @@ EXAMPLES = (
     "mnist-job status -l team=vision -o json",
 )
 OUTPUTS = ("text", "wide", "yaml", "name", "json")
-REQUESTS = 8  # logs that are read at the same time
+REASONS = 8  # ranks whose restarts are explained
 EVERY_S = 2.0
 TAIL = 2000  # lines of a log that are searched for the reasons of restarts, and for where the time went
 LOG_EVERY_S = 60.0  # how often a watch reads them for the latter, if the state stays the same
@@ -150,8 +150,7 @@ def collect_all(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, An
     if arguments.selector:
         selected = {job["metadata"]["uid"] for job in cluster.select("Job", selector, everywhere=everywhere)}
         shown = [each for each in runs if each.job["metadata"]["uid"] in selected]
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        shown = list(pool.map(lambda each: with_record(cluster, each), shown))
+    shown = ask_all(lambda each: with_record(cluster, each), shown)
     # The figures of a schedule need all of its runs, whatever their labels.
     found = schedules.gather_every_schedule(cluster, runs, selector, everywhere=everywhere)
     now = cluster.now()
@@ -214,7 +213,7 @@ def restart_reasons(cluster: Cluster, run: Run, logs: Logs) -> dict[int, Counter
     """
     counted = logs.reasons
     restarts = {rank: restart_count(run, rank) for rank in range(run.workers) if rank in run.newest}
-    ranks = [rank for rank, count in restarts.items() if count][:REQUESTS]
+    ranks = [rank for rank, count in restarts.items() if count][:REASONS]
 
     def count_reasons(rank: int) -> Counter[str]:
         pod = run.newest[rank]["metadata"]["name"]
@@ -226,8 +225,7 @@ def restart_reasons(cluster: Cluster, run: Run, logs: Logs) -> dict[int, Counter
             counted[pod, restarts[rank]] = Counter(record.reason or "unknown" for record in restarting)
         return counted[pod, restarts[rank]]
 
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        return dict(zip(ranks, pool.map(count_reasons, ranks), strict=True))
+    return dict(zip(ranks, ask_all(count_reasons, ranks), strict=True))
 
 
 def show_once(result: Mapping[str, Any], arguments: argparse.Namespace) -> None:

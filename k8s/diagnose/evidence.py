@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from job.errors import Exit
 from k8s.api.errors import ApiError
+from k8s.api.threads import ask_all
 from k8s.diagnose import queueing
 from k8s.diagnose.explain import explain_run
 from k8s.state import events
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 SHOWN_LINES, READ_LINES = 8, 40
 FEW = 20  # pods or nodes that are requested one by one
-REQUESTS = 8  # at the same time
 # The kubelet's replacement for a log that was deleted.
 GONE = re.compile(r"unable to retrieve container logs|failed to try resolving symlinks")
 NOISE = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl")  # TensorFlow's own notes
@@ -79,8 +78,7 @@ def own_events(cluster: Cluster, run: Run, claim: str) -> tuple[Object, ...]:
         if claim:
             found += select(kind="PersistentVolumeClaim", name=claim)
         if len(names) <= FEW:
-            with ThreadPoolExecutor(REQUESTS) as pool:
-                found += chain.from_iterable(pool.map(lambda name: select(kind="Pod", name=name), sorted(names)))
+            found += chain.from_iterable(ask_all(lambda name: select(kind="Pod", name=name), sorted(names)))
         else:
             of_pods = cluster.each("Event", fields="involvedObject.kind=Pod")
             found += (event for event in of_pods if events.object_name(event) in names)
@@ -102,8 +100,7 @@ def unreachable_nodes(cluster: Cluster, pods: Iterable[Object]) -> tuple[str, ..
     if not names:
         return None
     try:
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            nodes = dict(zip(names, pool.map(lambda name: cluster.get("Node", name), names[:FEW]), strict=False))
+        nodes = dict(zip(names, ask_all(lambda name: cluster.get("Node", name), names[:FEW]), strict=False))
     except ApiError:
         return None
     unready = {name for name, node in nodes.items() if node and not is_node_ready(node)}
