@@ -174,6 +174,8 @@ class Workers:
         if self._signal and number != signal.SIGHUP:  # at the end of a terminal, the shell and the kernel send one each
             self._kill()
         self._signal = number
+        for worker in self._running():  # now, because this process may wait for the reader of its output
+            worker.terminate()
         code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TRY_AGAIN
         self.events.put((0, JobError(code, "stopped", MEANINGS[code])))
 

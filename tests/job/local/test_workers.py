@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,6 +286,37 @@ def test_a_run_continues_when_nobody_reads_its_output(prepared: Path, tmp_path: 
         assert process.stderr.read() == ""
         assert process.wait(processes.DEADLINE_S) == 0
     assert (tmp_path / "latest").readlink().name == "run"
+
+
+def test_a_signal_reaches_the_workers_although_nobody_reads_the_output(endless: list[object], tmp_path: Path) -> None:
+    """They write a checkpoint while the command still waits for its reader, such as `less`."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    command, environment = processes.command(*endless), processes.environment()
+    process = subprocess.Popen(command, cwd=processes.ROOT, env=environment, stdout=writing, stderr=subprocess.DEVNULL)
+    os.close(writing)
+    events = tmp_path / "output/runs/run/events.jsonl"
+
+    def phase() -> str:
+        lines = events.read_text("utf-8").splitlines() if events.exists() else []
+        last = telemetry.parse(lines[-1]) if lines else None
+        return last.phase if last else ""
+
+    with process, os.fdopen(reading, "rb") as reader:
+        try:
+            wait_until(lambda: phase() == "training", "the training")
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: phase() == "failed", "the end of the workers")
+            assert process.poll() is None
+            reader.read()
+            assert process.wait(processes.DEADLINE_S) == Exit.TRY_AGAIN
+        finally:
+            process.kill()
+    assert [*(tmp_path / "output/runs/run/checkpoints").iterdir()]
 
 
 class RecordingDisplay(Lines):
