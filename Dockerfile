@@ -41,7 +41,9 @@ LABEL org.opencontainers.image.title="mnist-job" \
       org.opencontainers.image.description="One worker of a distributed batch training job: TensorFlow on MNIST"
 # In /, the default folders of the flags, data and output, are /data and /output. The user is a number, because Kubernetes
 # can verify only for a number that it is not root. A new volume on /output takes over the owner of the folder.
-ENV PATH=/opt/venv/bin:$PATH \
+# GKE mounts NVIDIA's driver in /usr/local/nvidia.
+ENV PATH=/opt/venv/bin:$PATH:/usr/local/nvidia/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     PYTHONPATH=/app \
     HOME=/tmp
 WORKDIR /

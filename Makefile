@@ -44,7 +44,7 @@ train: data  ## train on this machine: WORKERS=2 ARGS="--epochs 3"
 	$(RUN) -m job train --workers $(WORKERS) $(ARGS)
 
 submit: setup  ## train on the cluster and follow the run: WORKERS=2 OVERLAY=local ARGS="--name demo -- --epochs 3"
-	$(RUN) -m k8s submit --wait --image $(IMAGE) --overlay $(OVERLAY) --workers $(WORKERS) $(ARGS)
+	$(RUN) -m k8s submit --wait $(if $(filter file,$(origin IMAGE)),,--image $(IMAGE)) --overlay $(OVERLAY) --workers $(WORKERS) $(ARGS)
 
 test: setup  ## run the tests
 	$(RUN) -m pytest $(PARALLEL) $(ARGS)

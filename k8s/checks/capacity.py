@@ -6,12 +6,13 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from job.config import Config
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, accepts, follows, place_of
 from k8s.diagnose import catalogue
 from k8s.render.render import GPU
-from k8s.state.names import least_workers, trainer_of
+from k8s.state.names import least_workers, number_of, trainer_of
 from k8s.state.pods import node_labels
 
 if TYPE_CHECKING:
@@ -126,12 +127,20 @@ def check_nodes(cluster: Cluster, job: Object, together: Sequence[str] = (), vol
     free = most({name: fits(left, requested) for name, left in unused.items() if name in (beside or unused)})
     if free < workers:
         there = f" on node {', '.join(sorted(beside))}, where the claim is in use" if beside else ""
-        does = (
-            "waits for the rest" if free < least_workers(job) else "trains with fewer workers until there is more room"
-        )
-        message = f"there is room for {free} of {worker_count(workers)} now{there}; the run {does}"
+        message = f"there is room for {free} of {worker_count(workers)} now{there}; the run {does_with(job, free)}"
         return Check("nodes", "warning", message, "wait, or request less (--cpu, --memory, --workers)")
     return Check("nodes", "ok", f"room for {describe_workers(workers, trainer)}")
+
+
+def does_with(job: Object, workers: int) -> str:
+    """What a run does while only so many of its workers have a node."""
+    if workers >= least_workers(job):
+        return "trains with fewer workers until there is more room"
+    if not workers:
+        return "waits"
+    # Each worker gives up after --join-timeout, and is replaced.
+    seconds = (number_of(job, "--join-timeout") or Config().join_timeout) * (job["spec"]["backoffLimitPerIndex"] + 1)
+    return f"waits for the rest, and fails after about {seconds / 60:.0f} minutes"
 
 
 def where(together: Sequence[str]) -> str:

@@ -68,6 +68,8 @@ def needed(job: Object) -> list[Object]:
     """The parts of the setup that a Job needs: all except those that it replaces with others of another name."""
     used = {"PersistentVolumeClaim": storage.claim_name(job), "ServiceAccount": account_name(job)}
     used |= {"Service": service_name(job)}
+    # A setup whose Service has another name has NetworkPolicies of other names too.
+    used |= {"NetworkPolicy": ""} if service_name(job) != APP else {}
     return [new for new in render.setup_objects() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
 
 

@@ -10,6 +10,7 @@ from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.diagnose import catalogue
 from k8s.diagnose.pending import QUOTA
+from k8s.state.names import APP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Fields whose keys are the user's or the cluster's own names: the API server drops none of them.
 MAPS = {"labels", "annotations", "nodeSelector", "matchLabels", "limits", "requests"}
 NO_DRY_RUN = "does not support dry run"  # the API server's words when an admission webhook has side effects
+OF_CLUSTER = ("webhook", "security-context-constraint")  # refusals that a change of the object does not prevent
 CLAIM_KIND = "PersistentVolumeClaim"
 TERMINATING = "being terminated"  # its words for a namespace that is being deleted
 SAID = {
@@ -126,7 +128,8 @@ def remedy(cluster: Cluster, kind: str, reason: str) -> str:
         return own
     if TERMINATING in reason:
         return NEW_NAMESPACE
-    return catalogue.remedy("webhook" if catalogue.refusal_reason(reason) == "webhook" else "refused")
+    told = catalogue.refusal_reason(reason)
+    return catalogue.remedy(told if told in OF_CLUSTER else "refused", flags=cluster.flags, account=APP)
 
 
 def setup_by_another(cluster: Cluster) -> str:

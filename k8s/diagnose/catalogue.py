@@ -80,6 +80,11 @@ PROBLEMS: dict[str, Problem] = {
         "keep the security settings of the manifests, or use another namespace",
         NO_PODS,
     ),
+    "security-context-constraint": Problem(
+        "OpenShift lets the pods' service account use only user numbers of the namespace's own range",
+        "ask an administrator to run `oc adm policy add-scc-to-user nonroot-v2 -z {account} {flags}`",
+        NO_PODS,
+    ),
     "service-account": Problem(
         "the service account of the pods does not exist",
         "create it: `kubectl create serviceaccount {account} {flags}`",
@@ -398,6 +403,7 @@ REFUSAL_REASONS = {
     "exceeded quota": "quota",
     "failed quota": "quota",
     "violates PodSecurity": "pod-security",
+    "security context constraint": "security-context-constraint",
     "per Container": "limits",
     "per Pod": "limits",
     "error looking up service account": "service-account",

@@ -59,13 +59,14 @@ def record_submission(job: Object) -> Object:
 def submitted(job: Object) -> Object:
     """A Job without its name, as it was sent.
 
-    A Job that the launcher did not send has no record, and if kustomize renamed a Job, its record has the old names.
-    Such a Job is used as it is, without what Kubernetes and Kueue added, apart from the node labels and tolerations of
-    the flavour for which Kueue admitted it: nothing distinguishes them from the user's.
+    A Job that the launcher did not send has no record, and the record is out of date if somebody changed the Job or its
+    schedule later, for example with kustomize. Such a Job is used as it is, without what Kubernetes and Kueue added,
+    apart from the node labels and tolerations of the flavour for which Kueue admitted it: nothing distinguishes them
+    from the user's.
     """
     if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
         record = json.loads(text)
-        if setup_of(record) == setup_of(job):
+        if essentials(record) == essentials(job):
             return {"apiVersion": "batch/v1", "kind": "Job", **record}
     spec: Object = {key: value for key, value in copy.deepcopy(job["spec"]).items() if key not in ADDED_TO_SPEC}
     spec["parallelism"] = spec["completions"]  # Kueue may have started it with fewer workers
@@ -78,10 +79,11 @@ def submitted(job: Object) -> Object:
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": without_added(job["metadata"]), "spec": spec}
 
 
-def setup_of(job: Object) -> tuple[str | None, list[tuple[str, str]]]:
-    """The names of the Service and the claims that a Job uses."""
+def essentials(job: Object) -> tuple[object, ...]:
+    """What neither Kubernetes nor Kueue changes: the Service and the claims of a Job, its image and arguments."""
     template = job["spec"]["template"]
-    return template["spec"].get("subdomain"), claims(template)
+    trainer = trainer_of(template)
+    return template["spec"].get("subdomain"), claims(template), trainer["image"], trainer.get("args")
 
 
 def without_added(metadata: Object) -> Object:

@@ -42,9 +42,9 @@ CANCELLED = "mnist-job/cancelled"  # of a Job: when `cancel` suspended it
 LEFT_QUEUE = "mnist-job/left-queue"  # of a Job: the queue that `cancel` took it out of
 SUBMITTED = "mnist-job/submitted"  # of a Job: itself as the launcher sent it, for `retry`
 SINCE = "mnist-job/since"  # of a CronJob: when `schedule` changed its times or `resume` resumed it
-# Labels and annotations of pods into which Istio and Linkerd inject no sidecar.
-NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
-NO_SIDECAR_ANNOTATIONS = {**NO_SIDECAR_LABELS, "linkerd.io/inject": "disabled"}
+# Labels and annotations of pods that take no part in a mesh of Istio or Linkerd.
+NO_MESH_LABELS = {"sidecar.istio.io/inject": "false", "istio.io/dataplane-mode": "none"}
+NO_MESH_ANNOTATIONS = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
 
 RUN_SELECTOR = f"{NAME_LABEL}={APP}"  # selects the Jobs, CronJobs and pods of all runs
 

@@ -10,8 +10,8 @@ from k8s.state.names import (
     APP,
     CLAIM_LABEL,
     DATA_VOLUME,
-    NO_SIDECAR_ANNOTATIONS,
-    NO_SIDECAR_LABELS,
+    NO_MESH_ANNOTATIONS,
+    NO_MESH_LABELS,
     PART_OF_LABEL,
     claim_labels,
     trainer_of,
@@ -76,11 +76,11 @@ def volume_pod(template: Object, name: str, *, writes: bool = False, node: str =
             mount["readOnly"] = True
     container = {key: trainer[key] for key in CONTAINER_OF_RUN if key in trainer}
     container |= {"name": CONTAINER, "command": ["sleep", str(LIFETIME_S)], "resources": RESOURCES}
-    labels = LABELS | {CLAIM_LABEL: claim_labels(template)[CLAIM_LABEL]} | NO_SIDECAR_LABELS
+    labels = LABELS | {CLAIM_LABEL: claim_labels(template)[CLAIM_LABEL]} | NO_MESH_LABELS
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": labels, "annotations": NO_SIDECAR_ANNOTATIONS},
+        "metadata": {"name": name, "labels": labels, "annotations": NO_MESH_ANNOTATIONS},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,

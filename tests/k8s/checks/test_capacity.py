@@ -135,7 +135,7 @@ def test_a_run_that_can_do_with_fewer_workers_is_not_refused(job: Object) -> Non
             [node("a", "1"), node("b", "1"), pod_on("a", "900m"), pod_on("b", "300m", "another")],
             (),
             "warning",
-            "there is room for 1 of 2 workers now; the run waits for the rest",
+            "there is room for 1 of 2 workers now; the run waits for the rest, and fails after about 60 minutes",
             WAIT,
         ),
         (
@@ -149,7 +149,7 @@ def test_a_run_that_can_do_with_fewer_workers_is_not_refused(job: Object) -> Non
             [node("a", "1"), node("b", "900m"), pod_on("a", "100m")],
             ONE_NODE,
             "warning",
-            "there is room for 1 of 2 workers now; the run waits for the rest",
+            "there is room for 1 of 2 workers now; the run waits for the rest, and fails after about 60 minutes",
             WAIT,
         ),
     ],

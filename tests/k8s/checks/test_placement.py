@@ -137,7 +137,10 @@ def test_room_on_the_node_of_the_claim(job: Object) -> None:
     assert check_of("nodes", job, *nodes, other, mode="ReadWriteOnce").state == "ok"
     other["metadata"] |= {"namespace": "here", "labels": job["spec"]["template"]["metadata"]["labels"]}
     found = check_of("nodes", job, *nodes, other, mode="ReadWriteOnce")
-    told = "there is room for 1 of 2 workers now on node a, where the claim is in use; the run waits for the rest"
+    told = (
+        "there is room for 1 of 2 workers now on node a, where the claim is in use; "
+        "the run waits for the rest, and fails after about 60 minutes"
+    )
     assert (found.state, found.message) == ("warning", told)
     other["metadata"]["namespace"] = "elsewhere"
     assert check_of("nodes", job, *nodes, other, mode="ReadWriteOnce").state == "ok"

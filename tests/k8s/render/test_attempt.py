@@ -50,6 +50,17 @@ def test_next_job_of_an_earlier_launcher() -> None:
     assert render.variables(trainer_of(next_job(record_submission(sent))["spec"]["template"])) == wanted
 
 
+@pytest.mark.parametrize(("field", "value"), [("image", "mine:2"), ("args", ["train", "--epochs=9"])])
+def test_next_job_of_a_changed_schedule(field: str, value: object) -> None:
+    """A record is not used if somebody changed the image or the arguments after it was written."""
+    changed = record_submission(render.job(Submission("digits")))
+    trainer_of(changed["spec"]["template"])[field] = value
+    new = next_job(changed)
+    assert trainer_of(new["spec"]["template"])[field] == value
+    assert new["metadata"]["annotations"].keys() == {SUBMITTED}
+    assert trainer_of(json.loads(new["metadata"]["annotations"][SUBMITTED])["spec"]["template"])[field] == value
+
+
 def test_next_job_without_a_record() -> None:
     """What Kueue wrote into the Job when it admitted it is left out: it refuses another Job that has it."""
     sent = render.job(Submission("digits", queue="night", arguments=("--epochs=3",)))

@@ -19,6 +19,7 @@ from job.errors import Exit
 from job.output.layout import serving_folder
 from job.supervisor import supervisor
 from job.supervisor.outcome import FINAL_CODES
+from k8s.checks.matching import selects
 from k8s.commands.schedule import cron_job
 from k8s.render import render
 from k8s.render.attempt import next_job
@@ -34,7 +35,7 @@ from k8s.state.names import (
     INDEX_LABEL,
     JOB_NAME_LABEL,
     NAME_LABEL,
-    NO_SIDECAR_LABELS,
+    NO_MESH_LABELS,
     OUTPUT,
     PART_OF_LABEL,
     QUEUE_LABEL,
@@ -213,7 +214,7 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     template = overlay["spec"]["template"]
     labels = {NAME_LABEL: APP, PART_OF_LABEL: APP, "app.kubernetes.io/component": "trainer"}
     assert overlay["metadata"]["labels"] == labels
-    assert template["metadata"]["labels"] == labels | {CLAIM_LABEL: CLAIM} | NO_SIDECAR_LABELS
+    assert template["metadata"]["labels"] == labels | {CLAIM_LABEL: CLAIM} | NO_MESH_LABELS
     # Nothing of the manifests may be taken for what the controller or the launcher adds.
     assert not {JOB_NAME_LABEL, INDEX_LABEL, QUEUE_LABEL, CANCELLED} & set(overlay["metadata"].get("annotations", {}))
     policy = setup["NetworkPolicy"]["spec"]
@@ -231,17 +232,17 @@ def test_volume_pods_have_no_network() -> None:
     """Their policy selects them, and lets nothing in or out."""
     [policy] = [found["spec"] for found in render.setup_objects() if found["metadata"]["name"] == VOLUME_POLICY]
     labels = volume_pod(base_template("mine:1"), "v")["metadata"]["labels"]
-    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert selects(policy["podSelector"], labels)
     assert policy == {"podSelector": policy["podSelector"], "policyTypes": ["Ingress", "Egress"]}
-    run = job("local")["spec"]["template"]["metadata"]["labels"]
-    assert not policy["podSelector"]["matchLabels"].items() <= run.items()
+    assert not selects(policy["podSelector"], job("local")["spec"]["template"]["metadata"]["labels"])
 
 
-def test_meshes_inject_no_sidecar() -> None:
-    """Into workers, those of a schedule too, and volume pods; the documentation's overlay changes that for workers."""
+def test_pods_take_no_part_in_a_mesh() -> None:
+    """Workers, those of a schedule too, and volume pods; the documentation's overlay changes that for workers."""
     scheduled = cron_job(render.job(Submission("nightly")), "@daily", "UTC")["spec"]["jobTemplate"]["spec"]["template"]
     for pod in (job("local")["spec"]["template"], scheduled, volume_pod(base_template("mine:1"), "v")):
-        assert pod["metadata"]["labels"].items() >= {"sidecar.istio.io/inject": "false"}.items()
+        labels = {"sidecar.istio.io/inject": "false", "istio.io/dataplane-mode": "none"}
+        assert pod["metadata"]["labels"].items() >= labels.items()
         annotations = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
         assert pod["metadata"]["annotations"] == annotations
 

@@ -15,6 +15,7 @@ from k8s.render.attempt import next_job, record_submission
 from k8s.render.kustomize import MANIFESTS, kustomize
 from k8s.render.submission import Submission
 from k8s.state.names import CLAIM_LABEL, PART_OF_LABEL, claim_of, trainer_of
+from k8s.volume.template import base_template, volume_pod
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,7 @@ def assert_consistent(objects: Sequence[Object]) -> None:
     [volume_policy] = [found for found in objects if "-volume" in found["metadata"]["name"]]
     objects = [found for found in objects if found is not volume_policy]
     assert volume_policy["kind"] == "NetworkPolicy"
+    assert selects(volume_policy["spec"]["podSelector"], volume_pod(base_template("a:1"), "v")["metadata"]["labels"])
     names = {found["kind"]: found["metadata"]["name"] for found in objects}
     assert len(names) == len(objects) == 5
     assert len({found["metadata"].get("namespace") for found in objects}) == 1

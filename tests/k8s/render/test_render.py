@@ -126,7 +126,12 @@ def test_a_job_with_every_flag() -> None:
             "ttlSecondsAfterFinished": 604_800,
             "template": {
                 "metadata": {
-                    "labels": LABELS | {"mnist-job/claim": "mine", "sidecar.istio.io/inject": "false"},
+                    "labels": LABELS
+                    | {
+                        "mnist-job/claim": "mine",
+                        "sidecar.istio.io/inject": "false",
+                        "istio.io/dataplane-mode": "none",
+                    },
                     "annotations": {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"},
                 },
                 "spec": {

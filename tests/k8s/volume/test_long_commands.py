@@ -31,7 +31,7 @@ class Pod:
         longest: the characters of the longest command in a URL.
     """
 
-    claim, flags = "output", "-n here"
+    name, claim, flags = "v", "output", "-n here"
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.longest = files, 0

@@ -51,6 +51,7 @@ def test_pod(writes: bool) -> None:
                 "app.kubernetes.io/component": "volume",
                 "mnist-job/claim": "mine",
                 "sidecar.istio.io/inject": "false",
+                "istio.io/dataplane-mode": "none",
             },
             "annotations": {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"},
         },
