@@ -31,7 +31,13 @@ WIDE = 100  # columns of a terminal that have room for the accuracy
 
 def choose_display(config: Config, run: str) -> Lines:
     """The display that suits standard output."""
-    return (Terminal if sys.stdout.isatty() else Lines)(config, run)
+    return (Terminal if can_redraw() else Lines)(config, run)
+
+
+def can_redraw() -> bool:
+    """Whether standard output is a terminal on which rich changes lines that it has written."""
+    console = Console()
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class Lines:
@@ -155,11 +161,11 @@ class UntilClosed:
 
 
 class Terminal(Lines):
-    """The phases below each other, with a bar for the training."""
+    """The phases of rank 0's last start below each other, with a bar for the training."""
 
     def __init__(self, config: Config, run: str) -> None:
         super().__init__(config, run)
-        self._console = Console(highlight=False, file=cast("TextIO", UntilClosed()))
+        self._console = Console(highlight=False, emoji=False, file=cast("TextIO", UntilClosed()))
         columns: list[str | ProgressColumn] = [
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<10}"),
@@ -169,6 +175,7 @@ class Terminal(Lines):
         self._progress = Progress(*columns, console=self._console)
         self._task: TaskID | None = None
         self._phase, self._steps = "", 1  # the current phase, and its steps
+        self._seen: set[str] = set()  # the phases since the last start
 
     def __enter__(self) -> Self:
         workers = self._config.workers
@@ -189,11 +196,21 @@ class Terminal(Lines):
     def _show_restart(self, record: Record) -> None:
         if record.reason not in CAUSED_BY_PEER:
             self.note(record.rank, f"{record.message}; starting it again")
-        if record.rank == 0 and self._task is not None:
-            self._progress.remove_task(self._task)  # it was not finished, and starts again
-            self._task, self._phase = None, ""
+        if record.rank == 0:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        """Remove the phases of the start before, of which the last one was not finished."""
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        self._task, self._phase, self._seen = None, "", set()
 
     def _show_phase(self, record: Record) -> None:
+        if record.phase == "failed" or (record.phase != self._phase and record.phase in self._seen):
+            self._start_again()
+        if record.phase == "failed":
+            return
+        self._seen.add(record.phase)
         if record.phase == "published" and not self._phase:
             self._console.print(record.message)  # the run was published before
         if record.phase == "restoring":

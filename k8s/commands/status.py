@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from job import telemetry
 from job.config import usage_error
+from job.local.display import can_redraw
 from k8s.api.errors import ApiError
 from k8s.api.threads import ask_all
 from k8s.commands import flags
@@ -255,7 +255,7 @@ def watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     else:
         for kind in ("Pod", "Job"):
             cluster.keep(kind, RUN_SELECTOR, everywhere=arguments.all_namespaces)
-    if arguments.output in ("text", "wide") and sys.stdout.isatty():
+    if arguments.output in ("text", "wide") and can_redraw():
         watch_in_place(cluster, arguments)
     else:
         watch_changes(cluster, arguments)

@@ -17,7 +17,7 @@ import pytest
 
 from job.config import Config
 from job.errors import Exit
-from job.local.display import Lines, Terminal
+from job.local.display import Lines, Terminal, choose_display
 from job.telemetry import Record
 from tests.job import processes
 
@@ -194,7 +194,7 @@ RESTARTED = (
 
 
 def test_a_restart_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """The phase that it interrupts is removed, the cause is shown, and the phases start again."""
+    """The cause is shown, and the phases start again."""
     with Terminal(Config(workers=2), "r") as display:
         for record in RESTARTED:
             display.show(record)
@@ -202,13 +202,38 @@ def test_a_restart_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in lines if line] == [
         "r with 2 workers",
         "worker 0: the trainer was killed by SIGKILL; starting it again",
-        "✓ waiting 1 of 2",
-        "✓ joining",
         "✓ waiting 2 of 2",
         "✓ joining",
         "✓ training ━  10/10 loss 0.2500 1,000 examples/s 0:00:00 left",
         "✓ evaluating",
     ]
+
+
+@pytest.mark.parametrize("phases", [["waiting", "training", "waiting"], ["training", "failed", "waiting"]])
+def test_a_worker_0_that_is_replaced(phases: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No phase is ticked off that did not end well: a new pod or process begins with an earlier phase."""
+    with Terminal(Config(workers=2), "r") as display:
+        for phase in phases:
+            display.show(Record(0, "r", 0, phase, joined=1 if phase == "waiting" else None))
+        display.note(1, "a line :100: of Python's")
+    lines = [re.sub(" +", " ", line).strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line] == [
+        "r with 2 workers",
+        "worker 1: a line :100: of Python's",
+        "⠋ waiting 1 of 2",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "redraws"), [("xterm-256color", True), ("dumb", False)])
+def test_only_a_terminal_that_can_redraw_shows_phases(
+    kind: str, redraws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as not that of an editor; on others the records appear as lines."""
+    terminal, device = pty.openpty()
+    monkeypatch.setenv("TERM", kind)
+    with os.fdopen(terminal, "rb"), os.fdopen(device, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert isinstance(choose_display(Config(), "r"), Terminal) == redraws
 
 
 def test_a_terminal_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
