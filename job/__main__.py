@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from job import __version__, config
 from job.error_table import job_error
 from job.errors import MEANINGS, Exit, JobError
+from job.streams import prepare_streams
 from job.system import process, termination
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Command(NamedTuple):
 def main() -> int:
     """Run the command that the arguments name; returns the exit code."""
     process.end_with_parent()
-    process.prepare_streams()
+    prepare_streams()
     try:
         arguments = parser().parse_args()
         run = COMMANDS[arguments.command].run

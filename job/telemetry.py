@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import threading
@@ -11,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
+from job.streams import discard
 from job.time_spent import TimeSpent
 
 if TYPE_CHECKING:
@@ -126,14 +126,6 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
         stream.flush()
     except OSError:
         discard(stream)
-
-
-def discard(stream: TextIO) -> None:
-    """Discard what was not written to a stream, and all that is written later.
-
-    Python would try again to write it when it exits, and change the exit code to 120.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Reporter:

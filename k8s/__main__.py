@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from job import __version__
 from job.config import Parser, parse_duration, usage_error
 from job.errors import Exit, JobError
-from k8s.api.errors import MEANINGS, LauncherError
+from job.streams import discard, prepare_streams
+from k8s.api.errors import MEANINGS, LauncherError, Status
 from k8s.commands import flags
 from k8s.view.output import note
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Lists from an API server are hundreds of thousands of dicts without cycles. Collecting garbage as often as usual
     # took half of the time of `status`, and after every 10,000 a sixth of that of `preflight` beside 20,000 pods.
     gc.set_threshold(100_000)
+    prepare_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     try:
@@ -88,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:  # the reader closed the pipe, for example `| head`
-        from job.telemetry import discard  # noqa: PLC0415 - nothing else here needs it
-
         discard(sys.stdout)
         return 0
+    except OSError as error:  # such as that of standard output on a full disk
+        discard(sys.stdout)
+        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", Status.FAILED)
     return status
 
 
@@ -141,7 +144,7 @@ def cluster_of(arguments: Any) -> Cluster:
     )
 
 
-def fail(error: Exception, status: int) -> int:
+def fail(error: Exception | str, status: int) -> int:
     """Print what is wrong; returns the exit status."""
     note(f"error: {error}")
     return status

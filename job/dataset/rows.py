@@ -18,6 +18,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -194,7 +195,7 @@ def _load_rows(folder: Path, name: str, fingerprint: Mapping[str, Any], split: s
     try:
         images = (_read_npy if keep else _open_images)(decoded / f"{split}-images.npy", shape, digest.update)
         labels = _read_npy(decoded / f"{split}-labels.npy", shape[:1], digest.update)
-    except ValueError as error:
+    except (ValueError, SyntaxError, TokenError) as error:  # NumPy reads a header with Python's tokenizer
         raise damaged_dataset(
             folder, name, f"the {split} arrays in {decoded} are damaged ({first_line(error)})"
         ) from error

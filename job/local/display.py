@@ -15,6 +15,7 @@ from rich.text import Text
 
 from job import telemetry
 from job.errors import Exit
+from job.streams import discard
 from job.supervisor.restart_policy import CAUSED_BY_PEER
 from job.system import process
 from job.system.files import read_json
@@ -157,7 +158,7 @@ class UntilClosed:
         try:
             yield
         except OSError:
-            telemetry.discard(self._stream)
+            discard(self._stream)
 
 
 class Terminal(Lines):

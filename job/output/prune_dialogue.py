@@ -23,7 +23,7 @@ def check_prune_flags(arguments: argparse.Namespace, *, as_json: bool) -> int:
     """
     if arguments.keep < 1:
         raise usage_error(f"--keep must be at least 1, not {arguments.keep}")
-    if not (arguments.dry_run or arguments.yes) and (as_json or not sys.stdin.isatty()):
+    if not (arguments.dry_run or arguments.yes) and (as_json or not (sys.stdin and sys.stdin.isatty())):
         reason = "JSON output leaves no place for the question" if as_json else "standard input is not a terminal"
         message = f"prune asks before it removes anything, and {reason}"
         raise usage_error(message, "--dry-run shows what would be pruned, --yes prunes it")

@@ -7,6 +7,7 @@ To save memory, a JPEG is decoded at an eighth of its size, and another large pi
 from __future__ import annotations
 
 import shlex
+import struct
 import warnings
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ UNREAD = {
 }
 OPAQUE = 0.9
 TRACE = 24  # of 255: what JPEG leaves around a stroke
+# What Pillow raises for damaged files, for example for damaged Exif data.
+OF_PILLOW = (OSError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, struct.error)
 HEIC = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}  # brands in an ISO media file's first box
 
 
@@ -57,7 +60,7 @@ def read_picture(path: Path, dataset: str = "mnist") -> digit.Pixels:
         raise JobError(Exit.DATA_MISSING, "image-missing", f"there is no picture at {path}") from None
     except UnidentifiedImageError:
         raise _unidentified(path) from None
-    except (OSError, SyntaxError, ValueError, MemoryError, cv2.error) as error:
+    except (*OF_PILLOW, ValueError, MemoryError, cv2.error) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"the picture {path} cannot be read ({cause})"
         raise JobError(Exit.DATA_DAMAGED, "image-unreadable", message) from error

@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 from job.must_match import SHORT
@@ -100,7 +101,7 @@ class _DamageError(Exception):
 # Any other OSError is a failure of the file system, not damage.
 _DAMAGE = (
     *(FileNotFoundError, NotADirectoryError, IsADirectoryError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(ValueError, KeyError, TypeError, AttributeError, IndexError, _DamageError),
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, SyntaxError, TokenError, _DamageError),
 )
 
 

@@ -11,4 +11,4 @@ UNLIMITED = 100_000  # columns
 
 def table_console() -> Console:
     """A console for standard output. Lines wrap only on a terminal, because programs need whole lines."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else UNLIMITED)

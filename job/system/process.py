@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import telemetry
 from job.error_table import errors_from
 from job.errors import JobError
+from job.streams import discard
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -50,20 +50,6 @@ def age() -> float:
     return float(uptime) - int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def prepare_streams() -> None:
-    """Let this process write to standard output and standard error.
-
-    If a stream was closed before this process started, its text is discarded. Characters that a stream cannot encode
-    are escaped, such as those of file names that are not UTF-8.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the whole process
-        else:
-            stream.reconfigure(errors="backslashreplace")
-
-
 @contextmanager
 def standard_output() -> Iterator[None]:
     """Flush standard output at the end of the block.
@@ -76,7 +62,7 @@ def standard_output() -> Iterator[None]:
             yield
             sys.stdout.flush()
     except JobError:
-        telemetry.discard(sys.stdout)
+        discard(sys.stdout)
         raise
 
 

@@ -173,7 +173,7 @@ class Api:
 
     def _read_clock(self, response: Any) -> None:
         """Remember the time of a response (RFC 9110, Date), and when it came."""
-        with suppress(ValueError, TypeError):
+        with suppress(KeyError, ValueError, TypeError):  # a proxy's own page may lack it
             self._clock = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC), time.monotonic()
 
     def _ask(self, method: str, path: str, *request: Any) -> Any:

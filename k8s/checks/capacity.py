@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from job.config import Config
+from job.config import Config, usage_error
 from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, accepts, follows, place_of
@@ -247,7 +247,14 @@ def amounts(quantities: Object) -> dict[str, float]:
 
 @lru_cache(maxsize=1000)  # 20,000 pods request few different quantities
 def amount(quantity: Any) -> float:
-    """A quantity as a number: cores or bytes."""
+    """A quantity as a number: cores or bytes.
+
+    Raises:
+        JobError: 64, it is none.
+    """
     from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415 - 0.3 s, not needed for `--help`
 
-    return float(parse_quantity(quantity))
+    try:
+        return float(parse_quantity(quantity))
+    except ValueError:
+        raise usage_error(f"{quantity!r} is no quantity of Kubernetes", "write for example 500m, 2 or 1Gi") from None

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Print the logs of a run; returns the exit status."""
     try:
         pattern = re.compile(arguments.grep or "")
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise usage_error(f"--grep must be a regular expression, not {arguments.grep!r}: {error}") from None
     if arguments.tail is not None and arguments.tail < 1:
         raise usage_error(f"--tail must be at least 1, not {arguments.tail}")

@@ -58,6 +58,8 @@ def kustomize(base: Path, *components: Path) -> list[Object]:
             done = subprocess.run(["kubectl", "kustomize", base], capture_output=True, text=True, check=True)
         except FileNotFoundError:
             raise usage_error("kubectl is not on the PATH", "install it: it renders the manifests") from None
+        except OSError as error:  # it is for another architecture, or may not be executed
+            raise usage_error(f"kubectl cannot be run: {error.strerror}", "install it again") from None
         except subprocess.CalledProcessError as error:
             raise usage_error(f"kubectl cannot render {base}: {error.stderr.strip()}") from None
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -165,6 +165,8 @@ def time_zone(name: str) -> tzinfo:
     if name in ("UTC", "Etc/UTC"):
         return UTC
     if name not in time_zones():
+        if not time_zones():
+            raise usage_error("this machine has no time zone database", "install the package tzdata")
         raise usage_error(f"--timezone must be a name in the time zone database, such as Europe/Berlin, not {name!r}")
     return ZoneInfo(name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
+
+
+FLOAT_OF_GO = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
 
 
 def note(line: str) -> None:
@@ -50,7 +54,13 @@ def as_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
     """Documents as YAML."""
     import yaml  # noqa: PLC0415 - not needed for a command's --help
 
-    return str(yaml.safe_dump_all(documents, sort_keys=False)).rstrip()
+    class Dumper(yaml.SafeDumper):
+        """Quotes also the texts that kubectl would read as a number or a truth value, and PyYAML would not."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT_OF_GO), list("-+.0123456789"))
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?0[0-9a-zA-Z]\w*"), list("-+0"))
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]$"), list("yYnN"))
+    return str(yaml.dump_all(documents, Dumper=Dumper, sort_keys=False)).rstrip()
 
 
 def where_to_look(cluster: Cluster, name: str) -> str:

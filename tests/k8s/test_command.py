@@ -65,10 +65,10 @@ print(json.dumps([statuses, [name for name in {HEAVY} if name in sys.modules]]))
 
 
 def test_what_is_imported_of_the_job() -> None:
-    """The launcher shares four modules with the job; a command imports more of it only when it is named."""
+    """The launcher shares five modules with the job; a command imports more of it only when it is named."""
     code = "import sys, k8s.__main__; print(*sorted(name for name in sys.modules if name.startswith('job.')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= {"job.config", "job.errors", "job.telemetry", "job.cluster"}
+    assert set(done.stdout.split()) <= {"job.config", "job.errors", "job.streams", "job.telemetry", "job.cluster"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -132,10 +132,8 @@ def test_a_submission_without_docstrings() -> None:
     assert made[1] == made[0]
 
 
-def test_a_reader_that_leaves() -> None:
-    """`| head` is no error, whether the lines are flushed one by one or at the end."""
-    for flush in (True, False):
-        code = f"""
+# A launcher whose command prints lines, which it flushes one by one or not.
+PRINTS = """
 import sys
 from k8s import __main__ as entry
 class Command:
@@ -144,17 +142,25 @@ class Command:
     @staticmethod
     def run(arguments, connect):
         for _ in range(100):
-            print("line", flush={flush})
+            print("line \u2713", flush="flush" in sys.argv)
         return 0
 entry.module = lambda name: Command
 sys.exit(entry.main(["status"]))
 """
-        reading, writing = os.pipe()
-        os.close(reading)
-        with os.fdopen(writing, "w") as stream:
-            command = [sys.executable, "-c", code]
-            done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("flush", ["flush", ""])
+@pytest.mark.parametrize(
+    ("target", "status", "errors"),
+    [("| true", 0, ""), (">&-", 0, ""), (">/dev/full", 1, "error: No space left on device\n"), (">/dev/null", 0, "")],
+)
+def test_standard_output_that_fails(flush: str, target: str, status: int, errors: str) -> None:
+    """A reader that leaves, as `head` does, is no error; nor is a closed stream, or one that knows ASCII only."""
+    shell = f'set -o pipefail; {{ sleep 0.2; "$@"; }} {target}'
+    command = ["bash", "-c", shell, "bash", sys.executable, "-c", PRINTS, flush]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, errors)
 
 
 def test_a_run_imports_no_tensorflow(tmp_path: Path) -> None:

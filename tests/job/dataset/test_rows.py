@@ -183,10 +183,16 @@ def objects(path: Path) -> None:
     np.save(path, np.array([{}] * 600), allow_pickle=True)
 
 
+def header(path: Path) -> None:
+    """Change a bracket of an array's header, which Python's tokenizer reads."""
+    path.write_bytes(path.read_bytes().replace(b"(600,", b"[600,", 1))
+
+
 @pytest.mark.parametrize("limit", [SIZE, 0])
 @pytest.mark.parametrize(
     ("damage", "file", "words"),
     [
+        (header, "decoded/train-images.npy", "the train arrays in {decoded} are damaged ("),
         (flip, "decoded/train-images.npy", "the train arrays in {decoded} have the SHA-256 "),
         (flip, "decoded/test-labels.npy", "the test arrays in {decoded} have the SHA-256 "),
         (cut, "decoded/train-images.npy", "the train arrays in {decoded} are damaged (train-images.npy is truncated)"),

@@ -95,6 +95,7 @@ def test_unreadable_files_are_named_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     Image.effect_noise((900, 1200), 50).save(tmp_path / "whole.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])
+    Image.new("L", (40, 40)).save(tmp_path / "exif.png", exif=b"Exif\0\0II*\0")
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(40))
     (tmp_path / "page.pdf").write_bytes(b"%PDF-1.7")
@@ -104,6 +105,7 @@ def test_unreadable_files_are_named_with_a_remedy(tmp_path: Path) -> None:
         ("text.png", Exit.DATA_DAMAGED, "image-unreadable", "is not a picture"),
         ("empty.png", Exit.DATA_DAMAGED, "image-unreadable", "is empty"),
         ("torn.png", Exit.DATA_DAMAGED, "image-unreadable", "cannot be read"),
+        ("exif.png", Exit.DATA_DAMAGED, "image-unreadable", "cannot be read"),
         ("photo.heic", Exit.DATA_DAMAGED, "image-unreadable", "is HEIC, which cannot be read; convert it: magick"),
         ("photo.jpg", Exit.DATA_DAMAGED, "image-unreadable", "is HEIC"),
         ("page.pdf", Exit.DATA_DAMAGED, "image-unreadable", "is PDF"),

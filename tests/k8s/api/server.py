@@ -60,7 +60,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.upgrade(answer.text)
             return
         status, content, *after = answer if isinstance(answer, tuple) else (200, answer)
-        self.send_response(status)
+        if isinstance(content, bytes):  # a proxy's own page
+            self.send_response_only(status)
+        else:
+            self.send_response(status)
         for seconds in after:
             self.send_header("Retry-After", str(seconds))
         if callable(content):

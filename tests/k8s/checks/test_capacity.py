@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from job.errors import JobError
 from k8s.checks import capacity
+from k8s.checks.capacity import amount
 from k8s.checks.check import Check
 from k8s.checks.matching import accepts
 from k8s.diagnose import catalogue
@@ -238,3 +240,10 @@ def test_memory(job: Object, limit: str | None, state: str, message: str) -> Non
     limits |= {"memory": limit} if limit else {}
     remedy = "" if state == "ok" else "raise it with --memory 1Gi"
     assert capacity.check_memory(job) == Check("memory", state, message, remedy)
+
+
+def test_what_is_no_quantity() -> None:
+    """An overlay's typing error is one sentence."""
+    with pytest.raises(JobError) as refused:
+        amount("2GB")
+    assert str(refused.value) == "'2GB' is no quantity of Kubernetes; write for example 500m, 2 or 1Gi"

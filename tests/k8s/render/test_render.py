@@ -436,6 +436,10 @@ def test_what_kubectl_cannot_render(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(JobError, match=r"^kubectl is not on the PATH; install it: it renders the manifests$"):
         render.job(Submission("digits"))
+    (tmp_path / "kubectl").write_bytes(b"MZ")
+    (tmp_path / "kubectl").chmod(0o755)
+    with pytest.raises(JobError, match=r"^kubectl cannot be run: Exec format error; install it again$"):
+        render.job(Submission("digits"))
 
 
 def test_data_on_a_claim() -> None:

@@ -1,0 +1,22 @@
+"""What commands print is what other programs read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k8s.render.kustomize import kustomize
+from k8s.view.output import as_yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_kubectl_reads_texts_as_texts(tmp_path: Path) -> None:
+    """Those also that YAML 1.1 of Go, but not of Python, takes for a number or a truth value."""
+    texts = ["1e-3", "1E5", "+1e3", ".5e-1", "0o17", "0b1", "08", "09", "y", "N", "on", "1_000", "0x1f", "5Gi", "--a=1"]
+    container = {"name": "t", "args": [*texts, "mnist-job:1.0", ""], "ports": [{"containerPort": 2222}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}}
+    (tmp_path / "pod.yaml").write_text(as_yaml([pod]))
+    (tmp_path / "kustomization.yaml").write_text("resources: [pod.yaml]")
+    assert kustomize(tmp_path) == [pod]
+    assert "- 5Gi\n" in as_yaml([pod])
