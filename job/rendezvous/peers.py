@@ -94,6 +94,7 @@ class Peers:
         self.answered_at = float("inf")
         self._request: Request | None = None  # the next one; None before connect(), and without other workers
         self._lock = threading.Lock()  # for changes of the request
+        self._stopped = threading.Event()
 
     def connect(self, settings: str, model: str, least: int = 0, limit_s: float = float("inf")) -> None:
         """Prepare to meet the other workers, if there are any; their hash of settings and model must be these.
@@ -135,6 +136,10 @@ class Peers:
                 thread.start()
                 return thread
         return None
+
+    def stop(self) -> None:
+        """Send no further requests."""
+        self._stopped.set()
 
     @property
     def refusal(self) -> str:
@@ -190,7 +195,7 @@ class Peers:
     def _ask_repeatedly(self, attempt: str) -> None:
         is_first = self._request is not None and self._request.number == 0
         if is_first and self.rank > 0 and needs_dns(self._cluster.supervisors[0].rpartition(":")[0]):
-            time.sleep(DNS_DELAY_S)
+            self._stopped.wait(DNS_DELAY_S)
         while request := self._next_request(attempt):
             asked_at = time.monotonic()
             reply = self._ask(request)
@@ -199,12 +204,12 @@ class Peers:
             # If rank 0 held its reply back, the next request follows at once. So does the first one in a round: rank 0
             # would leave this worker out of another round that began within a second.
             if not (isinstance(reply, Reply) and reply.addresses):
-                time.sleep(max(0.0, asked_at + EVERY_S - time.monotonic()))
+                self._stopped.wait(max(0.0, asked_at + EVERY_S - time.monotonic()))
 
     def _next_request(self, attempt: str) -> Request | None:
-        """The next request of an attempt, with a new number; None if there is another attempt."""
+        """The next request of an attempt, with a new number; None if there is another attempt, or after stop()."""
         with self._lock:
-            if self._request is None or self._request.attempt != attempt:
+            if self._request is None or self._request.attempt != attempt or self._stopped.is_set():
                 return None
             self._request = msgspec.structs.replace(self._request, number=self._request.number + 1)
             return self._request

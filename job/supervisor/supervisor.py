@@ -140,6 +140,7 @@ class Supervisor:
         accuracy = {} if self._status.accuracy is None else {"accuracy": self._status.accuracy}
         # Otherwise, the others would wait for this worker for up to 3 s, in case it is only slow.
         said = self._peers.say_end() if self._config.min_workers and code not in PUBLISHED else None
+        self._peers.stop()
         rank, step = self._cluster.rank, self._status.step
         termination.write(code, reason, message, rank=rank, step=step, hint=hint, **accuracy)
         written = self._status.flush(FLUSH_S)

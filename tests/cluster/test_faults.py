@@ -42,7 +42,8 @@ def test_a_deleted_pod_is_replaced(shared: Namespace, undisturbed: Undisturbed, 
     shared.kill(killed)
     shared.pod("run", rank, unlike=[killed])
     assert_same(shared, undisturbed)
-    assert [pod["metadata"]["uid"] for pod in shared.pods("run", 1 - rank)] == [other["metadata"]["uid"]]
+    # Once rank 0 has ended, the Job may delete rank 1's pod.
+    assert {pod["metadata"]["uid"] for pod in shared.pods("run", 1 - rank)} <= {other["metadata"]["uid"]}
 
 
 @pytest.mark.alone

@@ -8,6 +8,7 @@ import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from k8s.state.run import Run
 from tests.cluster.access import Proxy
 from tests.cluster.namespace import DEADLINE_S, ROOT, wait_until
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tests.cluster.namespace import Namespace
 
 # Few all-reduces, which are slow on few CPUs, and many lines, so that each cut falls between some.
-TRAINING = ("--epochs=10", "--evaluate-every=0", "--log-every=10", "--sync-every=10")
+TRAINING = ("--epochs=40", "--evaluate-every=0", "--log-every=40", "--sync-every=10")
 
 
 def test_logs_across_a_restart(shared: Namespace, tmp_path: Path) -> None:
@@ -77,6 +78,7 @@ def test_logs_after_the_pods_are_gone(shared: Namespace, tmp_path: Path) -> None
     """`logs` and `fetch --run` read what all ranks said from the volume, also once the Job is deleted."""
     shared.submit("run", "--epochs=1", "--log-every=100")
     shared.wait_until_published("run")
+    wait_until(lambda: Run(shared.job("run")).condition("Complete"), "the last line of rank 1")
     live = lines_of(shared, "run")
     assert {line["rank"] for line in live} == {0, 1}
     shared.kubectl("delete", "pod", "--selector=batch.kubernetes.io/job-name=run", "--wait")

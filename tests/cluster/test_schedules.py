@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.commands import submit
 from k8s.render.kustomize import MANIFESTS
-from k8s.state.names import RUN_SELECTOR, SCHEDULE_LABEL, run_name
+from k8s.state.names import RUN_SELECTOR, SCHEDULE_LABEL, UID_LABEL, run_name
+from k8s.state.pods import has_finished
 from k8s.state.run import Run
 from k8s.state.schedule import is_unfinished
 from tests.cluster.access import log_in
@@ -52,11 +53,9 @@ def cronjob(namespace: Namespace, schedule: str) -> Object:
 def test_one_run_at_a_time(shared: Namespace) -> None:
     """While a run is unfinished, `trigger` is refused and the CronJob starts no other one; after `cancel` it does."""
     name = LONGEST
-    shared.launcher("schedule", "* * * * *", f"--name={name}", "--deadline=59s", *flags(shared, *LONG, workers=2))
+    shared.launcher("schedule", "0 0 29 2 *", f"--name={name}", "--deadline=1h", *flags(shared, *LONG, workers=2))
     # The test needs runs that outlast the next start, which `schedule` refuses.
-    longer = {"spec": {"suspend": True, "jobTemplate": {"spec": {"activeDeadlineSeconds": 3600}}}}
-    shared.cluster.patch("CronJob", name, longer)
-    wait_until(lambda: not active_runs(shared, name), "the end of the runs that had started")
+    shared.cluster.patch("CronJob", name, {"spec": {"suspend": True, "schedule": "* * * * *"}})
 
     triggered = shared.told("trigger", name)["name"]
     refusal = "{}, another run of " + name + ", has not ended"
@@ -79,8 +78,9 @@ def test_one_run_at_a_time(shared: Namespace) -> None:
     assert (shown["state"], shown["detail"]) == ("running", scheduled)
 
     # After that, the CronJob makes up for the start that was due, or makes the next one.
+    uid = shared.job(scheduled)["metadata"]["uid"]
     shared.launcher("cancel", scheduled)
-    assert not [pod for pod in shared.pods(scheduled) if pod["status"]["phase"] in ("Pending", "Running")]
+    assert not [pod for pod in shared.cluster.select("Pod", f"{UID_LABEL}={uid}") if not has_finished(pod)]
     cancelled = shared.job(scheduled)["metadata"]
     assert cancelled["name"] == f"{scheduled}-2"
     assert "ownerReferences" not in cancelled

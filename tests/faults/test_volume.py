@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from job.errors import Exit
 from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, Team, assert_published, assert_same
-from tests.job.processes import ROOT, LocalRun, command, contents, environment, trainers
+from tests.job.processes import ROOT, LocalRun, command, contents, environment, pending, trainers, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +103,8 @@ def test_no_sound_checkpoint(digits: Path, tmp_path: Path, interrupted: Path) ->
     shutil.copytree(interrupted, tmp_path / "output")
     with Team(digits, tmp_path / "output", 1) as team:
         paths = checkpoints(team)
-        for apply, path in zip((flip, halve, flip), paths, strict=True):
+        assert len(paths) >= 3  # four, if the run was killed before it removed the oldest
+        for apply, path in zip(itertools.cycle((flip, halve)), paths, strict=False):
             apply(path)
         before = [path.read_bytes() for path in paths]
         team.start()
@@ -149,6 +151,7 @@ def test_a_volume_that_is_full_when_a_worker_stops(digits: Path, volume: Mount, 
         team[0].kill_trainer(signal.SIGSTOP)
         fill(output.parent, FOR_JOURNAL)
         team[0].terminate()
+        wait_until(lambda: pending(team[0].trainer(), signal.SIGTERM), "SIGTERM to the trainer")
         team[0].kill_trainer(signal.SIGCONT)
         code, reason, message = team[0].failure()
         assert (code, reason) == (73, "output-not-writable")
@@ -168,6 +171,7 @@ def test_a_volume_that_is_full_when_a_local_run_stops(digits: Path, volume: Moun
         os.kill(trainer, signal.SIGSTOP)  # so that it does not use the free space meanwhile
         fill(output, FOR_JOURNAL)
         run.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: pending(trainer, signal.SIGTERM), "SIGTERM to the trainer")
         os.kill(trainer, signal.SIGCONT)
         code, errors, _ = run.wait()
     assert code == 73

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import signal
 import socket
@@ -200,10 +201,10 @@ def test_kills_while_the_workers_start(
         killed, other = team[rank], team[1 - rank]
         killed.wait_for_phase(phase)
         killed.kill_trainer()
-        place = killed.wait_for_phase("restarting")
+        place, before = killed.wait_for_phase("restarting"), len(other.records)
         assert killed.reasons() == ["killed"]
         killed.wait_for_phase("data", place)
-        other.wait_for_phase(phase, len(other.records) - 1)
+        other.wait_for_phase(phase, before)
         other.process.kill()
         assert other.exit_code() == -signal.SIGKILL
         team.start(1 - rank)
@@ -232,23 +233,23 @@ def assert_gave_up_waiting(worker: Worker, missing: str) -> None:
     """A worker left with 75, and its last record says why the workers did not meet."""
     code, reason, message = worker.failure()
     assert (code, reason) == (Exit.TRY_AGAIN, "peers-missing")
-    assert missing in message
+    assert re.search(missing, message), message
 
 
 def test_a_worker_that_never_starts(digits: Path, tmp_path: Path) -> None:
     """The other workers report that they wait, leave with 75 after --join-timeout, and name the missing one."""
-    with Team(digits, tmp_path, 3, ("--join-timeout=5",)).start(0, 1) as team:
+    with Team(digits, tmp_path, 3, ("--join-timeout=15",)).start(0, 1) as team:
         for rank in (0, 1):
             place = team[rank].wait_for_record(lambda record: record.phase == "waiting" and record.joined == 2)
             assert team[rank].records[place - 1].message == "2 of 3 workers joined"
             assert f'mnist_job_workers_joined{{rank="{rank}",run="{RUN}"}} 2.0' in metrics(team, rank)
-        for worker in team.workers.values():
-            assert_gave_up_waiting(worker, "worker 2 has not joined")
+        for worker in team.workers.values():  # the one that gives up first may be missing too
+            assert_gave_up_waiting(worker, r"(worker 2 has|workers [01], 2 have) not joined")
 
 
 def test_a_worker_that_never_starts_and_rank_0_killed(digits: Path, tmp_path: Path) -> None:
     """Rank 1 leaves with 75 after --join-timeout, and names both."""
-    with Team(digits, tmp_path, 3, ("--join-timeout=8",)).start(0, 1) as team:
+    with Team(digits, tmp_path, 3, ("--join-timeout=15",)).start(0, 1) as team:
         team[1].wait_for_record(lambda record: record.phase == "waiting" and record.joined == 2)
         team[0].kill()
         assert_gave_up_waiting(team[1], "worker 2 has not joined, and then worker 0 does not answer at")
@@ -256,7 +257,7 @@ def test_a_worker_that_never_starts_and_rank_0_killed(digits: Path, tmp_path: Pa
 
 def test_rank_0_never_starts(digits: Path, tmp_path: Path) -> None:
     """The other workers leave with 75 after --join-timeout, and name rank 0."""
-    with Team(digits, tmp_path, 3, ("--join-timeout=3",)).start(1, 2) as team:
+    with Team(digits, tmp_path, 3, ("--join-timeout=10",)).start(1, 2) as team:
         for worker in team.workers.values():
             assert_gave_up_waiting(worker, "worker 0 does not answer")
 
@@ -266,10 +267,10 @@ def test_strangers_at_rank_0(digits: Path, tmp_path: Path, undisturbed: Undistur
     edited = copy_with(tmp_path, "model.py", (ROOT / "job" / "model.py").read_text(encoding="utf-8") + "# edited\n")
     with Team(digits, tmp_path / "own", flags=SHORT) as team, ExitStack() as stack:
         strangers = {
-            "the run": Team(digits, tmp_path / "run", 2, (*SHORT, "--join-timeout=3"), {"RUN": "other"}),
-            "the JOB_UID": Team(digits, tmp_path / "uid", 2, (*SHORT, "--join-timeout=3"), uid="uid-2"),
-            "other settings": Team(digits, tmp_path / "seed", 2, (*SHORT, "--join-timeout=3", "--seed=1")),
-            "another model": Team(digits, tmp_path / "model", 2, (*SHORT, "--join-timeout=3"), edited),
+            "the run": Team(digits, tmp_path / "run", 2, (*SHORT, "--join-timeout=15"), {"RUN": "other"}),
+            "the JOB_UID": Team(digits, tmp_path / "uid", 2, (*SHORT, "--join-timeout=15"), uid="uid-2"),
+            "other settings": Team(digits, tmp_path / "seed", 2, (*SHORT, "--join-timeout=15", "--seed=1")),
+            "another model": Team(digits, tmp_path / "model", 2, (*SHORT, "--join-timeout=15"), edited),
         }
         team.start(0)
         team[0].wait_for_phase("waiting")

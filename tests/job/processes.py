@@ -195,6 +195,16 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_
     return value
 
 
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal is pending for a stopped process, or the process has been killed already."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    mask = int(status.partition("ShdPnd:")[2].split()[0], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
 def processes() -> dict[int, tuple[int, str]]:
     """The parent and the start time of each process that is not a zombie, by process id."""
     running = {}

@@ -104,7 +104,7 @@ def test_what_is_left_out_is_locked_and_not_imported() -> None:
     modules = {"libclang": "clang", "grpcio": "grpc"}
     left_out = {modules.get(name, name.removesuffix("-py").replace("-", "_")) for name in names.split()}
     imported = set()
-    for path in ROOT.glob("job/*.py"):
+    for path in (ROOT / "job").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {name.name.split(".")[0] for name in node.names}

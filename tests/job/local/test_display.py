@@ -149,7 +149,7 @@ def test_an_error_goes_to_standard_error(prepared: Path, tmp_path: Path) -> None
 def test_ctrl_c_typed_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
     """It ends the run with 130 and one sentence, and the cursor is visible again."""
     flags = ["--output", tmp_path / "output", "--workers=2"]
-    screen = on_terminal("--data", prepared, *flags, typed=("data", b"\x03"))
+    screen = on_terminal("--data", prepared, *flags, typed=("waiting", b"\x03"))
     assert (screen.code, screen.stderr) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
     assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1
     assert not (tmp_path / "output").exists()

@@ -105,7 +105,7 @@ def test_a_worker_says_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said
     last = requests.get(timeout=60)
     assert last == msgspec.structs.replace(first, number=first.number + 1, phase="failed", restarts=2)
-    peers._request = None  # ends its threads
+    peers.stop()
     answered.set()
     said.join(60)
     assert not said.is_alive()
@@ -120,7 +120,7 @@ def test_nobody_hears_of_these_ends(rank: int, joins: bool, monkeypatch: pytest.
     if joins:
         peers.start_attempt()
     assert peers.say_end() is None
-    peers._request = None  # ends its thread
+    peers.stop()
 
 
 def test_two_workers_with_one_address_are_refused() -> None:

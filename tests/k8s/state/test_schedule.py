@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -257,7 +258,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     monkeypatch.setattr(cluster, "select", listing)
     monkeypatch.setattr(cluster, "keep", lambda *what, **_: kept.append(what), raising=False)
-    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     with pytest.raises(KeyboardInterrupt):
         status.run(flags("nightly", watch=True), cluster.given)
     assert capsys.readouterr().out == "nightly: waiting\nnightly: suspended\n"
