@@ -83,7 +83,7 @@ def essentials(job: Object) -> tuple[object, ...]:
     """What neither Kubernetes nor Kueue changes: the Service and the claims of a Job, its image and arguments."""
     template = job["spec"]["template"]
     trainer = trainer_of(template)
-    return template["spec"].get("subdomain"), claims(template), trainer["image"], trainer.get("args")
+    return template["spec"].get("subdomain"), claims(template), trainer.get("image"), trainer.get("args")
 
 
 def without_added(metadata: Object) -> Object:
