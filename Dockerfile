@@ -41,9 +41,7 @@ LABEL org.opencontainers.image.title="mnist-job" \
       org.opencontainers.image.description="One worker of a distributed batch training job: TensorFlow on MNIST"
 # In /, the default folders of the flags, data and output, are /data and /output. The user is a number, because Kubernetes
 # can verify only for a number that it is not root. A new volume on /output takes over the owner of the folder.
-# GKE mounts NVIDIA's driver in /usr/local/nvidia.
-ENV PATH=/opt/venv/bin:$PATH:/usr/local/nvidia/bin \
-    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     HOME=/tmp
 WORKDIR /
@@ -55,6 +53,8 @@ ENTRYPOINT ["python", "-m", "job"]
 CMD ["train"]
 
 FROM runtime AS gpu
+# GKE mounts NVIDIA's driver there.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 COPY --from=packages-gpu /opt/venv /opt/venv
 COPY --from=data /data /data
 COPY --from=app /app /app

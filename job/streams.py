@@ -22,9 +22,17 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def discard(stream: TextIO) -> None:
-    """Discard what was not written to a stream, and all that is written later.
+def flush_or_discard(stream: TextIO) -> None:
+    """Write what is left to a stream, or discard it if that fails.
 
     Python would try again to write it when it exits, and change the exit code to 120.
     """
+    try:
+        stream.flush()
+    except OSError:
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Discard what was not written to a stream, and all that is written later."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from job import __version__
 from job.config import Parser, parse_duration, usage_error
 from job.errors import Exit, JobError
-from job.streams import discard, prepare_streams
+from job.streams import flush_or_discard, prepare_streams
 from k8s.api.errors import MEANINGS, LauncherError, Status
 from k8s.commands import flags
 from k8s.view.output import note
@@ -90,11 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:  # the reader closed the pipe, for example `| head`
-        discard(sys.stdout)
         return 0
     except OSError as error:  # such as that of standard output on a full disk
-        discard(sys.stdout)
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", Status.FAILED)
+    finally:
+        flush_or_discard(sys.stdout)
     return status
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from job.telemetry import Record
 
 
+TRAINER_PHASES = ("data", "joining", "compiling", "training", "evaluating", "publishing")
 WIDE = 100  # columns of a terminal that have room for the accuracy
 
 
@@ -37,8 +38,8 @@ def choose_display(config: Config, run: str) -> Lines:
 
 def can_redraw() -> bool:
     """Whether standard output is a terminal on which rich changes lines that it has written."""
-    console = Console()
-    return console.is_terminal and not console.is_dumb_terminal
+    console = Console()  # which takes a pipe for a terminal if FORCE_COLOR is set
+    return sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 class Lines:
@@ -201,17 +202,17 @@ class Terminal(Lines):
             self._start_again()
 
     def _start_again(self) -> None:
-        """Remove the phases of the start before, of which the last one was not finished."""
+        """Remove the phases of the previous start, whose last phase did not finish."""
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         self._task, self._phase, self._seen = None, "", set()
 
     def _show_phase(self, record: Record) -> None:
-        if record.phase == "failed" or (record.phase != self._phase and record.phase in self._seen):
+        is_earlier = record.phase != self._phase and record.phase in self._seen
+        if record.phase == "failed" or (is_earlier and self._phase in TRAINER_PHASES):
             self._start_again()
         if record.phase == "failed":
             return
-        self._seen.add(record.phase)
         if record.phase == "published" and not self._phase:
             self._console.print(record.message)  # the run was published before
         if record.phase == "restoring":
@@ -233,6 +234,7 @@ class Terminal(Lines):
         if self._task is not None:
             self._progress.update(self._task, total=self._steps, completed=self._steps)
         self._phase = record.phase
+        self._seen.add(record.phase)
         if record.phase != "published":
             steps = record.steps if record.phase == "training" else None
             self._steps = steps or 1

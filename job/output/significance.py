@@ -113,7 +113,7 @@ def read_predictions(model: Path) -> Predictions:
 
     Raises:
         OSError: from the file system.
-        ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error: the file is damaged.
+        ValueError, KeyError, EOFError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error: the file is damaged.
     """
     import numpy as np  # noqa: PLC0415 - 0.1 s, and most starts compare nothing
 

@@ -39,16 +39,16 @@ class LogProcess:
     def __init__(self, file: LogFile, pod: str) -> None:
         self._path, self._pod = file.path, pod
         self._rest = bytearray()  # what the pipe has not taken yet
-        self._problem = ""
+        self._problem, self._no_process = "", ""
         self._say: Callable[[str], object] = lambda _: None
         self._ended, self._closed = threading.Event(), False
-        self._lock = threading.Lock()  # for the pipe, _rest, _closed and _problem; released before say() is called
+        self._lock = threading.Lock()  # for the pipe, _rest and _problem; released before say() is called
         reading, self._feed = os.pipe()
         self._news, reporting = os.pipe()
         try:
             self._pid = os.fork()
         except OSError as error:  # no room for a process now
-            self._pid, self._problem = 0, error.strerror or ""
+            self._pid, self._no_process = 0, error.strerror or ""
         else:
             if self._pid == 0:
                 os.close(self._feed)
@@ -110,9 +110,8 @@ class LogProcess:
             self._say(f"lines are missing from {self._path}: {problem}; the run does not need this file")
 
     def _read_news(self) -> None:
-        if problem := self._problem:
-            self._problem = ""
-            self._lost(problem)
+        if self._no_process:
+            self._lost(self._no_process)
         with os.fdopen(self._news, encoding="utf-8", errors="replace") as news:
             for line in news:
                 self._lost(line.rstrip("\n"))

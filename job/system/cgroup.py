@@ -23,7 +23,9 @@ def step_threads(part: int) -> int:
 
 
 def cpu_limit(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
-    """The number of CPUs, at least 1: the affinity or the smallest quota of its cgroups, rounded up.
+    """The number of CPUs, at least 1: the affinity or the smallest quota, whichever is smaller, rounded up.
+
+    The quotas are those of this process's cgroup and of the groups around it.
 
     Args:
         cgroups: where the cgroup file systems are mounted.
@@ -53,7 +55,7 @@ def oom_kills(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
         cgroups: where the cgroup file systems are mounted.
         own: the file that names this process's groups.
     """
-    for group in _groups("memory", cgroups, own):
+    for group in _groups("memory", cgroups, own, around=False):
         for name in ("memory.oom_control", "memory.events"):  # of version 1 and 2
             with suppress(OSError):
                 if match := re.search(r"^oom_kill (\d+)$", (group / name).read_text(encoding="utf-8"), re.MULTILINE):
@@ -61,8 +63,8 @@ def oom_kills(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
     return 0
 
 
-def _groups(controller: str, cgroups: Path, own: Path) -> list[Path]:
-    """The folders of this process's cgroup and of the groups around it, the innermost first.
+def _groups(controller: str, cgroups: Path, own: Path, *, around: bool = True) -> list[Path]:
+    """The folders of this process's cgroup and, if wanted, of the groups around it, the innermost first; then the root.
 
     In a container, the group itself is usually mounted as the root, whatever its path is.
     """
@@ -71,8 +73,8 @@ def _groups(controller: str, cgroups: Path, own: Path) -> list[Path]:
         groups = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
     version_1 = [PurePath(path.lstrip("/")) for _, names, path in groups if controller in names.split(",")]
     version_2 = [PurePath(path.lstrip("/")) for _, names, path in groups if not names]
-    folders = [cgroups / controller / each for path in version_1 for each in (path, *path.parents)]
-    folders += [cgroups / each for path in version_2 for each in (path, *path.parents)]
+    places = [(cgroups / controller, path) for path in version_1] + [(cgroups, path) for path in version_2]
+    folders = [place / each for place, path in places for each in (path, *path.parents)[: None if around else 1]]
     return list(dict.fromkeys([*folders, cgroups / controller, cgroups]))
 
 

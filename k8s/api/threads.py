@@ -15,10 +15,10 @@ AT_A_TIME = 10
 
 
 def ask_all(ask: Callable[[T], R], items: Collection[T], most: int = AT_A_TIME) -> list[R]:
-    """The results of ask() for all items, in their order; or the first exception.
+    """The results of ask() for all items, in their order; or the exception of the first item that has one.
 
-    After an exception or Ctrl-C, nothing waits for requests that are unanswered: Python does not wait for these threads
-    when it exits, as it does for those of concurrent.futures.
+    After an exception or Ctrl-C, nothing waits for unanswered requests. Python does not wait for these threads when it
+    exits, unlike those of concurrent.futures.
 
     Args:
         ask: called in threads.

@@ -138,8 +138,10 @@ def does_with(job: Object, workers: int) -> str:
         return "trains with fewer workers until there is more room"
     if not workers:
         return "waits"
+    spec = job["spec"]
     # Each worker gives up after --join-timeout, and is replaced.
-    seconds = (number_of(job, "--join-timeout") or Config().join_timeout) * (job["spec"]["backoffLimitPerIndex"] + 1)
+    seconds = (number_of(job, "--join-timeout") or Config().join_timeout) * (spec.get("backoffLimitPerIndex", 0) + 1)
+    seconds = min(seconds, spec.get("activeDeadlineSeconds", seconds))
     return f"waits for the rest, and fails after about {seconds / 60:.0f} minutes"
 
 
@@ -250,11 +252,11 @@ def amount(quantity: Any) -> float:
     """A quantity as a number: cores or bytes.
 
     Raises:
-        JobError: 64, it is none.
+        JobError: 64, the text is not a quantity.
     """
     from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415 - 0.3 s, not needed for `--help`
 
     try:
         return float(parse_quantity(quantity))
     except ValueError:
-        raise usage_error(f"{quantity!r} is no quantity of Kubernetes", "write for example 500m, 2 or 1Gi") from None
+        raise usage_error(f"{quantity!r} is not a Kubernetes quantity", "write, for example, 500m, 2 or 1Gi") from None

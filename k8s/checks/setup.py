@@ -34,7 +34,7 @@ def check_setup(cluster: Cluster, job: Object) -> Check:
     left_out = [new for new in needed(job) if is_optional(new) and new not in absent and is_absent(cluster, new)]
     if check.state != "ok" or not left_out:
         return check
-    message = f"the NetworkPolicy {VOLUME_POLICY} does not exist, and this user may not create it"
+    message = f"the NetworkPolicy {left_out[0]['metadata']['name']} does not exist, and this user may not create it"
     return Check("setup", "warning", message, setup_by_another(cluster))
 
 
@@ -68,9 +68,15 @@ def needed(job: Object) -> list[Object]:
     """The parts of the setup that a Job needs: all except those that it replaces with others of another name."""
     used = {"PersistentVolumeClaim": storage.claim_name(job), "ServiceAccount": account_name(job)}
     used |= {"Service": service_name(job)}
-    # A setup whose Service has another name has NetworkPolicies of other names too.
-    used |= {"NetworkPolicy": ""} if service_name(job) != APP else {}
-    return [new for new in render.setup_objects() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
+    objects = [new for new in render.setup_objects() if used.get(new["kind"]) in (None, new["metadata"]["name"])]
+    return [renamed(new, service_name(job)) if new["kind"] == "NetworkPolicy" else new for new in objects]
+
+
+def renamed(new: Object, service: str) -> Object:
+    """An object with the prefix and the suffix that an overlay gave to the name of the Service."""
+    prefix, app, suffix = service.partition(APP)
+    name = f"{prefix}{new['metadata']['name']}{suffix}" if app else new["metadata"]["name"]
+    return {**new, "metadata": {**new["metadata"], "name": name}}
 
 
 def missing(cluster: Cluster, job: Object) -> list[Object]:
@@ -85,7 +91,7 @@ def missing(cluster: Cluster, job: Object) -> list[Object]:
 
 def is_optional(new: Object) -> bool:
     """Whether a run starts without an object of the setup."""
-    return bool(new["metadata"]["name"] == VOLUME_POLICY)
+    return VOLUME_POLICY in new["metadata"]["name"]
 
 
 def is_absent(cluster: Cluster, new: Object) -> bool:

@@ -59,10 +59,10 @@ def record_submission(job: Object) -> Object:
 def submitted(job: Object) -> Object:
     """A Job without its name, as it was sent.
 
-    A Job that the launcher did not send has no record, and the record is out of date if somebody changed the Job or its
-    schedule later, for example with kustomize. Such a Job is used as it is, without what Kubernetes and Kueue added,
-    apart from the node labels and tolerations of the flavour for which Kueue admitted it: nothing distinguishes them
-    from the user's.
+    A Job that the launcher did not send has no record, and a record is out of date if somebody changed the Service, the
+    claims, the image or the arguments later, for example with kustomize. Such a Job is used as it is, without what
+    Kubernetes and Kueue added, apart from the node labels and tolerations of the flavour for which Kueue admitted it:
+    nothing distinguishes them from the user's.
     """
     if text := job["metadata"].get("annotations", {}).get(SUBMITTED):
         record = json.loads(text)
@@ -80,7 +80,7 @@ def submitted(job: Object) -> Object:
 
 
 def essentials(job: Object) -> tuple[object, ...]:
-    """What neither Kubernetes nor Kueue changes: the Service and the claims of a Job, its image and arguments."""
+    """The Service, the claims, the image and the arguments of a Job, which neither Kubernetes nor Kueue changes."""
     template = job["spec"]["template"]
     trainer = trainer_of(template)
     return template["spec"].get("subdomain"), claims(template), trainer.get("image"), trainer.get("args")

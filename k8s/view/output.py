@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 
+# What sigs.k8s.io/yaml, which kubectl uses, reads as a floating-point number.
 FLOAT_OF_GO = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
 
 
@@ -55,7 +56,7 @@ def as_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
     import yaml  # noqa: PLC0415 - not needed for a command's --help
 
     class Dumper(yaml.SafeDumper):
-        """Quotes also the texts that kubectl would read as a number or a truth value, and PyYAML would not."""
+        """Also quotes texts that kubectl, but not PyYAML, reads as a number or a truth value."""
 
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT_OF_GO), list("-+.0123456789"))
     Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?0[0-9a-zA-Z]\w*"), list("-+0"))

@@ -258,7 +258,7 @@ def _leave(number: int, _: object) -> None:
 
 @contextmanager
 def _handlers(wanted: Mapping[signal.Signals, Callable[[int, object], None]]) -> Iterator[None]:
-    """Handle these signals like this in the block, unless they are ignored, as under nohup."""
+    """Use these handlers in the block, except for signals that are ignored, as under nohup."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -26,8 +26,8 @@ mkdir -p "$(dirname "$1")"
 rm -f "$1"
 head --bytes="$2" | { cat >"$1"; code=$?; cat >/dev/null; exit $code; }
 """
-# Removes what interrupted copies left behind. Another copy may be in progress, which then fails as a whole: if its
-# files were removed where they are, it could move what is left of them to the final place.
+# Removes what interrupted copies left behind. Another copy may be in progress. Its folder is moved first: if the files
+# were removed where they are, that copy could move what is left of them to the final place.
 REMOVE_OTHERS = """
 rm -rf "$2"
 for folder in "$1"*; do mv --no-target-directory "$folder" "$2" && rm -rf "$2"; done 2>/dev/null
@@ -85,6 +85,9 @@ def upload(
         for path, size in sizes.items():
             _upload_file(pod, path, size, f"{incoming}/{name}/{path.relative_to(folder).as_posix()}", advance)
     try:
+        if len(pod.output(["find", incoming, "-type", "f", "-printf", "."])[1]) < len(sizes):
+            message = f"another `data put` has removed what this one had copied to the claim {pod.claim}"
+            raise failed(message, "wait until that one has ended, and run this command again")
         _verify(pod, incoming, name)
     except LauncherError:
         _run_checked(pod, "rm", "-rf", incoming)
@@ -114,9 +117,6 @@ def _upload_file(pod: VolumePod, path: Path, size: int, target: str, advance: Ca
 
 def _verify(pod: VolumePod, parent: str, name: str) -> None:
     """Read a dataset on the volume whole, and compare it with its fingerprint."""
-    if pod.output(["test", "-e", f"{parent}/{name}/{FINGERPRINT}"])[0]:  # `job data` would try to download it
-        message = f"another `data put` has removed what this one had copied to the claim {pod.claim}"
-        raise failed(message, "wait until that one has ended, and run this command again")
     code, _, errors = pod.output(["python", "-m", "job", "data", f"--data={parent}", f"--dataset={name}"])
     if code:
         sentence = errors.splitlines()[-1].removeprefix("error: ") if errors else f"exit code {code}"

@@ -181,12 +181,17 @@ def test_a_restart_says_when_it_comes(delay_s: float, when: str, capsys: pytest.
 
 
 RESTARTED = (
+    Record(0, "r", 0, "pulling"),
     Record(0, "r", 0, "waiting", joined=1),
     Record(0, "r", 0, "joining"),
     Record(0, "r", 0, "training", step=5, steps=10, loss=0.5, examples_per_s=1000.0, eta_s=1.0),
     Record(0, "r", 0, "restarting", reason="killed", message="the trainer was killed by SIGKILL"),
+    Record(0, "r", 0, "waiting", joined=1),
+    Record(0, "r", 0, "starting"),  # as `submit --wait` says of other pods
     Record(0, "r", 0, "waiting", joined=2),
     Record(0, "r", 0, "joining"),
+    Record(0, "r", 0, "restoring", message="a checkpoint is damaged"),
+    Record(0, "r", 0, "restoring", message="resumed at step 5"),
     Record(0, "r", 0, "training", step=10, steps=10, loss=0.25, examples_per_s=1000.0, eta_s=0.0),
     Record(0, "r", 0, "evaluating"),
     Record(0, "r", 0, "published"),
@@ -202,6 +207,10 @@ def test_a_restart_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in lines if line] == [
         "r with 2 workers",
         "worker 0: the trainer was killed by SIGKILL; starting it again",
+        "worker 0: a checkpoint is damaged",
+        "worker 0: resumed at step 5",
+        "✓ waiting 1 of 2",
+        "✓ starting",
         "✓ waiting 2 of 2",
         "✓ joining",
         "✓ training ━  10/10 loss 0.2500 1,000 examples/s 0:00:00 left",
@@ -211,16 +220,16 @@ def test_a_restart_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("phases", [["waiting", "training", "waiting"], ["training", "failed", "waiting"]])
 def test_a_worker_0_that_is_replaced(phases: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """No phase is ticked off that did not end well: a new pod or process begins with an earlier phase."""
+    """A phase that did not end well is not ticked off: a new pod or process begins with an earlier phase."""
     with Terminal(Config(workers=2), "r") as display:
         for phase in phases:
             display.show(Record(0, "r", 0, phase, joined=1 if phase == "waiting" else None))
         display.note(1, "a line :100: of Python's")
-    lines = [re.sub(" +", " ", line).strip() for line in capsys.readouterr().out.splitlines()]
+    lines = [re.sub("[⠀-⣿]| +", " ", line).strip() for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if line] == [
         "r with 2 workers",
         "worker 1: a line :100: of Python's",
-        "⠋ waiting 1 of 2",
+        "waiting 1 of 2",
     ]
 
 
@@ -228,12 +237,17 @@ def test_a_worker_0_that_is_replaced(phases: list[str], capsys: pytest.CaptureFi
 def test_only_a_terminal_that_can_redraw_shows_phases(
     kind: str, redraws: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as not that of an editor; on others the records appear as lines."""
+    """Any other, such as an editor's, and a pipe show the records as lines, whatever the environment says."""
     terminal, device = pty.openpty()
     monkeypatch.setenv("TERM", kind)
     with os.fdopen(terminal, "rb"), os.fdopen(device, "w", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert isinstance(choose_display(Config(), "r"), Terminal) == redraws
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert not isinstance(choose_display(Config(), "r"), Terminal)
 
 
 def test_a_terminal_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,4 +246,4 @@ def test_what_is_no_quantity() -> None:
     """An overlay's typing error is one sentence."""
     with pytest.raises(JobError) as refused:
         amount("2GB")
-    assert str(refused.value) == "'2GB' is no quantity of Kubernetes; write for example 500m, 2 or 1Gi"
+    assert str(refused.value) == "'2GB' is not a Kubernetes quantity; write, for example, 500m, 2 or 1Gi"

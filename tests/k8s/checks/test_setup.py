@@ -95,6 +95,23 @@ def test_a_namespace_that_was_set_up_before_there_were_volume_pods_policies() ->
     assert check_of("setup", cluster).state == "failed"
 
 
+@pytest.mark.parametrize(
+    ("service", "policies"),
+    [
+        ("team-mnist-job-v2", ["team-mnist-job-v2", "team-mnist-job-volume-v2"]),
+        ("mnist-job", ["mnist-job", "mnist-job-volume"]),
+        ("workers", ["mnist-job", "mnist-job-volume"]),
+    ],
+)
+def test_a_setup_that_an_overlay_renamed(service: str, policies: list[str]) -> None:
+    """Its NetworkPolicies have the prefix and the suffix of its Service; another Service has none of its own."""
+    job = render.job(Submission("digits"))
+    job["spec"]["template"]["spec"]["subdomain"] = service
+    needed = [new["metadata"]["name"] for new in setup.needed(job) if new["kind"] == "NetworkPolicy"]
+    assert needed == policies
+    assert [new["metadata"]["name"] for new in setup.needed(job) if setup.is_optional(new)] == policies[1:]
+
+
 SERVICES = "exceeded quota: few, requested: services=1, used: services=0, limited: services=0"
 STORAGE = (
     "exceeded quota: few, requested: requests.storage=5Gi, used: requests.storage=0, limited: requests.storage=1Gi"

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,18 +95,21 @@ def test_broken_connections(seed: int, put: Put, folder: Path, tmp_path: Path, m
 def test_another_copy_at_the_same_time(
     cluster: VolumeCluster, put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that begins while another one verifies what it copied takes its files away; the dataset is whole."""
-    verify = upload._verify
+    """One that begins while another one is in progress takes its files away; the dataset is whole."""
+    upload_file = upload._upload_file
+    copied: list[Path] = []
 
-    def verify_late(pod: VolumePod, parent: str, name: str) -> None:
-        monkeypatch.setattr(upload, "_verify", verify)
+    def upload_late(pod: VolumePod, path: Path, *rest: Any) -> None:
+        upload_file(pod, path, *rest)
+        copied.append(path)
+        if len(copied) != 2:
+            return
         cluster.objects["Pod", "other"] = {"metadata": {"name": "other"}}
         other = VolumePod(cluster.given(), "other", "output")
         upload.upload(other, folder, "mnist", lambda _: nullcontext(lambda _: None))
         del cluster.objects["Pod", "other"]
-        verify(pod, parent, name)
 
-    monkeypatch.setattr(upload, "_verify", verify_late)
+    monkeypatch.setattr(upload, "_upload_file", upload_late)
     assert put(folder, "--claim=output") == (
         1,
         "",

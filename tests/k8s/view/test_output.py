@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_kubectl_reads_texts_as_texts(tmp_path: Path) -> None:
-    """Those also that YAML 1.1 of Go, but not of Python, takes for a number or a truth value."""
+    """Also those that Go's YAML, but not Python's, reads as a number or a truth value."""
     texts = ["1e-3", "1E5", "+1e3", ".5e-1", "0o17", "0b1", "08", "09", "y", "N", "on", "1_000", "0x1f", "5Gi", "--a=1"]
     container = {"name": "t", "args": [*texts, "mnist-job:1.0", ""], "ports": [{"containerPort": 2222}]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}}
