@@ -180,9 +180,8 @@ TABLE: dict[str, dict[str, Ending | None]] = {
         "passing": Ending(Exit.TRY_AGAIN, "system-io", "the system failed at {where}: {what}", "start the run again"),
     },
 }
-MEMORY = Ending(
-    Exit.OUT_OF_MEMORY, "out-of-memory", "memory ran out: {what}", "give it more memory, or a smaller --batch-size"
-)
+MORE_MEMORY = "give it more memory; or use a smaller --batch-size, and another --name"
+MEMORY = Ending(Exit.OUT_OF_MEMORY, "out-of-memory", "memory ran out: {what}", MORE_MEMORY)
 
 # Python's message if the system has no room for another thread; it comes without the error number, EAGAIN.
 NO_THREAD = "can't start new thread"

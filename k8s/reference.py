@@ -13,7 +13,7 @@ from k8s.__main__ import COMMANDS, CommandParser, parser
 from k8s.api.errors import MEANINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 PAGE = Path(__file__).parents[1] / "docs" / "launcher.md"
 BY_HAND = "\n## JSON\n"  # where the part that is written by hand begins
@@ -34,7 +34,7 @@ Do not install the launcher's wheel in the same environment as the PyPI package 
 | 0 | success |
 """
 OTHER_STATUSES = """\
-| 64 | a flag is wrong, or names something that does not exist |
+| 64 | a flag is wrong, or names a file, folder or overlay that does not exist |
 | 130 | Ctrl-C |
 | others, with `--wait` | the worker's exit code: [training.md](training.md#exit-codes) |
 
@@ -54,7 +54,7 @@ def page(old: str) -> str:
     submission = [each for title in SUBMISSION for each in actions(commands["submit"], title)]
     parts = [
         HEAD + statuses + OTHER_STATUSES.rstrip("\n"),
-        *(section(name, command) for name, command in commands.items()),
+        *(section(name, command, submission) for name, command in commands.items()),
         f"## Flags of a submission\n\n{table(submission)}",
         f"## Flags of every command\n\n{table(actions(commands['submit'], CONNECTION)[:-1])}",
     ]
@@ -74,13 +74,17 @@ def command_parser(name: str) -> CommandParser:
     return command
 
 
-def section(name: str, command: CommandParser) -> str:
-    """The section of one command."""
+def section(name: str, command: CommandParser, submission: Sequence[argparse.Action]) -> str:
+    """The section of one command; of the flags of a submission, those that differ from `submit`'s."""
     usage = command.format_usage().removeprefix("usage: ").strip()
     lines = "\n".join([usage, *command.examples])
     titles = [str(group.title) for group in command._action_groups]  # noqa: SLF001 - the same
     own = [title for title in titles if title not in (CONNECTION, *SUBMISSION)]
     flags = [*(each for title in own for each in actions(command, title)), *actions(command, CONNECTION)[-1:]]
+    texts = {each.help for each in submission}
+    flags += [
+        each for title in titles if title in SUBMISSION for each in actions(command, title) if each.help not in texts
+    ]
     text = f"## {name}\n\n{command.description}\n\n```sh\n{lines}\n```\n\n{table(flags)}"
     return text + "\n\nAlso: the [flags of a submission](#flags-of-a-submission)." * (SUBMISSION[0] in titles)
 

@@ -25,7 +25,11 @@ def test_flags_are_all_there_with_their_defaults() -> None:
     for field in dataclasses.fields(Config):
         default = "" if field.default in ("", None) or field.default is False else f"`{field.default}`"
         text, choices = field.metadata["text"], field.metadata["choices"]
-        rows.append(f"| `{flag(field.name)}` | {default} | {text}{': ' + ', '.join(choices) if choices else ''} |")
+        rows.append(
+            f"| `{flag(field.name)}` | {default} | {text}{': ' + ', '.join(choices) if choices else ''} |".replace(
+                "<", "&lt;"
+            )
+        )
     assert table("| flag | default | |") == rows
 
 

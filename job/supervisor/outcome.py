@@ -6,6 +6,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from job.error_table import MORE_MEMORY
 from job.errors import Exit
 from job.system import cpu, process
 
@@ -45,8 +46,8 @@ def judge(exited: Exited, final_record: Record | None, forced: Outcome | None, *
     if forced:
         return forced
     if exited.returncode == -signal.SIGKILL and exited.oom_kills > 0:
-        hint = "give it more memory, or a smaller --batch-size"
-        return Outcome(Exit.OUT_OF_MEMORY, "out-of-memory", "the kernel killed the trainer: out of memory", hint)
+        message = "the kernel killed the trainer: out of memory"
+        return Outcome(Exit.OUT_OF_MEMORY, "out-of-memory", message, MORE_MEMORY)
     if not began and (unfit := cpu.unfit(-exited.returncode)):  # it would happen again
         return Outcome(unfit.code, unfit.reason, unfit.message, unfit.hint)
     killed = "killed", f"the trainer was killed by {process.signal_name(code)}"

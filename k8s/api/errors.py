@@ -23,7 +23,8 @@ class Status(IntEnum):
 
 MEANINGS: dict[Status, str] = {
     Status.FAILED: "the run failed without a worker's exit code, or a command on the volume did; the reason is printed",
-    Status.REFUSED: "refused by a check before the submission, or by the API server",
+    Status.REFUSED: "refused by a check, by the API server or because of the run's state; or there is no such run or "
+    "schedule",
     Status.UNREACHED: "the cluster was not reached",
 }
 

@@ -8,7 +8,7 @@ from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, follows
 from k8s.diagnose import catalogue
-from k8s.state.names import CLAIM, claim_of, claims, data_claim_of
+from k8s.state.names import CLAIM, claim_of, claims, data_claim_of, trainer_of
 from k8s.state.pods import has_finished, is_scheduled
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def check_data(cluster: Cluster, job: Object) -> Check:
         return Check("data", "not checked", f"this user may not read the claim {name}")
     if claim.get("status", {}).get("phase") != "Bound":
         message = f"the claim {name} has no volume yet, so it holds no dataset"
-        remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} {cluster.flags}`"
+        image = trainer_of(job["spec"]["template"])["image"]
+        remedy = f"copy one there: `mnist-job data put data/mnist --claim {name} --image {image} {cluster.flags}`"
         return Check("data", "failed", message, remedy)
     remedy = "choose a claim with another access mode: --data"
     return shared(cluster, job, claim, "data", remedy, one_node=not is_read_by_many(claim))

@@ -51,7 +51,7 @@ PROBLEMS: dict[str, Problem] = {
         "schedule: suspended",
     ),
     "schedule-held-up": Problem(
-        "a run of the schedule is suspended or cancelled, and the schedule starts no other run before that one ends",
+        "a run of the schedule is suspended, and the schedule starts no other run before that one ends",
         "`mnist-job resume {run} {flags}` continues the run; `mnist-job cancel {run} {flags}` lets the next one start",
         "schedule: held up",
     ),
@@ -148,8 +148,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "image-architecture": Problem(
         "the image is for another processor architecture than the node's",
-        'build it for the node\'s, for example with `make push ARGS="--platform linux/amd64"`, or choose other nodes, '
-        "for example with --node-selector kubernetes.io/arch=arm64",
+        'build it for the node\'s, for example with `make push IMAGE=REGISTRY/NAME:TAG ARGS="--platform linux/amd64"`, '
+        "or choose other nodes, for example with --node-selector kubernetes.io/arch=arm64",
         f"{PULLING}, or a worker is replaced ({{reason}})",
     ),
     "image": Problem(
@@ -280,8 +280,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "cpu-unfit": Problem(
         "the CPU of the worker's node lacks an instruction that TensorFlow needs, such as AVX",
-        "submit the run again to nodes with another CPU (--node-selector), or with an image whose TensorFlow was built "
-        "for this one (--image)",
+        "submit the run under another --name, to nodes with another CPU (--node-selector) or with an image whose "
+        "TensorFlow was built for this one (--image)",
     ),
     "restarts-used-up": Problem(
         "a worker was restarted several times without a new step",
@@ -303,8 +303,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "out-of-memory": Problem(
         "a worker used more memory than its limit",
-        "lower --batch-size or, once the run has failed, raise the limit: `mnist-job retry {run} --memory {memory} "
-        "{flags}`",
+        "once the run has failed, raise the limit: `mnist-job retry {run} --memory {memory} {flags}`; or submit it "
+        "with a smaller --batch-size under another --name",
     ),
     "evicted": Problem(
         "the node, or a volume with a size limit, ran out of the resource that the message names",
@@ -337,25 +337,28 @@ PROBLEMS: dict[str, Problem] = {
         "{reason}",
     ),
     "usage": Problem(
-        "a flag or an environment variable is wrong", "fix what the message names, and submit the run again"
+        "a flag or an environment variable is wrong",
+        "fix what the message names, and submit the run under another --name",
     ),
     "run-taken": Problem(
         "the volume holds a run of this name that another Job started",
-        "choose another --name, or continue that run with the flags that it had: `mnist-job submit --name {run} "
-        "{flags} -- --continue`",
+        "submit it under another --name; or continue that run, if the flags are those that it had: `mnist-job retry "
+        "{run} {flags}`",
     ),
     "dataset-damaged": Problem(
         "the dataset is damaged, or is not the one that the run started with",
-        "prepare it again: `make data`, then `make image`",
+        "check it on your machine: `python -m job data` says what is damaged; move that folder away, run it again, and "
+        "put the new image on the nodes (`make load` or `make push`) or copy the dataset to a new claim (`mnist-job "
+        "data put data/mnist --claim CLAIM {flags}`)",
     ),
     "dataset-missing": Problem(
         "there is no dataset at /data",
-        "use an image that contains the dataset (`make image`), or copy it to a claim with `mnist-job data put "
-        "data/mnist {flags}` and submit with --data mnist-job-data",
+        "use an image that contains the dataset (`make load` or `make push`), or copy it to a claim with `mnist-job "
+        "data put data/mnist {flags}` and submit with --data mnist-job-data",
     ),
     "dataset-unprepared": Problem(
         "the dataset's folder has no fingerprint.json or no decoded arrays",
-        "prepare the dataset: `python -m job data`, then `make image`",
+        "prepare the dataset: `python -m job data`, then `make load` or `make push`",
     ),
     "dataset-unreadable": Problem(
         "the workers cannot read the dataset: they have no permission, or something else is in its place",
@@ -372,7 +375,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "temporary-not-writable": Problem(
         "the folder for temporary files, /tmp, is full or cannot be written",
-        "raise the sizeLimit of the volume `tmp` in an overlay, and submit the run again",
+        "raise the sizeLimit of the volume `tmp` in an overlay, and submit the run under another --name",
     ),
     "output-link": Problem(
         "there is a symbolic link where the run writes, and the job never writes through one",
@@ -381,7 +384,7 @@ PROBLEMS: dict[str, Problem] = {
     "output-damaged": Problem(
         "a file that this run wrote earlier is damaged", "restore what the message names, or choose another --name"
     ),
-    "loss-not-finite": Problem("the training diverged", "use a smaller --learning-rate"),
+    "loss-not-finite": Problem("the training diverged", "use a smaller --learning-rate, and another --name"),
     "other-settings": Problem(
         "the run was started with other flags, or none of its checkpoints is intact",
         "use the original flags, or choose another --name",

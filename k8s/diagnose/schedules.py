@@ -28,7 +28,7 @@ def explain_no_start(schedule: Schedule, now: datetime, flags: str) -> Explanati
     if schedule.suspended:
         reason, sentence = "schedule-suspended", "the schedule is suspended and starts no runs"
     elif run and run.job["spec"].get("suspend"):
-        reason = "schedule-held-up"
+        reason = "queued" if state(run).word == "queued" else "schedule-held-up"
         sentence = f"the schedule starts no run because its run {run.name} has not ended: it is {state(run)}"
     elif missed:
         reason, sentence = explain_missed_start(schedule, missed)

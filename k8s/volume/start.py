@@ -187,13 +187,14 @@ def node_for(cluster: Cluster, claim: str, *, new: bool = False) -> str:
     return str(users[0]["spec"]["nodeName"]) if users else ""
 
 
-def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> LauncherError | None:
+def start_failure(pod: Object, events: Sequence[Object], waited_s: float, flags: str) -> LauncherError | None:
     """Why the pod will not start; None while it still may.
 
     Args:
         pod: as it is now.
         events: its own, the oldest first.
         waited_s: the seconds since it was created.
+        flags: those that select its namespace and cluster, for the remedy's commands.
     """
     status, found = pod["status"], unready(pod, CONTAINER)
     reason, detail = (found.waiting.get(key, "") if found else "" for key in ("reason", "message"))
@@ -207,7 +208,6 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         problem, cause = image_problem(detail or reason)
         names = {"account": pod["spec"].get("serviceAccountName", "default")}
         why = f"its image {found.image}{whose} is not available ({cause})"
-        flags = f"-n {pod['metadata']['namespace']}"
         hint = remedy(problem, flags=flags, new_pods="then run the same command again", **names)
     elif reason:
         why, hint = f"{reason}{whose}: {detail}", remedy("refused")
@@ -217,7 +217,7 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float) -> Lau
         warnings = [event["message"] for event in events if event.get("type") == "Warning"]
         why = f"still starting after {START_S:.0f} s" + (f"; {warnings[-1]}" if warnings else "")
         why += f"; {found} is not ready" if found else ""
-        hint = remedy("volume", pod=pod["metadata"]["name"], flags=f"-n {pod['metadata']['namespace']}")
+        hint = remedy("volume", pod=pod["metadata"]["name"], flags=flags)
     else:
         return None
     return failed(f"the volume pod does not start: {why}", hint)
@@ -234,7 +234,7 @@ def _wait_until_running(cluster: Cluster, name: str) -> None:
             return
         waited_s = time.monotonic() - created_at
         events = cluster.select("Event", fields=f"involvedObject.name={name}") if waited_s > START_S else []
-        if problem := start_failure(pod, sorted(events, key=last_seen), waited_s):
+        if problem := start_failure(pod, sorted(events, key=last_seen), waited_s, cluster.flags):
             raise problem
         time.sleep(POLL_S)
 

@@ -258,7 +258,10 @@ def test_a_rejected_run_ends_with_its_rejection(trained: Trained, tmp_path: Path
         (
             OSError(errno.ENOMEM, "Cannot allocate memory"),
             Exit.OUT_OF_MEMORY,
-            "error: memory ran out: Cannot allocate memory; give it more memory, or a smaller --batch-size",
+            (
+                "error: memory ran out: Cannot allocate memory; "
+                "give it more memory; or use a smaller --batch-size, and another --name"
+            ),
         ),
     ],
 )

@@ -77,5 +77,5 @@ def test_an_allocation_that_fails_is_out_of_memory(error: Exception, words: str)
     assert (failure.code, failure.reason, str(failure)) == (
         Exit.OUT_OF_MEMORY,
         "out-of-memory",
-        f"memory ran out: {words}; give it more memory, or a smaller --batch-size",
+        f"memory ran out: {words}; give it more memory; or use a smaller --batch-size, and another --name",
     )

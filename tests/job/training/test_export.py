@@ -158,7 +158,7 @@ def test_a_lack_of_memory_is_not_damage(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tf.saved_model, "load", raises(tf.errors.ResourceExhaustedError(None, None, "OOM: 3 GiB")))
     with pytest.raises(JobError) as caught:
         export.classify(tmp_path, np.zeros((1, 28, 28), np.uint8))
-    remedy = "give it more memory, or a smaller --batch-size"
+    remedy = "give it more memory; or use a smaller --batch-size, and another --name"
     assert str(caught.value) == f"memory ran out: ResourceExhaustedError: OOM: 3 GiB; {remedy}"
     assert caught.value.code == Exit.OUT_OF_MEMORY
 

@@ -79,7 +79,7 @@ def test_volume_of_one_worker(job: Object) -> None:
             (
                 "failed",
                 "the claim data has no volume yet, so it holds no dataset",
-                "copy one there: `mnist-job data put data/mnist --claim data -n here`",
+                "copy one there: `mnist-job data put data/mnist --claim data --image mnist-job:dev -n here`",
             ),
         ),
         ("", "", ("failed", "the claim data does not exist", "create it, or choose another one with --data")),

@@ -40,8 +40,8 @@ OUT_OF_MEMORY = (
     "worker 1 exited with 137 (out-of-memory): the kernel killed the worker because it exceeded its memory limit of 2Gi"
 )
 REMEDY_MEMORY = (
-    "remedy: lower --batch-size or, once the run has failed, raise the limit: "
-    "`mnist-job retry demo --memory 4Gi -n team --context kind`"
+    "remedy: once the run has failed, raise the limit: `mnist-job retry demo --memory 4Gi -n team --context kind`; "
+    "or submit it with a smaller --batch-size under another --name"
 )
 TAINT = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 REMEDY_NODE = (
@@ -175,8 +175,8 @@ def test_failed_at_once() -> None:
             "run-taken",
             "use another --run, or --continue",
             (
-                "choose another --name, or continue that run with the flags that it had: "
-                "`mnist-job submit --name demo -n team --context kind -- --continue`"
+                "submit it under another --name; or continue that run, if the flags are those that it had: "
+                "`mnist-job retry demo -n team --context kind`"
             ),
         ),
     ],

@@ -344,7 +344,7 @@ def test_start_failure(status: Object, waited_s: float, said: str | None) -> Non
     metadata = {"name": "helper", "namespace": "here"}
     injected = [{"name": "proxy", "image": "proxy:1"}, {"name": "volume", "image": "mine:2"}]
     pod = {"metadata": metadata, "spec": {"containers": injected}, "status": status}
-    found = start.start_failure(pod, [{"type": "Normal", "message": "Scheduled"}, MOUNT], waited_s)
+    found = start.start_failure(pod, [{"type": "Normal", "message": "Scheduled"}, MOUNT], waited_s, "-n here")
     assert (str(found) if found else None) == said
 
 
