@@ -134,4 +134,5 @@ def remedy(cluster: Cluster, kind: str, reason: str) -> str:
 
 def setup_by_another(cluster: Cluster) -> str:
     """The remedy for a user who may not create the setup."""
-    return f"ask an administrator to run `kubectl apply -k k8s/manifests/setup {cluster.flags}`"
+    # Not with the user's context, whose name another person's kubeconfig need not have.
+    return f"ask an administrator to run `kubectl apply -k k8s/manifests/setup -n {cluster.namespace}`"
