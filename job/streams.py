@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def prepare_streams() -> None:
@@ -22,17 +26,18 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def flush_or_discard(stream: TextIO) -> None:
-    """Write what is left to a stream, or discard it if that fails.
-
-    Python would try again to write it when it exits, and change the exit code to 120.
-    """
+@contextmanager
+def or_discard(stream: TextIO) -> Iterator[None]:
+    """If the stream cannot be written in the block, discard what was not written, and all that is written later."""
     try:
-        stream.flush()
+        yield
     except OSError:
         discard(stream)
 
 
 def discard(stream: TextIO) -> None:
-    """Discard what was not written to a stream, and all that is written later."""
+    """Discard what was not written to a stream, and all that is written later.
+
+    Python would try again to write it when it exits, and change the exit code to 120.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
-from job.streams import discard
+from job.streams import or_discard
 from job.time_spent import TimeSpent
 
 if TYPE_CHECKING:
@@ -121,11 +121,9 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
     If the reader has closed the pipe, as `head` does, this line and all later ones are discarded and training goes on.
     """
     stream = stream or sys.stdout
-    try:
+    with or_discard(stream):
         stream.write(line + "\n")
         stream.flush()
-    except OSError:
-        discard(stream)
 
 
 class Reporter:

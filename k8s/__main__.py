@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from job import __version__
 from job.config import Parser, parse_duration, usage_error
 from job.errors import Exit, JobError
-from job.streams import flush_or_discard, prepare_streams
+from job.streams import or_discard, prepare_streams
 from k8s.api.errors import MEANINGS, LauncherError, Status
 from k8s.commands import flags
 from k8s.view.output import note
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as that of standard output on a full disk
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", Status.FAILED)
     finally:
-        flush_or_discard(sys.stdout)
+        with or_discard(sys.stdout):
+            sys.stdout.flush()
     return status
 
 

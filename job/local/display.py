@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
@@ -15,14 +14,12 @@ from rich.text import Text
 
 from job import telemetry
 from job.errors import Exit
-from job.streams import discard
+from job.streams import or_discard
 from job.supervisor.restart_policy import CAUSED_BY_PEER
 from job.system import process
 from job.system.files import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from job.config import Config
     from job.telemetry import Record
 
@@ -142,24 +139,17 @@ class UntilClosed:
 
     def write(self, text: str) -> int:
         """Write, or discard."""
-        with self._or_discard():
+        with or_discard(self._stream):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, or discard."""
-        with self._or_discard():
+        with or_discard(self._stream):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-    @contextmanager
-    def _or_discard(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            discard(self._stream)
 
 
 class Terminal(Lines):
@@ -177,7 +167,6 @@ class Terminal(Lines):
         self._progress = Progress(*columns, console=self._console)
         self._task: TaskID | None = None
         self._phase, self._steps = "", 1  # the current phase, and its steps
-        self._seen: set[str] = set()  # the phases since the last start
 
     def __enter__(self) -> Self:
         workers = self._config.workers
@@ -205,14 +194,15 @@ class Terminal(Lines):
         """Remove the phases of the previous start, whose last phase did not finish."""
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
-        self._task, self._phase, self._seen = None, "", set()
+        self._task, self._phase = None, ""
 
     def _show_phase(self, record: Record) -> None:
-        is_earlier = record.phase != self._phase and record.phase in self._seen
-        if record.phase == "failed" or (is_earlier and self._phase in TRAINER_PHASES):
-            self._start_again()
         if record.phase == "failed":
+            self._start_again()
             return
+        shown = [task.description for task in self._progress.tasks]
+        if record.phase != self._phase and record.phase in shown and self._phase in TRAINER_PHASES:
+            self._start_again()
         if record.phase == "published" and not self._phase:
             self._console.print(record.message)  # the run was published before
         if record.phase == "restoring":
@@ -234,7 +224,6 @@ class Terminal(Lines):
         if self._task is not None:
             self._progress.update(self._task, total=self._steps, completed=self._steps)
         self._phase = record.phase
-        self._seen.add(record.phase)
         if record.phase != "published":
             steps = record.steps if record.phase == "training" else None
             self._steps = steps or 1

@@ -142,11 +142,10 @@ class Workers:
             stderr=process.PIPE,
             start_new_session=True,  # so that a terminal sends Ctrl-C to this process alone
         )
-        errors = threading.Thread(target=read_errors, args=(rank, self._processes[rank], self.events), daemon=True)
+        worker = self._processes[rank]
+        errors = threading.Thread(target=read_errors, args=(rank, worker, self.events), daemon=True)
         errors.start()
-        reader = threading.Thread(
-            target=read_events, args=(rank, self._processes[rank], self.events, errors), daemon=True
-        )
+        reader = threading.Thread(target=read_events, args=(rank, worker, self.events, errors), daemon=True)
         reader.start()
         self._readers.append(reader)
 
