@@ -20,7 +20,7 @@ volumes() {
         --from-literal=config.json="$PROVISIONER" |
         kubectl -n local-path-storage patch configmap local-path-config --patch-file=/dev/stdin
     kubectl -n local-path-storage rollout restart deployment/local-path-provisioner
-    kubectl -n local-path-storage rollout status deployment/local-path-provisioner --timeout=300s
+    kubectl -n local-path-storage rollout status deployment/local-path-provisioner --timeout=600s
 }
 
 control_plane() {

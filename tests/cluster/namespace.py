@@ -16,8 +16,9 @@ from k8s.checks.matching import accepts
 from k8s.commands import submit
 from k8s.render import render
 from k8s.render.submission import Submission
-from k8s.state.find import find_job
+from k8s.state.find import find_job, is_being_deleted
 from k8s.state.names import pod_selector, rank_of
+from k8s.state.pods import is_node_ready
 from k8s.view.output import note
 from k8s.volume.start import node_for
 from k8s.volume.template import base_template, volume_pod
@@ -141,7 +142,7 @@ class Namespace:
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def pod(self, run: str, rank: int, unlike: Sequence[Object] = ()) -> Object:
-        """Wait for a running pod of a rank; returns it.
+        """Wait for a running pod of a rank that is not being deleted; returns it.
 
         Args:
             run: the run.
@@ -152,7 +153,9 @@ class Namespace:
 
         def running() -> Object | None:
             for pod in reversed(self.pods(run, rank)):
-                if pod["metadata"]["uid"] not in uids and pod["status"]["phase"] == "Running":
+                if is_being_deleted(pod) or pod["metadata"]["uid"] in uids:
+                    continue
+                if pod["status"]["phase"] == "Running":
                     return pod
             return None
 
@@ -175,8 +178,8 @@ class Namespace:
         return wait_until(reached, f"step {step} of {run}")
 
     def kill(self, pod: Object) -> None:
-        """Delete a pod without a grace period."""
-        self.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+        """Delete a pod without a grace period, and without waiting for its object to go, which its Job delays."""
+        self.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
 
     def wait_for_end(self, run: str) -> Object:
         """Wait until a run's Job has succeeded or failed; returns the Job."""
@@ -271,7 +274,7 @@ class Breaker:
         self.run("gpus", node, str(gpus))
 
     def repair(self) -> None:
-        """Undo everything, and wait until the API server answers and all nodes are ready."""
+        """Undo everything, and wait until the API server answers and all nodes are ready and accept pods."""
         for words in self._repairs:
             self.run(*words)
         if self._repairs:
@@ -280,10 +283,13 @@ class Breaker:
 
 
 def nodes_are_ready() -> bool:
-    """Whether every node is ready."""
-    command = ["kubectl", "get", "nodes", "-o", "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode == 0 and set(done.stdout.split()) == {"True"}
+    """Whether every node is ready, and has no taint that says otherwise, which goes a few seconds later."""
+    done = subprocess.run(["kubectl", "get", "nodes", "-o", "json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return False
+    nodes = json.loads(done.stdout)["items"]
+    taints = [taint["key"] for node in nodes for taint in node["spec"].get("taints", [])]
+    return all(map(is_node_ready, nodes)) and not any(key.startswith("node.kubernetes.io/") for key in taints)
 
 
 def conditions(job: Object) -> set[str]:

@@ -76,7 +76,8 @@ def wait_for_a_step(namespace: Namespace) -> None:
     """Wait until the run has made another step."""
 
     def step() -> int:
-        return namespace.told("status", "run")["progress"]["step"] or 0  # none while the workers start again
+        progress = namespace.told("status", "run")["progress"]  # none while the workers start again
+        return (progress and progress["step"]) or 0
 
     before = wait_until(step, "a step")
     wait_until(lambda: step() > before, "another step")

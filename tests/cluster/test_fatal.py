@@ -34,15 +34,20 @@ def assert_fails(namespace: Namespace, job: Object, code: int, sentence: str) ->
     [condition] = [c for c in failed["status"]["conditions"] if c["type"] in ("FailureTarget", "Failed")][:1]
     assert condition["reason"] == "PodFailurePolicy", condition
     assert f"exit code {code} " in condition["message"]
-    assert created_pods(namespace, failed) == job["spec"]["completions"]
+    assert_created(namespace, failed, job["spec"]["completions"])
     output = namespace.why(name)
     assert re.search(sentence, output), output
 
 
-def created_pods(namespace: Namespace, job: Object) -> int:
-    """The number of pods created for a Job, including deleted ones."""
-    uid = job["metadata"]["uid"]
-    return len(namespace.cluster.select("Event", fields=f"involvedObject.uid={uid},reason=SuccessfulCreate"))
+def assert_created(namespace: Namespace, job: Object, count: int) -> None:
+    """So many pods were created for a Job, including deleted ones. The events may come late."""
+
+    def created() -> int:
+        fields = f"involvedObject.uid={job['metadata']['uid']},reason=SuccessfulCreate"
+        return len(namespace.cluster.select("Event", fields=fields))
+
+    wait_until(lambda: created() >= count, f"the events of {count} pods")
+    assert created() == count
 
 
 def with_arguments(job: Object, *arguments: str) -> Object:
@@ -102,7 +107,7 @@ def test_out_of_memory(shared: Namespace) -> None:
     )
     assert "mnist-job retry small --memory 600Mi" in output
     if "exited with 71" in output:
-        assert created_pods(shared, shared.wait_until_failed("small")) == 1
+        assert_created(shared, shared.wait_until_failed("small"), 1)
 
 
 def test_other_settings(shared: Namespace) -> None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     Undisturbed = Callable[..., dict[str, Any]]
 
-# 12,000 steps with a checkpoint after each epoch: about ten seconds, long enough for a fault at a chosen step.
-TRAINING = ("--epochs=20", "--evaluate-every=0", "--log-every=100")
-STEPS, STEP = 12_000, 4000
+# 24,000 steps with a checkpoint after each epoch: about twenty seconds, long enough for a fault at a chosen step.
+TRAINING = ("--epochs=40", "--evaluate-every=0", "--log-every=100")
+STEP = 4000
 POINTS = int(os.environ.get("POINTS", "3"))
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 
@@ -122,7 +122,7 @@ def test_random_pods_are_killed(shared: Namespace, undisturbed: Undisturbed, see
     rng, step = random.Random(seed), 0  # noqa: S311 - no secret
     shared.submit("run", *TRAINING)
     for _ in range(2):
-        step += rng.randrange(500, STEPS // 3)
+        step += rng.randrange(500, STEP)
         record = shared.wait_for_step("run", step)
         step = record.step or step
         shared.kill(shared.pod("run", rng.randrange(2)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.cluster.namespace import Namespace
 
 # Few all-reduces, which are slow on few CPUs, and many lines, so that each cut falls between some.
-TRAINING = ("--epochs=40", "--evaluate-every=0", "--log-every=40", "--sync-every=10")
+TRAINING = ("--epochs=160", "--evaluate-every=0", "--log-every=160", "--sync-every=10")
 
 
 def test_logs_across_a_restart(shared: Namespace, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout with its dataset and its virtual environment, whose image is on the nodes."""
+    """A copy of this checkout with its dataset and its virtual environment."""
     kind_cluster("kind", "git", "make")
     for needed in (".git", ".venv/installed", "data"):
         if not (ROOT / needed).exists():
@@ -97,15 +97,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (".git", ".venv"):
         (copy / name).symlink_to(ROOT / name)
     os.utime(copy / "requirements" / "dev.txt", (0, 0))  # so that `make` does not renew the virtual environment
-    [load] = [line for line in quick_start() if line.startswith("make load")]
-    Checkout(copy, copy.parent / "kubeconfig", "default").run(load)
     return copy
 
 
 @pytest.fixture
 def checkout(folder: Path, tmp_path: Path, namespace: Namespace) -> Checkout:
-    """The copy, with a new namespace."""
-    return Checkout(folder, tmp_path / "kubeconfig", namespace.name)
+    """The copy, whose image is on the nodes, with a new namespace."""
+    made = Checkout(folder, tmp_path / "kubeconfig", namespace.name)
+    loaded = folder.parent / "loaded"
+    if not loaded.exists():  # not in `folder`, which is made before it is this test's turn on the cluster
+        [load] = [line for line in quick_start() if line.startswith("make load")]
+        made.run(load)
+        loaded.touch()
+    return made
 
 
 def quick_start() -> list[str]:

@@ -51,7 +51,8 @@ def test_retraining(shared: Namespace, tmp_path: Path) -> None:
     assert {"queued", "pulling", "importing", "compiling", "training", "evaluating", "publishing"} <= time[
         "spent_s"
     ].keys()
-    assert 0 < time["goodput"] < 1 < time["core_seconds"]
+    assert 0 < time["goodput"] < 1
+    assert time["core_seconds"] > 0
 
     page = tmp_path / "runs.html"
     output = shared.launcher("compare", f"--html={page}")

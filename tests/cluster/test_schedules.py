@@ -119,11 +119,11 @@ def test_results_with_the_runner_role(shared: Namespace, tmp_path: Path) -> None
     assert "changed the schedule yearly (jobTemplate.spec.template.spec.containers.0.args)" in output
     second = triggered()
     shared.wait_until_failed(second)
+    wait_until(lambda: not active_runs(shared, "yearly"), "the end of the run")
     shown = json.loads(run("status", "--output=json"))["schedules"]
     assert [(one["name"], one["last"]["name"], one["failures"]) for one in shown] == [("yearly", second, 1)]
     assert f"its last run {second} was rejected" in run("why", "yearly")
 
-    wait_until(lambda: not active_runs(shared, "yearly"), "the end of the run")
     schedule(*LONG)
     third = triggered()
     shared.wait_for_step(third, 500)

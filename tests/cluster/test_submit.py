@@ -29,6 +29,7 @@ TRAINING = ("--epochs=2", "--evaluate-every=0")
 LAST = "checkpoints/1200.safetensors"
 
 
+@pytest.mark.alone  # beside another run, its workers might only fit on one node
 def test_make_submit(shared: Namespace, tmp_path: Path) -> None:
     """`make submit` follows a run of two workers, whose parameters equal those of two local workers within 1e-5."""
     shared.reader()  # binds the claim: see the fixture `spread`

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 RUN = "run"
 BEFORE = "before"  # a run that was published earlier
-# 50 epochs of 60 steps: two workers train for two to three seconds, long enough for a fault at a chosen step.
-EPOCHS, STEPS = 50, 3000
+# 100 epochs of 60 steps: two workers train for several seconds, so that a test that the machine delays is not late.
+EPOCHS, STEPS = 100, 6000
 FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learning-rate=0.5")
 SHORT = ("--epochs=5",)  # for tests that need no moment in training
 # For one worker, which makes twenty times as many steps a second.
-ALONE_MIDDLE = 6000
-ALONE = ("--epochs=60", "--batch-size=10", "--log-every=600")  # 36,000 steps, a checkpoint every 600
+ALONE_EARLY = 6000
+ALONE = ("--epochs=200", "--batch-size=10", "--log-every=3000")  # 120,000 steps, a checkpoint every 600
 # Below the ports that the kernel assigns to others, and at a distance from those of other test processes.
 _PORTS = itertools.count(10_000 + os.getpid() * 997 % 20_000)
 
@@ -68,7 +68,7 @@ class Worker(RunningCommand):
         return pid
 
     def _trainers(self) -> list[int]:
-        assert self.process.poll() is None, self.errors
+        assert self.process.poll() is None, (self.process.returncode, self.records[-3:], self.errors)
         return processes.trainers(self.process.pid)
 
     def kill_trainer(self, number: int = signal.SIGKILL) -> None:
@@ -107,6 +107,33 @@ def copy_with(folder: Path, name: str, source: str) -> dict[str, str]:
     shutil.copytree(processes.ROOT / "job", folder / "job", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "job" / name).write_text(source, encoding="utf-8")
     return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # without the current folder
+
+
+# Added to model.py: its last function is called once before the training, and again in the middle of a publication.
+GATE = """
+
+import pathlib, time
+
+_drawn, _calls = layers, []
+
+def layers(params):
+    _calls.append(1)
+    while len(_calls) > 1 and pathlib.Path({gate!r}).exists():
+        time.sleep(0.01)
+    return _drawn(params)
+"""
+
+
+def publishes_through_a_gate(folder: Path) -> tuple[dict[str, str], Path]:
+    """A copy of the package job whose publication waits half-way, until a file is removed.
+
+    Returns:
+        The environment variables with which the copy runs, and the file.
+    """
+    gate = folder / "gate"
+    gate.touch()
+    source = (processes.ROOT / "job" / "model.py").read_text(encoding="utf-8")
+    return copy_with(folder, "model.py", source + GATE.format(gate=str(gate))), gate
 
 
 class Team:

@@ -13,7 +13,17 @@ import pytest
 
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
-from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, SHORT, Team, assert_published, assert_same
+from tests.faults.team import (
+    ALONE,
+    ALONE_EARLY,
+    BEFORE,
+    RUN,
+    SHORT,
+    Team,
+    assert_published,
+    assert_same,
+    publishes_through_a_gate,
+)
 from tests.fixtures import CLASSES, synthetic, write_idx
 from tests.job.processes import contents, wait_until
 
@@ -76,19 +86,25 @@ def test_rank_0_is_killed_when_the_model_appears(digits: Path, tmp_path: Path, u
         assert contents(team.model) == before
 
 
-@pytest.mark.parametrize(("phase", "whole"), [("evaluating", True), ("publishing", False)])
-def test_rank_0_is_killed_after_the_last_step(
-    digits: Path, tmp_path: Path, undisturbed: Undisturbed, phase: str, *, whole: bool
-) -> None:
-    """Rank 0 is killed when it reports that it evaluates, or its trainer when it publishes: the run succeeds."""
+def test_rank_0_is_killed_when_it_evaluates(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """Rank 0 is killed when it reports that it evaluates, and replaced: the run succeeds."""
     with Team(digits, tmp_path, 2, SHORT).start() as team:
-        team[0].wait_for_phase(phase)
-        if whole:
-            team[0].kill()
-            team[0].exit_code()
-            team.start(0)
-        else:
-            team[0].kill_trainer()
+        team[0].wait_for_phase("evaluating")
+        team[0].kill()
+        team[0].exit_code()
+        team.start(0)
+        assert_rank_0_succeeds(team, undisturbed(2, SHORT))
+
+
+def test_the_trainer_of_rank_0_is_killed_when_it_publishes(
+    digits: Path, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    """It is started again, and the run succeeds."""
+    variables, gate = publishes_through_a_gate(tmp_path)
+    with Team(digits, tmp_path / "output", 2, SHORT, variables).start() as team:
+        team[0].wait_for_phase("publishing")
+        team[0].kill_trainer()
+        gate.unlink()
         assert_rank_0_succeeds(team, undisturbed(2, SHORT))
 
 
@@ -98,7 +114,7 @@ def test_a_trainer_is_killed_while_it_publishes(
     """The trainer of a run's only worker is killed after a seeded number of the model's files: the run succeeds."""
     files = 1 + int(point * (FILES - 1))
     with Team(digits, tmp_path, 1, SHORT).start() as team:
-        team[0].wait_for_phase("training")
+        team[0].wait_for_phase("data")
         trainer = team[0].trainer()
         wait_until(lambda: written_files(team) >= files, f"{files} files")
         with suppress(ProcessLookupError):  # on a fast machine it may have exited meanwhile
@@ -172,7 +188,7 @@ def test_two_processes_with_one_run(digits: Path, tmp_path: Path, undisturbed: U
     third = Team(digits, tmp_path, 1, ALONE, uid="uid-3")
     with first, second, third:
         first.start()
-        first[0].wait_for_step(ALONE_MIDDLE)
+        first[0].wait_for_step(ALONE_EARLY)
         os.killpg(first[0].process.pid, signal.SIGSTOP)
         second.start()
         third.start()

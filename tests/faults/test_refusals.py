@@ -121,7 +121,7 @@ def test_a_resumed_run_with_fewer_workers(
 
 def test_a_resumed_run_with_other_workers_and_sync_every(digits: Path, tmp_path: Path) -> None:
     """A run with --sync-every that was killed and continues with fewer workers ends with 78."""
-    flags = ("--sync-every=20",)
+    flags = ("--sync-every=20", "--epochs=1000000")
     with Team(digits, tmp_path, 2, flags).start() as team:
         team[0].wait_for_record(lambda record: record.checkpoint)
         for worker in team.workers.values():

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from job.errors import Exit
-from tests.faults.team import ALONE, ALONE_MIDDLE, BEFORE, RUN, Team, assert_published, assert_same
+from tests.faults.team import (
+    ALONE,
+    ALONE_EARLY,
+    BEFORE,
+    RUN,
+    Team,
+    assert_published,
+    assert_same,
+    publishes_through_a_gate,
+)
 from tests.job.processes import ROOT, LocalRun, command, contents, environment, pending, trainers, wait_until
 
 if TYPE_CHECKING:
@@ -27,7 +36,7 @@ pytestmark = pytest.mark.faults
 
 FOR_JOURNAL = 16 << 10  # bytes, too few for a checkpoint, which has 32 KiB
 FOR_TWO_CHECKPOINTS = 96 << 10  # bytes for the journal and fewer checkpoints than are kept
-FOR_CHECKPOINTS = 208 << 10  # bytes for the journal and all checkpoints, too few for a model
+FOR_CHECKPOINTS = 320 << 10  # bytes for the journal and all checkpoints, too few for a model
 
 
 def checkpoints(team: Team) -> list[Path]:
@@ -146,13 +155,15 @@ def test_a_volume_that_is_full_when_a_worker_stops(digits: Path, volume: Mount, 
     """A worker that is asked to stop and cannot save its last step leaves with 73 and says that it is lost."""
     output = volume("size=8m") / "output"
     shutil.copytree(published, output, symlinks=True)
-    with Team(digits, output, 1, (*ALONE, "--checkpoint-every=1000000")).start() as team:
-        team[0].wait_for_step(ALONE_MIDDLE)
-        team[0].kill_trainer(signal.SIGSTOP)
+    endless = (*ALONE, "--epochs=1000000", "--checkpoint-every=1000000000")
+    with Team(digits, output, 1, endless).start() as team:
+        team[0].wait_for_step(ALONE_EARLY)
+        trainer = team[0].trainer()
+        os.kill(trainer, signal.SIGSTOP)
         fill(output.parent, FOR_JOURNAL)
         team[0].terminate()
-        wait_until(lambda: pending(team[0].trainer(), signal.SIGTERM), "SIGTERM to the trainer")
-        team[0].kill_trainer(signal.SIGCONT)
+        wait_until(lambda: pending(trainer, signal.SIGTERM), "SIGTERM to the trainer")
+        os.kill(trainer, signal.SIGCONT)
         code, reason, message = team[0].failure()
         assert (code, reason) == (73, "output-not-writable")
         assert message.startswith("asked to stop at step ")
@@ -231,7 +242,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.mark.parametrize("phase", ["training", "publishing"])
 def test_a_volume_that_turns_read_only(
-    digits: Path, disk: Callable[[str], Path], undisturbed: Undisturbed, published: Path, phase: str
+    digits: Path, tmp_path: Path, disk: Callable[[str], Path], undisturbed: Undisturbed, published: Path, phase: str
 ) -> None:
     """A worker whose ext4 turns read-only after a disk error, in training or publication, leaves with 73.
 
@@ -241,10 +252,12 @@ def test_a_volume_that_turns_read_only(
     output = disk("loop") / "output"
     shutil.copytree(published, output, symlinks=True)
     before = contents(output)
-    with Team(digits, output, 1, ALONE) as team:
+    variables, gate = publishes_through_a_gate(tmp_path)
+    with Team(digits, output, 1, ALONE, variables) as team:
         team.start()
-        team[0].wait_for_record(lambda record: record.phase == phase and (record.step or 0) >= ALONE_MIDDLE)
+        team[0].wait_for_record(lambda record: record.phase == phase and (record.step or 0) >= ALONE_EARLY)
         subprocess.run(["mount", "-o", "remount,abort", output.parent], check=True)  # as ext4 does
+        gate.unlink()
         assert team[0].failure()[:2] == (73, "output-not-writable")
         assert team[0].reasons() in ([], ["output-io"])
         assert {path: content for path, content in contents(output).items() if path in before} == before

@@ -25,7 +25,7 @@ from job.errors import Exit
 from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_RESTARTS
 from job.supervisor.supervisor import STOP_S
 from job.supervisor.watchdog import SILENT_S
-from tests.faults.team import ALONE, ALONE_MIDDLE, RUN, SHORT, STEPS, Team, assert_same, copy_with
+from tests.faults.team import ALONE, ALONE_EARLY, RUN, SHORT, STEPS, Team, assert_same, copy_with
 from tests.job import processes
 from tests.job.processes import ROOT, wait_until
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.faults
 
-MIDDLE = STEPS // 2
+EARLY = STEPS // 10
 
 
 def wait_for_both(team: Team, step: int, places: list[int]) -> list[int]:
@@ -84,7 +84,7 @@ def test_a_fork_server_killed_in_training(digits: Path, tmp_path: Path, undistur
     with Team(digits, tmp_path).start() as team:
         places = [0, 0]
         for rank in (0, 1):
-            places = wait_for_both(team, MIDDLE, places)
+            places = wait_for_both(team, EARLY, places)
             os.kill(team[rank].fork_server(), signal.SIGKILL)
             places[rank] = team[rank].wait_for_phase("restarting", places[rank])
             restarting = team[rank].records[places[rank] - 1]
@@ -97,7 +97,7 @@ def test_a_fork_server_killed_in_training(digits: Path, tmp_path: Path, undistur
 def test_rank_0_killed_as_a_whole(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
     """Rank 0's supervisor and trainer are killed in training and replaced; rank 1 stays, and counts no restart."""
     with Team(digits, tmp_path).start() as team:
-        place = team[1].wait_for_step(MIDDLE)
+        place = team[1].wait_for_step(EARLY)
         team[0].kill()
         assert team[0].exit_code() == -signal.SIGKILL
         team[1].wait_for_phase("restarting", place)
@@ -112,7 +112,7 @@ def test_a_trainer_stopped_in_training(digits: Path, tmp_path: Path, undisturbed
     with Team(digits, tmp_path).start() as team:
         places = [0, 0]
         for rank in (0, 1):
-            places = wait_for_both(team, MIDDLE, places)
+            places = wait_for_both(team, EARLY, places)
             began = time.monotonic()
             team[rank].kill_trainer(signal.SIGSTOP)
             places = [team[each].wait_for_phase("restarting", places[each]) for each in (0, 1)]
@@ -130,7 +130,7 @@ def test_a_worker_stopped_as_a_whole(digits: Path, tmp_path: Path, undisturbed: 
     with Team(digits, tmp_path).start() as team:
         places = [0, 0]
         for rank in (0, 1):
-            places = wait_for_both(team, MIDDLE, places)
+            places = wait_for_both(team, EARLY, places)
             began = time.monotonic()
             os.killpg(team[rank].process.pid, signal.SIGSTOP)
             other = team[1 - rank]
@@ -161,8 +161,8 @@ def test_a_worker_terminated_in_training(digits: Path, tmp_path: Path, undisturb
 
 def test_all_processes_of_a_worker_are_terminated(digits: Path, tmp_path: Path) -> None:
     """SIGTERM to the process group, as some process managers send it, loses no step either."""
-    with Team(digits, tmp_path, 1, ALONE).start() as team:
-        team[0].wait_for_step(ALONE_MIDDLE)
+    with Team(digits, tmp_path, 1, (*ALONE, "--epochs=1000000")).start() as team:
+        team[0].wait_for_step(ALONE_EARLY)
         os.killpg(team[0].process.pid, signal.SIGTERM)
         code, reason, message = team[0].failure()
         assert (code, reason) == (Exit.TRY_AGAIN, "stopped")
@@ -182,13 +182,13 @@ def test_a_worker_terminated_while_it_waits(digits: Path, tmp_path: Path, rank: 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_terminated_while_it_starts(digits: Path, tmp_path: Path, undisturbed: Undisturbed, rank: int) -> None:
     """A worker leaves at once in each phase of its start; the other one stays, and the run succeeds in the end."""
-    with Team(digits, tmp_path, flags=SHORT).start(1 - rank) as team:
+    with Team(digits, tmp_path).start(1 - rank) as team:
         for phase in ("data", "joining", "compiling"):
             team.start(rank)
             team[rank].wait_for_phase(phase)
             assert_leaves(team[rank])
         team.start(rank)
-        assert_same(team, undisturbed(flags=SHORT))
+        assert_same(team, undisturbed())
         assert team[1 - rank].records[-1].restarts == 0
 
 
@@ -197,7 +197,7 @@ def test_kills_while_the_workers_start(
     digits: Path, tmp_path: Path, undisturbed: Undisturbed, phase: str, rank: int
 ) -> None:
     """A rank's trainer is killed, then the other rank's supervisor, which is replaced; its trainer ends with it."""
-    with Team(digits, tmp_path, flags=SHORT).start() as team:
+    with Team(digits, tmp_path).start() as team:
         killed, other = team[rank], team[1 - rank]
         killed.wait_for_phase(phase)
         killed.kill_trainer()
@@ -208,7 +208,7 @@ def test_kills_while_the_workers_start(
         other.process.kill()
         assert other.exit_code() == -signal.SIGKILL
         team.start(1 - rank)
-        assert_same(team, undisturbed(flags=SHORT))
+        assert_same(team, undisturbed())
 
 
 def test_kills_while_the_workers_wait(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
@@ -333,14 +333,14 @@ def test_a_port_that_is_taken(digits: Path, tmp_path: Path, undisturbed: Undistu
         place = team[1].wait_for_phase("waiting", place)
         assert team[1].records[place - 1].time - restarting > 1
         assert_same(team, undisturbed(flags=SHORT))
-        assert team[1].reasons() == ["port-taken", "port-taken"]
-        assert (team[0].records[-1].restarts, team[1].records[-1].restarts) == (0, 2)
+        assert set(team[1].reasons()) == {"port-taken"}
+        assert (team[0].records[-1].restarts, team[1].records[-1].restarts) == (0, len(team[1].reasons()))
 
 
 def test_a_trainer_that_stalls(digits: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
     """A worker's trainer that is stopped in training is replaced after --stall-timeout."""
     with Team(digits, tmp_path, 1, (*ALONE, "--stall-timeout=5")).start() as team:
-        place = team[0].wait_for_step(ALONE_MIDDLE)
+        place = team[0].wait_for_step(ALONE_EARLY)
         began = time.monotonic()
         team[0].kill_trainer(signal.SIGSTOP)
         place = team[0].wait_for_phase("restarting", place)
@@ -370,7 +370,7 @@ def test_a_clock_that_jumps(digits: Path, tmp_path: Path, undisturbed: Undisturb
         "DONT_FAKE_MONOTONIC": "1",
     }
     # libfaketime reads the offset once a second. Training outlasts that twice, even on a machine three times as fast.
-    epochs = ("--epochs=120",)
+    epochs = ("--epochs=300",)
     flags = (*epochs, "--join-timeout=60")  # far below an hour, as is the default of --stall-timeout
     with Team(digits, tmp_path / "output", flags=flags, variables=variables).start(0) as team:
         team[0].wait_for_phase("waiting")

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from job.errors import Exit
-from tests.faults.team import ALONE, ALONE_MIDDLE, Team, assert_same, copy_with
+from tests.faults.team import ALONE, ALONE_EARLY, Team, assert_same, copy_with
 from tests.job import processes
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def assert_continues(data: Path, folder: Path, device: str) -> None:
         assert team.exit_codes() == [0], team[0].errors
     undisturbed = team.result()
     with Team(data, folder / "killed", 1, flags).start() as team:
-        place = team[0].wait_for_step(ALONE_MIDDLE)
+        place = team[0].wait_for_step(ALONE_EARLY)
         team[0].kill_trainer()
         team[0].wait_for_phase("restarting", place)
         assert_same(team, undisturbed)
     with Team(data, folder / "stopped", 1, flags).start() as team:
-        team[0].wait_for_step(ALONE_MIDDLE)
+        team[0].wait_for_step(ALONE_EARLY)
         team[0].kill_trainer(signal.SIGTERM)
         assert_same(team, undisturbed)
 

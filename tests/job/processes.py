@@ -148,12 +148,17 @@ class RunningCommand:
 
 
 class LocalRun(RunningCommand):
-    """A running `python -m job train` in local mode."""
+    """A running `python -m job train` in local mode.
 
-    def __init__(self, *arguments: object) -> None:
+    Args:
+        arguments: of `train`.
+        variables: more environment variables.
+    """
+
+    def __init__(self, *arguments: object, variables: Mapping[str, str] | None = None) -> None:
         # nohup makes the tests ignore SIGHUP, and their child processes would inherit that.
         restore = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
-        super().__init__(command(*arguments), environment(), preexec_fn=restore)
+        super().__init__(command(*arguments), environment(variables), preexec_fn=restore)
 
     def wait_for(self, *phases: tuple[int, str]) -> None:
         """Wait until each of these ranks has reported this phase."""
@@ -199,7 +204,7 @@ def pending(pid: int, number: int) -> bool:
     """Whether a signal is pending for a stopped process, or the process has been killed already."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
     mask = int(status.partition("ShdPnd:")[2].split()[0], 16)
     return bool(mask >> (number - 1) & 1)

@@ -152,7 +152,7 @@ def test_ctrl_c_typed_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
     screen = on_terminal("--data", prepared, *flags, typed=("waiting", b"\x03"))
     assert (screen.code, screen.stderr) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
     assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1
-    assert not (tmp_path / "output").exists()
+    assert not (tmp_path / "output" / "models").exists()
 
 
 @pytest.mark.parametrize(

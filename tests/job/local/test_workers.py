@@ -42,6 +42,15 @@ def endless(prepared: Path, tmp_path: Path) -> list[object]:
     return ["--data", prepared, "--output", tmp_path / "output", "--name=run", *flags]
 
 
+@pytest.fixture
+def loading(tmp_path: Path) -> dict[str, str]:
+    """Environment variables with which TensorFlow's import does not end, so that the workers stay in their start."""
+    package = tmp_path / "never" / "tensorflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import time\ntime.sleep(3600)\n")
+    return {"PYTHONPATH": f"{package.parent}{os.pathsep}{processes.ROOT}"}
+
+
 def published(output: Path) -> list[str]:
     """What an output folder holds besides the folder of the runs."""
     return sorted(path.name for path in output.glob("*") if path.name != "runs") if output.exists() else []
@@ -71,10 +80,10 @@ def test_runs_that_start_in_the_same_second_have_different_names() -> None:
     ],
 )
 def test_a_signal_while_the_workers_start_ends_them(
-    number: int, code: Exit, sentence: str, endless: list[object], tmp_path: Path
+    number: int, code: Exit, sentence: str, endless: list[object], loading: dict[str, str], tmp_path: Path
 ) -> None:
     """The command ends at once, with one sentence, before anything is written."""
-    with LocalRun(*endless) as run:
+    with LocalRun(*endless, variables=loading) as run:
         run.wait_for(*BOTH_LOADING)
         below = descendants(run.process.pid)
         assert len(below) == 5  # with the fork server, and a process for each worker's log
@@ -178,10 +187,15 @@ def test_sigterm_gives_workers_longer_than_ctrl_c(number: int, times: int, endle
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGHUP, Exit.TRY_AGAIN)])
 @pytest.mark.parametrize(("phases", "count"), [(BOTH_LOADING, 5), (BOTH_TRAINING, 7)])
 def test_no_worker_outlives_the_command(
-    number: int, code: int, phases: tuple[tuple[int, str], ...], count: int, endless: list[object]
+    number: int,
+    code: int,
+    phases: tuple[tuple[int, str], ...],
+    count: int,
+    endless: list[object],
+    loading: dict[str, str],
 ) -> None:
     """Killed outright or by the end of its terminal, it takes all of their processes and the fork server with it."""
-    with LocalRun(*endless) as run:
+    with LocalRun(*endless, variables=loading if phases == BOTH_LOADING else None) as run:
         run.wait_for(*phases)
         below = descendants(run.process.pid)
         assert len(below) == count
@@ -193,7 +207,7 @@ def test_no_worker_outlives_the_command(
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
     """Its trainer does not outlive it, one line names the cause, and the run succeeds."""
-    flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
+    flags = ["--workers=2", "--epochs=1000", "--evaluate-every=0", "--log-every=3"]
     with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
         supervisor = run.supervisors()[rank]
@@ -208,7 +222,7 @@ def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) 
 
 def test_a_fork_server_that_is_killed_is_made_again(prepared: Path, tmp_path: Path) -> None:
     """Its trainers end with it, are started again by the new one, and the run succeeds."""
-    flags = ["--workers=2", "--epochs=200", "--evaluate-every=0", "--log-every=3"]
+    flags = ["--workers=2", "--epochs=1000", "--evaluate-every=0", "--log-every=3"]
     with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
         [server] = run.fork_servers()
@@ -535,7 +549,10 @@ def test_no_two_of_many_workers_get_the_same_port() -> None:
 
 def listening_ports(pid: int) -> set[int]:
     """The TCP ports on which a process listens."""
-    files = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+    files = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it was closed meanwhile
+            files.append(path.readlink())
     inodes = {str(file)[len("socket:[") : -1] for file in files if str(file).startswith("socket:")}
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     return {int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in inodes}

@@ -99,8 +99,9 @@ def test_health_and_metrics(serving: Serving, path: str, content_type: str, body
         assert (answer.status, answer.headers["Content-Type"], answer.read()) == (200, content_type, body)
 
 
-def test_workers_join(serving: Serving) -> None:
+def test_workers_join(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply to a waiting worker comes when the last one joins; a refusal is raised with its reason."""
+    monkeypatch.setattr(http, "HOLD_S", 50)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(ask, serving.address, REQUEST, 60)
         wait_until(serving.rendezvous.latest_requests, "a request")

@@ -10,6 +10,7 @@ import pytest
 
 from job.cluster import Cluster
 from job.errors import Exit, JobError
+from job.rendezvous import http
 from job.rendezvous.listener import serve
 from job.rendezvous.messages import Reply, Request
 from job.rendezvous.peers import Attendance, Peers, ReplyEvent, check_distinct, needs_dns, tensorflow_address
@@ -36,8 +37,9 @@ def test_the_missing_workers_are_named() -> None:
     assert refused.missing == "worker 2 has not joined: worker 2 has another model"
 
 
-def test_rank_0_does_not_need_its_own_name() -> None:
+def test_rank_0_does_not_need_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """DNS may not know it yet. The others report why they get no reply."""
+    monkeypatch.setattr(http, "HOLD_S", 0.05)
     replies = []
     with serve("", 0, lambda: b"", Rendezvous("r", "u", "5e77", "30de1", 2)) as listening:
         supervisors = (f"no-such-host.invalid:{listening.port}", "h:1")

@@ -37,7 +37,7 @@ def dataset(train: NDArray[np.uint8], test: NDArray[np.uint8], sha256: str = "b"
         "test": {"sha256": "c" * 64, "count": len(test)},
     }
     made = (Rows(images, np.arange(len(images), dtype=np.int32) % 2) for images in (train, test))
-    return Dataset("mnist", ("no", "yes"), fingerprint, *made)
+    return Dataset(("no", "yes"), fingerprint, *made)
 
 
 def noise(count: int, seed: int) -> NDArray[np.uint8]:
