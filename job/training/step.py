@@ -158,6 +158,21 @@ def on_device(run_steps: RunSteps, device: str | None) -> RunSteps:
     return run
 
 
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A tf.function whose arguments always have the shapes and types of its first call.
+
+    TensorFlow then need not look for a trace that fits, which took 0.2 to 0.4 ms a call.
+    """
+    trace: Callable[..., Any] | None = None
+
+    def call(*args: Any) -> Any:
+        nonlocal trace
+        trace = trace or function.get_concrete_function(*args)
+        return trace(*args)
+
+    return call
+
+
 def synchronous(
     strategy: tf.distribute.Strategy, packing: Packing, workers: int, total: Sum, *, jit_compile: bool = True
 ) -> RunSteps:
@@ -192,6 +207,7 @@ def synchronous(
         vector, loss, own = update_and_gradient(*args)
         return vector, loss, total(own)
 
+    @traced_once
     @tf.function(autograph=False)
     def make_steps(
         vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput, news: tf.Tensor
@@ -252,6 +268,7 @@ def local_sgd(
         jit_compile: whether XLA compiles the steps.
     """
 
+    @traced_once
     @tf.function(jit_compile=jit_compile, autograph=False)
     def own_steps(
         vector: tf.Tensor, loss: tf.Tensor, k: tf.Tensor, last: tf.Tensor, block: BlockInput
@@ -267,6 +284,7 @@ def local_sgd(
         _, vector, loss = tf.while_loop(lambda k, *_: k < last, step, [k, vector, loss])
         return vector, loss
 
+    @traced_once
     @tf.function(autograph=False)
     def average(*args: Any) -> tuple[tf.Tensor, ...]:
         summed = strategy.run(steps_and_sum, args=args)
