@@ -242,7 +242,7 @@ def find_os_error(error: BaseException) -> OSError | None:
         text = str(cause)
         if text == NO_THREAD:
             return OSError(errno.EAGAIN, text)
-        tells = isinstance(cause, OSError | RuntimeError | ImportError) or _is_tensorflows(cause)
+        tells = isinstance(cause, OSError | RuntimeError | ImportError) or is_tensorflows(cause)
         if tells and (match := _WORDS.search(text)):
             return OSError(_NUMBER[match[1]], match[1])
         asked.append(cause)
@@ -258,8 +258,9 @@ def kind_of(error: OSError) -> str:
 def _number_by_class(error: BaseException) -> int | None:
     if isinstance(error, MemoryError):
         return errno.ENOMEM
-    return TENSORFLOW.get(type(error).__name__) if _is_tensorflows(error) else None
+    return TENSORFLOW.get(type(error).__name__) if is_tensorflows(error) else None
 
 
-def _is_tensorflows(error: BaseException) -> bool:
+def is_tensorflows(error: BaseException) -> bool:
+    """Whether TensorFlow raised an exception."""
     return type(error).__module__.startswith("tensorflow")

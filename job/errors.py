@@ -60,3 +60,9 @@ class JobError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+def first_line(error: BaseException) -> str:
+    """The message of another library's exception, short enough for a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from job.dataset.fingerprint import SPLITS, damaged_dataset, read_fingerprint, unprepared_dataset
 from job.error_table import errors_from
+from job.errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -121,11 +122,10 @@ class Rows:
 class Dataset:
     """A prepared dataset, verified.
 
-    name is TensorFlow Datasets'; classes has their names, in the order of their labels; fingerprint is the content of
+    classes has their names, in the order of their labels; fingerprint is the content of
     fingerprint.json.
     """
 
-    name: str
     classes: tuple[str, ...]
     fingerprint: dict[str, Any]
     train: Rows
@@ -178,7 +178,7 @@ def load_dataset(folder: Path, name: str, *, memory_limit: int = MEMORY_LIMIT) -
                 train, test = pool.map(lambda split: _load_rows(folder, name, fingerprint, split, keep=keep), SPLITS)
     except FileNotFoundError as error:
         raise damaged_dataset(folder, name, f"{error.filename} is missing") from error
-    return Dataset(name, tuple(fingerprint["classes"]), fingerprint, train, test)
+    return Dataset(tuple(fingerprint["classes"]), fingerprint, train, test)
 
 
 def decoded_bytes(fingerprint: Mapping[str, Any]) -> int:
@@ -244,9 +244,3 @@ def _read_block(stream: BufferedReader, block: memoryview, update_digest: Callab
     if stream.readinto(block) != len(block):
         raise ValueError(f"{PurePath(stream.name).name} is truncated")
     update_digest(block)
-
-
-def first_line(error: BaseException) -> str:
-    """The message of another library's exception, short enough for a sentence."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__

@@ -21,9 +21,9 @@ from PIL import Image
 
 from job.dataset.download import UnavailableError
 from job.dataset.fingerprint import FINGERPRINT, SPLITS, check_dataset_name, damaged_dataset
-from job.dataset.rows import DECODED, first_line
+from job.dataset.rows import DECODED
 from job.error_table import errors_from, find_os_error, kind_of
-from job.errors import Exit, JobError
+from job.errors import Exit, JobError, first_line
 from job.system.files import sha256
 
 if TYPE_CHECKING:

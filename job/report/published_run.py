@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
+from job.errors import first_line
 from job.must_match import SHORT
 from job.output.layout import MODEL_SOURCE
 from job.output.significance import read_predictions
@@ -172,4 +173,4 @@ def _damage_sentence(error: Exception) -> str:
         return f"{error} is missing"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return "report.json is not JSON"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

@@ -1,1 +1,1 @@
-"""Training itself: everything that imports TensorFlow."""
+"""Training itself, with TensorFlow."""

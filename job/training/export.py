@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import tensorflow as tf
 
 from job.error_table import errors_from
+from job.errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,7 +83,7 @@ def classify(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
             signature = tf.saved_model.load(str(folder)).signatures["classify"]
             probabilities: NDArray[np.float32] = signature(images=tf.constant(images))["probabilities"].numpy()
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise ValueError(first_line(error)) from error
     return probabilities
 
 

@@ -17,6 +17,8 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from job.error_table import is_tensorflows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from importlib.machinery import ModuleSpec
@@ -221,14 +223,10 @@ def _pair(group: int, instance: int) -> dict[str, int]:
 def is_lost_peer(error: Exception) -> bool:
     """Whether TensorFlow raised the error because a peer has left or does not answer."""
     known = type(error).__name__ in LOST_PEER_ERRORS or NCCL_LOST_PEER.search(str(error))
-    return _is_tensorflows(error) and bool(known)
+    return is_tensorflows(error) and bool(known)
 
 
 def cause_of(error: Exception) -> str | None:
     """The cause that the text of a collective's error contains, None if it contains none."""
     match = CAUSE.search(str(error))
     return match and (match["aborted"] or match["nccl"])
-
-
-def _is_tensorflows(error: Exception) -> bool:
-    return type(error).__module__.startswith("tensorflow")

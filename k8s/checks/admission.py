@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from k8s.api import permissions
 from k8s.checks.check import Check
-from k8s.checks.setup import account_name, is_missing
+from k8s.checks.setup import account_name, lacks_account
 from k8s.checks.trial import ALL_FIELDS, NEW_NAMESPACE, SAID, TERMINATING, check_creation, tried
 from k8s.diagnose import catalogue
 from k8s.state.find import find_job, get_if_allowed, is_ours
@@ -82,7 +82,7 @@ def check_name(cluster: Cluster, job: Object) -> Check:
 def check_service_account(cluster: Cluster, job: Object) -> Check:
     """Whether the pods' service account exists, or is the one that submit creates."""
     account = account_name(job)
-    if not is_missing(cluster, "ServiceAccount", account):
+    if not lacks_account(cluster, account):
         return Check("service account", "ok", account)
     if account == APP:
         return Check("service account", "ok", f"submit creates the service account {account}")
@@ -120,7 +120,7 @@ def worker_pod(cluster: Cluster, job: Object) -> Object:
     run = job["metadata"]["name"]
     labels = {**template["metadata"]["labels"], JOB_NAME_LABEL: run, UID_LABEL: UID, INDEX_LABEL: "0"}
     # The service account has a check of its own, and submit may create it.
-    if is_missing(cluster, "ServiceAccount", account_name(job)):
+    if lacks_account(cluster, account_name(job)):
         template["spec"].pop("serviceAccountName", None)
     metadata = {**template["metadata"], "generateName": f"{run}-0-", "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}

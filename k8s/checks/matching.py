@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k8s.diagnose.evidence import is_node_ready
+from k8s.state.pods import is_node_ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

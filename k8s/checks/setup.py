@@ -10,6 +10,7 @@ from k8s.checks import storage
 from k8s.checks.check import Check
 from k8s.checks.trial import check_creation, setup_by_another, tried
 from k8s.render import render
+from k8s.state.find import get_if_allowed
 from k8s.state.names import APP
 
 if TYPE_CHECKING:
@@ -104,14 +105,9 @@ def is_absent(cluster: Cluster, new: Object) -> bool:
         return tried(cluster, new)[0] in ("ok", "warning")
 
 
-def is_missing(cluster: Cluster, kind: str, name: str) -> bool:
-    """Whether an object does not exist; one that this user may not read is assumed to exist."""
-    try:
-        return cluster.get(kind, name) is None
-    except ApiError as error:
-        if error.code != 403:
-            raise
-        return False
+def lacks_account(cluster: Cluster, name: str) -> bool:
+    """Whether a service account does not exist; one that this user may not read is assumed to exist."""
+    return get_if_allowed(cluster, "ServiceAccount", name, otherwise={}) is None
 
 
 def service_name(job: Object) -> str:

@@ -8,6 +8,7 @@ from k8s.api.errors import ApiError
 from k8s.checks.check import Check
 from k8s.checks.matching import HOSTNAME, follows
 from k8s.diagnose import catalogue
+from k8s.state.find import get_if_allowed
 from k8s.state.names import CLAIM, claim_of, claims, data_claim_of, trainer_of
 from k8s.state.pods import has_finished, is_scheduled
 
@@ -26,12 +27,7 @@ def output_claim(cluster: Cluster, job: Object) -> Object | None:
 
 def read_claim(cluster: Cluster, name: str) -> Object | None:
     """A claim; None where it does not exist, UNREADABLE where this user may not read it."""
-    try:
-        return cluster.get("PersistentVolumeClaim", name)
-    except ApiError as error:
-        if error.code != 403:
-            raise
-        return UNREADABLE
+    return get_if_allowed(cluster, "PersistentVolumeClaim", name, UNREADABLE)
 
 
 def check_volume(cluster: Cluster, job: Object, claim: Object | None) -> Check:

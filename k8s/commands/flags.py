@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from k8s.state.names import CLAIM
 
 if TYPE_CHECKING:
     import argparse
-    from datetime import datetime
 
 OUTPUTS = ("text", "json")  # what --output offers, where a command does not list its own
 
@@ -41,7 +41,7 @@ def _name(text: str) -> str:
     return text
 
 
-def add_connection(parser: argparse.ArgumentParser, outputs: tuple[str, ...] = OUTPUTS) -> None:
+def add_connection(parser: argparse.ArgumentParser, outputs: tuple[str, ...]) -> None:
     """Add the flags that every command has: which cluster, and the form of the output."""
     add = parser.add_argument_group("connection and output").add_argument
     context = "the context's namespace"
@@ -121,7 +121,7 @@ def add_volume(parser: argparse.ArgumentParser) -> None:
     add("--claim", metavar="NAME", help="claim of the volume (default: the run's, or the newest run's)")
 
 
-def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
+def submission_of(arguments: argparse.Namespace) -> Submission:
     """The submission that the flags describe.
 
     Raises:
@@ -129,7 +129,7 @@ def submission_of(arguments: argparse.Namespace, now: datetime) -> Submission:
     """
     settings = training_settings(arguments.training)
     return Submission(
-        name=arguments.name or f"{settings.dataset.replace('_', '-')}-{now:%Y%m%d-%H%M%S}",
+        name=arguments.name or f"{settings.dataset.replace('_', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
         overlay=arguments.overlay,
         components=tuple(arguments.component),
         image=arguments.image,

@@ -185,7 +185,7 @@ def change_schedule(cluster: Cluster, command: str, schedule: Schedule, now: dat
     rule, uid = rule_for_schedule(command, schedule, now, cluster.flags), schedule.cronjob["metadata"]["uid"]
     if command == "cancel":
         cluster.delete("CronJob", schedule.name, uid=uid, orphan=True)
-        replace.until_deleted(cluster, "CronJob", schedule.name, uid)  # its Jobs and its model belong to it until then
+        replace.until_deleted(cluster, schedule.name, uid)  # its Jobs and its model belong to it until then
         settle_owners(cluster, schedule.cronjob["spec"]["jobTemplate"]["spec"]["template"])
     elif rule.suspend is not None:
         since = {"metadata": {"annotations": {SINCE: rfc3339(now)}}} if command == "resume" else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k8s.api.errors import Status
@@ -31,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Make all checks; returns the exit status."""
-    submission = submission_of(arguments, datetime.now(UTC))
+    submission = submission_of(arguments)
     job = render_job(arguments, submission)
     cluster = connect()
     checks = preflight.check_all(cluster, *prepare(cluster, job), model_map(submission))

@@ -81,7 +81,7 @@ def jobs_by_run(cluster: Cluster) -> dict[str, Object]:
 
 
 def plan_on_volume(pod: VolumePod, words: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:
-    """A job.output.retention.Plan, as JSON, that also prunes runs without a model whose Jobs have ended."""
+    """The result of job.output.prune.plan_pruning(), that also prunes runs without a model whose Jobs have ended."""
     plan: dict[str, Any] = json.loads(pod.run_job("prune", *words, "--dry-run"))
     kept, unpublished = plan["kept"], [(name, jobs[name]) for name in plan["without_model"] if name in jobs]
     ended = [name for name, job in unpublished if uses_claim(job, pod.claim) and not spared(job, plan["before"])]
@@ -100,7 +100,7 @@ def without_spared(plan: Mapping[str, Any], jobs: Mapping[str, Object], claim: s
     """A plan without the runs that their Jobs keep, and with the Jobs to delete.
 
     Args:
-        plan: a job.output.retention.Plan, as JSON.
+        plan: the result of plan_on_volume().
         jobs: those of all runs, by name.
         claim: of the volume.
 

@@ -87,16 +87,16 @@ def until_pods_ended(cluster: Cluster, job: Object) -> None:
         time.sleep(POLL_S)
 
 
-def until_deleted(cluster: Cluster, kind: str, name: str, uid: str) -> None:
-    """Wait until an object that was deleted no longer exists.
+def until_deleted(cluster: Cluster, name: str, uid: str) -> None:
+    """Wait until a schedule's CronJob that was deleted no longer exists.
 
     Raises:
         LauncherError: 2, something prevents that.
     """
     deadline = time.monotonic() + GONE_S
-    while (existing := cluster.get(kind, name)) and existing["metadata"]["uid"] == uid:
+    while (existing := cluster.get("CronJob", name)) and existing["metadata"]["uid"] == uid:
         if time.monotonic() > deadline:
-            message = f"the {kind} {name} still exists {GONE_S:.0f} s after its deletion"
-            hint = f"`kubectl get {kind.lower()} {name} {cluster.flags} -o yaml` shows its finalizers"
+            message = f"the CronJob {name} still exists {GONE_S:.0f} s after its deletion"
+            hint = f"`kubectl get cronjob {name} {cluster.flags} -o yaml` shows its finalizers"
             raise refused(message, hint)
         time.sleep(POLL_S)

@@ -6,7 +6,6 @@ The jobTemplate of the CronJob is the Job that `submit` would send.
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from job import config
@@ -28,6 +27,7 @@ from k8s.view.output import print_result
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from k8s.api.cluster import Cluster
     from k8s.api.objects import Object
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     times, _ = cron.parse(arguments.cron), cron.time_zone(arguments.timezone)
     arguments.name = arguments.name or training_settings(arguments.training).dataset.replace("_", "-")
     config.check_name(arguments.name, arguments.workers or 1, suffix=SUFFIX)
-    submission = flags.submission_of(arguments, datetime.now(UTC))
+    submission = flags.submission_of(arguments)
     if submission.deadline_s and submission.deadline_s >= times.shortest_gap_s:
         message = f"--deadline must be below the shortest time between two starts, {times.shortest_gap_s} s"
         raise usage_error(f"{message}, not {submission.deadline_s} s", "a run that hangs would delay the next one")
@@ -139,7 +139,7 @@ def existing(cluster: Cluster, name: str) -> Object | None:
         raise refused(f"a Job named {job['metadata']['name']} already exists", "choose another --name")
     cronjob = cluster.get("CronJob", name)
     if cronjob and is_being_deleted(cronjob):  # for a moment after `cancel`
-        until_deleted(cluster, "CronJob", name, cronjob["metadata"]["uid"])
+        until_deleted(cluster, name, cronjob["metadata"]["uid"])
         return existing(cluster, name)
     if cronjob and not is_ours(cronjob):
         message = f"the CronJob {name} in namespace {cluster.namespace} does not belong to {APP}"

@@ -7,7 +7,6 @@ of the setup, and create the Job as it was checked.
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from job.config import usage_error
@@ -51,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     """Submit a run; returns the exit status."""
-    submission = submission_of(arguments, datetime.now(UTC))
+    submission = submission_of(arguments)
     job, model = render_job(arguments, submission), model_map(submission)
     if arguments.dry_run:
         return show(arguments, job, connect, model=model)

@@ -16,7 +16,7 @@ from k8s.state import events
 from k8s.state.containers import culprit
 from k8s.state.find import gather, get_if_allowed, newest_record, workloads_of
 from k8s.state.names import claim_of
-from k8s.state.pods import has_finished, is_cut_off, is_scheduled, pod_condition
+from k8s.state.pods import has_finished, is_cut_off, is_node_ready, is_scheduled, pod_condition
 from k8s.state.run import state
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
         events=own_events(cluster, run, claim),
         record=newest_record(cluster, run),
         down=unreachable_nodes(cluster, run.pods),
-        claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim),
+        claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim) if claim else None,
         flags=cluster.flags,
     )
 
@@ -137,9 +137,3 @@ def with_lines(explanation: Explanation, lines: Iterable[str]) -> Explanation:
     """An explanation with the last lines of a log that say something."""
     telling = [line for line in lines if not NOISE.match(line)]
     return dataclasses.replace(explanation, lines=tuple(telling[-SHOWN_LINES:]))
-
-
-def is_node_ready(node: Object) -> bool:
-    """Whether a node's kubelet reports that it is ready."""
-    conditions = node.get("status", {}).get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

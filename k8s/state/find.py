@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from job import telemetry
 from k8s.api.errors import ApiError, LauncherError, Status, refused
@@ -114,8 +114,7 @@ def job_of(cluster: Cluster, name: str) -> Object:
     if cluster.get("Job", name):
         message = f"the Job {name} in namespace {cluster.namespace} does not belong to {APP}"
         raise refused(message, f"it lacks the label {RUN_SELECTOR} or the container {CONTAINER}")
-    cronjob = get_if_allowed(cluster, "CronJob", name)
-    if cronjob and is_ours(cronjob) and not is_being_deleted(cronjob):
+    if is_schedule(get_if_allowed(cluster, "CronJob", name)):
         raise refused(f"{name} is a schedule, not a run", f"`mnist-job status {name} {cluster.flags}` lists its runs")
     raise NoRunError(
         Status.REFUSED,
@@ -141,18 +140,25 @@ def is_being_deleted(thing: Object) -> bool:
     return "deletionTimestamp" in thing["metadata"]
 
 
+def is_schedule(cronjob: Object | None) -> TypeGuard[Object]:
+    """Whether this is the CronJob of a schedule that is not being deleted."""
+    return cronjob is not None and is_ours(cronjob) and not is_being_deleted(cronjob)
+
+
 def own_pods(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
     """A Job's own pods among those with its name: an earlier Job of that name may have left some."""
     uid = job["metadata"]["uid"]
     return tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get(UID_LABEL, uid) == uid)
 
 
-def get_if_allowed(cluster: Cluster, kind: str, name: str) -> Object | None:
-    """An object; None if there is none, or this user may not read it."""
+def get_if_allowed(cluster: Cluster, kind: str, name: str, otherwise: Object | None = None) -> Object | None:
+    """An object; None if there is none, `otherwise` if this user may not read it."""
     try:
         return cluster.get(kind, name)
-    except ApiError:
-        return None
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        return otherwise
 
 
 def newest_record(cluster: Cluster, run: Run) -> Record | None:

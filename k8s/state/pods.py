@@ -1,4 +1,4 @@
-"""The state of a worker's pod, from its status. Pure."""
+"""The state of a worker's pod and of a node, from their status. Pure."""
 
 from __future__ import annotations
 
@@ -98,3 +98,9 @@ def failures(pod: Object) -> int:
     annotations = pod["metadata"].get("annotations", {})
     kinds = ("failure-count", "ignored-failure-count")
     return sum(int(annotations.get(f"batch.kubernetes.io/job-index-{kind}", 0)) for kind in kinds)
+
+
+def is_node_ready(node: Object) -> bool:
+    """Whether a node's kubelet reports that it is ready."""
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
 from k8s.api.errors import ApiError, refused
 from k8s.state import cron, events
-from k8s.state.find import gather_every, is_being_deleted, is_ours, newest_record
+from k8s.state.find import gather_every, get_if_allowed, is_ours, is_schedule, newest_record
 from k8s.state.names import RUN_SELECTOR, SINCE, schedule_of
 from k8s.state.pods import created
 from k8s.state.run import Run, state
@@ -135,18 +135,8 @@ def is_made_by_cronjob(job: Object) -> bool:
 
 def find(cluster: Cluster, name: str) -> Object | None:
     """The CronJob of a schedule; None if there is none, it is being deleted, or the user may not see it."""
-    try:
-        cronjob = cluster.get("CronJob", name)
-    except ApiError as error:
-        if error.code != 403:
-            raise
-        return None
+    cronjob = get_if_allowed(cluster, "CronJob", name)
     return cronjob if is_schedule(cronjob) else None
-
-
-def is_schedule(cronjob: Object | None) -> TypeGuard[Object]:
-    """Whether this is the CronJob of a schedule that is not being deleted."""
-    return cronjob is not None and is_ours(cronjob) and not is_being_deleted(cronjob)
 
 
 def get(cluster: Cluster, name: str) -> Object:

@@ -125,7 +125,7 @@ def create(cluster: Cluster, pod: Object, claim: Object | None) -> None:
         LauncherError: 2, the API server refuses one of them.
     """
     account = pod["spec"].get("serviceAccountName")
-    if account and setup.is_missing(cluster, "ServiceAccount", account):
+    if account and setup.lacks_account(cluster, account):
         del pod["spec"]["serviceAccountName"]  # submit creates it; until then, the namespace's default one serves
     new, made = pod, None
     try:
