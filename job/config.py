@@ -21,6 +21,7 @@ NAME_LIMIT = 62
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 DATASET = re.compile(r"[a-z][a-z0-9_]*")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+MOST_WORKERS = 1000
 MAX_DAYS = 36_500  # Kubernetes counts a Job's deadline in nanoseconds, in 64 bits, which hold 292 years
 
 
@@ -56,9 +57,11 @@ class Config:
     output: Path = setting(Path("output"), "folder for runs, models and `latest`")
     name: str = setting("", "name of the run (default: <dataset>-<UTC time>)")
     model: Path | None = setting(None, "file with the model, in place of job/model.py")
-    workers: int = setting(1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=1000)
+    workers: int = setting(
+        1, "workers to start on this machine; refused inside a cluster", at_least=1, at_most=MOST_WORKERS
+    )
     min_workers: int = setting(
-        0, "minimum number of workers that train while others are missing; 0: all", at_least=0, at_most=1000
+        0, "minimum number of workers that train while others are missing; 0: all", at_least=0, at_most=MOST_WORKERS
     )
     sync_every: int = setting(
         1, "steps between synchronisations; above 1, parameters are averaged (local SGD)", at_least=1

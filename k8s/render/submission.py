@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from k8s.api.objects import Object
 
-MOST_WORKERS = 1000
 # Kubernetes quantities above 0, without thousandths of a byte and thousands of CPUs, which can only be mistakes.
 ABOVE_0 = r"(?=.*[1-9])[0-9]+(\.[0-9]+)?"
 CPU, MEMORY = re.compile(f"{ABOVE_0}m?"), re.compile(f"{ABOVE_0}(k|M|G|T|Ki|Mi|Gi|Ti)?")
@@ -86,8 +85,8 @@ class Submission:
     arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
-            raise usage_error(f"--workers must be from 1 to {MOST_WORKERS}, not {self.workers}")
+        if self.workers is not None and not 1 <= self.workers <= config.MOST_WORKERS:
+            raise usage_error(f"--workers must be from 1 to {config.MOST_WORKERS}, not {self.workers}")
         if self.min_workers is not None and self.min_workers < 1:
             raise usage_error(f"--min-workers must be at least 1, not {self.min_workers}")
         config.check_name(self.name, self.workers or 1)

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
+from job.output.layout import LOGS
 from k8s.api.errors import ApiError, LauncherError
 from k8s.diagnose.queueing import was_evicted
 from k8s.state.find import workloads_of
@@ -24,7 +25,6 @@ from k8s.state.run import Run, is_settled, state
 from k8s.view import loglines
 from k8s.view.loglines import Cursor, Line, UnreadableLogError
 from k8s.view.output import note
-from k8s.volume.run_files import LOGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from job.output.layout import CHECKSUMS
 from job.system.files import sha256
 from k8s.api.errors import failed
 from k8s.state.names import OUTPUT
-from k8s.volume.checksums import CHECKSUMS, incomplete, parse_checksums, refuse_links
+from k8s.volume.checksums import incomplete, parse_checksums, refuse_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from job.output.layout import LOGS
 from k8s.api.errors import failed
 from k8s.state.names import OUTPUT
 from k8s.volume.checksums import is_safe
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from k8s.volume.pod import VolumePod
 
-LOGS = "logs"  # as job/output/layout.py names it
 PARTS = (LOGS, "events.jsonl", "tensorboard")
 # tar's exit code where a file changed while it was read: of a growing one, it sends what was there at first.
 CHANGED = 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from job.config import check_name, usage_error
 from job.errors import JobError
+from job.output.layout import LOGS
 from k8s.api import permissions
 from k8s.api.errors import ApiError, LauncherError, failed, refused
 from k8s.checks import setup, storage, trial
@@ -24,7 +25,7 @@ from k8s.state.find import find_job, is_ours
 from k8s.state.names import CLAIM, RUN_SELECTOR, claim_of, trainer_of
 from k8s.state.pods import created, has_finished, pod_condition
 from k8s.volume.pod import VolumePod
-from k8s.volume.run_files import LOGS, list_run_files
+from k8s.volume.run_files import list_run_files
 from k8s.volume.template import CONTAINER, VOLUME_POD_SELECTOR, base_template, volume_pod
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from job.config import DATASET, usage_error
+from job.dataset.fingerprint import FINGERPRINT
 from k8s.api.errors import LauncherError, failed
 from k8s.state.names import OUTPUT
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from k8s.volume.pod import VolumePod
 
-FINGERPRINT = "fingerprint.json"  # as job/dataset/fingerprint.py writes it
 CHUNK = 2**16
 # The connection cannot close standard input, so the number of bytes says where a file ends. A new file each time: an
 # earlier attempt whose connection broke may still be writing to the old one. All input is read even if the volume is

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ROOM = {"cpu": "500m", "memory": "8Gi"}  # for one run
 QUEUED = ("--overlay=local", "--queue=night")  # that overlay requests 250m of CPU for each worker
-LONG = ("--epochs=40", "--evaluate-every=0", "--log-every=100")  # 12 s on a quiet machine
-ENDLESS = ("--epochs=2000", *LONG[1:])
+LONG = ("--epochs=100", "--evaluate-every=0", "--log-every=100")  # 30 s on a quiet machine
+ENDLESS = ("--epochs=100000", *LONG[1:])
 SHORT = ("--epochs=1", "--evaluate-every=0")
 NO_ROOM = "insufficient unused quota for cpu in flavor plain, 500m more needed"
 SLOT = "example.com/slot"
@@ -104,8 +104,7 @@ def test_a_run_waits_and_is_preempted(team: Namespace) -> None:
 
 def test_a_run_starts_with_the_workers_that_the_quota_allows(team: Namespace) -> None:
     """Kueue starts one of two workers where the quota has room for one; it trains alone, and the report says so."""
-    # One worker makes steps ten times as fast as two.
-    team.submit("holder", "--epochs=100000", *LONG[1:], workers=1, flags=QUEUED)
+    team.submit("holder", *ENDLESS, workers=1, flags=QUEUED)
     team.wait_for_step("holder", 1)
     team.submit("run", *SHORT, flags=[*QUEUED, "--min-workers=1"])
     team.wait_until_published("run")
@@ -162,9 +161,9 @@ def test_a_failed_run_starts_again(team: Namespace, sender: str, flavour: str) -
     """`retry` starts a run that failed after Kueue had admitted it, also with topology-aware scheduling."""
     kueue.queue(team.name, ROOM, flavour)
     if sender == "launcher":
-        team.submit("run", *TRAINING, flags=[*QUEUED, "--deadline=5s"])
+        team.submit("run", *TRAINING, flags=[*QUEUED, "--deadline=1s"])
     else:
-        job = team.render("run", *TRAINING, workers=2, overlay="local", queue="night", deadline_s=5)
+        job = team.render("run", *TRAINING, workers=2, overlay="local", queue="night", deadline_s=1)
         job["metadata"].get("annotations", {}).pop(SUBMITTED, None)
         team.send(job)
     failed = team.wait_until_failed("run")

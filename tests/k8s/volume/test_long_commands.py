@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
+from job.dataset.fingerprint import FINGERPRINT
 from k8s.commands.prune import carry_out, plan_on_volume
 from k8s.state.names import OUTPUT
 from k8s.volume.download import download
-from k8s.volume.upload import FINGERPRINT, upload
+from k8s.volume.upload import upload
 from tests.k8s.fakes import FakeCluster, volume_job
 
 if TYPE_CHECKING:
