@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 import uuid
-from datetime import datetime
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from benchmarks.figures import Figure
 from benchmarks.goodput import MINUTE_S, rate
 from benchmarks.measure import PROJECT
 from job import telemetry
+from k8s.view.time_spent import seconds_of
 from tests.cluster.namespace import Namespace, conditions, wait_until
 
 if TYPE_CHECKING:
@@ -230,11 +230,6 @@ def records_of(namespace: Namespace, pod: Object) -> Iterator[Record]:
     for line in namespace.cluster.logs(pod["metadata"]["name"], "trainer"):
         if record := telemetry.parse(line):
             yield record
-
-
-def seconds_of(timestamp: str) -> float:
-    """A time stamp of RFC 3339 in seconds since 1970."""
-    return datetime.fromisoformat(timestamp).timestamp()
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def publish(
     labels = test.labels
     evaluation = Evaluation(labels, probabilities)
     predictions = Predictions(labels, probabilities.argmax(axis=1))
-    accuracy = float((predictions.predicted == labels).mean())
+    accuracy = float(predictions.correct.mean())
     known = facts(training, output, accuracy, export.parameters_sha256(params))
     # Images on disk are not read once more for this: it could take as long as an epoch.
     on_disk = isinstance(training.dataset.train.images, ImagesOnDisk)

@@ -44,6 +44,12 @@ class Predictions:
     labels: NDArray[Any]
     predicted: NDArray[Any]
 
+    @property
+    def correct(self) -> NDArray[Any]:
+        """Whether the model classifies each example correctly, bool [n]."""
+        correct: NDArray[Any] = self.labels == self.predicted
+        return correct
+
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value of McNemar's exact test.
@@ -84,7 +90,7 @@ def worse_classes(names: Sequence[str], new: Predictions, before: Predictions) -
     """
     if new.labels.shape != before.labels.shape:
         return []  # the predictions of one of the two are damaged: compare says which
-    right, right_before = new.predicted == new.labels, before.predicted == before.labels
+    right, right_before = new.correct, before.correct
     members = [(name, new.labels == label) for label, name in enumerate(names)]
     counts = [
         (int((right & ~right_before & of_class).sum()), int((right_before & ~right & of_class).sum()))

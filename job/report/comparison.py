@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from job.report.published_run import PublishedRun, PublishedRuns
 
 # What is not part of the JSON: the source of the model, and a value for each test example or class.
-NOT_IN_JSON = {"source", "classes", "predictions", "correct"}
+NOT_IN_JSON = {"source", "classes", "predictions"}
 # Settings that do not change what is trained, but where a run is made, how it is watched, or what becomes of its model.
 NOT_COMPARED = (
     *("name", "data", "output", "continue_", "log_every", "evaluate_every", "checkpoint_every"),
@@ -87,13 +87,14 @@ def compare_runs(published: PublishedRuns) -> Comparison:
 
 
 def _differences(reference: PublishedRun, others: Sequence[PublishedRun]) -> dict[str, Difference]:
-    only_run = [int((run.correct & ~reference.correct).sum()) for run in others]
-    only_reference = [int((reference.correct & ~run.correct).sum()) for run in others]
+    right, corrects = reference.predictions.correct, [run.predictions.correct for run in others]
+    only_run = [int((correct & ~right).sum()) for correct in corrects]
+    only_reference = [int((right & ~correct).sum()) for correct in corrects]
     p_values = holm([mcnemar(*counts) for counts in zip(only_run, only_reference, strict=True)])
     return {
         run.name: Difference(
             run=run.name,
-            difference=(gained - lost) / reference.correct.size,
+            difference=(gained - lost) / right.size,
             only_run=gained,
             only_reference=lost,
             p_value=p_value,

@@ -20,9 +20,6 @@ from job.output.significance import read_predictions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from job.output.significance import Predictions
 
 
@@ -33,7 +30,7 @@ class PublishedRun:
     settings are the report's, plus `model`, the first digits of the SHA-256 of model.py; source is the text of that
     file, None in a run of an earlier version; accuracy and interval are of the test set; verdict and reason are
     promotion's, `-` and empty if it decided nothing; curve is that of report.json; classes are the names of the
-    classes; correct says of each test example whether the model classifies it correctly [n].
+    classes.
     """
 
     name: str
@@ -50,7 +47,6 @@ class PublishedRun:
     curve: Sequence[Mapping[str, Any]]
     classes: Sequence[str]
     predictions: Predictions
-    correct: NDArray[np.bool_]
 
     @property
     def started_at(self) -> datetime:
@@ -116,8 +112,7 @@ def _run_folders(parent: Path) -> list[Path]:
 def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
     report = json.loads((folder / "report.json").read_bytes())
     predictions = read_predictions(folder)
-    correct = predictions.labels == predictions.predicted
-    test = report["test"]
+    correct, test = predictions.correct, report["test"]
     if correct.shape != (test["examples"],) or correct.sum() != test["correct"]:
         raise _DamageError("report.json and predictions.npz do not belong together")
     low, high = test["accuracy_interval"]
@@ -144,7 +139,6 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
         curve=[{key: point[key] for key in ("epoch", "step", "loss", "accuracy")} for point in report["curve"]],
         classes=[str(each["name"]) for each in test["classes"]],
         predictions=predictions,
-        correct=correct,
     )
 
 
