@@ -122,8 +122,7 @@ class Rows:
 class Dataset:
     """A prepared dataset, verified.
 
-    classes has their names, in the order of their labels; fingerprint is the content of
-    fingerprint.json.
+    classes are the names of the classes, in the order of their labels; fingerprint is the content of fingerprint.json.
     """
 
     classes: tuple[str, ...]

@@ -12,7 +12,8 @@
     serving/<n>/              the promoted models for TensorFlow Serving, the newest three; see serving.py
     .pruned/                  what prune.py is deleting
 
-Each file is written to a temporary sibling, flushed to the disk and renamed, except those that lines are added to.
+Lines are appended to events.jsonl and the logs. Each other file is written to a temporary sibling, flushed to the disk
+and renamed.
 """
 
 from __future__ import annotations

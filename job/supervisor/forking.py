@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 CHANNEL = "FORK_SERVER_FD"
 MODULE = "job.supervisor.fork_server"
 # TensorFlow keeps the memory of a tensor for the next one. Each block of rows would otherwise get new pages from the
-# kernel, which took as long as reading the rows.
-ALLOCATOR = {"TF_CPU_ALLOCATOR_USE_BFC": "true"}
+# kernel, which took as long as reading the rows. The limit in MiB, 64 GiB by default, is beyond any machine's memory.
+ALLOCATOR = {"TF_CPU_ALLOCATOR_USE_BFC": "true", "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(1 << 24)}
 
 
 def trainer_environment(config: Config) -> dict[str, str]:
-    """The environment for TensorFlow: this process's, without its proxies."""
+    """The environment for TensorFlow: this process's, without its proxies, with a choice of TensorFlow's allocator."""
     # gRPC would send the workers' traffic through a proxy. It reads more proxy variables than other programs do.
     direct = {name: value for name, value in os.environ.items() if "proxy" not in name.lower() and name != CHANNEL}
     if config.device == "cpu":

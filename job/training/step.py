@@ -161,7 +161,7 @@ def on_device(run_steps: RunSteps, device: str | None) -> RunSteps:
 def traced_once(function: tf.types.experimental.PolymorphicFunction) -> Callable[..., Any]:
     """A tf.function whose arguments always have the shapes and types of its first call.
 
-    TensorFlow then need not look for a trace that fits, which took 0.2 to 0.4 ms a call.
+    TensorFlow then need not look for a trace that fits, which took up to 0.4 ms a call.
     """
     trace: Callable[..., Any] | None = None
 

@@ -81,7 +81,7 @@ def jobs_by_run(cluster: Cluster) -> dict[str, Object]:
 
 
 def plan_on_volume(pod: VolumePod, words: Sequence[str], jobs: Mapping[str, Object]) -> dict[str, Any]:
-    """The result of job.output.prune.plan_pruning(), that also prunes runs without a model whose Jobs have ended."""
+    """A plan as job.output.prune.plan_pruning() makes it, also with runs without a model whose Jobs have ended."""
     plan: dict[str, Any] = json.loads(pod.run_job("prune", *words, "--dry-run"))
     kept, unpublished = plan["kept"], [(name, jobs[name]) for name in plan["without_model"] if name in jobs]
     ended = [name for name, job in unpublished if uses_claim(job, pod.claim) and not spared(job, plan["before"])]

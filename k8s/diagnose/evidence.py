@@ -14,7 +14,7 @@ from k8s.diagnose import queueing
 from k8s.diagnose.explain import explain_run
 from k8s.state import events
 from k8s.state.containers import culprit
-from k8s.state.find import gather, get_if_allowed, newest_record, workloads_of
+from k8s.state.find import gather, newest_record, workloads_of
 from k8s.state.names import claim_of
 from k8s.state.pods import has_finished, is_cut_off, is_node_ready, is_scheduled, pod_condition
 from k8s.state.run import state
@@ -47,9 +47,17 @@ def gather_evidence(cluster: Cluster, name: str) -> Run:
         events=own_events(cluster, run, claim),
         record=newest_record(cluster, run),
         down=unreachable_nodes(cluster, run.pods),
-        claim=get_if_allowed(cluster, "PersistentVolumeClaim", claim) if claim else None,
+        claim=own_claim(cluster, claim) if claim else None,
         flags=cluster.flags,
     )
+
+
+def own_claim(cluster: Cluster, name: str) -> Object | None:
+    """A run's claim; None if it cannot be read, because the rest explains the run too."""
+    try:
+        return cluster.get("PersistentVolumeClaim", name)
+    except ApiError:
+        return None
 
 
 def with_kueue(cluster: Cluster, run: Run) -> Run:

@@ -283,13 +283,14 @@ class Breaker:
 
 
 def nodes_are_ready() -> bool:
-    """Whether every node is ready, and has no taint that says otherwise, which goes a few seconds later."""
+    """Whether every node is ready and has no taint that says otherwise. Kubernetes removes it a few seconds later."""
     done = subprocess.run(["kubectl", "get", "nodes", "-o", "json"], capture_output=True, text=True, check=False)
     if done.returncode:
         return False
     nodes = json.loads(done.stdout)["items"]
+    lost = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
     taints = [taint["key"] for node in nodes for taint in node["spec"].get("taints", [])]
-    return all(map(is_node_ready, nodes)) and not any(key.startswith("node.kubernetes.io/") for key in taints)
+    return all(map(is_node_ready, nodes)) and not lost & set(taints)
 
 
 def conditions(job: Object) -> set[str]:

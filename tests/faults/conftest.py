@@ -25,8 +25,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def step(point: float) -> int:
-    """A seeded step, early in training, so that a test that the machine delays is not late."""
-    return round((0.02 + 0.15 * point) * STEPS)
+    """A seeded step in the first half, so that a test that the machine delays is not late."""
+    return round((0.02 + 0.4 * point) * STEPS)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learni
 SHORT = ("--epochs=5",)  # for tests that need no moment in training
 # For one worker, which makes twenty times as many steps a second.
 ALONE_EARLY = 6000
-ALONE = ("--epochs=200", "--batch-size=10", "--log-every=3000")  # 120,000 steps, a checkpoint every 600
+ALONE = ("--epochs=200", "--batch-size=10", "--log-every=600")  # 120,000 steps, a checkpoint every 600
 # Below the ports that the kernel assigns to others, and at a distance from those of other test processes.
 _PORTS = itertools.count(10_000 + os.getpid() * 997 % 20_000)
 
@@ -109,7 +109,7 @@ def copy_with(folder: Path, name: str, source: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # without the current folder
 
 
-# Added to model.py: its last function is called once before the training, and again in the middle of a publication.
+# Added to model.py: rank 0 calls layers() once before the training, and again in the middle of a publication.
 GATE = """
 
 import pathlib, time

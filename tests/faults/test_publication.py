@@ -99,7 +99,7 @@ def test_rank_0_is_killed_when_it_evaluates(digits: Path, tmp_path: Path, undist
 def test_the_trainer_of_rank_0_is_killed_when_it_publishes(
     digits: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    """It is started again, and the run succeeds."""
+    """The trainer is started again, and the run succeeds."""
     variables, gate = publishes_through_a_gate(tmp_path)
     with Team(digits, tmp_path / "output", 2, SHORT, variables).start() as team:
         team[0].wait_for_phase("publishing")

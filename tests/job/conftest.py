@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,15 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
     output = tmp_path_factory.mktemp("good") / "output"
     ended = processes.run("--data", prepared, "--output", output, "--name=good", "--workers=2", "--epochs=2")
     return Trained(prepared, output, ended)
+
+
+@pytest.fixture
+def loading(tmp_path: Path) -> dict[str, str]:
+    """Environment variables with which TensorFlow's import does not end, so that the workers stay in their start."""
+    package = tmp_path / "never" / "tensorflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import time\ntime.sleep(3600)\n")
+    return {"PYTHONPATH": f"{package.parent}{os.pathsep}{processes.ROOT}"}
 
 
 @pytest.fixture(scope="session")

@@ -39,21 +39,28 @@ class Screen(NamedTuple):
     stderr: str
 
 
-def on_terminal(*arguments: object, columns: int = 80, typed: tuple[str, bytes] | None = None) -> Screen:
+def on_terminal(
+    *arguments: object,
+    columns: int = 80,
+    typed: tuple[str, bytes] | None = None,
+    variables: dict[str, str] | None = None,
+) -> Screen:
     """Run `python -m job train` on a terminal of its own.
 
     Args:
         arguments: its flags.
         columns: the terminal's width.
         typed: keys, typed once the text before them has appeared.
+        variables: more environment variables.
     """
     terminal, device = pty.openpty()
     fcntl.ioctl(device, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    variables = {name: v for name, v in processes.environment().items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
+    own = processes.environment(variables)
+    without_size = {name: value for name, value in own.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
     process = subprocess.Popen(
         processes.command(*arguments),
         cwd=processes.ROOT,
-        env=variables | {"TERM": "xterm-256color"},
+        env=without_size | {"TERM": "xterm-256color"},
         stdin=device,
         stdout=device,
         stderr=subprocess.PIPE,
@@ -146,13 +153,13 @@ def test_an_error_goes_to_standard_error(prepared: Path, tmp_path: Path) -> None
     assert "error" not in screen.text
 
 
-def test_ctrl_c_typed_on_a_terminal(prepared: Path, tmp_path: Path) -> None:
+def test_ctrl_c_typed_on_a_terminal(prepared: Path, loading: dict[str, str], tmp_path: Path) -> None:
     """It ends the run with 130 and one sentence, and the cursor is visible again."""
     flags = ["--output", tmp_path / "output", "--workers=2"]
-    screen = on_terminal("--data", prepared, *flags, typed=("waiting", b"\x03"))
+    screen = on_terminal("--data", prepared, *flags, typed=("waiting", b"\x03"), variables=loading)
     assert (screen.code, screen.stderr) == (Exit.INTERRUPTED, "error: interrupted by Ctrl-C\n")
     assert screen.raw.count("\x1b[?25l") == screen.raw.count("\x1b[?25h") == 1
-    assert not (tmp_path / "output" / "models").exists()
+    assert not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,6 @@ def endless(prepared: Path, tmp_path: Path) -> list[object]:
     return ["--data", prepared, "--output", tmp_path / "output", "--name=run", *flags]
 
 
-@pytest.fixture
-def loading(tmp_path: Path) -> dict[str, str]:
-    """Environment variables with which TensorFlow's import does not end, so that the workers stay in their start."""
-    package = tmp_path / "never" / "tensorflow"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("import time\ntime.sleep(3600)\n")
-    return {"PYTHONPATH": f"{package.parent}{os.pathsep}{processes.ROOT}"}
-
-
 def published(output: Path) -> list[str]:
     """What an output folder holds besides the folder of the runs."""
     return sorted(path.name for path in output.glob("*") if path.name != "runs") if output.exists() else []
@@ -207,7 +198,7 @@ def test_no_worker_outlives_the_command(
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) -> None:
     """Its trainer does not outlive it, one line names the cause, and the run succeeds."""
-    flags = ["--workers=2", "--epochs=1000", "--evaluate-every=0", "--log-every=3"]
+    flags = ["--workers=2", "--epochs=400", "--evaluate-every=0", "--log-every=3"]
     with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
         supervisor = run.supervisors()[rank]
@@ -222,7 +213,7 @@ def test_a_killed_worker_is_replaced(rank: int, prepared: Path, tmp_path: Path) 
 
 def test_a_fork_server_that_is_killed_is_made_again(prepared: Path, tmp_path: Path) -> None:
     """Its trainers end with it, are started again by the new one, and the run succeeds."""
-    flags = ["--workers=2", "--epochs=1000", "--evaluate-every=0", "--log-every=3"]
+    flags = ["--workers=2", "--epochs=400", "--evaluate-every=0", "--log-every=3"]
     with LocalRun("--data", prepared, "--output", tmp_path, "--name=run", *flags) as run:
         run.wait_for(*BOTH_TRAINING)
         [server] = run.fork_servers()

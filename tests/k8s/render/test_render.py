@@ -218,7 +218,7 @@ def test_a_job_with_every_flag() -> None:
                                 "requests": {"cpu": "1500m", "memory": "3Gi"},
                                 "limits": {"cpu": "1500m", "memory": "3Gi", GPU: 1},
                             },
-                            "startupProbe": probe(1, 5, 300),
+                            "startupProbe": probe(1, 1, 300),
                             "livenessProbe": probe(15, 10, 4),
                             "terminationMessagePolicy": "FallbackToLogsOnError",
                             "securityContext": SMALL,
