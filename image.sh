@@ -113,7 +113,7 @@ case $what in
                 nodes=$(kubectl get nodes --output name) || fail "$context does not list its nodes: is the cluster running?"
                 ;;
             *) minikube --profile "$context" status >/dev/null 2>&1 ||
-                fail "the current context, $context, is neither kind nor a running minikube: use make push instead" ;;
+                fail "the current context, $context, is neither kind nor a running minikube: use make push instead, or make image and your cluster's own tool, such as k3d image import" ;;
         esac
         build "$@"
         load

@@ -21,8 +21,10 @@ PIPE = "TELEMETRY_FD"  # file descriptor of the pipe that takes the trainer's re
 RESTARTS = "RESTARTS"  # how often the trainer was restarted
 
 HEARTBEAT_S = 1.0
+# What no trainer sends, but a line of its log may contain.
+LINE_LIMIT, NUMBER_LIMIT = 1 << 16, 1 << 53
 
-_PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
+_PAIR = re.compile(r'(?<![a-z_])([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
 _BARE = re.compile(r'[^\s"=\\]+')
 
 
@@ -95,6 +97,8 @@ def logfmt_value(value: Any) -> str:
 
 def parse(line: str) -> Record | None:
     """The record in a line of JSON or logfmt; None if the line is torn or holds no record."""
+    if len(line) > LINE_LIMIT:
+        return None
     try:
         if line.lstrip().startswith("{"):
             values = json.loads(line)
@@ -103,8 +107,10 @@ def parse(line: str) -> Record | None:
         if "workers" in values and isinstance(values["workers"], str):
             values["workers"] = json.loads(values["workers"])
         fields: dict[str, Any] = {key: _TYPES[key](value) for key, value in values.items() if key in _TYPES}
+        if any(isinstance(value, int) and abs(value) > NUMBER_LIMIT for value in fields.values()):
+            return None
         return Record(**fields)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -27,7 +27,7 @@ from job.dataset.fingerprint import (
 from job.dataset.rows import DECODED, load_dataset
 from job.error_table import errors_from
 from job.errors import Exit, JobError
-from job.system.files import sync, sync_tree
+from job.system.files import LOCK_IS_HELD, sync, sync_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,12 +101,12 @@ def _contents(dataset: Dataset) -> str:
 def _dataset_lock(folder: Path, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the dataset's lock, which the kernel releases when the process ends for any reason.
 
-    If another process holds it, call `waiting` and wait; without `waiting`, raise BlockingIOError.
+    If another process holds it, call `waiting` and wait; without `waiting`, raise one of LOCK_IS_HELD.
     """
     with (folder / f".{name}.lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except LOCK_IS_HELD:
             if waiting is None:
                 raise
             waiting()

@@ -14,7 +14,7 @@ from job.config import check_name
 from job.error_table import kind_of
 from job.errors import Exit, JobError
 from job.output import layout, serving
-from job.system.files import read_json
+from job.system.files import LOCK_IS_HELD, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,7 +180,7 @@ def _started(output: Path, name: str) -> str:
                 value = value[key]
             started = dt.datetime.fromisoformat(value)
             return _in_utc(started if started.tzinfo else started.replace(tzinfo=dt.UTC))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         except OSError as error:
             if kind_of(error) in {"passing", "network"}:
@@ -213,7 +213,7 @@ def _lock_problem(path: Path) -> str:
         return f"its lock cannot be opened: {error.strerror}"
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except LOCK_IS_HELD:
         return "it is being trained"
     finally:
         os.close(lock)

@@ -84,6 +84,7 @@ def promotion_lock(root: Path) -> Iterator[None]:
     lock = open_to_lock(root / layout.PROMOTION_LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        next(root.iterdir(), None)  # NFS keeps an old `latest` for up to a minute, unless the folder is opened
         yield
     finally:
         os.close(lock)

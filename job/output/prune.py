@@ -22,7 +22,7 @@ from job.output.latest import promotion_lock
 from job.output.prune_dialogue import check_prune_flags, confirmed, plan_lines
 from job.output.retention import decide_retention, reason_in_use
 from job.system import process
-from job.system.files import make_folder, open_to_lock, sync
+from job.system.files import LOCK_IS_HELD, make_folder, open_to_lock, sync
 
 if TYPE_CHECKING:
     import argparse
@@ -134,7 +134,7 @@ def _rename_away(output: Path, pruned: Path, name: str) -> Path | None:
             stack.callback(os.close, lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except LOCK_IS_HELD:
                 return None
         parts = inventory.run_parts(output, name)
         if not parts:

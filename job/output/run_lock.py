@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from job.cluster import LOCAL_UID
 from job.errors import Exit, JobError
 from job.output.layout import LOCK
-from job.system.files import make_folder, open_to_lock
+from job.system.files import LOCK_IS_HELD, make_folder, open_to_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def _wait_for(lock: int, run: str, job_uid: str) -> None:
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except LOCK_IS_HELD:
             if time.monotonic() >= deadline:
                 break
             time.sleep(POLL_S)

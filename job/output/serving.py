@@ -15,7 +15,7 @@ import errno
 import shutil
 from typing import TYPE_CHECKING
 
-from job.output.layout import serving_folder, unfinished_versions
+from job.output.layout import refuse_links, serving_folder, unfinished_versions
 from job.system.files import make_folder, sync, sync_tree
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def _fill(folder: Path, model: Path) -> None:
     folder.mkdir()
     for path in sorted(model.iterdir()):
         served = folder / path.name
+        refuse_links([path])  # what it leads to would be copied to the volume
         if path.is_dir():
             _fill(served, path)
             continue

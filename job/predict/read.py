@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from job.error_table import errors_from
-from job.errors import Exit, JobError, first_line
+from job.errors import Exit, JobError
 from job.predict import digit, ink
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def read_picture(path: Path, dataset: str = "mnist") -> digit.Pixels:
     except UnidentifiedImageError:
         raise _unidentified(path) from None
     except (*OF_PILLOW, ValueError, MemoryError, cv2.error) as error:
-        message = f"the picture {path} cannot be read ({first_line(error)})"
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"the picture {path} cannot be read ({cause})"
         raise JobError(Exit.DATA_DAMAGED, "image-unreadable", message) from error
     prepared = _prepared(colours, dataset)
     if prepared is not None:

@@ -91,6 +91,9 @@ def read_published_runs(output: Path) -> PublishedRuns:
     return PublishedRuns(runs, latest, damaged, sorted(unpublished))
 
 
+CURVE = ("epoch", "step", "loss", "accuracy")
+
+
 class _DamageError(Exception):
     """The files of a run contradict each other."""
 
@@ -99,6 +102,7 @@ class _DamageError(Exception):
 _DAMAGE = (
     *(FileNotFoundError, NotADirectoryError, IsADirectoryError, EOFError, zipfile.BadZipFile, zlib.error),
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, SyntaxError, TokenError, _DamageError),
+    *(ArithmeticError, RecursionError),
 )
 
 
@@ -136,10 +140,16 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
         verdict=verdict,
         reason=reason,
         latest=latest,
-        curve=[{key: point[key] for key in ("epoch", "step", "loss", "accuracy")} for point in report["curve"]],
+        curve=[{key: _number(point[key]) for key in CURVE} for point in report["curve"]],
         classes=[str(each["name"]) for each in test["classes"]],
         predictions=predictions,
     )
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise _DamageError(f"the curve in report.json contains {value!r}")
+    return value
 
 
 def _read_source(path: Path) -> str | None:

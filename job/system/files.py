@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# What flock() raises for a lock that another process holds. On SMB, it is PermissionError.
+LOCK_IS_HELD = (BlockingIOError, PermissionError)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if the file does not exist.
 

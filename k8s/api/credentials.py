@@ -71,6 +71,8 @@ def load(context: Context, settings: Any) -> None:
             raise unreached(f"{provider} failed: {' '.join(problem.split()).rstrip('.')}", LOG_IN) from None
     if errors:  # the client logs these, and continues without credentials
         reason = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
+        # The client fails so where the plugin fails on a terminal, because the plugin's own words go there.
+        reason = reason.replace("'NoneType' object has no attribute 'strip'", "it printed why")
         reason = NO_CREDENTIAL.sub("it prints no ExecCredential", reason)
         message = f"the kubeconfig's credential plugin (exec) failed: {' '.join(reason.split()).rstrip('.')}"
         raise unreached(message, LOG_IN)

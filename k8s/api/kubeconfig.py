@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
 from kubernetes import client, config
+from urllib3.util.ssl_ import create_urllib3_context
 
 from k8s.api import contexts, proxy
 from k8s.api.cluster import Cluster
@@ -105,7 +107,13 @@ def client_of(settings: Any, proxy_url: str, owner: str) -> Any:
             settings.proxy_headers = {"proxy-authorization": authorization}
     if not settings.verify_ssl:  # the kubeconfig asks for this, and kubectl does not warn either
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    return client.ApiClient(settings)
+    api = client.ApiClient(settings)
+    # From Python 3.13 on, urllib3 refuses certificates that lack fields of RFC 5280. Those of many clusters do, and
+    # kubectl accepts them.
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = context
+    return api
 
 
 def refuse_invalid_address(host: str) -> None:

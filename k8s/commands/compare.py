@@ -9,7 +9,7 @@ from job.config import usage_error
 from k8s.api.errors import failed
 from k8s.commands import flags
 from k8s.state.names import OUTPUT
-from k8s.view.output import note
+from k8s.view.output import note, printable
 from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     words += [f"--html={PAGE}"] if page else []
     with open_volume(connect(), arguments) as pod:
         try:
-            pod.run_job("compare", OUTPUT, *words, show=lambda text: print(text, end=""))
+            pod.run_job("compare", OUTPUT, *words, show=lambda text: print(printable(text), end=""))
         finally:  # if one run is damaged, the command fails but still compares the others
             if page:
                 code, content, _ = pod.output(["cat", PAGE])

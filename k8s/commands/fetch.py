@@ -17,7 +17,7 @@ from k8s.commands import flags
 from k8s.state.names import OUTPUT
 from k8s.view.output import note, progress_bar
 from k8s.volume.download import download
-from k8s.volume.run_files import replace_run_files
+from k8s.volume.run_files import RUN, replace_run_files
 from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from k8s.volume.pod import VolumePod
 
 LATEST = "latest"
-RUN = "run"  # the folder, beside the model, for what --run brings
 NO_MODEL = {"files": 0, "bytes": 0, "fetched": 0}
 
 

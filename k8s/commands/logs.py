@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from k8s.state.find import NoRunError, job_of
 from k8s.state.names import run_name
 from k8s.state.run import Run, is_settled
 from k8s.view.loglines import read_stored
-from k8s.view.output import note, use_colour
+from k8s.view.output import note, printable, use_colour
 from k8s.view.run_logs import RunLogs, clock_time, log_files, merged
 from k8s.volume.run_files import copy_logs
 from k8s.volume.start import open_volume, volume_of_deleted
@@ -134,7 +135,7 @@ class LinePrinter:
 
     def __init__(self, ranks: int, pattern: re.Pattern[str], *, as_json: bool) -> None:
         self._width, self._pattern, self._as_json = len(str(ranks - 1)), pattern, as_json
-        self._colour = use_colour()
+        self._colour, self._is_terminal = use_colour(), sys.stdout.isatty()
 
     def print(self, line: Line) -> None:
         """Print a line, if it matches."""
@@ -147,4 +148,4 @@ class LinePrinter:
         prefix = f"rank {line.rank:>{self._width}} |"
         if self._colour:
             prefix = f"\x1b[{COLOURS[line.rank % len(COLOURS)]}m{prefix}\x1b[0m"
-        print(prefix, line.text, flush=True)
+        print(prefix, printable(line.text) if self._is_terminal else line.text, flush=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from job.config import check_name
 from k8s.commands import flags
 from k8s.state.names import OUTPUT
+from k8s.view.output import printable
 from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
@@ -38,5 +39,5 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     if arguments.output == "json":
         print(json.dumps({"name": name, "before": before, "claim": pod.claim}))
     else:
-        print(f"latest is {name}; " + (f"it was {before}" if before else "there was none before"))
+        print(printable(f"latest is {name}; " + (f"it was {before}" if before else "there was none before")))
     return 0

@@ -19,7 +19,7 @@ from k8s.state.find import newest_jobs
 from k8s.state.names import OUTPUT, RUN_SELECTOR, claim_of
 from k8s.state.pods import created
 from k8s.state.run import Run, is_settled, state
-from k8s.view.output import note
+from k8s.view.output import note, printable
 from k8s.volume.start import open_volume
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
                 lines = lines if plan["prune"] else lines[:-1]
                 lines.append(f"Jobs to delete, {len(plan['jobs'])}: {', '.join(plan['jobs'])}")
             note(f"the volume is that of the claim {pod.claim}")
-            print("\n".join(lines))
+            print(printable("\n".join(lines)))
         agreed = not arguments.dry_run and (arguments.yes or nothing or confirmed())
         if agreed and (not nothing or plan["left"]):
             pruned, plan["jobs"] = carry_out(cluster, pod, plan, words)

@@ -29,7 +29,7 @@ from k8s.state.find import gather_every, job_of, newest_jobs, newest_record
 from k8s.state.names import CONTAINER, JOB_UID_LABEL, RUN_SELECTOR, claim_of, pod_selector, run_name
 from k8s.state.pods import created, started
 from k8s.state.run import Run, state
-from k8s.view.output import as_yaml, use_colour
+from k8s.view.output import as_yaml, printable, use_colour
 from k8s.view.summary import restart_count, run_details, run_summary, schedule_details, schedule_summary
 from k8s.view.tables import Style, draw_result, state_text
 
@@ -294,6 +294,7 @@ def watch_changes(cluster: Cluster, arguments: argparse.Namespace) -> None:
                 continue
             shown[key] = current
             if as_text:
-                print(f"{'/'.join(key) if arguments.all_namespaces else item['name']}: {current}", flush=True)
+                name = "/".join(key) if arguments.all_namespaces else item["name"]
+                print(printable(f"{name}: {current}"), flush=True)
             else:
                 show_once(item, arguments)

@@ -70,6 +70,11 @@ PROBLEMS: dict[str, Problem] = {
         "request less (--cpu, --memory, --workers), or ask for a larger quota",
         NO_PODS,
     ),
+    "quota-unset": Problem(
+        "the namespace's quota counts a resource that the pods do not set",
+        "set what the message names in an overlay, or let a LimitRange set it",
+        NO_PODS,
+    ),
     "limits": Problem(
         "a worker requests more or less than the namespace's LimitRange allows",
         "request what the message allows (--cpu, --memory), or ask for another LimitRange",
@@ -161,6 +166,12 @@ PROBLEMS: dict[str, Problem] = {
     "volume": Problem(
         "a volume cannot be attached or mounted",
         "see `kubectl describe pod {pod} {flags}`",
+        "starting 0 of 4 running",
+    ),
+    "volume-group": Problem(
+        "the storage does not let a node give the volume's files to the pods' group",
+        "give the group 65532 write access on the server, for example with `chgrp 65532` and `chmod 2775`, or remove "
+        "fsGroup in an overlay",
         "starting 0 of 4 running",
     ),
     "volume-in-use": Problem(
@@ -404,7 +415,7 @@ PROBLEMS: dict[str, Problem] = {
 # Parts of the API server's refusal of a pod, and the reason of each.
 REFUSAL_REASONS = {
     "exceeded quota": "quota",
-    "failed quota": "quota",
+    "failed quota": "quota-unset",
     "violates PodSecurity": "pod-security",
     "security context constraint": "security-context-constraint",
     "per Container": "limits",

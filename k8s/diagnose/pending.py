@@ -230,5 +230,7 @@ def volume_error(pod: Object, message: str) -> tuple[str, str]:
         holder = f"pod {user[1].strip()} on another node" if user else "another node"
         text = f"{holder} uses the claim {claims_of(pod)}, which only one node can use at a time (ReadWriteOnce)"
         return "volume-in-use", text
+    if "applyFSGroup failed" in message:
+        return "volume-group", message
     missing = re.search(r'(configmap|secret) "\S+" not found', message)
     return ("configuration" if missing else "volume"), message

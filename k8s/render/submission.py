@@ -135,11 +135,16 @@ def tolerations(submission: Submission) -> list[Object]:
 
 def extra_variables(submission: Submission) -> dict[str, str]:
     """The variables to set in the trainer's container."""
-    pairs = [match_value("--env", VARIABLE, "NAME=VALUE", text) for text in submission.variables]
-    for parts in pairs:
+    pairs = {}
+    for text in submission.variables:
+        parts = VARIABLE.fullmatch(text)
+        if not parts:
+            message = "--env must be NAME=VALUE, with a NAME of letters, digits and underscores"
+            raise usage_error(f"{message}; what was given is not shown")  # it may be a secret
         if parts["key"] in IDENTITY:
             raise usage_error(f"--env cannot set {parts['key']}: workers read their run, rank and peers from it")
-    return {parts["key"]: parts["value"] for parts in pairs}
+        pairs[parts["key"]] = parts["value"]
+    return pairs
 
 
 def match_value(flag: str, pattern: re.Pattern[str], form: str, text: str) -> re.Match[str]:

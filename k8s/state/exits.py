@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 # Reasons that follow from another worker's end or from being asked to stop: the first cause is elsewhere.
+TYPES = {"reason": str, "message": str, "hint": str, "accuracy": int | float}
 SECONDARY = {"stopped", "stopped-by-peer", "peer-lost", "peers-lost", "peers-missing", "gathering", "not-joined"}
 # The most common reason for each fatal exit code, for when only the code is known.
 REASON_OF_CODE: dict[int, str] = {
@@ -118,12 +119,17 @@ def exit_of_other(pod: Object) -> ContainerExit | None:
 
 
 def termination_message(terminated: Object) -> dict[str, Any]:
-    """The fields of a worker's termination message; empty if it was killed before it wrote one."""
+    """The fields of a worker's termination message; empty if it was killed before it wrote one.
+
+    The trainer's program, which may be any, can write it, so fields of another type are left out.
+    """
     try:
         fields = json.loads(terminated.get("message", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return fields if isinstance(fields, dict) else {}
+    if not isinstance(fields, dict):
+        return {}
+    return {name: value for name, value in fields.items() if isinstance(value, TYPES.get(name, object))}
 
 
 def exit_seen_by_kubelet(terminated: Object, container: Object) -> dict[str, Any]:

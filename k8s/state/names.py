@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def number_of(job: Mapping[str, Any], flag: str) -> int:
     """The number in a flag of a Job's trainer, which may be one argument or two; 0 without the flag."""
     args = trainer_of(job["spec"]["template"]).get("args", [])
     words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(f"{flag}=") else [arg])]
-    given = [number for word, number in itertools.pairwise(words) if word == flag and number.isdecimal()]
+    numbers = re.compile("[0-9]{1,9}")
+    given = [number for word, number in itertools.pairwise(words) if word == flag and numbers.fullmatch(number)]
     return int(given[-1]) if given else 0
 
 

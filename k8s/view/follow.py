@@ -22,7 +22,7 @@ from k8s.state.names import claim_of, pod_selector, rank_of
 from k8s.state.pods import created, started
 from k8s.state.run import Run, is_settled, state
 from k8s.view.loglines import Cursor, read_log
-from k8s.view.output import note
+from k8s.view.output import note, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -211,9 +211,9 @@ def show_result(cluster: Cluster, run: Run, seconds: float, output: str) -> int:
         return code
     if published:
         figures = ", ".join(f"{key} {result[key]}" for key in ("accuracy", "seconds", "model", "claim"))
-        print(f"{name} is {result['state']}: {figures}")
+        print(printable(f"{name} is {result['state']}: {figures}"))
         if result["message"]:
-            print(f"  {result['message']}")
+            print(printable(f"  {result['message']}"))
         print(f"  mnist-job fetch {name} {cluster.flags}    copies the model and its report here")
     if code:
         note(f"error: {explanation}")

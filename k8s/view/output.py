@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 FLOAT_OF_GO = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
 
 
+# All control characters but tabs and line ends.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """A text with its control characters as Python writes them: an escape as a backslash, an x and its number.
+
+    A terminal obeys these characters, and the text of a pod, an event or a volume may contain any.
+    """
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def note(line: str) -> None:
     """Print a line on standard error, at once."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def print_result(output: str, fields: Mapping[str, Any], *lines: str) -> None:
@@ -34,7 +46,7 @@ def print_result(output: str, fields: Mapping[str, Any], *lines: str) -> None:
         lines: the result for people.
     """
     if output == "text":
-        print("\n".join(lines))
+        print(printable("\n".join(lines)))
     elif output == "name":
         print(fields["name"])
     else:

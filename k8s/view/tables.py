@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from k8s.state.run import State
+from k8s.view.output import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def run_header(run: Mapping[str, Any], style: Style) -> str:
     if style.wide:
         model = f"model {run['model_map']}, " if run["model_map"] else ""
         lines.append(f"image {run['image']}, {model}claim {run['claim']}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def time_line(time: Mapping[str, Any]) -> str:
@@ -119,7 +120,7 @@ def item_table(headings: list[str], rows: list[list[Any]], items: Sequence[Mappi
 
 def aligned(headings: Sequence[str], rows: Sequence[Sequence[Any]], style: Style) -> str:
     """Rows under headings, each column as wide as its longest cell."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
 
     def line(row: Sequence[str], colour: str = "") -> str:

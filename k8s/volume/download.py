@@ -10,6 +10,7 @@ from job.system.files import sha256
 from k8s.api.errors import failed
 from k8s.state.names import OUTPUT
 from k8s.volume.checksums import incomplete, parse_checksums, refuse_links
+from k8s.volume.run_files import refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -42,6 +43,10 @@ def download(
     sizes = _file_sizes(pod, name, checksums.keys())
     try:
         refuse_links(folder, [*checksums, CHECKSUMS])
+        refuse_other(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = _part_of(folder / CHECKSUMS)
+        part.write_text(text, encoding="utf-8")  # from now on, the folder is known as one that `fetch` made
         missing = incomplete(folder, checksums)
         with progress(sum(sizes[path] for path in missing)) as advance:
             for path in missing:
@@ -49,8 +54,6 @@ def download(
                     raise failed(f"{path} of {name} is damaged: its SHA-256 is not what {CHECKSUMS} says")
         if changed := incomplete(folder, checksums):
             raise failed(f"{', '.join(changed)} changed here while {name} was being fetched", "fetch it again")
-        part = _part_of(folder / CHECKSUMS)
-        part.write_text(text, encoding="utf-8")
         part.replace(folder / CHECKSUMS)
     except OSError as error:
         place = error.filename or folder
@@ -111,6 +114,8 @@ def _append(pod: VolumePod, source: str, size: int, part: Path, advance: Callabl
         def write(data: bytes) -> None:
             nonlocal last_news
             last_news = time.monotonic()
+            if file.tell() + len(data) > size:
+                raise failed(f"{source} grew while it was copied", "fetch it again")
             file.write(data)
             advance(len(data))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from k8s.api.cluster import Cluster
 
+OUTPUT_LIMIT = 64 << 20  # bytes; the volume decides how much a command prints
 RETRY_S = 1.0
 ATTEMPTS = 10  # after so many attempts that delivered data and broke, the patience counts from the start
 
@@ -51,7 +52,13 @@ class VolumePod:
             LauncherError: the pod is gone, or the connection keeps breaking.
         """
         output = bytearray()
-        code, errors = self.run(command, output.extend, output.clear, stdin)
+
+        def write(data: bytes) -> None:
+            if len(output) + len(data) > OUTPUT_LIMIT:
+                raise failed(f"the output of {command[0]} on the claim {self.claim} is too long", "check the volume")
+            output.extend(data)
+
+        code, errors = self.run(command, write, output.clear, stdin)
         return code, bytes(output), errors
 
     def run(

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.output.layout import LOGS
+from job.output.layout import CHECKSUMS, LOGS
 from k8s.api.errors import failed
 from k8s.state.names import OUTPUT
 from k8s.volume.checksums import is_safe
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from k8s.volume.pod import VolumePod
 
+RUN = "run"  # the folder, beside a fetched model, for the run's files
+UNFINISHED = f".{CHECKSUMS}.part"  # in a folder while `fetch` fills it
 PARTS = (LOGS, "events.jsonl", "tensorboard")
 # tar's exit code where a file changed while it was read: of a growing one, it sends what was there at first.
 CHANGED = 1
@@ -67,6 +69,23 @@ def copy_logs(pod: VolumePod, name: str, ranks: set[int], folder: Path) -> None:
         copy_run_files(pod, name, paths, folder)
 
 
+def refuse_other(folder: Path) -> None:
+    """Refuse a folder that `fetch` did not make: the volume decides which files are written, and could replace others.
+
+    Raises:
+        LauncherError: 1.
+        OSError: the folder cannot be read.
+    """
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(f".{RUN}.")}
+    if not names or names & {CHECKSUMS, UNFINISHED}:
+        return
+    if names == {RUN} and {path.name for path in (folder / RUN).iterdir()} <= {*PARTS}:
+        return
+    raise failed(f"{folder} exists, and `fetch` did not make it", "choose another DIR, or move that folder away")
+
+
 def replace_run_files(pod: VolumePod, name: str, folder: Path) -> int:
     """Make a folder here hold the files of PARTS as they are now; returns how many there are.
 
@@ -79,6 +98,7 @@ def replace_run_files(pod: VolumePod, name: str, folder: Path) -> int:
     if folder.is_symlink() or folder.is_file():
         raise failed(f"{folder} is a symbolic link or a file, and `fetch` does not replace it", "remove it")
     try:
+        refuse_other(folder.parent)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             new = Path(temporary, "new")

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 # Checked before the pod is created: a user who may not delete it would leave it behind.
 NEEDED = (("create", "Pod", ""), ("get", "Pod", "exec"), ("create", "Pod", "exec"), ("delete", "Pod", ""))
 START_S = 300.0  # its image may have to be pulled
-UNSCHEDULED_S = 20.0  # enough for the scheduler; an autoscaler adds no node for so small a pod
+UNSCHEDULED_S = 30.0  # enough for the scheduler, and for an autoscaler to say that it adds a node
+# The reasons of the events with which the Cluster Autoscaler and Karpenter say that they add a node for a pod.
+NODE_IS_COMING = {"TriggeredScaleUp", "Nominated"}
 POLL_S = 0.25
 
 
@@ -212,7 +214,7 @@ def start_failure(pod: Object, events: Sequence[Object], waited_s: float, flags:
         hint = remedy(problem, flags=flags, new_pods="then run the same command again", **names)
     elif reason:
         why, hint = f"{reason}{whose}: {detail}", remedy("refused")
-    elif unscheduled and waited_s > UNSCHEDULED_S:
+    elif unscheduled and waited_s > UNSCHEDULED_S and not NODE_IS_COMING & {event.get("reason") for event in events}:
         why, hint = f"no node is suitable: {unscheduled.get('message', '')}", "fix what this message names"
     elif waited_s > START_S:
         warnings = [event["message"] for event in events if event.get("type") == "Warning"]
@@ -234,7 +236,7 @@ def _wait_until_running(cluster: Cluster, name: str) -> None:
         if pod["status"]["phase"] == "Running":
             return
         waited_s = time.monotonic() - created_at
-        events = cluster.select("Event", fields=f"involvedObject.name={name}") if waited_s > START_S else []
+        events = cluster.select("Event", fields=f"involvedObject.name={name}") if waited_s > UNSCHEDULED_S else []
         if problem := start_failure(pod, sorted(events, key=last_seen), waited_s, cluster.flags):
             raise problem
         time.sleep(POLL_S)

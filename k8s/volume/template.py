@@ -10,6 +10,7 @@ from k8s.state.names import (
     APP,
     CLAIM_LABEL,
     DATA_VOLUME,
+    NAME_LABEL,
     NO_MESH_ANNOTATIONS,
     NO_MESH_LABELS,
     PART_OF_LABEL,
@@ -22,24 +23,35 @@ if TYPE_CHECKING:
 
 CONTAINER = "volume"
 # No label of a run's pods, so that selectors, the Service, the PodMonitor and the NetworkPolicy do not match it.
-LABELS = {PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
+LABELS = {NAME_LABEL: f"{APP}-volume", PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
 VOLUME_POD_SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 LIFETIME_S = 3600  # the pod ends by itself if the launcher cannot delete it
 # Enough to compare a few hundred runs, whatever a worker of the run needs.
-RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 # What decides who the pod is, which files it may read and on which nodes it can start.
 SPEC_OF_RUN = (
     "serviceAccountName",
-    "automountServiceAccountToken",
     "enableServiceLinks",
-    "securityContext",
     "imagePullSecrets",
     "tolerations",
     "runtimeClassName",
 )
 ARCH = "kubernetes.io/arch"
 OF_IMAGE = ("kubernetes.io/os", ARCH)  # labels of the nodes on which the image runs
-CONTAINER_OF_RUN = ("image", "imagePullPolicy", "securityContext")
+CONTAINER_OF_RUN = ("image", "imagePullPolicy")
+# The pod has the rights of the user who creates it, and a Job may be somebody else's: of its security contexts, only
+# what decides which files the pod may read is kept.
+SECURITY_OF_RUN = (
+    "runAsUser",
+    "runAsGroup",
+    "runAsNonRoot",
+    "fsGroup",
+    "fsGroupChangePolicy",
+    "supplementalGroups",
+    "seLinuxOptions",
+    "seccompProfile",
+)
+SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
 def base_template(image: str, claim: str | None = None) -> Object:
@@ -76,6 +88,7 @@ def volume_pod(template: Object, name: str, *, writes: bool = False, node: str =
             mount["readOnly"] = True
     container = {key: trainer[key] for key in CONTAINER_OF_RUN if key in trainer}
     container |= {"name": CONTAINER, "command": ["sleep", str(LIFETIME_S)], "resources": RESOURCES}
+    container["securityContext"] = _kept(trainer) | SECURITY
     labels = LABELS | {CLAIM_LABEL: claim_labels(template)[CLAIM_LABEL]} | NO_MESH_LABELS
     return {
         "apiVersion": "v1",
@@ -86,11 +99,17 @@ def volume_pod(template: Object, name: str, *, writes: bool = False, node: str =
             "terminationGracePeriodSeconds": 0,
             "activeDeadlineSeconds": LIFETIME_S,
             **{key: spec[key] for key in SPEC_OF_RUN if key in spec},
+            "automountServiceAccountToken": False,
+            "securityContext": _kept(spec),
             **_placement(spec, node),
             "containers": [container | {"volumeMounts": mounts}],
             "volumes": kept,
         },
     }
+
+
+def _kept(of_run: Object) -> Object:
+    return {key: value for key, value in of_run.get("securityContext", {}).items() if key in SECURITY_OF_RUN}
 
 
 def _is_output(volume: Object) -> bool:

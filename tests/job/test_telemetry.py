@@ -148,6 +148,9 @@ def test_fields_of_a_later_version_are_ignored() -> None:
         '{"time": [1], "run": "r", "rank": 0, "phase": "data"}',
         '{"time": 1, "run": "r", "rank": Infinity, "phase": "data"}',
         '{"time": 1' + "0" * 400 + ', "run": "r", "rank": 0, "phase": "data"}',
+        "time=1 run=r rank=0 phase=training step=1" + "0" * 400,
+        '{"time": 1, "run": "r", "rank": 0, "phase": ' + "[" * 10_000,
+        "a" * 2_000_000,
     ],
 )
 def test_a_line_without_a_record_is_none(line: str) -> None:

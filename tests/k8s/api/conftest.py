@@ -63,8 +63,26 @@ def secured(serve: Callable[..., Server], tmp_path: Path) -> Server:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
-    server = serve()
+    return secure(serve(), certificate, key)
+
+
+def secure(server: Server, certificate: Path, key: Path) -> Server:
+    """A server that speaks TLS from now on."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     return server
+
+
+@pytest.fixture
+def loosely_secured(serve: Callable[..., Server], tmp_path: Path) -> Server:
+    """A server whose certificate, signed by cert.pem, lacks fields of RFC 5280, as those of many clusters do."""
+    (tmp_path / "fields").write_text("subjectAltName=IP:127.0.0.1\n")
+    new = "req -newkey rsa:2048 -nodes"
+    for command in (
+        f"{new} -x509 -days 2 -subj /CN=ca -keyout ca.key -out cert.pem",
+        f"{new} -subj /CN=127.0.0.1 -keyout key.pem -out request.pem",
+        "x509 -req -in request.pem -CA cert.pem -CAkey ca.key -CAcreateserial -days 2 -extfile fields -out server.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=tmp_path)
+    return secure(serve(), tmp_path / "server.pem", tmp_path / "key.pem")

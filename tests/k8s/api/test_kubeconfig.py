@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import ssl
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3.connection
 from kubernetes import config
+from urllib3.util.ssl_ import create_urllib3_context
 
 import k8s.api.cluster
 import k8s.api.kubeconfig
@@ -16,6 +19,7 @@ from k8s.api.kubeconfig import connect
 from tests.k8s.api.configs import by_plugin, credential, kubeconfig
 from tests.k8s.api.server import (
     UNAUTHORIZED,
+    Frames,
     Server,
     named,
     tokens_of,
@@ -142,6 +146,27 @@ def test_in_a_pod(nowhere: Path, secured: Server, monkeypatch: pytest.MonkeyPatc
     assert cluster.namespace == "around"
     assert secured.asked == [("GET", "/apis/batch/v1/namespaces/around/jobs/a", None)]
     assert secured.headers[0]["authorization"].lower() == "bearer pod-secret"
+
+
+def test_a_certificate_that_lacks_fields(
+    nowhere: Path, loosely_secured: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is accepted, as kubectl does, although Python 3.13 and newer refuse it by default."""
+
+    def as_in_python_3_13(**given: Any) -> ssl.SSLContext:
+        context = create_urllib3_context(**given)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    for module in (urllib3.connection, k8s.api.kubeconfig):
+        monkeypatch.setattr(module, "create_urllib3_context", as_in_python_3_13)
+    loosely_secured.answers += [named("a"), Frames(b'\3{"status": "Success"}')]
+    content = kubeconfig(f"https://127.0.0.1:{loosely_secured.port}")
+    content["clusters"][0]["cluster"]["certificate-authority"] = "cert.pem"
+    nowhere.write_text(json.dumps(content))
+    cluster = connect(None, None, print)
+    assert cluster.get("Job", "a") == named("a")
+    cluster.run_in("pod", "container", ["true"], print)
 
 
 def test_a_certificate_that_cannot_be_verified(nowhere: Path, secured: Server) -> None:

@@ -115,6 +115,7 @@ def test_part_of_something_else(left: bytes, volume: VolumeCluster, tmp_path: Pa
     part = tmp_path / "digits/saved_model/1/.weights.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(left)
+    (tmp_path / "digits/.SHA256SUMS.part").write_bytes(b"")
     get(volume, tmp_path)
     assert content(tmp_path / "digits") == content(tmp_path / "volume/models/digits")
 
@@ -131,7 +132,7 @@ def test_damaged_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
     """A file that does not match SHA256SUMS does not get its name here."""
     (tmp_path / "volume/models/digits/report").write_bytes(b"0.99")
     assert failed(volume, tmp_path) == ("report of digits is damaged: its SHA-256 is not what SHA256SUMS says")
-    assert content(tmp_path / "digits") == {}
+    assert set(content(tmp_path / "digits")) == {".SHA256SUMS.part"}
 
 
 def test_missing_on_the_volume(volume: VolumeCluster, tmp_path: Path) -> None:
@@ -206,6 +207,20 @@ def test_links_here(link: str, volume: VolumeCluster, tmp_path: Path) -> None:
         f"`fetch` does not write through symbolic links: {here / link}; remove them, or choose another DIR"
     )
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [{}, {"run": True}])
+def test_a_folder_of_somebody_else(flags: dict[str, Any], volume: VolumeCluster, tmp_path: Path) -> None:
+    """The volume decides what `latest` is, so it must not be able to replace files of a folder with that name."""
+    folder = tmp_path / "here"
+    (folder / "digits").mkdir(parents=True)
+    (folder / "digits" / "report.html").write_text("mine")
+    with pytest.raises(LauncherError) as caught:
+        get(volume, folder, **flags)
+    assert str(caught.value) == (
+        f"{folder / 'digits'} exists, and `fetch` did not make it; choose another DIR, or move that folder away"
+    )
+    assert content(folder / "digits") == {"report.html": b"mine"}
 
 
 def test_folder_that_cannot_be_written(volume: VolumeCluster, tmp_path: Path) -> None:

@@ -444,8 +444,8 @@ def test_fetch_run(tmp_path: Path, seed: int | None, capsys: pytest.CaptureFixtu
         file.write_bytes(content)
     (root / "runs/digits/tensorboard/link").symlink_to("/etc/passwd")
     here = tmp_path / "here/digits/run"
-    here.mkdir(parents=True)
-    (here / "old").write_bytes(b"")
+    (here / "logs").mkdir(parents=True)
+    (here / "logs/rank-9.log").write_bytes(b"old\n")
     assert get(cluster, tmp_path / "here") == 0
     assert {str(path.relative_to(here)): path.read_bytes() for path in here.rglob("*") if path.is_file()} == wanted
     assert [path.name for path in here.parent.iterdir()] == ["run"]

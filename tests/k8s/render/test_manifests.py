@@ -221,7 +221,7 @@ def test_labels(overlay: Object, setup: dict[str, Object]) -> None:
     same = {"podSelector": {"matchLabels": {NAME_LABEL: APP}}}
     assert policy["podSelector"] == same["podSelector"]
     assert policy["ingress"] == [{"from": [same], "ports": [{"protocol": "TCP"}]}]
-    dns = [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]
+    dns = [{"protocol": protocol, "port": port} for port in (53, 5353, 8053) for protocol in ("UDP", "TCP")]
     assert policy["egress"] == [{"to": [same], "ports": [{"protocol": "TCP"}]}, {"ports": dns}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     for found in render.setup_objects():

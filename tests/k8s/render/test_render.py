@@ -397,7 +397,10 @@ MORE = "- {op: replace, path: /spec/activeDeadlineSeconds, value: 9}"
         ),
         ({"priority_class": "High"}, "--priority-class must be the name of a priority class, not 'High'"),
         ({"service_account": "a_b"}, "--service-account must be the name of a service account, not 'a_b'"),
-        ({"variables": ("1=x",)}, "--env must be NAME=VALUE, not '1=x'"),
+        (
+            {"variables": ("1=x",)},
+            "--env must be NAME=VALUE, with a NAME of letters, digits and underscores; what was given is not shown",
+        ),
         *(
             (
                 {"variables": (f"{name}=1",)},

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k8s.render.kustomize import kustomize
-from k8s.view.output import as_yaml
+from k8s.view.output import as_yaml, note
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
+
+
+def test_control_characters_are_not_sent_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message of a pod could otherwise set the terminal's title or clipboard, or hide what stands before it."""
+    note("one\ttwo\nüñ \x1b]52;c;eA==\x07\r\x9b2J")
+    assert capsys.readouterr().err == "one\ttwo\nüñ \\x1b]52;c;eA==\\x07\\r\\x9b2J\n"
 
 
 def test_kubectl_reads_texts_as_texts(tmp_path: Path) -> None:

@@ -256,6 +256,15 @@ MOUNT = {"type": "Warning", "message": 'MountVolume.SetUp failed for volume "out
 AGAIN = "then run the same command again"  # a run's remedy for its pods would not help
 
 
+@pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
+def test_a_node_that_an_autoscaler_adds_is_waited_for(reason: str) -> None:
+    """As long as for the pull of an image."""
+    pod = {"metadata": {"name": "v"}, "spec": {"containers": [{"name": "volume"}]}, "status": UNSCHEDULED}
+    events = [{"type": "Normal", "reason": reason, "message": "pod triggered scale-up"}]
+    assert start.start_failure(pod, events, 200, "") is None
+    assert "still starting" in str(start.start_failure(pod, events, 301, ""))
+
+
 @pytest.mark.parametrize(
     ("status", "waited_s", "said"),
     [
@@ -264,7 +273,7 @@ AGAIN = "then run the same command again"  # a run's remedy for its pods would n
         (UNSCHEDULED, 5, None),
         (
             UNSCHEDULED,
-            25,
+            35,
             (
                 "the volume pod does not start: no node is suitable: 0/2 nodes are available: 2 Insufficient cpu.; "
                 "fix what this message names"

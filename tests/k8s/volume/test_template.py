@@ -28,17 +28,22 @@ def template() -> Object:
         "nodeSelector": {"disk": "fast"},
         "runtimeClassName": "nvidia",
         "imagePullSecrets": [{"name": "s"}],
-        "securityContext": {"runAsUser": 1000},
+        "automountServiceAccountToken": True,
+        "securityContext": {"runAsUser": 1000, "sysctls": [{"name": "kernel.shm_rmid_forced", "value": "0"}]},
         "tolerations": [{"key": "team", "operator": "Exists"}],
         "initContainers": [{"name": "init"}],
     }
+    made["spec"]["containers"][0]["securityContext"] = {"runAsGroup": 7, "privileged": True}
     made["spec"]["affinity"]["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": NODES}
     return made
 
 
 @pytest.mark.parametrize("writes", [False, True])
 def test_pod(writes: bool) -> None:
-    """The pod runs as the run's pods do, where they can, and mounts the output alone: read-only unless it writes."""
+    """The pod runs as the run's pods do, where they can, and mounts the output alone: read-only unless it writes.
+
+    It has none of their rights: a Job can be that of another user, and the pod is the launcher's user's.
+    """
     output = {"name": "output", "mountPath": "/output"} | ({} if writes else {"readOnly": True})
     before = template()
     assert volume_pod(before, "v", writes=writes) == {
@@ -47,6 +52,7 @@ def test_pod(writes: bool) -> None:
         "metadata": {
             "name": "v",
             "labels": {
+                "app.kubernetes.io/name": "mnist-job-volume",
                 "app.kubernetes.io/part-of": "mnist-job",
                 "app.kubernetes.io/component": "volume",
                 "mnist-job/claim": "mine",
@@ -75,10 +81,11 @@ def test_pod(writes: bool) -> None:
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["sleep", "3600"],
                     "resources": {
-                        "requests": {"cpu": "50m", "memory": "64Mi"},
+                        "requests": {"cpu": "100m", "memory": "128Mi"},
                         "limits": {"cpu": "1", "memory": "512Mi"},
                     },
                     "securityContext": {
+                        "runAsGroup": 7,
                         "allowPrivilegeEscalation": False,
                         "readOnlyRootFilesystem": True,
                         "capabilities": {"drop": ["ALL"]},
