@@ -25,7 +25,7 @@ HEARTBEAT_S = 1.0
 LINE_LIMIT, NUMBER_LIMIT = 1 << 16, 1 << 53
 
 _PAIR = re.compile(r'(?<![a-z_])([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)')
-_BARE = re.compile(r'[^\s"=\\]+')
+_BARE = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+')
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def _moving_latest(root: Path, run: str) -> Iterator[None]:
     """Hold the promotion lock, and finish or remove what a killed promotion left behind."""
     with promotion_lock(root):
         layout.unfinished_link(root, run).unlink(missing_ok=True)
-        serving.catch_up(root, linked_run(root))
+        with contextlib.suppress(JobError):  # another run's model cannot be served: that is not this run's failure
+            serving.catch_up(root, linked_run(root))
         yield
 
 

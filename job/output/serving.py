@@ -15,7 +15,8 @@ import errno
 import shutil
 from typing import TYPE_CHECKING
 
-from job.output.layout import refuse_links, serving_folder, unfinished_versions
+from job.errors import Exit, JobError
+from job.output.layout import serving_folder, unfinished_versions
 from job.system.files import make_folder, sync, sync_tree
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ def _fill(folder: Path, model: Path) -> None:
     folder.mkdir()
     for path in sorted(model.iterdir()):
         served = folder / path.name
-        refuse_links([path])  # what it leads to would be copied to the volume
+        if path.is_symlink():  # where hard links are missing, what it leads to would be copied to the volume
+            message = f"{path} is a symbolic link, and is not served"
+            raise JobError(Exit.OUTPUT, "output-link", message, "remove it")
         if path.is_dir():
             _fill(served, path)
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def _read_run(folder: Path, run_folder: Path, *, latest: bool) -> PublishedRun:
 
 
 def _number(value: Any) -> float | None:
-    if value is not None and not isinstance(value, int | float):
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
         raise _DamageError(f"the curve in report.json contains {value!r}")
     return value
 

@@ -63,7 +63,7 @@ def failure_of(error: Exception, workers: int) -> JobError:
     """The exit code, reason and sentence for an exception that ended the work of one of several workers."""
     if isinstance(error, JobError):
         return error
-    name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0]
+    name, first_line = type(error).__name__, (str(error).splitlines() or [""])[0][:1000]
     if workers > 1 and internals.is_lost_peer(error):
         cause = internals.cause_of(error) or first_line
         return JobError(Exit.TRY_AGAIN, "peer-lost", f"a peer was lost: {name}: {cause}", "start the run again")

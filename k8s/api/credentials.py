@@ -72,7 +72,7 @@ def load(context: Context, settings: Any) -> None:
     if errors:  # the client logs these, and continues without credentials
         reason = re.sub(r"^exec: |\[Errno \d+\] ", "", errors[0])
         # The client fails so where the plugin fails on a terminal, because the plugin's own words go there.
-        reason = reason.replace("'NoneType' object has no attribute 'strip'", "it printed why")
+        reason = reason.replace("'NoneType' object has no attribute 'strip'", "what it printed is above")
         reason = NO_CREDENTIAL.sub("it prints no ExecCredential", reason)
         message = f"the kubeconfig's credential plugin (exec) failed: {' '.join(reason.split()).rstrip('.')}"
         raise unreached(message, LOG_IN)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
+import urllib3.connection
 from kubernetes import client, config
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -107,13 +108,18 @@ def client_of(settings: Any, proxy_url: str, owner: str) -> Any:
             settings.proxy_headers = {"proxy-authorization": authorization}
     if not settings.verify_ssl:  # the kubeconfig asks for this, and kubectl does not warn either
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    api = client.ApiClient(settings)
-    # From Python 3.13 on, urllib3 refuses certificates that lack fields of RFC 5280. Those of many clusters do, and
-    # kubectl accepts them.
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE)
+    return client.ApiClient(settings)
+
+
+def _lenient_context(**given: Any) -> ssl.SSLContext:
+    context = create_urllib3_context(**given)
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = context
-    return api
+    return context
+
+
+# From Python 3.13 on, urllib3 refuses certificates that lack fields of RFC 5280. Those of many clusters do, and kubectl
+# accepts them. A context given to urllib3 instead would be shared by threads, and would not know the system's CAs.
+urllib3.connection.create_urllib3_context = _lenient_context  # type: ignore[attr-defined, assignment]
 
 
 def refuse_invalid_address(host: str) -> None:

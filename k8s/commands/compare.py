@@ -36,11 +36,15 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     page: Path | None = arguments.html
     if page and not page.absolute().parent.is_dir():
         raise usage_error(f"--html {page} cannot be written: there is no folder {page.parent}")
-    words = ["--json"] if arguments.output == "json" else []
-    words += [f"--html={PAGE}"] if page else []
+    as_json = arguments.output == "json"
+    words = (*(["--json"] if as_json else []), *([f"--html={PAGE}"] if page else []))
+
+    def show(text: str) -> None:
+        print(text if as_json else printable(text), end="")
+
     with open_volume(connect(), arguments) as pod:
         try:
-            pod.run_job("compare", OUTPUT, *words, show=lambda text: print(printable(text), end=""))
+            pod.run_job("compare", OUTPUT, *words, show=show)
         finally:  # if one run is damaged, the command fails but still compares the others
             if page:
                 code, content, _ = pod.output(["cat", PAGE])

@@ -10,6 +10,7 @@ from k8s.api.errors import Status
 from k8s.checks import preflight
 from k8s.commands.flags import add_submission, submission_of
 from k8s.commands.submit import model_map, prepare, render_job
+from k8s.view.output import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -37,5 +38,5 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     if arguments.output == "json":
         print(json.dumps([dataclasses.asdict(check) for check in checks]))
     else:
-        print("\n".join(str(check) for check in checks))
+        print(printable("\n".join(str(check) for check in checks)))
     return Status.REFUSED if any(check.failed for check in checks) else 0

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from k8s.api.objects import Object
 
 # Reasons that follow from another worker's end or from being asked to stop: the first cause is elsewhere.
-TYPES = {"reason": str, "message": str, "hint": str, "accuracy": int | float}
 SECONDARY = {"stopped", "stopped-by-peer", "peer-lost", "peers-lost", "peers-missing", "gathering", "not-joined"}
 # The most common reason for each fatal exit code, for when only the code is known.
 REASON_OF_CODE: dict[int, str] = {
@@ -118,6 +117,9 @@ def exit_of_other(pod: Object) -> ContainerExit | None:
     return ContainerExit(rank_of(pod), name, None, OTHER, message, "", when, None, disruption(pod), failed.name)
 
 
+TEXTS = ("reason", "message", "hint")
+
+
 def termination_message(terminated: Object) -> dict[str, Any]:
     """The fields of a worker's termination message; empty if it was killed before it wrote one.
 
@@ -129,7 +131,11 @@ def termination_message(terminated: Object) -> dict[str, Any]:
         return {}
     if not isinstance(fields, dict):
         return {}
-    return {name: value for name, value in fields.items() if isinstance(value, TYPES.get(name, object))}
+    accuracy = fields.get("accuracy")
+    known: dict[str, Any] = {name: fields[name] for name in TEXTS if isinstance(fields.get(name), str)}
+    if isinstance(accuracy, int | float) and 0 <= accuracy <= 1:
+        known["accuracy"] = float(accuracy)
+    return known
 
 
 def exit_seen_by_kubelet(terminated: Object, container: Object) -> dict[str, Any]:

@@ -179,14 +179,19 @@ def show_progress(cluster: Cluster, job: Object, display: Lines) -> Run:
         while not is_settled(follower.run.job):
             record, current = follower.next_record(RETRY_S), state(follower.run)
             if record:
-                display.show(record)
+                display.show(_printable(record))
             elif current.word in WITHOUT_RECORDS and str(current) != shown:
                 shown = str(current)
                 message = current.detail or None
-                display.show(Record(time.time(), follower.run.name, 0, current.word, message=message))
+                display.show(_printable(Record(time.time(), follower.run.name, 0, current.word, message=message)))
         for record in follower.remaining_records():
-            display.show(record)
+            display.show(_printable(record))
     return follower.run
+
+
+def _printable(record: Record) -> Record:
+    texts: dict[str, Any] = {name: printable(each) for name, each in record.values().items() if isinstance(each, str)}
+    return dataclasses.replace(record, **texts)
 
 
 def show_result(cluster: Cluster, run: Run, seconds: float, output: str) -> int:

@@ -78,12 +78,13 @@ def refuse_other(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(f".{RUN}.")}
+    names = {path.name for path in folder.iterdir() if not path.name.startswith((f".{RUN}.", ".DS_Store"))}
     if not names or names & {CHECKSUMS, UNFINISHED}:
         return
-    if names == {RUN} and {path.name for path in (folder / RUN).iterdir()} <= {*PARTS}:
+    if names == {RUN} and {path.name for path in (folder / RUN).iterdir()} <= {*PARTS, ".DS_Store"}:
         return
-    raise failed(f"{folder} exists, and `fetch` did not make it", "choose another DIR, or move that folder away")
+    message = f"{folder} exists, and does not look like a folder that `fetch` made"
+    raise failed(message, "choose another DIR, or move that folder away")
 
 
 def replace_run_files(pod: VolumePod, name: str, folder: Path) -> int:
@@ -95,7 +96,7 @@ def replace_run_files(pod: VolumePod, name: str, folder: Path) -> int:
     paths = list_run_files(pod, name)
     if not paths:
         return 0
-    if folder.is_symlink() or folder.is_file():
+    if folder.parent.is_symlink() or folder.is_symlink() or folder.is_file():
         raise failed(f"{folder} is a symbolic link or a file, and `fetch` does not replace it", "remove it")
     try:
         refuse_other(folder.parent)

@@ -41,7 +41,7 @@ START_S = 300.0  # its image may have to be pulled
 UNSCHEDULED_S = 30.0  # enough for the scheduler, and for an autoscaler to say that it adds a node
 # The reasons of the events with which the Cluster Autoscaler and Karpenter say that they add a node for a pod.
 NODE_IS_COMING = {"TriggeredScaleUp", "Nominated"}
-POLL_S = 0.25
+POLL_S, SLOW_POLL_S = 0.25, 2.0
 
 
 @contextmanager
@@ -236,10 +236,18 @@ def _wait_until_running(cluster: Cluster, name: str) -> None:
         if pod["status"]["phase"] == "Running":
             return
         waited_s = time.monotonic() - created_at
-        events = cluster.select("Event", fields=f"involvedObject.name={name}") if waited_s > UNSCHEDULED_S else []
-        if problem := start_failure(pod, sorted(events, key=last_seen), waited_s, cluster.flags):
+        late = waited_s > (UNSCHEDULED_S if pod_condition(pod, "PodScheduled", "False") else START_S)
+        if problem := start_failure(pod, _events(cluster, name) if late else [], waited_s, cluster.flags):
             raise problem
-        time.sleep(POLL_S)
+        time.sleep(SLOW_POLL_S if late else POLL_S)
+
+
+def _events(cluster: Cluster, name: str) -> list[Object]:
+    """A pod's events, the oldest first; none if this user may not read them."""
+    try:
+        return sorted(cluster.select("Event", fields=f"involvedObject.name={name}"), key=last_seen)
+    except ApiError:
+        return []
 
 
 def _delete(cluster: Cluster, name: str) -> None:

@@ -7,7 +7,6 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import urllib3.connection
 from kubernetes import config
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -158,8 +157,7 @@ def test_a_certificate_that_lacks_fields(
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         return context
 
-    for module in (urllib3.connection, k8s.api.kubeconfig):
-        monkeypatch.setattr(module, "create_urllib3_context", as_in_python_3_13)
+    monkeypatch.setattr(k8s.api.kubeconfig, "create_urllib3_context", as_in_python_3_13)
     loosely_secured.answers += [named("a"), Frames(b'\3{"status": "Success"}')]
     content = kubeconfig(f"https://127.0.0.1:{loosely_secured.port}")
     content["clusters"][0]["cluster"]["certificate-authority"] = "cert.pem"
@@ -167,6 +165,16 @@ def test_a_certificate_that_lacks_fields(
     cluster = connect(None, None, print)
     assert cluster.get("Job", "a") == named("a")
     cluster.run_in("pod", "container", ["true"], print)
+
+
+def test_a_certificate_of_an_authority_that_the_system_trusts(
+    nowhere: Path, secured: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kubeconfig then needs no certificate-authority."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(nowhere.with_name("cert.pem")))
+    secured.answers.append(named("a"))
+    nowhere.write_text(json.dumps(kubeconfig(f"https://127.0.0.1:{secured.port}")))
+    assert connect(None, None, print).get("Job", "a") == named("a")
 
 
 def test_a_certificate_that_cannot_be_verified(nowhere: Path, secured: Server) -> None:

@@ -218,7 +218,8 @@ def test_a_folder_of_somebody_else(flags: dict[str, Any], volume: VolumeCluster,
     with pytest.raises(LauncherError) as caught:
         get(volume, folder, **flags)
     assert str(caught.value) == (
-        f"{folder / 'digits'} exists, and `fetch` did not make it; choose another DIR, or move that folder away"
+        f"{folder / 'digits'} exists, and does not look like a folder that `fetch` made; "
+        "choose another DIR, or move that folder away"
     )
     assert content(folder / "digits") == {"report.html": b"mine"}
 

@@ -42,7 +42,7 @@ def template() -> Object:
 def test_pod(writes: bool) -> None:
     """The pod runs as the run's pods do, where they can, and mounts the output alone: read-only unless it writes.
 
-    It has none of their rights: a Job can be that of another user, and the pod is the launcher's user's.
+    It is not privileged, even if they are: a Job can be that of another user, and the pod is the launcher's user's.
     """
     output = {"name": "output", "mountPath": "/output"} | ({} if writes else {"readOnly": True})
     before = template()
