@@ -101,8 +101,12 @@ def _moving_latest(root: Path, run: str) -> Iterator[None]:
     """Hold the promotion lock, and finish or remove what a killed promotion left behind."""
     with promotion_lock(root):
         layout.unfinished_link(root, run).unlink(missing_ok=True)
-        with contextlib.suppress(JobError):  # another run's model cannot be served: that is not this run's failure
-            serving.catch_up(root, linked_run(root))
+        linked = linked_run(root)
+        try:
+            serving.catch_up(root, linked)
+        except JobError:
+            if linked == run:  # that another run's model cannot be served is not this run's failure
+                raise
         yield
 
 

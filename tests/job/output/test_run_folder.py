@@ -178,8 +178,20 @@ def test_run_waits_while_prune_looks_at_its_lock(tmp_path: Path, monkeypatch: py
         assert verdict is None
 
 
-def test_job_waits_for_the_lock_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", [BlockingIOError, PermissionError], ids=["NFS", "SMB"])
+def test_job_waits_for_the_lock_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: type[OSError]
+) -> None:
     """The lock of a node that died is released late: the next process waits, and gives up with 75."""
+    flock = fcntl.flock
+
+    def refuse(lock: int, operation: int) -> None:
+        try:
+            flock(lock, operation)
+        except BlockingIOError:
+            raise held from None
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     first, second = (RunFolder(tmp_path, "a", "0f6e") for _ in range(2))
     with first.begin(manifest("0f6e")):

@@ -132,6 +132,21 @@ def test_the_next_promotion_serves_latest(tmp_path: Path, by: str) -> None:
     assert (latest(tmp_path), served_runs(tmp_path)) == ("models/first", {1: "first"})
 
 
+def test_a_model_with_a_link_is_not_served(tmp_path: Path) -> None:
+    """What the link leads to could be a file that its author may not read. Other runs are promoted nevertheless."""
+    output = published(tmp_path, "first")
+    output.promote()
+    (output.folder / "promoted").unlink()
+    shutil.rmtree(tmp_path / "serving")
+    link = tmp_path / "models/first/saved_model/1/planted"
+    link.symlink_to("/etc/passwd")
+    with pytest.raises(JobError, match=f"{link} is a symbolic link, and is not served") as caught:
+        move_latest(tmp_path, "first")
+    assert caught.value.code == Exit.OUTPUT
+    assert published(tmp_path, "second", 0.99, 2).promote().verdict == "promoted"
+    assert (latest(tmp_path), served_runs(tmp_path)) == ("models/second", {1: "second"})
+
+
 def test_a_killed_promotion_counts_before_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that became latest without a version gets one before `latest` moves on, and leftovers are removed."""
     published(tmp_path, "first").promote()

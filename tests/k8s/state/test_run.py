@@ -68,6 +68,22 @@ def test_kept(before: str) -> None:
     assert state(Run(job(2, "Complete"), pods)) == found
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"message": 5, "reason": [], "accuracy": "x"}',
+        '{"accuracy": 1' + "0" * 400 + "}",
+        "[" * 5000,
+        '{"accuracy": NaN}',
+    ],
+    ids=["types", "size", "depth", "no number"],
+)
+def test_a_termination_message_that_no_worker_writes(message: str) -> None:
+    """A program in a pod may write any. It does not keep the states of other runs from being shown."""
+    pods = (ended(0, 0, message=message),)
+    assert state(Run(job(2, "Complete"), pods)) == State("published", ended=True, code=0)
+
+
 @pytest.mark.parametrize("condition", ["FailureTarget", "Failed"])
 def test_rejected(condition: str) -> None:
     """Code 69 is shown as rejected, also if only the Job's condition is left."""
