@@ -337,6 +337,9 @@ def test_half_an_image_is_an_error(desk: Desk, context: str) -> None:
 def test_load_never_goes_to_another_cluster(desk: Desk) -> None:
     """Where the current context is some other cluster nothing is built, and the sentence says what to do instead."""
     done = desk.run("load", "mnist-job:dev", **PROGRAMS | {"kubectl": "echo prod", "minikube": "exit 85"})
-    sentence = "error: the current context, prod, is neither kind nor a running minikube: use make push instead"
+    sentence = (
+        "error: the current context, prod, is neither kind nor a running minikube: use make push instead, "
+        "or make image and your cluster's own tool, such as k3d image import"
+    )
     assert (done.code, done.line) == (64, sentence)
     assert done.calls == ["kubectl config current-context", "minikube --profile prod status"]
