@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace, connect: Callable[[], Cluster]) -> int:
     if page and not page.absolute().parent.is_dir():
         raise usage_error(f"--html {page} cannot be written: there is no folder {page.parent}")
     as_json = arguments.output == "json"
-    words = (*(["--json"] if as_json else []), *([f"--html={PAGE}"] if page else []))
+    words = ["--json"] if as_json else []
+    words += [f"--html={PAGE}"] if page else []
 
     def show(text: str) -> None:
         print(text if as_json else printable(text), end="")
