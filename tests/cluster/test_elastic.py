@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k8s.state.names import INDEX_LABEL, RUN_SELECTOR
+from k8s.state.pods import has_finished
 from tests.cluster.namespace import ROOT, conditions, wait_until
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def test_suspend_and_resume(training: Namespace, undisturbed: Undisturbed) -> No
     training.kill(training.pod("run", 1))
     wait_until_training(training, 1)
     training.launcher("suspend", "run")
-    wait_until(lambda: not training.pods("run"), "the end of the pods")
+    # The Job keeps the object of the killed pod until there is another one of its rank.
+    wait_until(lambda: all(map(has_finished, training.pods("run"))), "the end of the pods")
     training.launcher("resume", "run")
     assert (training.wait_for_step("run", 1).step or 0) > EVERY
     wait_until_training(training, 2)
