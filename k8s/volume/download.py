@@ -10,7 +10,7 @@ from job.system.files import sha256
 from k8s.api.errors import failed
 from k8s.state.names import OUTPUT
 from k8s.volume.checksums import incomplete, parse_checksums, refuse_links
-from k8s.volume.run_files import refuse_other
+from k8s.volume.run_files import UNFINISHED, refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -45,7 +45,7 @@ def download(
         refuse_links(folder, [*checksums, CHECKSUMS])
         refuse_other(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        part = _part_of(folder / CHECKSUMS)
+        part = folder / UNFINISHED
         part.write_text(text, encoding="utf-8")  # from now on, the folder is known as one that `fetch` made
         missing = incomplete(folder, checksums)
         with progress(sum(sizes[path] for path in missing)) as advance:

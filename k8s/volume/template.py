@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 CONTAINER = "volume"
 # No label of a run's pods, so that selectors, the Service, the PodMonitor and the NetworkPolicy do not match it.
-LABELS = {NAME_LABEL: f"{APP}-volume", PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
-VOLUME_POD_SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items() if name != NAME_LABEL)
+SELECTED = {PART_OF_LABEL: APP, "app.kubernetes.io/component": "volume"}
+LABELS = {NAME_LABEL: f"{APP}-volume", **SELECTED}
+VOLUME_POD_SELECTOR = ",".join(f"{name}={value}" for name, value in SELECTED.items())
 LIFETIME_S = 3600  # the pod ends by itself if the launcher cannot delete it
 # Enough to compare a few hundred runs, whatever a worker of the run needs.
 RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}

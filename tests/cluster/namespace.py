@@ -153,9 +153,8 @@ class Namespace:
 
         def running() -> Object | None:
             for pod in reversed(self.pods(run, rank)):
-                if is_being_deleted(pod) or pod["metadata"]["uid"] in uids:
-                    continue
-                if pod["status"]["phase"] == "Running":
+                counts = pod["metadata"]["uid"] not in uids and not is_being_deleted(pod)
+                if counts and pod["status"]["phase"] == "Running":
                     return pod
             return None
 

@@ -24,6 +24,7 @@ BEFORE = "before"  # a run that was published earlier
 # 100 epochs of 60 steps: two workers train for several seconds, so that a test that the machine delays is not late.
 EPOCHS, STEPS = 100, 6000
 FLAGS = (f"--epochs={EPOCHS}", "--evaluate-every=0", "--log-every=20", "--learning-rate=0.5")
+ENDLESS = ("--epochs=1000000",)  # for tests that need no end of the training
 SHORT = ("--epochs=5",)  # for tests that need no moment in training
 # For one worker, which makes twenty times as many steps a second.
 ALONE_EARLY = 6000

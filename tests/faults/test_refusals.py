@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from job.config import Config
 from job.dataset.prepare import prepare_dataset
-from tests.faults.team import STEPS, Team, assert_published, assert_same, copy_with
+from tests.faults.team import ENDLESS, STEPS, Team, assert_published, assert_same, copy_with
 from tests.fixtures import synthetic, write_idx
 from tests.job.processes import ROOT, contents
 
@@ -121,7 +121,7 @@ def test_a_resumed_run_with_fewer_workers(
 
 def test_a_resumed_run_with_other_workers_and_sync_every(digits: Path, tmp_path: Path) -> None:
     """A run with --sync-every that was killed and continues with fewer workers ends with 78."""
-    flags = ("--sync-every=20", "--epochs=1000000")
+    flags = ("--sync-every=20", *ENDLESS)
     with Team(digits, tmp_path, 2, flags).start() as team:
         team[0].wait_for_record(lambda record: record.checkpoint)
         for worker in team.workers.values():

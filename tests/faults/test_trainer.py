@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.team import SHORT, Team, assert_same, copy_with
+from tests.faults.team import ENDLESS, SHORT, Team, assert_same, copy_with
 from tests.job import processes
 from tests.job.processes import wait_until
 
@@ -128,7 +128,7 @@ def test_random_kills(digits: Path, undisturbed: Callable[..., Mapping[str, Any]
 
 def test_nothing_grows_over_ten_thousand_steps(digits: Path, tmp_path: Path) -> None:
     """No supervisor and no trainer holds more file descriptors or memory than 10,000 steps earlier."""
-    with Team(digits, tmp_path, 2, ("--epochs=1000000",)).start() as team:
+    with Team(digits, tmp_path, 2, ENDLESS).start() as team:
         early = held_after(team, 2000)
         late = held_after(team, 12_000)
         peaks = {rank: status_bytes(team[rank].process.pid, "VmHWM") for rank in team.workers}

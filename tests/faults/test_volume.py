@@ -17,6 +17,7 @@ from tests.faults.team import (
     ALONE,
     ALONE_EARLY,
     BEFORE,
+    ENDLESS,
     RUN,
     Team,
     assert_published,
@@ -155,7 +156,7 @@ def test_a_volume_that_is_full_when_a_worker_stops(digits: Path, volume: Mount, 
     """A worker that is asked to stop and cannot save its last step leaves with 73 and says that it is lost."""
     output = volume("size=8m") / "output"
     shutil.copytree(published, output, symlinks=True)
-    endless = (*ALONE, "--epochs=1000000", "--checkpoint-every=1000000000")
+    endless = (*ALONE, *ENDLESS, "--checkpoint-every=1000000000")
     with Team(digits, output, 1, endless).start() as team:
         team[0].wait_for_step(ALONE_EARLY)
         trainer = team[0].trainer()

@@ -25,7 +25,7 @@ from job.errors import Exit
 from job.supervisor.restart_policy import CAUSED_BY_PEER, MAX_RESTARTS
 from job.supervisor.supervisor import STOP_S
 from job.supervisor.watchdog import SILENT_S
-from tests.faults.team import ALONE, ALONE_EARLY, RUN, SHORT, STEPS, Team, assert_same, copy_with
+from tests.faults.team import ALONE, ALONE_EARLY, ENDLESS, RUN, SHORT, STEPS, Team, assert_same, copy_with
 from tests.job import processes
 from tests.job.processes import ROOT, wait_until
 
@@ -161,7 +161,7 @@ def test_a_worker_terminated_in_training(digits: Path, tmp_path: Path, undisturb
 
 def test_all_processes_of_a_worker_are_terminated(digits: Path, tmp_path: Path) -> None:
     """SIGTERM to the process group, as some process managers send it, loses no step either."""
-    with Team(digits, tmp_path, 1, (*ALONE, "--epochs=1000000")).start() as team:
+    with Team(digits, tmp_path, 1, (*ALONE, *ENDLESS)).start() as team:
         team[0].wait_for_step(ALONE_EARLY)
         os.killpg(team[0].process.pid, signal.SIGTERM)
         code, reason, message = team[0].failure()
